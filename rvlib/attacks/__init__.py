@@ -1,0 +1,6 @@
+"""How does the adversary do it?  Functions ``attack(model, x, y, threat, ...) -> x_adv``."""
+
+from rvlib.attacks.base import Attack as Attack
+from rvlib.attacks.fgsm import fgsm as fgsm
+from rvlib.attacks.pgd import pgd as pgd
+from rvlib.attacks.smoothed import smoothed_pgd as smoothed_pgd

@@ -1,0 +1,92 @@
+"""The loop that gradient attacks share: a step uphill, back into the ball, into the box."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rvlib.threat_models import ThreatModel
+from rvlib.types import Images, Labels
+
+Gradient = Callable[[Images], Tensor]
+"""Gradient of the attacked loss at a batch of images, same shape."""
+
+
+def loss_gradient(model: nn.Module, x: Images, y: Labels) -> Tensor:
+    """Gradient of the cross-entropy with respect to the pixels.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps images to logits of shape (B, K).
+    x : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Where to differentiate.
+    y : Tensor of shape (B,), int64
+        True labels.
+
+    Returns
+    -------
+    Tensor of shape (B, C, H, W)
+        One gradient an image; parameters' ``.grad`` stay untouched.
+    """
+    # enable_grad: callers (slider callbacks, evaluation) may run with gradients off.
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        # The sum, not the mean: an image's gradient must not depend on the size of its batch.
+        loss = F.cross_entropy(model(x), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x)
+    return gradient
+
+
+def ascend(
+    gradient: Gradient, x: Images, start: Images, threat: ThreatModel, steps: int, step_size: float
+) -> Images:
+    r"""Projected gradient ascent inside the ball around `x` and the box [0, 1].
+
+    Repeats ``steps`` times
+
+    .. math:: x^{t+1} = \Pi_{[0,1]} \big( x + \Pi_{\mathcal{S}}
+        ( x^t + \eta \, v(\nabla L(x^t)) - x ) \big)
+
+    where :math:`v` is ``threat.steepest`` and :math:`\eta` is `step_size`.
+
+    Parameters
+    ----------
+    gradient : callable
+        Gradient of the loss to raise.
+    x : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Centre of the ball: the clean images.
+    start : Tensor of shape (B, C, H, W)
+        First iterate, in the ball and the box.
+    threat : ThreatModel
+        The ball.
+    steps : int, >= 1
+        Number of gradient steps.
+    step_size : float, > 0
+        Length of one step in the norm of `threat`, in pixel units.
+
+    Returns
+    -------
+    Tensor of shape (B, C, H, W)
+        The last iterate, detached, in the ball and in the box.
+
+    Notes
+    -----
+    Clamping after projecting stays in the ball, because `x` is in the box and clamping only
+    shortens every entry of the perturbation.  For the Euclidean ball the result is feasible, not
+    the exact projection onto the intersection.
+    """
+    x_adv = start
+    for _ in range(steps):
+        x_adv = x_adv + step_size * threat.steepest(gradient(x_adv))
+        x_adv = (x + threat.project(x_adv - x)).clamp(0, 1)
+    return x_adv.detach()
+
+
+def check_steps(steps: int, step_size: float) -> None:
+    """Refuse a number of steps below one and a step that goes nowhere or downhill."""
+    if steps < 1:
+        raise ValueError(f"steps={steps}: an attack takes at least one step")
+    if not step_size >= 0:
+        raise ValueError(f"step_size={step_size} must be >= 0, in pixel units of [0, 1]")

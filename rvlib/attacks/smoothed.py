@@ -1,0 +1,107 @@
+"""PGD against the vote: the adversary who knows that the network is smoothed."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rvlib.attacks.ascent import ascend, check_steps
+from rvlib.frozen import frozen
+from rvlib.threat_models import ThreatModel
+from rvlib.types import Images, Labels, check_images, check_labels
+
+
+def smoothed_pgd(
+    model: nn.Module,
+    x: Images,
+    y: Labels,
+    threat: ThreatModel,
+    *,
+    sigma: float,
+    draws: int = 16,
+    steps: int = 10,
+    step_size: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Images:
+    r"""Attack the smoothed network by ascent on its expected probability (SmoothAdv).
+
+    The loss is the negative log of the *mean* probability over `draws` noisy copies,
+
+    .. math:: L(x') = -\log \frac{1}{m} \sum_{i=1}^{m} F(x' + \delta_i)_y,
+        \qquad \delta_i \sim \mathcal{N}(0, \sigma^2 I),
+
+    with :math:`F` the softmax output and fresh :math:`\delta_i` at every step [1]_.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The base network: maps images to logits of shape (B, K).
+    x : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Clean images.
+    y : Tensor of shape (B,), int64
+        True labels.
+    threat : ThreatModel
+        Norm and radius.
+    sigma : float, > 0
+        Standard deviation of the smoothing noise, in pixel units.
+    draws : int, default=16
+        Noisy copies a gradient is averaged over (the paper's m).
+    steps : int, default=10
+        Number of gradient steps.
+    step_size : float, default=2.5 * threat.eps / steps
+        Length of one step in the norm of `threat`, in pixel units.
+    generator : torch.Generator, default=None
+        Source of the noise, on the device of `x`.
+
+    Returns
+    -------
+    Tensor of shape (B, C, H, W), float, in [0, 1]
+        Attacked images, detached, in the ball.  Judge them with *independent* noise.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the images are not pixels, the labels do not fit, or a hyper-parameter makes no attack.
+
+    Notes
+    -----
+    Noisy copies are not clipped to [0, 1], as in prediction and certification: the attacked
+    function must be the defended one.
+
+    References
+    ----------
+    .. [1] Salman et al., "Provably Robust Deep Learning via Adversarially Trained Smoothed
+       Classifiers", NeurIPS 2019, section 2.2, equation (S).  arXiv:1906.04584.
+    """
+    check_images(x)
+    check_labels(y, x)
+    step_size = 2.5 * threat.eps / max(steps, 1) if step_size is None else step_size
+    check_steps(steps, step_size)
+    if not sigma > 0 or draws < 1:
+        raise ValueError(f"sigma={sigma}, draws={draws}: both must be positive")
+
+    def gradient(x_t: Images) -> Tensor:
+        return _vote_loss_gradient(model, x_t, y, sigma, draws, generator)
+
+    with frozen(model):
+        return ascend(gradient, x, x, threat, steps, step_size)
+
+
+def _vote_loss_gradient(
+    model: nn.Module,
+    x: Images,
+    y: Labels,
+    sigma: float,
+    draws: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Gradient of minus the log of the mean probability of `y` over fresh noisy copies."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        copies = x.repeat_interleave(draws, 0)  # (B * draws, C, H, W)
+        noise = torch.randn(copies.shape, generator=generator, device=x.device, dtype=x.dtype)
+        log_probability = F.log_softmax(model(copies + sigma * noise), dim=1)
+        of_label = log_probability.gather(1, y.repeat_interleave(draws)[:, None])
+        # Minus log of the mean, up to the constant log(draws), which has no gradient.
+        loss = -of_label.view(len(x), draws).logsumexp(1)
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+    return gradient

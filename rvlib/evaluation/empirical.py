@@ -1,0 +1,81 @@
+"""What the network answers under attack, image by image."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from rvlib.attacks import Attack
+from rvlib.data import to_float
+from rvlib.frozen import frozen
+from rvlib.noise import stream
+from rvlib.types import Images, Labels
+
+
+def attacked_batches(
+    model: nn.Module,
+    images: Tensor,
+    labels: Labels,
+    attack: Attack,
+    *,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> Iterator[tuple[Images, Labels]]:
+    """Attack stored images batch by batch.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network under attack; its device is where the work is done.
+    images : Tensor of shape (N, C, H, W), uint8
+        Stored images.
+    labels : Tensor of shape (N,), int64
+        True labels.
+    attack : Attack
+        Called once a batch.
+    batch_size : int, default=256
+        Images attacked at once.
+    seed : int, default=0
+        Of the attack's randomness, drawn per batch: batch ``i`` gets the same stream whatever was
+        run before, so an evaluation taken up in the middle gives the same images.
+
+    Yields
+    ------
+    x_adv : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Attacked images, ``channels_last``.
+    y : Tensor of shape (B,), int64
+        Their labels, on the same device.
+    """
+    device = next(model.parameters()).device
+    for first in range(0, len(images), batch_size):
+        x = to_float(images[first : first + batch_size]).to(device)
+        x = x.contiguous(memory_format=torch.channels_last)
+        y = labels[first : first + batch_size].to(device)
+        yield attack(model, x, y, stream(device, seed, "attack", first)), y
+
+
+def predictions(
+    model: nn.Module,
+    images: Tensor,
+    labels: Labels,
+    attack: Attack,
+    *,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> Labels:
+    """Classify each image as the attack left it.
+
+    Parameters
+    ----------
+    model, images, labels, attack, batch_size, seed
+        As for ``attacked_batches``.
+
+    Returns
+    -------
+    Tensor of shape (N,), int64, on the CPU
+        The network's answers; comparing them with the labels gives the accuracy under this
+        attack, an upper bound on the robust accuracy.
+    """
+    batches = attacked_batches(model, images, labels, attack, batch_size=batch_size, seed=seed)
+    with frozen(model), torch.no_grad():
+        return torch.cat([model(x_adv).argmax(1).cpu() for x_adv, _ in batches])

@@ -1,0 +1,25 @@
+"""What an objective is: a loss to descend, and the logits that a progress bar reads."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rvlib.types import Images, Labels, Logits
+
+
+class Loss(NamedTuple):
+    """A loss with its by-product."""
+
+    value: Tensor
+    """Scalar, with a graph to the parameters."""
+
+    logits: Logits
+    """Detached logits of the B images as the objective showed them (clean, or with noise)."""
+
+
+class Objective(Protocol):
+    """The loss of one batch, from whatever the objective makes of its images."""
+
+    def __call__(self, model: nn.Module, x: Images, y: Labels, generator: torch.Generator) -> Loss:
+        """Return the loss of a batch; `generator` is the only source of randomness."""

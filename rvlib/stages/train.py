@@ -1,0 +1,190 @@
+"""Make a model of the recipes and put its weights and record on disk."""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rvlib.data import load_cifar10
+from rvlib.device import provenance
+from rvlib.evaluation import predictions
+from rvlib.models import load_weights, save_weights
+from rvlib.models.weights import to_device
+from rvlib.recipes import ATTACKS, Recipe, find_recipe
+from rvlib.training import Fit, Monitor, Split, fit
+
+Log = Callable[[str], None]
+
+
+def weights_path(models: Path, name: str, seed: int) -> Path:
+    """Say where the weights of a model and seed lie: ``models/name/seed-0.safetensors``."""
+    return models / name / f"seed-{seed}.safetensors"
+
+
+def load_model(models: Path, name: str, seed: int, device: torch.device) -> nn.Module:
+    """Load a trained model after checking its digest and recipe.
+
+    Parameters
+    ----------
+    models : Path
+        Folder of the weights.
+    name : str
+        A key of ``rvlib.recipes.RECIPES``.
+    seed : int
+        Training seed.
+    device : torch.device
+        Where to put it.
+
+    Returns
+    -------
+    nn.Module
+        In evaluation mode, on `device`, in the fast memory layout.
+
+    Raises
+    ------
+    rvlib.models.weights.WeightsError
+        If the weights are missing, damaged or of another recipe.
+    """
+    recipe = find_recipe(name)
+    network = recipe.build(seed)
+    load_weights(network, weights_path(models, name, seed), recipe.record())
+    return to_device(network, device).eval()
+
+
+def train(
+    name: str, seed: int, models: Path, work: Path, device: torch.device, log: Log = print
+) -> Path:
+    """Train a model of the recipes, or go on where a killed run stopped, or find it done.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``rvlib.recipes.RECIPES``.
+    seed : int
+        Of initial weights, order, noise and attacks.
+    models : Path
+        Folder for the finished weights.
+    work : Path
+        Folder for the checkpoint, removed when the weights are written.
+    device : torch.device
+        Where to train.
+    log : callable, default=print
+        Takes one line an epoch.
+
+    Returns
+    -------
+    Path
+        The weights of the last epoch; beside them the record, with the history of every epoch.
+    """
+    recipe = find_recipe(name)
+    path = weights_path(models, name, seed)
+    if path.exists() and path.with_suffix(".json").exists():
+        load_weights(recipe.build(seed), path, recipe.record())
+        return path
+    heldout = load_cifar10("heldout")
+    model = recipe.build(seed)
+    checkpoint = work / name / f"seed-{seed}.checkpoint"
+    started = time.monotonic()
+    result = fit(
+        model,
+        recipe.make_objective(),
+        load_cifar10("train"),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        seed=seed,
+        monitor=_monitor(recipe, heldout),
+        select=recipe.select,
+        checkpoint=checkpoint,
+        identity={"recipe": recipe.record(), "seed": seed},
+        device=device,
+        log=lambda line: log(f"{name} seed {seed}  {line}"),
+    )
+    seconds = round(time.monotonic() - started, 1)
+    save_weights(model, path, _record(recipe, seed, result, device, seconds))
+    checkpoint.unlink(missing_ok=True)
+    return path
+
+
+def _monitor(recipe: Recipe, heldout: Split) -> Monitor:
+    """Accuracies on the held-out images, clean and under the recipe's probe."""
+    images, labels = heldout
+
+    def monitor(model: nn.Module) -> dict[str, float]:
+        accuracies = {}
+        for attack in ("natural", recipe.probe):
+            answers = predictions(model, images, labels, ATTACKS[attack])
+            accuracies[attack] = (answers == labels).double().mean().item()
+        return accuracies
+
+    return monitor
+
+
+def _record(
+    recipe: Recipe, seed: int, result: Fit, device: torch.device, seconds: float
+) -> dict[str, Any]:
+    return {
+        "recipe": recipe.record(),
+        "seed": seed,
+        "epochs": len(result.history),
+        "shipped": "last epoch",
+        "last": result.history[-1],
+        "best_epoch": result.best_epoch + 1,
+        "best": result.history[result.best_epoch],
+        # Of the last unbroken stretch: a resumed training counts from its resumption.
+        "seconds": seconds,
+        **provenance(device),
+        "history": result.history,
+    }
+
+
+def train_all(
+    pairs: Sequence[tuple[str, int]],
+    models: Path,
+    work: Path,
+    device: torch.device,
+    jobs: int | None = None,
+) -> list[Path]:
+    """Train several models, on CPUs several at once.
+
+    A small network keeps one core busy and gains little from a second: two trainings side by side
+    finish earlier than one after the other with two threads each.
+
+    Parameters
+    ----------
+    pairs : sequence of (str, int)
+        Names of recipes and seeds, in the order to start them in.
+    models, work, device
+        As for ``train``.
+    jobs : int, default=None
+        Trainings at once; by default one a CPU core, and one on a GPU.
+
+    Returns
+    -------
+    list of Path
+        The weights, in the order of `pairs`.
+    """
+    for name, _ in pairs:
+        find_recipe(name)
+    jobs = jobs or ((os.cpu_count() or 1) if device.type == "cpu" else 1)
+    if min(jobs, len(pairs)) <= 1:
+        return [train(name, seed, models, work, device) for name, seed in pairs]
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        jobs, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        running = [
+            pool.submit(train, name, seed, models, work, device, _flush) for name, seed in pairs
+        ]
+        return [future.result() for future in running]
+
+
+def _flush(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,215 @@
+"""The only optimiser loop: any network, any objective, resumable after a kill."""
+
+import copy
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rvlib.data import to_float
+from rvlib.models.weights import WeightsError, to_device, write_whole
+from rvlib.noise import stream
+from rvlib.objectives import Objective
+
+Split = tuple[Tensor, Tensor]
+"""Images (N, 3, 32, 32) uint8 and labels (N,) int64."""
+
+Monitor = Callable[[nn.Module], dict[str, float]]
+"""Accuracies on held-out images, by name, measured after each epoch."""
+
+
+@dataclass
+class Fit:
+    """What a training gave: the network holds the last epoch's weights.
+
+    Attributes
+    ----------
+    history : list of dict
+        One entry an epoch: ``epoch, loss, accuracy`` (on the training images as they passed) and
+        the monitor's accuracies.
+    best_epoch : int
+        The epoch that the monitor's chosen figure was highest in.
+    best_state : dict
+        That epoch's weights.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = -1
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+
+
+def fit(
+    model: nn.Module,
+    objective: Objective,
+    train: Split,
+    *,
+    epochs: int,
+    batch_size: int = 32,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    seed: int = 0,
+    monitor: Monitor | None = None,
+    select: str = "clean",
+    checkpoint: Path | None = None,
+    identity: dict[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    log: Callable[[str], None] = print,
+) -> Fit:
+    """Train a network with stochastic gradient descent.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network, initialised; trained in place and moved to `device`.
+    objective : Objective
+        The loss of a batch (``rvlib.objectives``).
+    train : pair of Tensor
+        Images (N, 3, 32, 32) uint8 and labels (N,) int64.
+    epochs : int, >= 1
+        Passes over the training images, each in a fresh order; the last batch may be smaller.
+    batch_size : int, default=32
+        Images a step.
+    lr, momentum : float, default=0.01, 0.9
+        Of SGD; constant, as in the report.
+    seed : int, default=0
+        Of the order and of the objective's randomness.  (Initial weights are the caller's.)
+    monitor : callable, default=None
+        Measures accuracies on held-out images after each epoch.
+    select : str, default="clean"
+        Which of the monitor's figures decides the best epoch.
+    checkpoint : Path, default=None
+        Rewritten after each epoch with weights, optimiser and random state; if it is there, the
+        training goes on from it and ends with the same weights as an unbroken one.
+    identity : dict, default=None
+        What the checkpoint belongs to (recipe, seed, data); another one's is refused.
+    device : torch.device or str, default="cpu"
+        Where to train.
+    log : callable, default=print
+        Takes one line an epoch.
+
+    Returns
+    -------
+    Fit
+        The history and the best epoch; `model` holds the last epoch.
+
+    Raises
+    ------
+    WeightsError
+        If the checkpoint is unreadable or belongs to another training.
+    FloatingPointError
+        If the loss becomes NaN or infinite.
+    """
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs={epochs}, batch_size={batch_size}: both must be at least 1")
+    model = to_device(model, device)
+    images, labels = (tensor.to(device) for tensor in train)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    order = stream("cpu", seed, "order")
+    noise = stream(device, seed, "noise")
+    state = _State(model, optimizer, order, noise, Fit(), identity or {})
+    if checkpoint is not None and checkpoint.exists():
+        state.load(checkpoint)
+    for epoch in range(len(state.fit.history), epochs):
+        entry = _epoch(state, objective, images, labels, batch_size, f"epoch {epoch + 1}/{epochs}")
+        entry |= monitor(model) if monitor else {}
+        _remember(state.fit, entry, model, select)
+        log(_line(epoch + 1, epochs, entry))
+        if checkpoint is not None:
+            state.save(checkpoint)
+    return state.fit
+
+
+@dataclass
+class _State:
+    """Everything that an unbroken training would carry from one epoch to the next."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    order: torch.Generator
+    noise: torch.Generator
+    fit: Fit
+    identity: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        content = io.BytesIO()
+        torch.save(
+            {
+                "identity": self.identity,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "order": self.order.get_state(),
+                "noise": self.noise.get_state(),
+                "history": self.fit.history,
+                "best_epoch": self.fit.best_epoch,
+                "best_state": self.fit.best_state,
+            },
+            content,
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.getvalue())
+
+    def load(self, path: Path) -> None:
+        try:
+            # weights_only: tensors and plain values, never code.
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise WeightsError(f"{path} cannot be read: delete it and train again") from error
+        if saved["identity"] != self.identity:
+            raise WeightsError(f"{path} belongs to another training: delete it or move it away")
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.order.set_state(saved["order"])
+        self.noise.set_state(saved["noise"])
+        self.fit = Fit(saved["history"], saved["best_epoch"], saved["best_state"])
+
+
+def _epoch(
+    state: _State,
+    objective: Objective,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    title: str,
+) -> dict[str, float]:
+    """One pass over the training images; returns mean loss and accuracy as they passed."""
+    state.model.train()
+    order = torch.randperm(len(images), generator=state.order).to(images.device)
+    loss_sum = torch.zeros((), device=images.device, dtype=torch.float64)
+    correct = torch.zeros((), device=images.device, dtype=torch.int64)
+    # disable=None: a bar where a person watches a terminal, nothing in logs and notebooks.
+    bar = tqdm(order.split(batch_size), desc=title, disable=None, leave=False, mininterval=0.5)
+    for step, batch in enumerate(bar, start=1):
+        x = to_float(images[batch]).contiguous(memory_format=torch.channels_last)
+        y = labels[batch]
+        loss, logits = objective(state.model, x, y, state.noise)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
+        loss_sum += loss.detach() * len(batch)
+        correct += (logits.argmax(1) == y).sum()
+        if step % 100 == 0 and not bar.disable:  # reading the figures waits for the device
+            seen = step * batch_size
+            bar.set_postfix(loss=f"{loss_sum / seen:.3f}", accuracy=f"{correct / seen:.1%}")
+    mean = loss_sum.item() / len(images)
+    if not abs(mean) < float("inf"):
+        raise FloatingPointError(f"{title}: the loss is {mean}; lower the learning rate")
+    return {"loss": mean, "accuracy": correct.item() / len(images)}
+
+
+def _remember(fit: Fit, entry: dict[str, float], model: nn.Module, select: str) -> None:
+    """Append an epoch, and keep its weights if its held-out figure is the highest so far."""
+    fit.history.append(entry)
+    best = fit.history[fit.best_epoch].get(select, 0.0) if fit.best_state else -1.0
+    if entry.get(select, 0.0) > best:
+        fit.best_epoch = len(fit.history) - 1
+        fit.best_state = copy.deepcopy(model.state_dict())
+
+
+def _line(epoch: int, epochs: int, entry: dict[str, float]) -> str:
+    accuracies = "  ".join(f"{k} {v:.1%}" for k, v in entry.items() if k != "loss")
+    return f"epoch {epoch}/{epochs}  loss {entry['loss']:.4f}  {accuracies}"
