@@ -289,21 +289,22 @@ def _read(source: Path, parts: Iterable[str]) -> Arrays:
 
 
 def _read_file(file: Path, parts: Iterable[str]) -> Arrays:
-    names = [f"{part}_{kind}" for part in parts for kind in ("images", "labels")]
-    with file.open("rb") as handle:
-        if not zipfile.is_zipfile(handle):  # np.load would advise to unpickle it
-            raise DataError("not a whole npz archive")
-    with np.load(file, allow_pickle=False) as archive:
-        return {name: archive[name] for name in names}
+    arrays: Arrays = {}
+    # Not np.load: of a damaged file it says that it may be a pickle, and leaves it open.
+    with zipfile.ZipFile(file) as archive:
+        for name in [f"{part}_{kind}" for part in parts for kind in ("images", "labels")]:
+            with archive.open(f"{name}.npy") as member:
+                arrays[name] = np.lib.format.read_array(member, allow_pickle=False)
+    return arrays
 
 
 def _read_layout(layout: Path, parts: Iterable[str], *, download: bool = False) -> Arrays:
-    from torchvision.datasets import CIFAR10  # type: ignore[import-untyped]
+    from torchvision.datasets import CIFAR10
 
     arrays: Arrays = {}
     with warnings.catch_warnings():
-        # The batches were pickled in 2009, in a spelling that NumPy by now warns about.
-        warnings.simplefilter("ignore")
+        # NumPy 2.4.0 to 2.4.4 warns about a spelling in pickles as old as these.
+        warnings.filterwarnings("ignore", message=r"dtype\(\): align")
         for part in parts:
             # CIFAR10 compares the MD5 sums of the pickles before it opens them.
             data = CIFAR10(layout.parent, train=part == "train", download=download)

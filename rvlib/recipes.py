@@ -44,7 +44,7 @@ ALPHA = 0.001
 """Failure probability of one image's prediction or certificate."""
 N0 = 100
 """Noisy copies for the selection of the class."""
-SMOOTHED_DRAWS = 32
+SMOOTHED_DRAWS = 16
 """Noisy copies a gradient of the attack on the vote is averaged over."""
 SMOOTHED_STEPS = 20
 
@@ -226,6 +226,11 @@ class Recipe:
 def gaussian_name(sigma: float) -> str:
     """Name of the model trained with noise `sigma`: ``gaussian-0.25``."""
     return f"gaussian-{sigma:.2f}"
+
+
+def smoothed_name(sigma: float) -> str:
+    """Name of the smoothed network in rows and tables: ``smoothed-0.25``."""
+    return f"smoothed-{sigma:.2f}"
 
 
 RECIPES = {

@@ -83,6 +83,7 @@ class Linf:
     eps: float
 
     def __post_init__(self) -> None:
+        """Check the radius."""
         _check_eps(self.eps, largest=1, example=f"{self.eps:g}/255")
 
     @property
@@ -136,6 +137,7 @@ class L2:
     eps: float
 
     def __post_init__(self) -> None:
+        """Check the radius."""
         _check_eps(self.eps, largest=64, example=f"{self.eps:g}/255")
 
     @property
@@ -198,6 +200,7 @@ class PixelL2:
     eps: float
 
     def __post_init__(self) -> None:
+        """Check the radius."""
         _check_eps(self.eps, largest=2, example=f"{self.eps:g}/255")
 
     @property

@@ -18,6 +18,7 @@ def attacked_batches(
     labels: Labels,
     attack: Attack,
     *,
+    first_id: int = 0,
     batch_size: int = 256,
     seed: int = 0,
 ) -> Iterator[tuple[Images, Labels]]:
@@ -33,11 +34,12 @@ def attacked_batches(
         True labels.
     attack : Attack
         Called once a batch.
+    first_id : int, default=0
+        Index of the first image, so that a set evaluated in parts is attacked as in the whole.
     batch_size : int, default=256
         Images attacked at once.
     seed : int, default=0
-        Of the attack's randomness, drawn per batch: batch ``i`` gets the same stream whatever was
-        run before, so an evaluation taken up in the middle gives the same images.
+        Of the attack's randomness; each batch has a stream addressed by its first image's index.
 
     Yields
     ------
@@ -51,7 +53,7 @@ def attacked_batches(
         x = to_float(images[first : first + batch_size]).to(device)
         x = x.contiguous(memory_format=torch.channels_last)
         y = labels[first : first + batch_size].to(device)
-        yield attack(model, x, y, stream(device, seed, "attack", first)), y
+        yield attack(model, x, y, stream(device, seed, "attack", first_id + first)), y
 
 
 def predictions(
@@ -60,6 +62,7 @@ def predictions(
     labels: Labels,
     attack: Attack,
     *,
+    first_id: int = 0,
     batch_size: int = 256,
     seed: int = 0,
 ) -> Labels:
@@ -67,7 +70,7 @@ def predictions(
 
     Parameters
     ----------
-    model, images, labels, attack, batch_size, seed
+    model, images, labels, attack, first_id, batch_size, seed
         As for ``attacked_batches``.
 
     Returns
@@ -76,6 +79,8 @@ def predictions(
         The network's answers; comparing them with the labels gives the accuracy under this
         attack, an upper bound on the robust accuracy.
     """
-    batches = attacked_batches(model, images, labels, attack, batch_size=batch_size, seed=seed)
+    batches = attacked_batches(
+        model, images, labels, attack, first_id=first_id, batch_size=batch_size, seed=seed
+    )
     with frozen(model), torch.no_grad():
         return torch.cat([model(x_adv).argmax(1).cpu() for x_adv, _ in batches])

@@ -153,4 +153,4 @@ def to_device(model: nn.Module, device: torch.device | str) -> nn.Module:
         The same network, its convolution weights in ``channels_last``.
     """
     # mypy does not know this overload of Module.to.
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

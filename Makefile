@@ -1,0 +1,88 @@
+# Every command of the project. GNU make; nothing needed before the first call but Python.
+#   make PYTHON=python3.12 ...    another interpreter (used when .venv is first made)
+
+PYTHON  ?= python3
+PROFILE ?= course
+DEVICE  ?=
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+TOOL  := $(VENV)/.uv
+READY := $(VENV)/.ready
+# uv trusts the certificates that the system trusts, as git and curl do (a proxy may have its own).
+export UV_SYSTEM_CERTS ?= 1
+MIN_PYTHON := $(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
+
+.PHONY: help env report data notebooks lab bench test check lock clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+env: $(READY) ## only make the environment, .venv (every target below does so when needed)
+
+report: $(READY) ## rebuild the report (PROFILE=smoke|course|full, DEVICE=cpu|cuda)
+	$(BIN)/rvlib report --profile $(PROFILE) $(if $(DEVICE),--device $(DEVICE))
+
+data: $(READY) ## fetch and verify CIFAR-10
+	$(BIN)/rvlib data
+
+notebooks: $(READY) ## run the notebooks and write them back with their outputs
+	$(BIN)/rvlib notebooks
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab $$(test "$$(id -u)" -ne 0 || echo --allow-root) notebooks
+
+bench: $(READY) ## measure the speed of attacks and certification
+	$(BIN)/rvlib bench
+
+test: check ## make check, then all tests, doctests and notebooks
+	$(BIN)/pytest --nbval-lax --nbval-current-env
+
+check: $(READY) ## lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: $(TOOL) ## remake requirements.lock from pyproject.toml (UPGRADE=1 takes newer versions)
+	$(BIN)/uv pip compile pyproject.toml --quiet --universal --fork-strategy fewest \
+	    --python-version $(MIN_PYTHON) --all-extras $(if $(UPGRADE),--upgrade) \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --output-file requirements.lock
+
+clean: ## remove all that make made: .venv, build/ and caches
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find rvlib tests notebooks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The environment, in two steps: uv ($(TOOL)), then all of requirements.lock ($(READY)).
+# $(TOOL) is away while a step runs and comes back last, so a half-made environment is made anew.
+# It holds the checkout's path: an environment that was moved or copied is made anew, too.
+ifneq ($(shell cat $(TOOL) 2>/dev/null),$(CURDIR))
+.PHONY: $(TOOL)
+endif
+
+$(READY): $(TOOL) pyproject.toml requirements.lock
+	@rm -f $(TOOL)
+	mkdir -p "$$($(BIN)/uv cache dir)" 2>/dev/null || export UV_NO_CACHE=1; \
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --no-cache --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@echo '$(CURDIR)' > $(TOOL)
+	@touch $@
+
+$(TOOL):
+	@die() { echo "error: $$*" >&2; exit 1; }; \
+	can() { $(PYTHON) -c "$$1" 2>/dev/null; }; \
+	can '' || die '$(PYTHON) not found: install Python $(MIN_PYTHON) or newer, or name it: make PYTHON=/path/to/python3'; \
+	can 'import sys; sys.exit(sys.version_info[:2] < tuple(map(int, "$(MIN_PYTHON)".split("."))))' || \
+	    die "$$($(PYTHON) --version 2>&1) is too old: name Python $(MIN_PYTHON) or newer, as in make PYTHON=python$(MIN_PYTHON)"; \
+	if ! can 'import ensurepip, venv'; then \
+	    package=python$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv; \
+	    if [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+	        echo "apt-get install $$package"; \
+	        { apt-get update && apt-get install -y --no-install-recommends $$package; } >/dev/null 2>&1; \
+	    fi; \
+	    can 'import ensurepip, venv' || \
+	        die "$(PYTHON) has no venv module: install it (Debian, Ubuntu: sudo apt-get install $$package)"; \
+	fi
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    "$$(grep -s '^uv==' requirements.lock || echo uv)"
+	@echo '$(CURDIR)' > $@

@@ -1,0 +1,80 @@
+"""Accuracy from rows: right, wrong, or no answer, with its interval."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rvlib.intervals import Interval, wilson
+from rvlib.rows import Rows
+from rvlib.smoothing import ABSTAIN, vote
+from rvlib.smoothing.certificate import Integers
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many images were answered rightly, wrongly, not at all.
+
+    Attributes
+    ----------
+    n, correct, abstained : int
+        Images; right answers; abstentions, which count as errors.
+    threat : str
+        The ball and its radius, ``-`` where there was no attack.
+    """
+
+    n: int
+    correct: int
+    abstained: int
+    threat: str
+
+    @property
+    def percent(self) -> float:
+        """Share of right answers in percent."""
+        return 100 * self.correct / self.n
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson's 95 % interval of the share, in percent."""
+        return Interval(*(100 * end for end in wilson(self.correct, self.n)))
+
+    @property
+    def answered_only(self) -> float | None:
+        """Share of right answers among the images that were answered; None if none was.
+
+        What the report's smoothing row seems to show; not an accuracy under attack, because an
+        adversary who makes the network abstain has won.
+        """
+        answered = self.n - self.abstained
+        return 100 * self.correct / answered if answered else None
+
+
+def accuracy(rows: Rows, alpha: float = 0.001) -> Accuracy:
+    """Count right answers in rows of predictions or of votes.
+
+    Parameters
+    ----------
+    rows : Rows
+        With a column ``prediction`` or ``counts``.
+    alpha : float, default=0.001
+        Failure probability at which a vote is called.
+
+    Returns
+    -------
+    Accuracy
+        An abstention is an error.
+    """
+    labels = np.array(rows.integers("label"))
+    if "counts" in rows.rows[0]:
+        answers = vote(votes(rows, "counts"), alpha)
+    else:
+        answers = np.array(rows.integers("prediction"))
+    threat = rows.head["identity"]["attack"]["threat"]
+    correct, abstained = int((answers == labels).sum()), int((answers == ABSTAIN).sum())
+    return Accuracy(len(labels), correct, abstained, threat)
+
+
+def votes(rows: Rows, column: str) -> Integers:
+    """Read a column of votes as an integer array of shape (N, K); empty cells as zeros."""
+    read = [[int(v) for v in row[column].split()] for row in rows.rows]
+    classes = max(map(len, read))
+    return np.array([row or [0] * classes for row in read], dtype=np.int64)

@@ -1,0 +1,75 @@
+"""Certified accuracy: what an image-by-image list of certificates promises about the set."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rvlib.smoothing import ABSTAIN
+from rvlib.smoothing.certificate import Certificates, Floats
+
+
+def correct_radii(certificates: Certificates, labels: ArrayLike) -> Floats:
+    """Radius within which each image is certified to be answered *rightly*.
+
+    Parameters
+    ----------
+    certificates : Certificates
+        One an image.
+    labels : array-like of int, shape (N,)
+        True labels.
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+        Radius in pixel units; -1, less than any radius, where the answer is wrong or abstains.
+    """
+    right = (certificates.prediction == np.asarray(labels)) & (certificates.prediction != ABSTAIN)
+    return np.where(right, certificates.radius, -1.0)
+
+
+def certified_accuracy(radii: Floats, radius: float | Sequence[float]) -> NDArray[np.float64]:
+    r"""Share of images certified to be answered rightly within a radius.
+
+    .. math:: \frac{1}{N} \#\{ i : \hat{c}_i = y_i \text{ and } R_i \ge r \}
+
+    Parameters
+    ----------
+    radii : ndarray of float64, shape (N,)
+        From ``correct_radii``.
+    radius : float or sequence of float, >= 0
+        Radii r in pixel units; at 0 the share answered rightly and not abstained.
+
+    Returns
+    -------
+    ndarray of float64, in [0, 1]
+        One share a radius: a lower bound on the accuracy under *any* Euclidean attack of that
+        length, each image with confidence 1 - alpha.
+
+    Examples
+    --------
+    >>> certified_accuracy(np.array([-1.0, 0.3, 0.6, 0.9]), [0, 0.5, 1]).tolist()
+    [0.75, 0.5, 0.0]
+    """
+    return (radii[:, None] >= np.atleast_1d(radius)).mean(0)
+
+
+def average_certified_radius(radii: Floats) -> float:
+    """Mean over all images of the radius certified rightly, 0 where wrong or abstained (ACR).
+
+    Parameters
+    ----------
+    radii : ndarray of float64, shape (N,)
+        From ``correct_radii``.
+
+    Returns
+    -------
+    float
+        In pixel units.
+
+    Examples
+    --------
+    >>> average_certified_radius(np.array([-1.0, 0.5, 0.5, 1.0]))
+    0.5
+    """
+    return float(np.maximum(radii, 0).mean())

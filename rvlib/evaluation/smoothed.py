@@ -1,0 +1,136 @@
+"""What the smoothed network answers under attack, and what its votes certify, image by image."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from rvlib.attacks import Attack
+from rvlib.data import to_float
+from rvlib.evaluation.empirical import attacked_batches
+from rvlib.smoothing import sample_under_noise
+from rvlib.types import Counts, Labels
+
+
+def votes_under_attack(
+    model: nn.Module,
+    images: Tensor,
+    labels: Labels,
+    attack: Attack,
+    sigma: float,
+    n: int,
+    *,
+    first_id: int = 0,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> Counts:
+    """Attack images, then let the smoothed network vote on them with noise of its own.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The base network, trained with noise.
+    images : Tensor of shape (N, C, H, W), uint8
+        Stored images.
+    labels : Tensor of shape (N,), int64
+        True labels.
+    attack : Attack
+        Against the base network (``pgd``) or against the vote (``smoothed_pgd``).
+    sigma : float, > 0
+        Noise level of the vote, in pixel units.
+    n : int
+        Votes an image.
+    first_id : int, default=0
+        Index of the first image, so that parts of a set see the noise they see in the whole.
+    seed : int, default=0
+        Of the attack's randomness and, independently, of the vote's.
+    batch_size : int, default=256
+        Images attacked at once.
+
+    Returns
+    -------
+    Tensor of shape (N, K), int64
+        Votes; ``rvlib.smoothing.vote`` calls them.
+    """
+    batches = attacked_batches(
+        model, images, labels, attack, first_id=first_id, batch_size=batch_size, seed=seed
+    )
+    counts, at = [], first_id
+    for x_adv, _ in batches:
+        ids = range(at, at + len(x_adv))
+        counts.append(
+            sample_under_noise(model, x_adv, sigma, n, purpose="prediction", ids=ids, seed=seed)
+        )
+        at += len(x_adv)
+    return torch.cat(counts)
+
+
+def nested_votes(
+    model: nn.Module,
+    images: Tensor,
+    sigma: float,
+    ns: Sequence[int],
+    *,
+    n0: int = 100,
+    labels: Labels | None = None,
+    first_id: int = 0,
+    seed: int = 0,
+) -> tuple[Counts, dict[int, Counts]]:
+    """Draw the votes that certificates are made of, for every number of votes from one stream.
+
+    The first 100 draws are the sample for n = 100, the first 1000 the one for n = 1000, and so
+    on: each certificate uses one fixed n, so each holds; curves for different n come from one run.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The base network, trained with noise `sigma`.
+    images : Tensor of shape (N, C, H, W), uint8
+        Stored images.
+    sigma : float, > 0
+        Noise level, in pixel units.
+    ns : sequence of int
+        Numbers of votes, ascending multiples of 100.
+    n0 : int, default=100
+        Votes for the selection, independent of all others.
+    labels : Tensor of shape (N,), int64, default=None
+        With labels, an image whose selected class is wrong gets no votes beyond the smallest n:
+        it is not certified *correctly* at any radius, so certified accuracy loses nothing.
+    first_id : int, default=0
+        Index of the first image: part of the noise's address.
+    seed : int, default=0
+        Part of the noise's address.
+
+    Returns
+    -------
+    selection : Tensor of shape (N, K), int64
+        Votes of the selection.
+    counts : dict of int to Tensor of shape (N, K)
+        Votes of the estimation by n; rows of zeros where an image was not sampled.
+    """
+    x = to_float(images)
+    ids = torch.arange(first_id, first_id + len(x))
+
+    def sample(which: Tensor, n: int, first: int, purpose: str) -> Counts:
+        return sample_under_noise(
+            model,
+            x[which],
+            sigma,
+            n,
+            first=first,
+            purpose=purpose,
+            ids=ids[which].tolist(),
+            seed=seed,
+        )
+
+    everything = torch.ones(len(x), dtype=torch.bool)
+    selection = sample(everything, n0, 0, "selection")
+    going_on = everything if labels is None else selection.argmax(1) == labels
+    counts = {ns[0]: sample(everything, ns[0], 0, "estimation")}
+    for smaller, n in pairwise(ns):
+        counts[n] = torch.zeros_like(selection)
+        if going_on.any():
+            more = sample(going_on, n - smaller, smaller, "estimation")
+            counts[n][going_on] = counts[smaller][going_on] + more
+    return selection, counts

@@ -1,0 +1,276 @@
+"""The statistics of the vote: NumPy and SciPy only, no network, no torch.
+
+Symbols are those of Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomized
+Smoothing", ICML 2019 (arXiv:1902.02918).
+"""
+
+import math
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import beta, binom, norm
+
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+
+ABSTAIN = -1
+"""The answer of a vote that is too close to call.  It never equals a label: an error."""
+
+
+class Certificates(NamedTuple):
+    """Answers with the radius that each holds in."""
+
+    prediction: Integers
+    """Shape (B,): class, or ABSTAIN."""
+
+    radius: Floats
+    """Shape (B,): certified Euclidean radius in pixel units; 0 where abstained."""
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse a failure probability outside (0, 1)."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha={alpha} must be in (0, 1): the chance of a false certificate")
+
+
+def smallest_n_to_predict(alpha: float) -> int:
+    r"""Smallest number of votes with which a vote can ever be called.
+
+    All n votes agree with two-sided p-value :math:`2 \cdot 2^{-n} \le \alpha`.
+
+    Parameters
+    ----------
+    alpha : float, in (0, 1)
+        Failure probability.
+
+    Returns
+    -------
+    int
+        The smallest such n.
+
+    Examples
+    --------
+    >>> smallest_n_to_predict(0.001)
+    11
+    """
+    check_alpha(alpha)
+    return math.ceil(math.log2(2 / alpha))
+
+
+def smallest_n_to_certify(alpha: float) -> int:
+    r"""Smallest number of votes with which anything can be certified.
+
+    All n votes agree and the bound :math:`\alpha^{1/n}` exceeds one half.
+
+    Parameters
+    ----------
+    alpha : float, in (0, 1)
+        Failure probability.
+
+    Returns
+    -------
+    int
+        The smallest such n.
+
+    Examples
+    --------
+    >>> smallest_n_to_certify(0.001)
+    10
+    """
+    check_alpha(alpha)
+    return math.floor(math.log2(1 / alpha)) + 1
+
+
+def lower_confidence_bound(k: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
+    r"""Lower confidence bound on a binomial probability (Clopper-Pearson, one-sided).
+
+    The largest p that k successes in n trials still speak against at level `alpha`:
+
+    .. math:: P(\mathrm{Bin}(n, \underline{p}) \ge k) = \alpha
+
+    the `alpha` quantile of a Beta(k, n - k + 1) distribution [1]_.
+
+    Parameters
+    ----------
+    k : array-like of int, in 0..n
+        Successes.
+    n : array-like of int, >= 1
+        Trials.
+    alpha : float, in (0, 1)
+        Failure probability.
+
+    Returns
+    -------
+    ndarray of float64
+        Bounds that lie above the true probability in at most a share `alpha` of samples.  0
+        where k = 0.
+
+    Raises
+    ------
+    ValueError
+        If `alpha` is outside (0, 1) or `k` outside 0..n.
+
+    References
+    ----------
+    .. [1] Clopper, Pearson, "The Use of Confidence or Fiducial Limits Illustrated in the Case of
+       the Binomial", Biometrika 26(4), 1934.
+
+    Examples
+    --------
+    >>> float(lower_confidence_bound(100, 100, alpha=0.001).round(4))  # 0.001 ** (1 / 100)
+    0.9333
+    """
+    check_alpha(alpha)
+    k, n = np.asarray(k), np.asarray(n)
+    if np.any(k < 0) or np.any(k > n) or np.any(n < 1):
+        raise ValueError("k must lie in 0..n, and n be at least 1")
+    # Beta(0, ...) has no quantiles; zero successes bound nothing.
+    bound = beta.ppf(alpha, np.maximum(k, 1), n - np.maximum(k, 1) + 1)
+    return np.where(k > 0, bound, 0.0)
+
+
+def certified_radius(p_lower: ArrayLike, sigma: float) -> Floats:
+    r"""Euclidean radius within which the smoothed network cannot change its answer.
+
+    .. math:: R = \sigma \, \Phi^{-1}(\underline{p_A})
+
+    (theorem 1 with the runner-up bounded by :math:`1 - \underline{p_A}`).
+
+    Parameters
+    ----------
+    p_lower : array-like of float, in [0, 1]
+        Lower bound on the probability of the answer under noise.
+    sigma : float, > 0
+        Standard deviation of the noise, in pixel units.
+
+    Returns
+    -------
+    ndarray of float64
+        Radii in pixel units; 0 where `p_lower` does not exceed one half.
+
+    Examples
+    --------
+    >>> certified_radius([0.4, 0.5, 0.8413447460685429], sigma=0.25).round(6).tolist()
+    [0.0, 0.0, 0.25]
+    """
+    return sigma * norm.ppf(np.maximum(np.asarray(p_lower, dtype=np.float64), 0.5))
+
+
+def largest_radius(n: int, alpha: float, sigma: float) -> float:
+    """Radius that `n` agreeing votes certify: no certificate from `n` votes is larger.
+
+    Parameters
+    ----------
+    n : int, >= 1
+        Number of votes.
+    alpha : float, in (0, 1)
+        Failure probability.
+    sigma : float, > 0
+        Standard deviation of the noise.
+
+    Returns
+    -------
+    float
+        The cap, in pixel units.
+
+    Examples
+    --------
+    >>> [round(largest_radius(n, 0.001, sigma=1.0), 2) for n in (100, 1000, 10_000, 100_000)]
+    [1.5, 2.46, 3.2, 3.81]
+    """
+    return float(certified_radius(lower_confidence_bound(n, n, alpha), sigma))
+
+
+def vote(counts: ArrayLike, alpha: float) -> Integers:
+    r"""Call the vote, or abstain where it is too close (``Predict`` of Cohen et al.).
+
+    With :math:`n_A \ge n_B` the two largest counts, answer the first class if the two-sided
+    binomial test of :math:`n_A` out of :math:`n_A + n_B` against one half has p-value at most
+    `alpha`.
+
+    Parameters
+    ----------
+    counts : array-like of int, shape (B, K)
+        Votes of each class.
+    alpha : float, in (0, 1)
+        Failure probability.
+
+    Returns
+    -------
+    ndarray of int64, shape (B,)
+        Classes or ABSTAIN.  With probability at least 1 - `alpha` an image's answer is ABSTAIN
+        or the class that the smoothed network truly prefers (proposition 1 of the paper).
+
+    Raises
+    ------
+    ValueError
+        If there are too few votes ever to answer at this `alpha`.
+
+    Examples
+    --------
+    >>> vote([[90, 10], [55, 45]], alpha=0.001).tolist()
+    [0, -1]
+    """
+    counts = _check_counts(counts)
+    needed = smallest_n_to_predict(alpha)
+    if counts.sum(1).min() < needed:
+        raise ValueError(f"n={counts.sum(1).min()} votes can never answer: needs n >= {needed}")
+    n_b, n_a = np.sort(counts, axis=1)[:, -2:].T
+    # By symmetry at one half the two-sided p-value is twice the upper tail.
+    p_value = np.minimum(1.0, 2 * binom.sf(n_a - 1, n_a + n_b, 0.5))
+    return np.where(p_value <= alpha, counts.argmax(1), ABSTAIN)
+
+
+def certificate(counts0: ArrayLike, counts: ArrayLike, alpha: float, sigma: float) -> Certificates:
+    r"""Certify from two independent samples of votes (``Certify`` of Cohen et al.).
+
+    `counts0` selects the class :math:`\hat{c}_A`; the share of `counts` that agrees bounds its
+    probability from below; if the bound exceeds one half, the answer holds within
+    :math:`\sigma \Phi^{-1}(\underline{p_A})`.
+
+    Parameters
+    ----------
+    counts0 : array-like of int, shape (B, K)
+        Votes for the selection (n0 an image).  Never part of `counts`: a class chosen on the
+        sample that then judges it would be judged too well.
+    counts : array-like of int, shape (B, K)
+        Votes for the estimation (n an image).
+    alpha : float, in (0, 1)
+        Failure probability of one image's certificate.
+    sigma : float, > 0
+        Standard deviation of the noise, in pixel units.
+
+    Returns
+    -------
+    Certificates
+        With probability at least 1 - `alpha` per image, the smoothed network answers
+        ``prediction`` everywhere within Euclidean distance ``radius``, or the result is ABSTAIN
+        with radius 0 (proposition 2 of the paper).
+
+    Raises
+    ------
+    ValueError
+        If there are too few votes ever to certify at this `alpha`.
+
+    Examples
+    --------
+    >>> certificate([[100, 0]], [[999, 1]], alpha=0.001, sigma=0.25).radius.round(3).tolist()
+    [0.59]
+    """
+    counts0, counts = _check_counts(counts0), _check_counts(counts)
+    needed = smallest_n_to_certify(alpha)
+    n = counts.sum(1)
+    if n.min() < needed:
+        raise ValueError(f"n={n.min()} votes can never certify: needs n >= {needed}")
+    selected = counts0.argmax(1)
+    k = np.take_along_axis(counts, selected[:, None], axis=1)[:, 0]
+    radius = certified_radius(lower_confidence_bound(k, n, alpha), sigma)
+    return Certificates(np.where(radius > 0, selected, ABSTAIN), radius)
+
+
+def _check_counts(counts: ArrayLike) -> NDArray[Any]:
+    counts = np.asarray(counts)
+    if counts.ndim != 2 or counts.shape[1] < 2 or not np.issubdtype(counts.dtype, np.integer):
+        raise ValueError(f"counts have shape {counts.shape}, {counts.dtype}: need (B, K) integers")
+    return counts

@@ -1,0 +1,239 @@
+"""Measure a defence and write one row an image; go on where an interrupted run stopped."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rvlib.data import CIFAR10_DIGEST, load_cifar10
+from rvlib.device import provenance
+from rvlib.evaluation import nested_votes, predictions, votes_under_attack
+from rvlib.models.weights import read_record
+from rvlib.recipes import N0, AttackRecipe, gaussian_name, smoothed_name
+from rvlib.rows import RowFile, rows_path
+from rvlib.stages.train import load_model, weights_path
+
+EVALUATION_SEED = 0
+"""Seed of attacks and votes; training seeds vary, the evaluation's does not."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run reads weights and writes rows, and what it computes on.
+
+    Attributes
+    ----------
+    models : Path
+        Folder of trained weights.
+    rows : Path
+        Folder of rows.
+    device : torch.device
+        What to compute on.
+    """
+
+    models: Path
+    rows: Path
+    device: torch.device
+
+
+Step = Callable[[nn.Module, Tensor, Tensor, int], list[dict[str, Any]]]
+"""Measure a few images: (model, images, labels, index of the first) -> one row each."""
+
+
+def measure_attack(
+    place: Place, model: str, seed: int, attack: AttackRecipe, split: str, count: int
+) -> Path:
+    """Classify the first `count` images of a split under an attack on the network itself.
+
+    Parameters
+    ----------
+    place : Place
+        Weights, rows, device.
+    model : str
+        A key of ``rvlib.recipes.RECIPES``.
+    seed : int
+        Its training seed.
+    attack : AttackRecipe
+        The attack.
+    split : str
+        ``"heldout"`` (the report's images) or ``"test"``.
+    count : int
+        How many images.
+
+    Returns
+    -------
+    Path
+        Rows ``index, label, prediction``.
+    """
+
+    def step(network: nn.Module, x: Tensor, y: Tensor, first: int) -> list[dict[str, Any]]:
+        answers = predictions(
+            network, x, y, attack, first_id=first, batch_size=len(x), seed=EVALUATION_SEED
+        )
+        return _rows(first, y, prediction=answers.tolist())
+
+    return _measure(
+        place,
+        rows_path(place.rows, split, model, seed, attack.name),
+        {"model": model, "training_seed": seed, "attack": attack.record()},
+        ["prediction"],
+        split,
+        count,
+        256,
+        step,
+    )
+
+
+def measure_votes(
+    place: Place, sigma: float, seed: int, attack: AttackRecipe, split: str, count: int, n: int
+) -> Path:
+    """Let the smoothed network vote on the first `count` images of a split under an attack.
+
+    Parameters
+    ----------
+    place : Place
+        Weights, rows, device.
+    sigma : float
+        Noise level of the vote and of the base network's training.
+    seed : int
+        Training seed of the base network.
+    attack : AttackRecipe
+        Against the base network, or (``on_the_vote``) against the vote.
+    split : str
+        ``"heldout"`` or ``"test"``.
+    count : int
+        How many images.
+    n : int
+        Votes an image.
+
+    Returns
+    -------
+    Path
+        Rows ``index, label, counts``.
+    """
+
+    def step(network: nn.Module, x: Tensor, y: Tensor, first: int) -> list[dict[str, Any]]:
+        counts = votes_under_attack(
+            network, x, y, attack, sigma, n, first_id=first, seed=EVALUATION_SEED, batch_size=len(x)
+        )
+        return _rows(first, y, counts=_texts(counts))
+
+    model = gaussian_name(sigma)
+    return _measure(
+        place,
+        rows_path(place.rows, split, smoothed_name(sigma), seed, attack.name),
+        {
+            "model": model,
+            "training_seed": seed,
+            "attack": attack.record(),
+            "sigma": sigma,
+            "n": n,
+        },
+        ["counts"],
+        split,
+        count,
+        64,
+        step,
+    )
+
+
+def measure_certificates(
+    place: Place, sigma: float, seed: int, split: str, count: int, ns: Sequence[int]
+) -> Path:
+    """Draw the votes for certificates of the first `count` images of a split.
+
+    Parameters
+    ----------
+    place : Place
+        Weights, rows, device.
+    sigma : float
+        Noise level of the vote and of the base network's training.
+    seed : int
+        Training seed of the base network.
+    split : str
+        ``"heldout"`` or ``"test"``.
+    count : int
+        How many images.
+    ns : sequence of int
+        Numbers of votes, ascending.
+
+    Returns
+    -------
+    Path
+        Rows ``index, label, selection, counts_<n>...``; an image whose selected class is wrong
+        has empty cells beyond the smallest n.
+    """
+    ns = list(ns)
+
+    def step(network: nn.Module, x: Tensor, y: Tensor, first: int) -> list[dict[str, Any]]:
+        selection, counts = nested_votes(
+            network, x, sigma, ns, n0=N0, labels=y, first_id=first, seed=EVALUATION_SEED
+        )
+        columns = {f"counts_{n}": _texts(counts[n]) for n in ns}
+        return _rows(first, y, selection=_texts(selection), **columns)
+
+    model = gaussian_name(sigma)
+    return _measure(
+        place,
+        rows_path(place.rows, split, smoothed_name(sigma), seed, "certificates"),
+        {"model": model, "training_seed": seed, "sigma": sigma, "n0": N0, "ns": ns},
+        ["selection", *(f"counts_{n}" for n in ns)],
+        split,
+        count,
+        8,
+        step,
+    )
+
+
+def _measure(
+    place: Place,
+    path: Path,
+    what: dict[str, Any],
+    columns: list[str],
+    split: str,
+    count: int,
+    unit: int,
+    step: Step,
+) -> Path:
+    """Measure unit by unit, each appended as soon as it is there.
+
+    Units are fixed parts of the split, so a run taken up again puts the same images into the same
+    batches as an unbroken one.
+    """
+    model, seed = what["model"], what["training_seed"]
+    identity = what | {
+        "weights": read_record(weights_path(place.models, model, seed))["sha256"],
+        "data": CIFAR10_DIGEST,
+        "split": split,
+        "unit": unit,
+        "seed": EVALUATION_SEED,
+    }
+    columns = ["index", "label", *columns]
+    file = RowFile(path, identity, provenance(place.device), columns, count, unit)
+    if file.done >= count:
+        return path
+    network = load_model(place.models, model, seed, place.device)
+    images, labels = (tensor[:count] for tensor in load_cifar10(split))
+    title = f"{'/'.join(path.parts[-4:-1])} {path.stem}"
+    starts = range(file.done, count, unit)
+    for first in tqdm(starts, desc=title, disable=None, leave=False):
+        chosen = slice(first, min(first + unit, count))
+        file.append(step(network, images[chosen], labels[chosen], first))
+    return path
+
+
+def _rows(first: int, labels: Tensor, **columns: list[Any]) -> list[dict[str, Any]]:
+    """Put columns together, one row an image."""
+    return [
+        {"index": first + i, "label": int(label), **{k: v[i] for k, v in columns.items()}}
+        for i, label in enumerate(labels)
+    ]
+
+
+def _texts(counts: Tensor) -> list[str]:
+    """Write each image's votes as numbers with spaces between; nothing where it has none."""
+    return [" ".join(map(str, row)) if any(row) else "" for row in counts.tolist()]

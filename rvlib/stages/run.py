@@ -1,0 +1,258 @@
+"""One run of the experiments: which profile, which weights, where to; done work is found again."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rvlib.device import pick_device
+from rvlib.evaluation import Accuracy, accuracy
+from rvlib.profiles import DEFENCES, Profile, find_profile
+from rvlib.recipes import (
+    ATTACKS,
+    REPORT_ATTACKS,
+    SIGMA,
+    SIGMAS,
+    AttackRecipe,
+    find_attack,
+    gaussian_name,
+    on_the_vote,
+    smoothed_name,
+)
+from rvlib.rows import Rows, read_rows
+from rvlib.stages.measure import Place, measure_attack, measure_certificates, measure_votes
+from rvlib.stages.train import train, train_all
+
+VOTE_ATTACKS = tuple(on_the_vote(ATTACKS[name], SIGMA) for name in ("pgd-linf", "pgd-pixel-l2"))
+"""Attacks on the vote in the report's balls; the further one is in the Euclidean ball."""
+VOTE_ATTACK_L2 = on_the_vote(ATTACKS["pgd-l2"], SIGMA)
+
+SMOOTHED_ATTACKS: tuple[AttackRecipe, ...] = (
+    *(ATTACKS[name] for name in REPORT_ATTACKS),
+    ATTACKS["pgd-l2"],
+    *VOTE_ATTACKS,
+    VOTE_ATTACK_L2,
+)
+"""What the smoothed network of Table 1 is attacked with: first the network, then its vote."""
+
+
+def repository() -> Path:
+    """Find the folder with the notebooks and the report: ``RVLIB_ROOT``, or the checkout."""
+    return Path(os.environ.get("RVLIB_ROOT", Path(__file__).parents[2]))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A profile with a place to work in.
+
+    Attributes
+    ----------
+    profile : Profile
+        How much to run.
+    place : Place
+        Weights, rows, device.
+    out : Path
+        Folder for everything that the run makes.
+    log : callable
+        Takes one line a measurement.
+    """
+
+    profile: Profile
+    place: Place
+    out: Path
+    log: Callable[[str], None] = print
+
+    @classmethod
+    def open(cls, profile: str, device: str | None = None, root: Path | None = None) -> "Run":
+        """Open a run by the name of its profile.
+
+        Parameters
+        ----------
+        profile : str
+            ``smoke``, ``course`` or ``full``.
+        device : str, default=None
+            As for ``rvlib.device.pick_device``.
+        root : Path, default=``repository()``
+            The folder that holds ``report/``.
+
+        Returns
+        -------
+        Run
+            Working in ``build/<profile>``; a profile that trains has its weights there too, the
+            others read the shipped ones in ``report/models``.
+
+        Raises
+        ------
+        ValueError
+            If the profile or the device is unknown.
+        """
+        found = find_profile(profile)
+        root = root or repository()
+        out = root / "build" / found.name
+        models = out / "models" if found.trains else root / "report" / "models"
+        return cls(found, Place(models, out / "rows", pick_device(device)), out)
+
+    def train(self, *names: str) -> None:
+        """Make sure of the weights of the named models, all their seeds; all models by default."""
+        if not self.profile.trains:
+            return
+        pairs = [(n, s) for n, s in self.profile.models() if not names or n in names]
+        if len(pairs) == 1:
+            train(*pairs[0], self.place.models, self._checkpoints, self.place.device, self.log)
+        else:
+            train_all(pairs, self.place.models, self._checkpoints, self.place.device)
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.out / "checkpoints"
+
+    def seeds(self, model: str) -> range:
+        """Training seeds of a model that this profile measures."""
+        return range(self.profile.seeds.get(model, 1))
+
+    def attack(self, model: str, attack: str, seed: int = 0, split: str = "heldout") -> Accuracy:
+        """Measure a network under an attack, or read what was measured.
+
+        Parameters
+        ----------
+        model : str
+            A key of ``rvlib.recipes.RECIPES``.
+        attack : str
+            A key of ``rvlib.recipes.ATTACKS``.
+        seed : int, default=0
+            Training seed.
+        split : str, default="heldout"
+            ``"heldout"`` (the report's images) or ``"test"``.
+
+        Returns
+        -------
+        Accuracy
+            On as many images as the profile says.
+        """
+        recipe, count = find_attack(attack), self._count(split)
+        return self._timed(
+            lambda: measure_attack(self.place, model, seed, recipe, split, count), count
+        )
+
+    def votes(
+        self, sigma: float, attack: AttackRecipe, split: str = "heldout", count: int | None = None
+    ) -> Accuracy:
+        """Measure the smoothed network under an attack, or read what was measured.
+
+        Parameters
+        ----------
+        sigma : float
+            Noise level of the vote and of the base network's training.
+        attack : AttackRecipe
+            Against the base network or the vote.
+        split : str, default="heldout"
+            ``"heldout"`` (the report's images) or ``"test"``.
+        count : int, default=None
+            How many images; as many as the profile says by default.
+
+        Returns
+        -------
+        Accuracy
+            Abstentions are errors.
+        """
+        count, n = count or self._count(split), self.profile.votes
+        return self._timed(
+            lambda: measure_votes(self.place, sigma, 0, attack, split, count, n), count
+        )
+
+    def certificates(self, sigma: float) -> Rows:
+        """Draw the votes that certify the report's images at a noise level, or read them.
+
+        Parameters
+        ----------
+        sigma : float
+            Noise level of the vote and of the base network's training.
+
+        Returns
+        -------
+        Rows
+            See ``rvlib.stages.measure.measure_certificates``.
+        """
+        count, ns = self.profile.certified, self.profile.ns
+        started = time.monotonic()
+        path = measure_certificates(self.place, sigma, 0, "heldout", count, ns)
+        self.log(f"{self._title(path)}  n = {count}  ({time.monotonic() - started:.1f} s)")
+        return read_rows(path, count)
+
+    def _count(self, split: str) -> int:
+        return self.profile.test if split == "test" else self.profile.heldout
+
+    def _timed(self, measure: Callable[[], Path], count: int) -> Accuracy:
+        started = time.monotonic()
+        path = measure()
+        result = accuracy(read_rows(path, count))
+        seconds = time.monotonic() - started
+        self.log(f"{self._title(path)}  {result.percent:.2f} %  n = {count}  ({seconds:.1f} s)")
+        return result
+
+    def _title(self, path: Path) -> str:
+        return str(path.relative_to(self.place.rows).with_suffix(""))
+
+
+def measure_networks(run: Run, models: Sequence[str], split: str = "heldout") -> None:
+    """Measure networks under every attack of the profile, and their further seeds under four.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    models : sequence of str
+        Names of models.
+    split : str, default="heldout"
+        On the test set only seed 0 is measured.
+    """
+    for model in models:
+        for attack in run.profile.attacks:
+            run.attack(model, attack, split=split)
+        for seed in run.seeds(model)[1:] if split == "heldout" else ():
+            for attack in REPORT_ATTACKS:
+                run.attack(model, attack, seed)
+
+
+def measure_smoothing(run: Run, split: str = "heldout") -> None:
+    """Measure the smoothed network of Table 1, and on the report's images the scan over sigma.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    split : str, default="heldout"
+        ``"heldout"`` or ``"test"``.
+    """
+    for attack in SMOOTHED_ATTACKS:
+        run.votes(SIGMA, attack, split)
+    if split == "heldout":
+        for sigma in SIGMAS:
+            for name in REPORT_ATTACKS:
+                run.attack(gaussian_name(sigma), name)
+                run.votes(sigma, ATTACKS[name], count=run.profile.certified)
+
+
+def table1_cells(run: Run) -> list[tuple[str, str]]:
+    """List defence and attack of every line of Table 1, in its order."""
+    networks = [(model, attack) for model in DEFENCES for attack in run.profile.attacks]
+    return networks + [(smoothed_name(SIGMA), attack.name) for attack in SMOOTHED_ATTACKS]
+
+
+def measure_everything(run: Run) -> None:
+    """Do all the work of the six notebooks, in an order that gives Table 1 and Figure 1 first.
+
+    Parameters
+    ----------
+    run : Run
+        The run; what is on disk already is not done again.
+    """
+    run.train()
+    measure_networks(run, [*DEFENCES, "pgd-l2-at"])
+    measure_smoothing(run)
+    for sigma in sorted(SIGMAS, key=lambda s: s != SIGMA):
+        run.certificates(sigma)
+    if run.profile.test:
+        measure_networks(run, DEFENCES, "test")
+        measure_smoothing(run, "test")

@@ -1,0 +1,271 @@
+"""rvlib.stages.measure: rows of real images, the same whether or not a run was interrupted."""
+
+import pytest
+import torch
+
+from rvlib.data import CIFAR10_DIGEST, load_cifar10
+from rvlib.evaluation import nested_votes, predictions, votes_under_attack
+from rvlib.models import save_weights
+from rvlib.models.weights import WeightsError, read_record
+from rvlib.recipes import ATTACKS, LINF, N0, AttackRecipe, find_recipe, gaussian_name
+from rvlib.rows import RowsError, read_rows
+from rvlib.stages import measure
+from rvlib.stages.measure import Place, measure_attack, measure_certificates, measure_votes
+from rvlib.stages.train import weights_path
+
+SPLIT, COUNT, UNIT = "test", 10, 4  # units of 4, 4 and 2 images
+SIGMA = 0.25
+NS = (100, 200)
+# With a random start and restarts: the images of a batch share a random stream.
+RANDOM = AttackRecipe("random-pgd", LINF, 2, 0.02, random_start=True, restarts=2)
+
+MEASURES = {
+    "attack": lambda place, count=COUNT: measure_attack(place, "standard", 0, RANDOM, SPLIT, count),
+    "votes": lambda place, count=COUNT: measure_votes(place, SIGMA, 0, RANDOM, SPLIT, count, 100),
+    "certificates": lambda place, count=COUNT: measure_certificates(
+        place, SIGMA, 0, SPLIT, count, NS
+    ),
+}
+EVALUATIONS = {
+    "attack": "predictions",
+    "votes": "votes_under_attack",
+    "certificates": "nested_votes",
+}
+every_measure = pytest.mark.parametrize("what", MEASURES)
+
+
+@pytest.fixture(scope="module")
+def cifar10():
+    images, labels = load_cifar10(SPLIT)
+    return images[:64].clone(), labels[:64].clone()
+
+
+def save_fresh(models, name, seed=0):
+    """Put weights as they are before training where a training would."""
+    recipe = find_recipe(name)
+    network = recipe.build(seed)
+    save_weights(network, weights_path(models, name, 0), {"recipe": recipe.record()})
+    return network.eval()
+
+
+@pytest.fixture
+def place(tmp_path, cifar10, monkeypatch):
+    """A place with untrained weights, units of 4 images and a provenance that has no date."""
+    for name in ("standard", gaussian_name(SIGMA)):
+        save_fresh(tmp_path / "models", name)
+    real = measure._measure
+
+    def in_small_units(place, path, what, columns, split, count, unit, step):
+        return real(place, path, what, columns, split, count, UNIT, step)
+
+    monkeypatch.setattr(measure, "_measure", in_small_units)
+    monkeypatch.setattr(measure, "provenance", lambda device: {"device": str(device)})
+    monkeypatch.setattr(measure, "load_cifar10", lambda split: {SPLIT: cifar10}[split])
+    return Place(tmp_path / "models", tmp_path / "rows", torch.device("cpu"))
+
+
+def elsewhere(place):
+    return Place(place.models, place.rows / "elsewhere", place.device)
+
+
+def stop_after(units, what):
+    """Let the evaluation fail after some units; return the patch, to be undone."""
+    name, left = EVALUATIONS[what], iter(range(units))
+    real = getattr(measure, name)
+
+    def failing(*words, **options):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(*words, **options)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(measure, name, failing)
+    return patch
+
+
+def integers(rows, column):
+    return [list(map(int, row[column].split())) for row in rows.rows]
+
+
+# --- what is in the rows -------------------------------------------------------------------------
+
+
+def test_rows_of_an_attack(place, cifar10):
+    path = measure_attack(place, "standard", 0, ATTACKS["pgd-linf"], SPLIT, COUNT)
+    assert path == place.rows / SPLIT / "standard" / "seed-0" / "pgd-linf.csv"
+    rows = read_rows(path, COUNT)
+    images, labels = (tensor[:COUNT] for tensor in cifar10)
+    assert rows.integers("index") == list(range(COUNT))
+    assert rows.integers("label") == labels.tolist()
+    network = find_recipe("standard").build(0)
+    expected = predictions(network, images, labels, ATTACKS["pgd-linf"], batch_size=UNIT)
+    assert rows.integers("prediction") == expected.tolist()
+
+
+def test_rows_of_a_random_attack_are_drawn_by_unit(place, cifar10):
+    images, labels = (tensor[:COUNT] for tensor in cifar10)
+    rows = read_rows(MEASURES["votes"](place), COUNT)
+    network = find_recipe(gaussian_name(SIGMA)).build(0)
+    expected = votes_under_attack(network, images, labels, RANDOM, SIGMA, 100, batch_size=UNIT)
+    assert integers(rows, "counts") == expected.tolist()
+
+
+def test_rows_of_votes(place, cifar10):
+    path = measure_votes(place, SIGMA, 0, ATTACKS["natural"], SPLIT, COUNT, 200)
+    assert path == place.rows / SPLIT / "smoothed-0.25" / "seed-0" / "natural.csv"
+    rows = read_rows(path, COUNT)
+    assert rows.integers("label") == cifar10[1][:COUNT].tolist()
+    counts = integers(rows, "counts")
+    assert {(len(row), sum(row)) for row in counts} == {(10, 200)}
+
+
+def test_rows_of_certificates(place, cifar10):
+    path = MEASURES["certificates"](place)
+    assert path == place.rows / SPLIT / "smoothed-0.25" / "seed-0" / "certificates.csv"
+    rows = read_rows(path, COUNT)
+    images, labels = (tensor[:COUNT] for tensor in cifar10)
+    network = find_recipe(gaussian_name(SIGMA)).build(0)
+    selection, counts = nested_votes(network, images, SIGMA, NS, n0=N0, labels=labels)
+    assert rows.integers("label") == labels.tolist()
+    assert integers(rows, "selection") == selection.tolist()
+    assert integers(rows, "counts_100") == counts[100].tolist()
+    right = (selection.argmax(1) == labels).tolist()
+    assert 0 < sum(right) < COUNT  # an untrained network is right by chance
+    assert integers(rows, "counts_200") == [
+        row if is_right else [] for row, is_right in zip(counts[200].tolist(), right, strict=True)
+    ]
+
+
+@every_measure
+def test_the_head_says_what_was_measured(place, what):
+    head = read_rows(MEASURES[what](place)).head
+    identity = head["identity"]
+    model = "standard" if what == "attack" else gaussian_name(SIGMA)
+    record = read_record(weights_path(place.models, model, 0))
+    expected = {
+        "model": model,
+        "training_seed": 0,
+        "weights": record["sha256"],
+        "data": CIFAR10_DIGEST,
+        "split": SPLIT,
+        "unit": UNIT,
+        "seed": 0,
+    }
+    if what != "attack":
+        expected["sigma"] = SIGMA
+    if what != "certificates":
+        expected["attack"] = RANDOM.record()
+    if what == "votes":
+        expected["n"] = 100
+    if what == "certificates":
+        expected |= {"n0": N0, "ns": list(NS)}
+    assert identity == expected
+    assert head["provenance"] == {"device": "cpu"}
+
+
+# --- going on ------------------------------------------------------------------------------------
+
+
+@every_measure
+@pytest.mark.parametrize("units", [0, 1, 2])
+def test_an_interrupted_run_ends_with_the_rows_of_an_unbroken_one(place, what, units):
+    unbroken = MEASURES[what](elsewhere(place)).read_bytes()
+    patch = stop_after(units, what)
+    with pytest.raises(KeyboardInterrupt):
+        MEASURES[what](place)
+    patch.undo()
+    (path,) = (place.rows / SPLIT).rglob("*.csv")
+    assert len(read_rows(path).rows) == units * UNIT
+    assert MEASURES[what](place).read_bytes() == unbroken
+
+
+@every_measure
+def test_a_run_killed_while_it_wrote_ends_the_same(place, what):
+    path = MEASURES[what](place)
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    # The middle of the sixth row; nine whole rows; the head alone.
+    for content in (b"".join(lines[:7]) + lines[7][:3], b"".join(lines[:11]), lines[0]):
+        path.write_bytes(content)
+        assert MEASURES[what](place).read_bytes() == whole
+
+
+@every_measure
+def test_a_shorter_run_is_extended_to_the_longer_one(place, what):
+    whole = MEASURES[what](elsewhere(place)).read_bytes()
+    assert len(read_rows(MEASURES[what](place, 6)).rows) == 6
+    assert MEASURES[what](place).read_bytes() == whole
+    assert MEASURES[what](place, 6).read_bytes() == whole  # more than asked for is kept
+
+
+@every_measure
+def test_a_finished_run_is_not_done_again(place, monkeypatch, what):
+    def never(*words, **options):
+        raise AssertionError("done again")
+
+    path = MEASURES[what](place)
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    for name in ("load_model", "load_cifar10", EVALUATIONS[what]):
+        monkeypatch.setattr(measure, name, never)
+    assert MEASURES[what](place) == path
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@every_measure
+def test_other_weights_under_finished_rows_are_refused(place, what):
+    path = MEASURES[what](place)
+    before = path.read_bytes()
+    for name in ("standard", gaussian_name(SIGMA)):
+        save_fresh(place.models, name, seed=1)
+    with pytest.raises(RowsError, match=r"of another run \(differs in weights\)") as caught:
+        MEASURES[what](place)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+
+
+@every_measure
+def test_other_weights_under_unfinished_rows_are_refused(place, what):
+    patch = stop_after(1, what)
+    with pytest.raises(KeyboardInterrupt):
+        MEASURES[what](place)
+    patch.undo()
+    for name in ("standard", gaussian_name(SIGMA)):
+        save_fresh(place.models, name, seed=1)
+    with pytest.raises(RowsError, match="differs in weights"):
+        MEASURES[what](place)
+
+
+def test_another_step_size_or_number_of_votes_is_another_run(place):
+    MEASURES["attack"](place)
+    finer = AttackRecipe("random-pgd", LINF, 2, 0.01, random_start=True, restarts=2)
+    with pytest.raises(RowsError, match="differs in attack"):
+        measure_attack(place, "standard", 0, finer, SPLIT, COUNT)
+    MEASURES["votes"](place)
+    with pytest.raises(RowsError, match="differs in n\\)"):
+        measure_votes(place, SIGMA, 0, RANDOM, SPLIT, COUNT, 200)
+    MEASURES["certificates"](place)
+    with pytest.raises(RowsError, match="differs in ns\\)"):
+        measure_certificates(place, SIGMA, 0, SPLIT, COUNT, (100,))
+
+
+@every_measure
+def test_without_weights_there_are_no_rows(place, tmp_path, what):
+    empty = Place(tmp_path / "nothing", place.rows, place.device)
+    with pytest.raises(WeightsError, match="missing: train the model") as caught:
+        MEASURES[what](empty)
+    assert "\n" not in str(caught.value)
+    assert not place.rows.exists()
+
+
+@every_measure
+def test_damaged_weights_measure_nothing(place, what):
+    for file in place.models.rglob("*.safetensors"):
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(WeightsError, match="not the file its record describes"):
+        MEASURES[what](place)
+    assert all(not read_rows(path).rows for path in place.rows.rglob("*.csv"))

@@ -1,0 +1,293 @@
+"""rvlib.stages.train: two epochs on a few random images, finished, killed, gone on with."""
+
+import dataclasses
+import hashlib
+import json
+
+import pytest
+import torch
+
+from rvlib.evaluation import predictions
+from rvlib.models import save_weights
+from rvlib.models.weights import WeightsError, read_record
+from rvlib.recipes import ATTACKS, RECIPES
+from rvlib.stages import train as stage
+from rvlib.stages.train import load_model, train, train_all, weights_path
+
+CPU = torch.device("cpu")
+NAMES = ["standard", "gaussian-0.25", "pgd-linf-at", "mixed-at"]
+each = pytest.mark.parametrize("name", NAMES)
+
+
+def random_split(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    return images, torch.randint(0, 10, (count,), generator=generator)
+
+
+SPLITS = {"train": random_split(20, 0), "heldout": random_split(16, 1)}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """Recipes of two short epochs; twenty random images instead of CIFAR-10."""
+    for name in NAMES:
+        recipe = dataclasses.replace(RECIPES[name], epochs=2, batch_size=8)
+        monkeypatch.setitem(RECIPES, name, recipe)
+    monkeypatch.setattr(stage, "load_cifar10", SPLITS.__getitem__)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return tmp_path / "models", tmp_path / "work"
+
+
+def quiet(line):
+    pass
+
+
+def run(folders, name, seed, log):
+    models, work = folders
+    return train(name, seed, models, work, CPU, log)
+
+
+def run_all(folders, pairs, jobs=None):
+    models, work = folders
+    return train_all(pairs, models, work, CPU, jobs)
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def never(*words, **options):
+    raise AssertionError("done again")
+
+
+def die_in(epoch):
+    """Make a log that dies at the end of an epoch, before its checkpoint is written."""
+
+    def log(line):
+        if f"epoch {epoch}/" in line:
+            raise KeyboardInterrupt
+
+    return log
+
+
+# --- a training ----------------------------------------------------------------------------------
+
+
+@each
+def test_weights_and_record_are_written(folders, name):
+    models, work = folders
+    path = train(name, 3, models, work, CPU, quiet)
+    assert path == weights_path(models, name, 3) == models / name / "seed-3.safetensors"
+    record = read_record(path)
+    recipe = RECIPES[name]
+    assert record["recipe"] == json.loads(json.dumps(recipe.record()))
+    assert (record["seed"], record["epochs"], record["shipped"]) == (3, 2, "last epoch")
+    assert record["sha256"] == digest(path)
+    assert record["seconds"] >= 0
+    assert {"rvlib", "commit", "torch", "python", "device", "date"} <= set(record)
+    history = record["history"]
+    assert len(history) == 2
+    figures = {"loss", "accuracy", "natural", recipe.probe}
+    assert all(set(entry) == figures for entry in history)
+    assert record["last"] == history[1]
+    assert record["best"] == history[record["best_epoch"] - 1]
+    assert record["best"][recipe.select] == max(entry[recipe.select] for entry in history)
+    # Nothing half-made or left over.
+    assert sorted(file.name for file in models.rglob("*") if file.is_file()) == [
+        "seed-3.json",
+        "seed-3.safetensors",
+    ]
+    assert not [file for file in work.rglob("*") if file.is_file()]
+
+
+@each
+def test_the_record_tells_the_accuracies_of_the_weights(folders, name):
+    path = run(folders, name, 0, quiet)
+    network = load_model(folders[0], name, 0, CPU)
+    assert not any(module.training for module in network.modules())
+    images, labels = SPLITS["heldout"]
+    last = read_record(path)["last"]
+    for attack in ("natural", RECIPES[name].probe):
+        answers = predictions(network, images, labels, ATTACKS[attack])
+        assert last[attack] == (answers == labels).double().mean().item()
+
+
+def test_training_moves_the_weights_and_seeds_differ(folders):
+    paths = [run(folders, "standard", seed, quiet) for seed in (0, 1)]
+    start = RECIPES["standard"].build(0).state_dict()
+    trained = load_model(folders[0], "standard", 0, CPU).state_dict()
+    assert all(not torch.equal(trained[key], start[key]) for key in start)
+    assert digest(paths[0]) != digest(paths[1])
+
+
+def test_the_log_names_model_seed_and_epoch(folders):
+    lines: list[str] = []
+    run(folders, "standard", 1, lines.append)
+    assert [line.split("  ")[0] for line in lines] == ["standard seed 1"] * 2
+    assert ["epoch 1/2" in lines[0], "epoch 2/2" in lines[1]] == [True, True]
+
+
+# --- going on ------------------------------------------------------------------------------------
+
+
+@each
+def test_a_finished_training_is_not_done_again(folders, name, monkeypatch):
+    path = run(folders, name, 0, quiet)
+    before = digest(path), path.stat().st_mtime_ns, path.with_suffix(".json").read_bytes()
+    monkeypatch.setattr(stage, "load_cifar10", never)
+    monkeypatch.setattr(stage, "fit", never)
+    assert run(folders, name, 0, quiet) == path
+    after = digest(path), path.stat().st_mtime_ns, path.with_suffix(".json").read_bytes()
+    assert after == before
+
+
+@each
+def test_killed_after_the_first_epoch_it_ends_with_the_same_weights(folders, name, tmp_path):
+    unbroken = train(name, 0, tmp_path / "unbroken", tmp_path / "other", CPU, quiet)
+    with pytest.raises(KeyboardInterrupt):
+        run(folders, name, 0, die_in(2))
+    assert not folders[0].exists()
+    left = [file.name for file in folders[1].rglob("*") if file.is_file()]
+    assert left == ["seed-0.checkpoint"]
+    lines: list[str] = []
+    path = run(folders, name, 0, lines.append)
+    assert len(lines) == 1
+    assert "epoch 2/2" in lines[0]
+    assert digest(path) == digest(unbroken)
+    one, other = read_record(path), read_record(unbroken)
+    assert all(one[key] == other[key] for key in ("history", "best_epoch", "best", "last"))
+    assert not list(folders[1].rglob("*.checkpoint"))
+
+
+def test_killed_before_the_weights_were_written_only_they_are_missing(folders, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "save_weights", never)
+        with pytest.raises(AssertionError):
+            run(folders, "standard", 0, quiet)
+    lines: list[str] = []
+    path = run(folders, "standard", 0, lines.append)
+    assert lines == []  # both epochs were in the checkpoint
+    assert len(read_record(path)["history"]) == 2
+
+
+def test_weights_without_a_record_are_trained_again(folders):
+    path = run(folders, "standard", 0, quiet)
+    before = digest(path)
+    path.with_suffix(".json").unlink()
+    assert digest(run(folders, "standard", 0, quiet)) == before
+    assert read_record(path)["sha256"] == before
+
+
+def test_models_and_seeds_have_checkpoints_of_their_own(folders):
+    for name, seed in [("standard", 0), ("standard", 1), ("gaussian-0.25", 0)]:
+        with pytest.raises(KeyboardInterrupt):
+            run(folders, name, seed, die_in(2))
+    assert len(list(folders[1].rglob("*.checkpoint"))) == 3
+    lines: list[str] = []
+    run(folders, "standard", 1, lines.append)
+    assert len(lines) == 1
+    assert len(list(folders[1].rglob("*.checkpoint"))) == 2
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def test_an_unknown_model_is_refused(folders):
+    with pytest.raises(ValueError, match=r"^unknown model 'vgg': choose from standard, "):
+        run(folders, "vgg", 0, quiet)
+    with pytest.raises(ValueError, match=r"^unknown model 'vgg': choose from standard, "):
+        load_model(folders[0], "vgg", 0, CPU)
+    assert not folders[0].exists()
+    assert not folders[1].exists()
+
+
+def test_damaged_weights_are_refused_not_overwritten(folders):
+    path = run(folders, "standard", 0, quiet)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="not the file its record describes") as caught:
+        run(folders, "standard", 0, quiet)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == content
+
+
+def test_weights_of_another_recipe_are_refused(folders, monkeypatch):
+    path = run(folders, "standard", 0, quiet)
+    before = digest(path)
+    longer = dataclasses.replace(RECIPES["standard"], epochs=3)
+    monkeypatch.setitem(RECIPES, "standard", longer)
+    with pytest.raises(WeightsError, match=r"another recipe \(differs in epochs\)"):
+        run(folders, "standard", 0, quiet)
+    with pytest.raises(WeightsError, match="another recipe"):
+        load_model(folders[0], "standard", 0, CPU)
+    assert digest(path) == before
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(folders, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        run(folders, "standard", 0, die_in(2))
+    longer = dataclasses.replace(RECIPES["standard"], epochs=3)
+    monkeypatch.setitem(RECIPES, "standard", longer)
+    with pytest.raises(WeightsError, match="belongs to another training"):
+        run(folders, "standard", 0, quiet)
+
+
+def test_missing_weights_are_refused(folders):
+    with pytest.raises(WeightsError, match="missing: train the model") as caught:
+        load_model(folders[0], "standard", 0, CPU)
+    assert "\n" not in str(caught.value)
+
+
+# --- several trainings ---------------------------------------------------------------------------
+
+PAIRS = [("mixed-at", 1), ("standard", 0), ("gaussian-0.25", 2)]
+
+
+def test_one_at_a_time_they_are_trained_in_the_order_given(folders, monkeypatch):
+    started = []
+
+    def training(name, seed, models, work, device):
+        started.append((name, seed))
+        assert (models, work, device) == (*folders, CPU)
+        return weights_path(models, name, seed)
+
+    monkeypatch.setattr(stage, "train", training)
+    paths = run_all(folders, PAIRS, jobs=1)
+    assert started == PAIRS
+    assert paths == [weights_path(folders[0], name, seed) for name, seed in PAIRS]
+
+
+def test_on_one_core_one_at_a_time_is_the_default(folders, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr(stage, "ProcessPoolExecutor", never)
+    paths = run_all(folders, PAIRS[1:])
+    assert all(path.exists() for path in paths)
+
+
+def test_an_unknown_model_is_refused_before_any_is_trained(folders, monkeypatch):
+    monkeypatch.setattr(stage, "train", never)
+    monkeypatch.setattr(stage, "ProcessPoolExecutor", never)
+    for jobs in (1, 2):
+        with pytest.raises(ValueError, match="unknown model 'vgg'"):
+            run_all(folders, [("standard", 0), ("vgg", 0)], jobs)
+
+
+def test_no_training_is_none(folders):
+    assert run_all(folders, [], jobs=2) == []
+
+
+@pytest.mark.slow
+def test_side_by_side_they_come_back_in_the_order_given(folders, monkeypatch):
+    # Spawned processes see no monkeypatch, so they get what they find finished: true recipes.
+    monkeypatch.undo()
+    pairs = [("standard", 1), ("gaussian-0.25", 0), ("standard", 0)]
+    for name, seed in pairs:
+        network, record = RECIPES[name].build(seed), {"recipe": RECIPES[name].record()}
+        save_weights(network, weights_path(folders[0], name, seed), record)
+    paths = run_all(folders, pairs, jobs=2)
+    assert paths == [weights_path(folders[0], name, seed) for name, seed in pairs]

@@ -1,0 +1,59 @@
+"""rvlib.frozen: a network comes back exactly as it was lent."""
+
+import pytest
+import torch
+
+from rvlib.frozen import frozen
+
+
+def modes(model):
+    return [module.training for module in model.modules()]
+
+
+def wanted(model):
+    return [parameter.requires_grad for parameter in model.parameters()]
+
+
+def test_inside_everything_is_in_evaluation_mode_and_out_of_the_graph(toy, batch):
+    with frozen(toy) as lent:
+        assert lent is toy
+        assert not any(modes(toy))
+        assert not any(wanted(toy))
+        assert not toy(batch[0]).requires_grad
+
+
+def test_each_submodule_and_parameter_comes_back_as_it_was(toy):
+    before = modes(toy), wanted(toy)
+    assert len(set(before[0])) == len(set(before[1])) == 2  # mixed: "all on" would show
+    with frozen(toy):
+        pass
+    assert (modes(toy), wanted(toy)) == before
+
+
+def test_a_network_in_evaluation_mode_stays_there(toy):
+    with frozen(toy.eval()):
+        pass
+    assert not any(modes(toy))
+
+
+def test_it_comes_back_after_an_error_too(toy):
+    before = modes(toy), wanted(toy)
+    with pytest.raises(KeyError), frozen(toy):
+        raise KeyError
+    assert (modes(toy), wanted(toy)) == before
+
+
+def test_lending_nests(toy):
+    before = modes(toy), wanted(toy)
+    with frozen(toy):
+        with frozen(toy):
+            pass
+        assert not any(modes(toy) + wanted(toy))
+    assert (modes(toy), wanted(toy)) == before
+
+
+def test_running_statistics_and_weights_are_untouched(toy, batch):
+    before = {name: value.clone() for name, value in toy.state_dict().items()}
+    with frozen(toy):
+        toy(batch[0])
+    assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())

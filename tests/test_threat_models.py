@@ -1,0 +1,228 @@
+"""rvlib.threat_models: norm, projection, direction and samples of each ball."""
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from rvlib.threat_models import L2, Linf, PixelL2
+
+SHAPE = (6, 3, 4, 5)
+D = 3 * 4 * 5
+BALLS: list[Any] = [Linf, L2, PixelL2]
+
+
+def normal(seed=0, shape=SHAPE):
+    """Deviates in double precision: rounding must not hide an error."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def dual_norm(threat, grad):
+    """Largest <v, grad> over the unit ball, image by image, written without steepest."""
+    if isinstance(threat, Linf):
+        return grad.abs().sum((1, 2, 3))
+    if isinstance(threat, L2):
+        return grad.square().sum((1, 2, 3)).sqrt()
+    return grad.square().sum(1).sqrt().sum((1, 2))
+
+
+def inner(a, b):
+    return (a * b).sum((1, 2, 3))
+
+
+# ---- properties -----------------------------------------------------------------------------
+
+
+def test_norm_is_one_an_image_and_homogeneous(threat):
+    delta = normal()
+    norm = threat.norm(delta)
+    assert norm.shape == (6,)
+    torch.testing.assert_close(threat.norm(-3 * delta), 3 * norm)
+    assert torch.equal(threat.norm(torch.zeros_like(delta)), torch.zeros(6, dtype=torch.float64))
+
+
+def test_projection_lands_in_the_ball_and_is_idempotent(threat):
+    delta = threat.project(normal())
+    torch.testing.assert_close(threat.norm(delta), torch.full((6,), threat.eps).double())
+    torch.testing.assert_close(threat.project(delta), delta)
+
+
+def test_projection_leaves_the_inside_alone(threat):
+    delta = normal() * 1e-3
+    assert torch.equal(threat.project(delta), delta)
+
+
+def test_projection_finds_the_nearest_point(threat):
+    """Nearest point p of a convex set: <delta - p, q - p> <= 0 for every q of the set."""
+    delta = normal()
+    p = threat.project(delta)
+    for seed in range(20):
+        q = threat.sample(delta, torch.Generator().manual_seed(seed))
+        assert (inner(delta - p, q - p) <= 1e-12).all()
+
+
+def test_images_do_not_influence_each_other(threat):
+    delta = normal() * torch.tensor([1e-3, 1, 1e3, 0, 1, 1]).double()[:, None, None, None]
+    for verb in (threat.norm, threat.project, threat.steepest):
+        alone = torch.cat([verb(delta[i : i + 1]) for i in range(6)])
+        torch.testing.assert_close(verb(delta), alone, rtol=1e-14, atol=0)
+
+
+def test_steepest_of_nothing_is_nothing(threat):
+    zero = torch.zeros(SHAPE)
+    assert torch.equal(threat.steepest(zero), zero)
+    assert torch.equal(threat.project(zero), zero)
+
+
+def test_a_ball_of_radius_zero_is_a_point(threat):
+    point = dataclasses.replace(threat, eps=0.0)
+    assert not point.project(normal()).any()
+    assert not point.sample(normal()).any()
+
+
+def test_verbs_keep_shape_type_and_argument(threat):
+    for dtype in (torch.float32, torch.float64):
+        delta = normal().to(dtype)
+        before = delta.clone()
+        for verb in (threat.project, threat.steepest, threat.sample):
+            assert verb(delta).shape == SHAPE
+            assert verb(delta).dtype == dtype
+        assert torch.equal(delta, before)
+
+
+def test_sample_has_one_source_of_randomness(threat):
+    x = torch.zeros(SHAPE)
+
+    def draw(seed):
+        return threat.sample(x, torch.Generator().manual_seed(seed))
+
+    before = torch.get_rng_state()
+    assert torch.equal(draw(0), draw(0))
+    assert torch.equal(torch.get_rng_state(), before)
+    for one, other in zip(draw(0), draw(1), strict=True):
+        assert not torch.equal(one, other)
+    assert len(draw(0).flatten(1).unique(dim=0)) == 6  # not one draw for the whole batch
+    assert (threat.norm(draw(0)) <= threat.eps * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("ball", BALLS)
+@pytest.mark.parametrize("eps", [-0.1, math.nan, math.inf, -math.inf])
+def test_what_is_no_radius_is_refused(ball, eps):
+    with pytest.raises(ValueError, match="not a radius") as refusal:
+        ball(eps)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("ball", "eps", "largest"), [(Linf, 8, 1), (PixelL2, 8, 2), (L2, 128, 64), (Linf, 255, 1)]
+)
+def test_radii_in_bytes_are_refused(ball, eps, largest):
+    with pytest.raises(ValueError, match=f"looks like 0..255 units; write {eps}/255") as refusal:
+        ball(eps)
+    assert "\n" not in str(refusal.value)
+    assert ball(largest).eps == largest
+
+
+def test_balls_are_values(threat):
+    assert threat == dataclasses.replace(threat)
+    assert {threat: 1}[dataclasses.replace(threat)] == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        threat.eps = 1.0
+
+
+def test_names_tell_norm_and_radius():
+    names = [ball(eps).name for ball in BALLS for eps in (0.03, 0.045, 8 / 255)]
+    assert len(set(names)) == 9
+    assert names[0] == "linf 0.03"
+    assert L2(0.5).name == "l2 0.5"
+    assert PixelL2(0.045).name == "pixel-l2 0.045"
+
+
+# ---- oracles --------------------------------------------------------------------------------
+
+
+def test_norms_of_a_perturbation_known_by_heart():
+    delta = torch.zeros(1, 3, 1, 2)
+    delta[0, :, 0, 0] = torch.tensor([3.0, 0.0, 4.0])
+    delta[0, :, 0, 1] = torch.tensor([0.0, -12.0, 0.0])
+    assert Linf(1).norm(delta) == 12
+    assert L2(1).norm(delta) == 13
+    assert PixelL2(1).norm(delta) == 12
+    assert PixelL2(1).norm(delta[..., :1]) == 5
+
+
+def test_steepest_reaches_the_dual_norm_on_the_unit_ball(threat):
+    grad = normal()
+    direction = threat.steepest(grad)
+    torch.testing.assert_close(threat.norm(direction), torch.ones(6, dtype=torch.float64))
+    torch.testing.assert_close(inner(direction, grad), dual_norm(threat, grad))
+    unit = dataclasses.replace(threat, eps=1.0)
+    for seed in range(20):  # and nothing else in the ball does better
+        other = unit.sample(grad, torch.Generator().manual_seed(seed))
+        assert (inner(other, grad) < dual_norm(threat, grad)).all()
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_steepest_does_not_depend_on_the_scale_of_the_loss(threat, scale):
+    torch.testing.assert_close(threat.steepest(normal() * scale), threat.steepest(normal()))
+
+
+def assert_uniform(u, low=0.0, high=1.0):
+    """First two moments within five standard errors: wrong by chance once in 10^6 seeds."""
+    u = (u.flatten().double() - low) / (high - low)
+    assert u.min() >= -1e-6
+    assert u.max() <= 1 + 1e-6
+    n = u.numel()
+    assert abs(u.mean() - 1 / 2) < 5 * math.sqrt(1 / 12 / n)
+    assert abs(u.square().mean() - 1 / 3) < 5 * math.sqrt(4 / 45 / n)
+
+
+def many(threat):
+    return threat.sample(torch.zeros(4000, 3, 2, 2), torch.Generator().manual_seed(0))
+
+
+def test_samples_of_linf_are_uniform_on_the_cube():
+    assert_uniform(many(Linf(0.3)), -0.3, 0.3)
+
+
+def test_samples_of_l2_are_uniform_in_the_ball():
+    delta = many(L2(0.3))
+    # Uniform in a ball of d dimensions: r^d uniform, and no direction preferred.
+    assert_uniform((L2(1).norm(delta) / 0.3) ** 12)
+    assert_isotropic(delta.flatten(1), d=12)
+
+
+def test_samples_of_pixel_l2_are_uniform_in_each_pixels_ball():
+    delta = many(PixelL2(0.3))
+    length = delta.norm(dim=1)  # (4000, 2, 2)
+    assert_uniform((length / 0.3) ** 3)
+    colours = delta.permute(0, 2, 3, 1).reshape(-1, 3)
+    assert_isotropic(colours, d=3)
+    pixels = torch.corrcoef(length.flatten(1).T) - torch.eye(4)
+    assert pixels.abs().max() < 5 / math.sqrt(4000)  # independent of each other
+
+
+def assert_isotropic(vectors, d):
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    n = len(unit)
+    # Each coordinate of a uniform direction has mean 0 and variance 1/d.
+    assert unit.mean(0).abs().max() < 5 * math.sqrt(1 / d / n)
+    second = unit.T @ unit / n - torch.eye(d) / d
+    assert second.abs().max() < 5 * math.sqrt(1 / d / n)
+
+
+def test_pixel_l2_lies_inside_linf_and_reaches_sqrt_hw_in_l2():
+    eps = 0.2
+    delta = PixelL2(eps).project(normal())
+    torch.testing.assert_close(Linf(eps).project(delta), delta)
+    assert (Linf(eps).norm(delta) <= eps * (1 + 1e-12)).all()
+    # All pixels at the edge of their balls: 20 pixels make a length of sqrt(20) eps.
+    full = PixelL2(eps).steepest(normal()) * eps
+    torch.testing.assert_close(
+        L2(eps).norm(full), torch.full((6,), eps * math.sqrt(4 * 5), dtype=torch.float64)
+    )
+    # And the converse fails: a corner of the cube is outside.
+    assert PixelL2(eps).norm(torch.full((1, 3, 1, 1), eps)) > 1.7 * eps
