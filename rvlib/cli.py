@@ -1,17 +1,31 @@
-"""The command line: ``rvlib data | train | ...``; every command can be stopped and run again."""
+"""The command line: every command can be stopped, and goes on when it is given again."""
 
 import argparse
+import os
 import sys
-from pathlib import Path
 
-from rvlib.device import pick_device
+import rvlib
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run one command; a mistake in what was asked gives one line on stderr and status 2."""
+    """Run one command; a mistake in what was asked gives one line on stderr and status 2.
+
+    Parameters
+    ----------
+    words : list of str, default=None
+        The command line; that of the process by default.
+
+    Returns
+    -------
+    int
+        0, or 2 after a failure, or 130 after an interruption.
+    """
     arguments = _parser().parse_args(words)
     try:
         arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("rvlib: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     except (ValueError, RuntimeError, OSError) as error:
         print(f"rvlib: {error}", file=sys.stderr)
         return 2
@@ -20,22 +34,109 @@ def main(words: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rvlib", description=__doc__)
+    parser.add_argument("--version", action="version", version=rvlib.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    train = commands.add_parser("train", help="train models of the report")
-    train.add_argument("names", nargs="+", help="model, or model:seed")
-    train.add_argument("--out", type=Path, required=True, help="folder for weights")
-    train.add_argument("--work", type=Path, required=True, help="folder for checkpoints")
-    train.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
-    train.add_argument("--jobs", type=int, help="trainings at once (default: one a CPU core)")
-    train.set_defaults(run=_train)
+    for name, run, text in (
+        ("data", _data, "fetch and verify CIFAR-10"),
+        ("train", _train, "train the models of a profile that trains"),
+        ("measure", _measure, "train and measure everything of a profile, without notebooks"),
+        ("report", _report, "run the notebooks and write the report"),
+        ("publish", _publish, "copy a full run into report/"),
+        ("notebooks", _notebooks, "run the notebooks and write them back with their outputs"),
+        ("bench", _bench, "measure the speed of attacks and certification"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        if name in ("train", "measure", "report", "publish", "notebooks"):
+            default = "course" if name in ("report", "notebooks") else "full"
+            command.add_argument("--profile", default=default, help=f"default: {default}")
+        if name in ("train", "measure", "report", "notebooks", "bench"):
+            command.add_argument("--device", help="default: the GPU where there is one")
+        if name == "train":
+            command.add_argument("names", nargs="*", help="models; all by default")
     return parser
 
 
-def _train(arguments: argparse.Namespace) -> None:
-    from rvlib.stages.train import train_all
+# Imports inside: `rvlib --help` must not wait for torch.
 
-    pairs = [
-        (name, int(seed or 0)) for name, _, seed in (n.partition(":") for n in arguments.names)
-    ]
-    device = pick_device(arguments.device)
-    train_all(pairs, arguments.out, arguments.work, device, arguments.jobs)
+
+def _data(arguments: argparse.Namespace) -> None:
+    from rvlib.data import fetch_cifar10
+
+    print(fetch_cifar10())
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from rvlib.recipes import find_recipe
+    from rvlib.stages.run import Run
+
+    for name in arguments.names:
+        find_recipe(name)
+    run = Run.open(arguments.profile, arguments.device)
+    if not run.profile.trains:
+        raise ValueError(f"profile {run.profile.name!r} uses the shipped weights; use full")
+    run.train(*arguments.names)
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    from rvlib.stages.run import Run, measure_everything
+
+    run = Run.open(arguments.profile, arguments.device)
+    _announce(run)
+    measure_everything(run)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from rvlib.data import fetch_cifar10
+    from rvlib.report.document import build
+    from rvlib.report.runner import run_notebooks
+    from rvlib.stages.run import Run, measure_everything
+
+    run = Run.open(arguments.profile, arguments.device)
+    fetch_cifar10()
+    if run.profile.trains:
+        # Hours of work belong here, with progress and both cores, not inside a notebook's cell.
+        _announce(run)
+        measure_everything(run)
+    run_notebooks(run, arguments.device)
+    for path in build(run.out):
+        print(path)
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from rvlib.report.publish import publish
+    from rvlib.stages.run import Run
+
+    publish(Run.open(arguments.profile))
+
+
+def _notebooks(arguments: argparse.Namespace) -> None:
+    from rvlib.report.runner import publish_notebooks, run_notebooks
+    from rvlib.stages.run import Run
+
+    run = Run.open(arguments.profile, arguments.device)
+    publish_notebooks(run_notebooks(run, arguments.device))
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from rvlib.bench import bench
+    from rvlib.device import pick_device
+
+    bench(pick_device(arguments.device))
+
+
+def _announce(run) -> None:  # type: ignore[no-untyped-def]
+    from rvlib.stages.estimate import seconds
+
+    cores = os.cpu_count() or 1
+    hours = seconds(run, cores) / 3600
+    where = f"{cores} CPU cores" if run.place.device.type == "cpu" else str(run.place.device)
+    print(
+        f"profile {run.profile.name}: at most about {hours:.1f} h on {where}; "
+        f"stop it at any time, the same command goes on (work so far: {run.out})",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

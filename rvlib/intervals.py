@@ -53,10 +53,14 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"{correct} of {n}: need 0 <= correct <= n and n >= 1")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence} must be in (0, 1); write 0.95, not 95")
     z = norm.isf((1 - confidence) / 2)
     share = correct / n
     middle = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    # The formula gives exactly 0 and 1 at the ends; rounding must not take them outside.
-    return Interval(max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale))
+    # At the ends the formula gives exactly 0 and 1, but not in floating point.
+    low = (middle - half) / scale if correct > 0 else 0.0
+    high = (middle + half) / scale if correct < n else 1.0
+    return Interval(float(low), float(high))

@@ -29,6 +29,9 @@ def stream(device: torch.device | str, *address: int | str) -> torch.Generator:
     >>> bool(draws[0] == draws[2]), bool(draws[0] == draws[1])
     (True, False)
     """
+    for part in address:
+        if not isinstance(part, int | str):
+            raise TypeError(f"address {address}: {part!r} is {type(part).__name__}, not int or str")
     digest = hashlib.sha256(repr(address).encode()).digest()
     seed = int.from_bytes(digest[:8], "little") & (2**63 - 1)
     return torch.Generator(device).manual_seed(seed)

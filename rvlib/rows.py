@@ -87,6 +87,8 @@ class RowFile:
             found = _read(path)
             if found.head.get("identity") != identity:
                 raise RowsError(_difference(path, found.head.get("identity"), identity))
+            if found.rows and list(found.rows[0]) != self.columns:
+                raise RowsError(f"{path} has other columns: move it away and run again")
             self.done = len(found.rows)
             if self.done < count:
                 self._cut(self.done - self.done % unit)
@@ -156,16 +158,17 @@ def read_rows(path: Path, count: int | None = None) -> Rows:
 def _read(path: Path) -> Rows:
     """Read head and rows, leaving out a last line that a kill cut off."""
     content = path.read_bytes()
-    lines = content[: content.rfind(b"\n") + 1].decode().splitlines()
     try:
-        if not lines[0].startswith("# "):
-            raise ValueError("no head")
+        lines = content[: content.rfind(b"\n") + 1].decode().splitlines()
+        head = json.loads(lines[0].removeprefix("# "))
         rows = list(csv.DictReader(lines[1:]))
+        if not lines[0].startswith("# ") or not isinstance(head, dict):
+            raise ValueError("no head")
         if any(None in row or None in row.values() for row in rows):
             raise ValueError("a row of another length")
-        return Rows(json.loads(lines[0][2:]), rows)
     except (ValueError, IndexError) as error:
         raise RowsError(f"{path} is not a rows file ({error}): delete it and run again") from None
+    return Rows(head, rows)
 
 
 def _difference(path: Path, found: Any, wanted: dict[str, Any]) -> str:

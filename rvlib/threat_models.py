@@ -89,7 +89,7 @@ class Linf:
     @property
     def name(self) -> str:
         """What rows and tables call it."""
-        return f"linf {self.eps:.4g}"
+        return f"linf {self.eps:.6g}"
 
     def norm(self, delta: Tensor) -> Tensor:
         """Largest absolute entry of each image's perturbation, shape (B,)."""
@@ -143,7 +143,7 @@ class L2:
     @property
     def name(self) -> str:
         """What rows and tables call it."""
-        return f"l2 {self.eps:.4g}"
+        return f"l2 {self.eps:.6g}"
 
     def norm(self, delta: Tensor) -> Tensor:
         """Euclidean length of each image's perturbation, shape (B,)."""
@@ -206,7 +206,7 @@ class PixelL2:
     @property
     def name(self) -> str:
         """What rows and tables call it."""
-        return f"pixel-l2 {self.eps:.4g}"
+        return f"pixel-l2 {self.eps:.6g}"
 
     def norm(self, delta: Tensor) -> Tensor:
         """Largest colour-vector length of each image's perturbation, shape (B,)."""

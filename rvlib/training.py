@@ -30,7 +30,7 @@ class Fit:
     Attributes
     ----------
     history : list of dict
-        One entry an epoch: ``epoch, loss, accuracy`` (on the training images as they passed) and
+        One entry an epoch: ``loss, accuracy`` (on the training images as they passed) and
         the monitor's accuracies.
     best_epoch : int
         The epoch that the monitor's chosen figure was highest in.
@@ -54,7 +54,7 @@ def fit(
     momentum: float = 0.9,
     seed: int = 0,
     monitor: Monitor | None = None,
-    select: str = "clean",
+    select: str = "natural",
     checkpoint: Path | None = None,
     identity: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
@@ -80,7 +80,7 @@ def fit(
         Of the order and of the objective's randomness.  (Initial weights are the caller's.)
     monitor : callable, default=None
         Measures accuracies on held-out images after each epoch.
-    select : str, default="clean"
+    select : str, default="natural"
         Which of the monitor's figures decides the best epoch.
     checkpoint : Path, default=None
         Rewritten after each epoch with weights, optimiser and random state; if it is there, the
@@ -116,7 +116,10 @@ def fit(
         state.load(checkpoint)
     for epoch in range(len(state.fit.history), epochs):
         entry = _epoch(state, objective, images, labels, batch_size, f"epoch {epoch + 1}/{epochs}")
-        entry |= monitor(model) if monitor else {}
+        if monitor:
+            entry |= monitor(model)
+            if select not in entry:
+                raise ValueError(f"select={select!r} is none of {', '.join(entry)}")
         _remember(state.fit, entry, model, select)
         log(_line(epoch + 1, epochs, entry))
         if checkpoint is not None:
@@ -135,21 +138,21 @@ class _State:
     fit: Fit
     identity: dict[str, Any]
 
+    def _content(self) -> dict[str, Any]:
+        return {
+            "identity": self.identity,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "order": self.order.get_state(),
+            "noise": self.noise.get_state(),
+            "history": self.fit.history,
+            "best_epoch": self.fit.best_epoch,
+            "best_state": self.fit.best_state,
+        }
+
     def save(self, path: Path) -> None:
         content = io.BytesIO()
-        torch.save(
-            {
-                "identity": self.identity,
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "order": self.order.get_state(),
-                "noise": self.noise.get_state(),
-                "history": self.fit.history,
-                "best_epoch": self.fit.best_epoch,
-                "best_state": self.fit.best_state,
-            },
-            content,
-        )
+        torch.save(self._content(), content)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content.getvalue())
 
@@ -157,11 +160,16 @@ class _State:
         try:
             # weights_only: tensors and plain values, never code.
             saved = torch.load(path, map_location="cpu", weights_only=True)
+            if saved.keys() != self._content().keys():
+                raise KeyError("another file's content")
         except Exception as error:
             raise WeightsError(f"{path} cannot be read: delete it and train again") from error
         if saved["identity"] != self.identity:
             raise WeightsError(f"{path} belongs to another training: delete it or move it away")
-        self.model.load_state_dict(saved["model"])
+        try:
+            self.model.load_state_dict(saved["model"])
+        except RuntimeError as error:
+            raise WeightsError(f"{path} holds another network: delete it") from error
         self.optimizer.load_state_dict(saved["optimizer"])
         self.order.set_state(saved["order"])
         self.noise.set_state(saved["noise"])

@@ -6,6 +6,7 @@ network wants it, is the network's first layer, so radii and noise levels mean t
 
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 Images: TypeAlias = Tensor
@@ -77,7 +78,7 @@ def check_labels(y: Labels, x: Images) -> None:
     ValueError
         If there is not one label an image, or a label is negative.
     """
-    if not isinstance(y, Tensor) or y.is_floating_point() or y.dtype.itemsize != 8:
+    if not isinstance(y, Tensor) or y.dtype != torch.int64:
         kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
         raise TypeError(f"labels are {kind}, not int64: use y.long()")
     if y.shape != x.shape[:1]:

@@ -15,8 +15,9 @@ FLOORS = [
     {"objectives", "evaluation"},
     {"training", "recipes"},
     {"profiles"},
-    {"stages"},
-    {"course", "report"},
+    {"stages", "bench"},
+    {"report"},
+    {"course"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

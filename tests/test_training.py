@@ -424,9 +424,9 @@ def torch_file(thing):
         torch_file(["identity"]),
         torch_file({"identity": {}}),
         torch_file({"fc.weight": torch.zeros(2)}),
-        torch_file(nn.Linear(1, 1)),  # code: weights_only does not run it
+        torch_file(nn.Linear(1, 1)),
     ],
-    ids=["empty", "text", "pickle", "tensor", "nothing", "list", "part", "weights", "code"],
+    ids=["empty", "text", "pickle", "tensor", "nothing", "list", "part", "weights", "network"],
 )
 def test_what_is_no_checkpoint_is_refused_in_one_line(nets, train, tmp_path, content):
     path = tmp_path / "checkpoint"
@@ -437,6 +437,24 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(nets, train, tmp_path, con
     assert "\n" not in str(refusal.value)
     assert path.read_bytes() == content
     assert same(net, nets())
+
+
+class Trap:
+    """Makes a folder when a file that holds it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return Path.mkdir, (self.folder,)
+
+
+def test_code_in_a_checkpoint_does_not_run(nets, train, tmp_path):
+    path, folder = tmp_path / "checkpoint", tmp_path / "sprung"
+    path.write_bytes(torch_file({"identity": Trap(folder)}))
+    with pytest.raises(WeightsError, match="cannot be read: delete it"):
+        quietly(nets(), standard, train, checkpoint=path)
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])

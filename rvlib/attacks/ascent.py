@@ -1,5 +1,6 @@
 """The loop that gradient attacks share: a step uphill, back into the ball, into the box."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -31,8 +32,9 @@ def loss_gradient(model: nn.Module, x: Images, y: Labels) -> Tensor:
         One gradient an image; parameters' ``.grad`` stay untouched.
     """
     # enable_grad: callers (slider callbacks, evaluation) may run with gradients off.
-    with torch.enable_grad():
-        x = x.detach().requires_grad_(True)
+    # Tensors of inference mode cannot be differentiated: their copies made outside of it can.
+    with torch.inference_mode(False), torch.enable_grad():
+        x, y = x.detach().clone().requires_grad_(True), y.clone()
         # The sum, not the mean: an image's gradient must not depend on the size of its batch.
         loss = F.cross_entropy(model(x), y, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x)
@@ -88,5 +90,5 @@ def check_steps(steps: int, step_size: float) -> None:
     """Refuse a number of steps below one and a step that goes nowhere or downhill."""
     if steps < 1:
         raise ValueError(f"steps={steps}: an attack takes at least one step")
-    if not step_size >= 0:
+    if not 0 <= step_size < math.inf:
         raise ValueError(f"step_size={step_size} must be >= 0, in pixel units of [0, 1]")

@@ -95,8 +95,8 @@ def _vote_loss_gradient(
     generator: torch.Generator | None,
 ) -> Tensor:
     """Gradient of minus the log of the mean probability of `y` over fresh noisy copies."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_(True)
+    with torch.inference_mode(False), torch.enable_grad():
+        x, y = x.detach().clone().requires_grad_(True), y.clone()
         # NHWC in memory, the layout that convolutions run fastest in, for copies and noise alike.
         pixels = x.permute(0, 2, 3, 1)[:, None].expand(-1, draws, -1, -1, -1)  # (B, m, H, W, C)
         noise = pixels.new_empty(pixels.shape).normal_(generator=generator)

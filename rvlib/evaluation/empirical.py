@@ -82,5 +82,10 @@ def predictions(
     batches = attacked_batches(
         model, images, labels, attack, first_id=first_id, batch_size=batch_size, seed=seed
     )
-    with frozen(model), torch.no_grad():
-        return torch.cat([model(x_adv).argmax(1).cpu() for x_adv, _ in batches])
+    answers = []
+    with frozen(model):
+        # Gradients are off for the answer only: an attack of the user's own may need them.
+        for x_adv, _ in batches:
+            with torch.no_grad():
+                answers.append(model(x_adv).argmax(1).cpu())
+    return torch.cat(answers)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
@@ -77,12 +78,17 @@ def load_weights(model: nn.Module, path: Path, recipe: dict[str, Any]) -> dict[s
             f"{path} is not the file its record describes (sha256 {digest[:12]}, recorded "
             f"{record['sha256'][:12]}): restore it from git or train again"
         )
-    different = sorted(k for k in recipe if record["recipe"].get(k) != recipe[k])
+    recorded = record["recipe"]
+    different = sorted(
+        k
+        for k in recipe.keys() | recorded.keys()
+        if k not in recipe or k not in recorded or recipe[k] != recorded[k]
+    )
     if different:
         raise WeightsError(f"{path} was made by another recipe (differs in {', '.join(different)})")
     try:
         model.load_state_dict(load(content))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise WeightsError(f"{path} holds the weights of another network") from error
     return record
 

@@ -4,6 +4,7 @@ Symbols are those of Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness
 Smoothing", ICML 2019 (arXiv:1902.02918).
 """
 
+import itertools
 import math
 from typing import Any, NamedTuple, TypeAlias
 
@@ -55,7 +56,8 @@ def smallest_n_to_predict(alpha: float) -> int:
     11
     """
     check_alpha(alpha)
-    return math.ceil(math.log2(2 / alpha))
+    # Powers of two are exact in floating point, logarithms are not.
+    return next(n for n in itertools.count(1) if 2 * 0.5**n <= alpha)
 
 
 def smallest_n_to_certify(alpha: float) -> int:
@@ -256,9 +258,11 @@ def certificate(counts0: ArrayLike, counts: ArrayLike, alpha: float, sigma: floa
     Examples
     --------
     >>> certificate([[100, 0]], [[999, 1]], alpha=0.001, sigma=0.25).radius.round(3).tolist()
-    [0.59]
+    [0.589]
     """
     counts0, counts = _check_counts(counts0), _check_counts(counts)
+    if counts0.shape != counts.shape:
+        raise ValueError(f"counts0 has shape {counts0.shape}, not {counts.shape} like counts")
     needed = smallest_n_to_certify(alpha)
     n = counts.sum(1)
     if n.min() < needed:

@@ -6,6 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import nn
+
+from rvlib.data import load_cifar10, to_float
 from rvlib.device import pick_device
 from rvlib.evaluation import Accuracy, accuracy
 from rvlib.profiles import DEFENCES, Profile, find_profile
@@ -22,7 +26,8 @@ from rvlib.recipes import (
 )
 from rvlib.rows import Rows, read_rows
 from rvlib.stages.measure import Place, measure_attack, measure_certificates, measure_votes
-from rvlib.stages.train import train, train_all
+from rvlib.stages.train import load_model, train_all, weights_path
+from rvlib.types import Images, Labels
 
 VOTE_ATTACKS = tuple(on_the_vote(ATTACKS[name], SIGMA) for name in ("pgd-linf", "pgd-pixel-l2"))
 """Attacks on the vote in the report's balls; the further one is in the Euclidean ball."""
@@ -93,15 +98,33 @@ class Run:
         models = out / "models" if found.trains else root / "report" / "models"
         return cls(found, Place(models, out / "rows", pick_device(device)), out)
 
+    def model(self, name: str, seed: int = 0) -> nn.Module:
+        """Load a trained network, checked, in evaluation mode, on the run's device."""
+        self.train(name)
+        return load_model(self.place.models, name, seed, self.place.device)
+
+    def images(self, count: int, split: str = "heldout") -> tuple[Images, Labels]:
+        """Load the first images of a split as floats in [0, 1], on the run's device."""
+        images, labels = load_cifar10(split)
+        x = to_float(images[:count]).to(self.place.device)
+        return x.contiguous(memory_format=torch.channels_last), labels[:count].to(x.device)
+
     def train(self, *names: str) -> None:
         """Make sure of the weights of the named models, all their seeds; all models by default."""
-        if not self.profile.trains:
-            return
-        pairs = [(n, s) for n, s in self.profile.models() if not names or n in names]
-        if len(pairs) == 1:
-            train(*pairs[0], self.place.models, self._checkpoints, self.place.device, self.log)
-        else:
+        pairs = self.untrained(*names)
+        if pairs:
             train_all(pairs, self.place.models, self._checkpoints, self.place.device)
+
+    def untrained(self, *names: str) -> list[tuple[str, int]]:
+        """List the models and seeds that this profile trains and whose weights are not there."""
+        if not self.profile.trains:
+            return []
+        return [
+            (name, seed)
+            for name, seed in self.profile.models()
+            if (not names or name in names)
+            and not weights_path(self.place.models, name, seed).with_suffix(".json").exists()
+        ]
 
     @property
     def _checkpoints(self) -> Path:
@@ -130,6 +153,7 @@ class Run:
         Accuracy
             On as many images as the profile says.
         """
+        self.train(model)
         recipe, count = find_attack(attack), self._count(split)
         return self._timed(
             lambda: measure_attack(self.place, model, seed, recipe, split, count), count
@@ -156,6 +180,7 @@ class Run:
         Accuracy
             Abstentions are errors.
         """
+        self.train(gaussian_name(sigma))
         count, n = count or self._count(split), self.profile.votes
         return self._timed(
             lambda: measure_votes(self.place, sigma, 0, attack, split, count, n), count
@@ -174,6 +199,7 @@ class Run:
         Rows
             See ``rvlib.stages.measure.measure_certificates``.
         """
+        self.train(gaussian_name(sigma))
         count, ns = self.profile.certified, self.profile.ns
         started = time.monotonic()
         path = measure_certificates(self.place, sigma, 0, "heldout", count, ns)

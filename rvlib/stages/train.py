@@ -175,7 +175,7 @@ def train_all(
         find_recipe(name)
     jobs = jobs or ((os.cpu_count() or 1) if device.type == "cpu" else 1)
     if min(jobs, len(pairs)) <= 1:
-        return [train(name, seed, models, work, device) for name, seed in pairs]
+        return [train(name, seed, models, work, device, _flush) for name, seed in pairs]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         jobs, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)

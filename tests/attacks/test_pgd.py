@@ -167,11 +167,19 @@ class Slope(nn.Module):
         return torch.cat([-1 - pixel, pixel], 1) + 0 * x.flatten(1)
 
 
-def test_of_several_successes_the_highest_loss_is_kept():
-    x, y = torch.full((4, 1, 1, 1), 0.5), torch.zeros(4, dtype=torch.int64)
+class Steep(Slope):
+    """Losses of 10 to 30: in float32 nearly all have the probability one."""
+
+    def forward(self, x):
+        return 10 * super().forward(x)
+
+
+@pytest.mark.parametrize("model", [Slope(), Steep()])
+def test_of_several_successes_the_highest_loss_is_kept(model):
+    x, y = torch.full((8, 1, 1, 1), 0.5), torch.zeros(8, dtype=torch.int64)
     generator = seeded()
-    runs = [pgd(Slope(), x, y, Linf(0.5), steps=1, generator=generator) for _ in range(6)]
-    best = pgd(Slope(), x, y, Linf(0.5), steps=1, restarts=6, generator=seeded())
+    runs = [pgd(model, x, y, Linf(0.5), steps=1, generator=generator) for _ in range(6)]
+    best = pgd(model, x, y, Linf(0.5), steps=1, restarts=6, generator=seeded())
     assert torch.equal(best, torch.stack(runs).amax(0))
     assert len({int(i) for i in torch.stack(runs).argmax(0).flatten()}) > 1  # image by image
 
@@ -188,20 +196,6 @@ def test_more_restarts_are_never_weaker(threat, toys, batch):
         assert (fooled_s >= fooled_w).all()
         assert ((loss_s >= loss_w) | (fooled_s > fooled_w)).all()
     assert not torch.equal(results[0], results[-1])
-
-
-def test_several_successes_beyond_float32_are_still_told_apart():
-    """Losses of 30 and 60: probabilities 1 - 1e-13 and 1 - 1e-26."""
-    x, y = torch.full((8, 1, 1, 1), 0.5), torch.zeros(8, dtype=torch.int64)
-
-    class Steep(Slope):
-        def forward(self, x):
-            return 10 * super().forward(x)
-
-    best = pgd(Steep(), x, y, Linf(0.5), steps=1, restarts=10, generator=seeded())
-    once = pgd(Steep(), x, y, Linf(0.5), steps=1, generator=seeded())
-    assert (best >= once).all()
-    assert (best > once).any()
 
 
 @pytest.mark.parametrize("options", [{"restarts": 0}, {"restarts": 2, "random_start": False}])

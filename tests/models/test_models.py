@@ -118,14 +118,14 @@ def test_pooling_twin_gives_the_same_values_bit_for_bit(layout, monkeypatch):
     assert torch.equal(pairwise, pooled)
 
 
-def test_lenet_has_gradients_of_max_pooling():
-    """The twin must not serve where a backward pass follows: its ties have other gradients."""
-    net = LeNet()
-    x = pixels(2).requires_grad_(True)
-    net(x).sum().backward()
-    assert x.grad is not None
-    assert x.grad.abs().sum() > 0
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+def test_where_gradients_follow_they_are_those_of_max_pooling():
+    """Of four equal pixels one gets the gradient; the pairwise form would share it out."""
+    from rvlib.models import lenet
+
+    x = torch.ones(1, 1, 4, 4, requires_grad=True)
+    (grad,) = torch.autograd.grad(lenet._max_pool(x).sum(), x)
+    assert grad.unique().tolist() == [0, 1]
+    assert grad.sum() == 4
 
 
 # ---- ResNet-18 ------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import norm
 from torch import nn
 
+from rvlib.noise import stream
 from rvlib.smoothing import sample_under_noise
 
 
@@ -163,6 +164,19 @@ def test_first_leaves_out_that_many_draws(x):
     sample_under_noise(recorders[1], x[:1], 0.25, 200, first=300, batch_size=100)
     whole, part = (torch.cat(recorder.seen) for recorder in recorders)
     assert torch.equal(part, whole[300:])
+
+
+def test_the_address_is_seed_purpose_id_and_hundred(x):
+    # Rows on disk are gone on with by address: this is part of their format.
+    recorder = Recorder()
+    options: dict[str, Any] = {"ids": [7], "purpose": "votes", "seed": 3}
+    sample_under_noise(recorder, x[:1], 0.25, 200, first=100, **options)
+    noise = [
+        torch.empty(100, 2, 4, 3).normal_(generator=stream("cpu", 3, "votes", 7, hundred))
+        for hundred in (1, 2)
+    ]
+    copies = x[:1] + 0.25 * torch.cat(noise).permute(0, 3, 1, 2)
+    assert torch.allclose(torch.cat(recorder.seen), copies, atol=1e-6)
 
 
 def test_global_random_state_is_neither_used_nor_moved(x):

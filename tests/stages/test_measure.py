@@ -163,6 +163,21 @@ def test_the_head_says_what_was_measured(place, what):
     assert head["provenance"] == {"device": "cpu"}
 
 
+@every_measure
+def test_each_unit_is_addressed_by_its_first_image(place, monkeypatch, what):
+    # An untrained network hardly feels noise, so the arguments are looked at, not the answers.
+    name, asked = EVALUATIONS[what], []
+    real = getattr(measure, name)
+
+    def recording(network, images, *words, **options):
+        asked.append((options["first_id"], len(images), options["seed"]))
+        return real(network, images, *words, **options)
+
+    monkeypatch.setattr(measure, name, recording)
+    MEASURES[what](place)
+    assert asked == [(0, 4, 0), (4, 4, 0), (8, 2, 0)]
+
+
 # --- going on ------------------------------------------------------------------------------------
 
 

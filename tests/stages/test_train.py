@@ -10,9 +10,10 @@ import torch
 from rvlib.evaluation import predictions
 from rvlib.models import save_weights
 from rvlib.models.weights import WeightsError, read_record
-from rvlib.recipes import ATTACKS, RECIPES
+from rvlib.recipes import ATTACKS, RECIPES, Recipe
 from rvlib.stages import train as stage
 from rvlib.stages.train import load_model, train, train_all, weights_path
+from rvlib.training import Fit
 
 CPU = torch.device("cpu")
 NAMES = ["standard", "gaussian-0.25", "pgd-linf-at", "mixed-at"]
@@ -122,6 +123,32 @@ def test_training_moves_the_weights_and_seeds_differ(folders):
     trained = load_model(folders[0], "standard", 0, CPU).state_dict()
     assert all(not torch.equal(trained[key], start[key]) for key in start)
     assert digest(paths[0]) != digest(paths[1])
+
+
+def test_the_seed_draws_the_initial_weights(folders, monkeypatch):
+    still = dataclasses.replace(RECIPES["standard"], lr=0.0)
+    monkeypatch.setitem(RECIPES, "standard", still)
+    for seed in (0, 1):
+        run(folders, "standard", seed, quiet)
+        trained = load_model(folders[0], "standard", seed, CPU).state_dict()
+        start = still.build(seed).state_dict()
+        assert all(torch.equal(trained[key], start[key]) for key in start)
+
+
+def test_the_seed_draws_the_order(folders, monkeypatch):
+    build = Recipe.build
+    monkeypatch.setattr(Recipe, "build", lambda recipe, seed: build(recipe, 0))
+    paths = [run(folders, "standard", seed, quiet) for seed in (0, 1)]
+    assert digest(paths[0]) != digest(paths[1])
+
+
+def test_the_record_counts_the_best_epoch_from_one(folders, monkeypatch):
+    history = [{"loss": 3.0 - i, "natural": share} for i, share in enumerate((0.2, 0.6, 0.5))]
+    monkeypatch.setattr(stage, "fit", lambda *words, **options: Fit(history, best_epoch=1))
+    record = read_record(run(folders, "standard", 0, quiet))
+    assert record["epochs"] == 3
+    assert (record["best_epoch"], record["best"]) == (2, history[1])
+    assert record["last"] == history[2]
 
 
 def test_the_log_names_model_seed_and_epoch(folders):
@@ -251,7 +278,7 @@ PAIRS = [("mixed-at", 1), ("standard", 0), ("gaussian-0.25", 2)]
 def test_one_at_a_time_they_are_trained_in_the_order_given(folders, monkeypatch):
     started = []
 
-    def training(name, seed, models, work, device):
+    def training(name, seed, models, work, device, *log):
         started.append((name, seed))
         assert (models, work, device) == (*folders, CPU)
         return weights_path(models, name, seed)

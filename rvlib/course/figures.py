@@ -1,0 +1,175 @@
+"""The figures of the notebooks: colour-blind safe, large enough to be projected, with alt text."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import seaborn as sns
+from IPython.display import Image
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from rvlib.data import CLASSES
+from rvlib.types import Images, Labels
+
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v")
+
+
+def show_attack(x: Images, x_adv: Images, y: Labels, answers: Labels) -> Image:
+    """Show clean images, the perturbations (amplified, zero is grey) and the attacked images.
+
+    Parameters
+    ----------
+    x, x_adv : Tensor of shape (B, 3, H, W), float, in [0, 1]
+        Before and after.
+    y, answers : Tensor of shape (B,), int64
+        True labels, and what the network says of the attacked images.
+
+    Returns
+    -------
+    IPython.display.Image
+        A picture of three rows with its alt text.
+    """
+    delta = x_adv - x
+    scale = max(float(delta.abs().max()), 1e-9)
+    figure = Figure(figsize=(1.5 * len(x), 5), layout="constrained")
+    axes = figure.subplots(3, len(x), squeeze=False)
+    rows = (x, 0.5 + delta / (2 * scale), x_adv)
+    titles = (
+        [CLASSES[c] for c in y.tolist()],
+        [""] * len(x),
+        [CLASSES[c] for c in answers.tolist()],
+    )
+    for line, images, words in zip(axes, rows, titles, strict=True):
+        for ax, image, word in zip(line, images, words, strict=True):
+            ax.imshow(_pixels(image))
+            ax.set_title(word, fontsize=13)
+            ax.set(xticks=[], yticks=[])
+    names = ("clean", f"change\n(grey = 0,\n±{scale:.3f})", "attacked")
+    for ax, name in zip(axes[:, 0], names, strict=True):
+        ax.set_ylabel(name, fontsize=13)
+    fooled = int((answers != y).sum())
+    return _picture(
+        figure, f"{len(x)} images, their perturbations, attacked: {fooled} are misread."
+    )
+
+
+def show_curves(
+    x: Sequence[float],
+    curves: Mapping[str, ArrayLike],
+    xlabel: str,
+    ylabel: str,
+    alt: str,
+    mark: float | None = None,
+    log: bool = False,
+) -> Image:
+    """Draw curves over one axis, told apart by colour, marker and line style.
+
+    Parameters
+    ----------
+    x : sequence of float
+        Where they were measured.
+    curves : mapping of str to array-like of float
+        Values by name.
+    xlabel, ylabel : str
+        Axes with their units.
+    alt : str
+        What the picture shows, in words.
+    mark : float, default=None
+        A value of `x` to mark with a vertical line.
+    log : bool, default=False
+        Whether `x` has a logarithmic axis.
+
+    Returns
+    -------
+    IPython.display.Image
+        The picture with its alt text.
+    """
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for (name, values), colour, style, marker in zip(
+        curves.items(), sns.color_palette("colorblind"), STYLES, MARKERS, strict=False
+    ):
+        axes.plot(x, values, color=colour, linestyle=style, marker=marker, label=name)
+    if mark is not None:
+        axes.axvline(mark, color="0.4", linewidth=1)
+    if log:
+        axes.set_xscale("log")
+    _dress(axes, xlabel, ylabel)
+    return _picture(figure, alt)
+
+
+def show_history(histories: Mapping[str, Sequence[Mapping[str, float]]], probe: str) -> Image:
+    """Draw held-out accuracy by epoch, clean (solid) and under the probe (dashed).
+
+    Parameters
+    ----------
+    histories : mapping of str to sequence of mappings
+        The ``history`` of each model's record.
+    probe : str
+        The attack watched in training.
+
+    Returns
+    -------
+    IPython.display.Image
+        The picture with its alt text.
+    """
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for (name, history), colour in zip(
+        histories.items(), sns.color_palette("colorblind"), strict=False
+    ):
+        epochs = range(1, len(history) + 1)
+        axes.plot(epochs, [100 * h["natural"] for h in history], color=colour, label=name)
+        axes.plot(epochs, [100 * h[probe] for h in history], color=colour, linestyle="--")
+    _dress(axes, "epoch", "held-out accuracy, %")
+    return _picture(figure, f"Accuracy by epoch of {', '.join(histories)}; dashed under {probe}.")
+
+
+def show_votes(counts: Tensor, label: int) -> Image:
+    """Draw the votes of one image as bars, the true class hatched.
+
+    Parameters
+    ----------
+    counts : Tensor of shape (K,), int64
+        Votes of each class.
+    label : int
+        The true class.
+
+    Returns
+    -------
+    IPython.display.Image
+        The picture with its alt text.
+    """
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.bar(CLASSES, counts.tolist(), color=sns.color_palette("colorblind")[0])
+    bars[label].set_hatch("//")
+    axes.bar_label(bars, fontsize=11)
+    _dress(axes, "class (true class hatched)", "votes")
+    axes.tick_params(axis="x", rotation=30)
+    top = CLASSES[int(counts.argmax())]
+    return _picture(figure, f"Votes by class; {top} leads, the true class is {CLASSES[label]}.")
+
+
+def _dress(axes: Axes, xlabel: str, ylabel: str) -> None:
+    axes.set_xlabel(xlabel, fontsize=13)
+    axes.set_ylabel(ylabel, fontsize=13)
+    axes.tick_params(labelsize=12)
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=12, frameon=False)
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    return image.detach().cpu().permute(1, 2, 0).clamp(0, 1).numpy()
+
+
+def _picture(figure: Figure, alt: str) -> Image:
+    """Turn a figure into a PNG output: no pyplot, so nothing piles up and threads do not matter."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    return Image(content.getvalue(), format="png", alt=alt)

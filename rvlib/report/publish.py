@@ -1,0 +1,46 @@
+"""Copy a finished full run into ``report/``: what is shipped is what was run."""
+
+import shutil
+from pathlib import Path
+
+from rvlib.stages.run import Run, repository
+
+PARTS = ("models", "rows", "tables", "figures")
+FILES = ("report.pdf", "report.html", "run.json")
+
+
+def publish(run: Run, root: Path | None = None) -> list[Path]:
+    """Copy weights, rows, tables, figures and the report of a run into ``report/``.
+
+    Parameters
+    ----------
+    run : Run
+        A run that trains; what it has not made yet is left as it is in ``report/``.
+    root : Path, default=``repository()``
+        The folder that holds ``report/``.
+
+    Returns
+    -------
+    list of Path
+        What was copied.
+
+    Raises
+    ------
+    ValueError
+        If the profile does not train: only a run from scratch is shipped.
+    """
+    if not run.profile.trains:
+        raise ValueError(f"profile {run.profile.name!r} is not a run from scratch; use full")
+    target = (root or repository()) / "report"
+    copied = []
+    for part in (run.out / name for name in PARTS):
+        if part.exists():
+            shutil.copytree(part, target / part.name, dirs_exist_ok=True)
+            copied.append(target / part.name)
+    for file in (run.out / name for name in FILES):
+        if file.exists():
+            shutil.copy2(file, target / file.name)
+            copied.append(target / file.name)
+    for path in copied:
+        run.log(f"published {path.relative_to(target.parent)}")
+    return copied
