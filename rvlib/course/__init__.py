@@ -2,6 +2,7 @@
 
 from rvlib.course.figures import show_attack as show_attack
 from rvlib.course.figures import show_curves as show_curves
+from rvlib.course.figures import show_figure as show_figure
 from rvlib.course.figures import show_history as show_history
 from rvlib.course.figures import show_votes as show_votes
 from rvlib.course.lessons import losses_by_step as losses_by_step

@@ -52,7 +52,7 @@ def show_attack(x: Images, x_adv: Images, y: Labels, answers: Labels) -> Image:
     for ax, name in zip(axes[:, 0], names, strict=True):
         ax.set_ylabel(name, fontsize=13)
     fooled = int((answers != y).sum())
-    return _picture(
+    return show_figure(
         figure, f"{len(x)} images, their perturbations, attacked: {fooled} are misread."
     )
 
@@ -99,7 +99,7 @@ def show_curves(
     if log:
         axes.set_xscale("log")
     _dress(axes, xlabel, ylabel)
-    return _picture(figure, alt)
+    return show_figure(figure, alt)
 
 
 def show_history(histories: Mapping[str, Sequence[Mapping[str, float]]], probe: str) -> Image:
@@ -126,7 +126,10 @@ def show_history(histories: Mapping[str, Sequence[Mapping[str, float]]], probe: 
         axes.plot(epochs, [100 * h["natural"] for h in history], color=colour, label=name)
         axes.plot(epochs, [100 * h[probe] for h in history], color=colour, linestyle="--")
     _dress(axes, "epoch", "held-out accuracy, %")
-    return _picture(figure, f"Accuracy by epoch of {', '.join(histories)}; dashed under {probe}.")
+    axes.legend(fontsize=12, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return show_figure(
+        figure, f"Accuracy by epoch of {', '.join(histories)}; dashed under {probe}."
+    )
 
 
 def show_votes(counts: Tensor, label: int) -> Image:
@@ -148,11 +151,12 @@ def show_votes(counts: Tensor, label: int) -> Image:
     axes = figure.subplots()
     bars = axes.bar(CLASSES, counts.tolist(), color=sns.color_palette("colorblind")[0])
     bars[label].set_hatch("//")
-    axes.bar_label(bars, fontsize=11)
+    axes.bar_label(bars, fontsize=11, padding=2)
+    axes.margins(y=0.12)
     _dress(axes, "class (true class hatched)", "votes")
     axes.tick_params(axis="x", rotation=30)
     top = CLASSES[int(counts.argmax())]
-    return _picture(figure, f"Votes by class; {top} leads, the true class is {CLASSES[label]}.")
+    return show_figure(figure, f"Votes by class; {top} leads, the true class is {CLASSES[label]}.")
 
 
 def _dress(axes: Axes, xlabel: str, ylabel: str) -> None:
@@ -168,8 +172,21 @@ def _pixels(image: Tensor) -> np.ndarray:
     return image.detach().cpu().permute(1, 2, 0).clamp(0, 1).numpy()
 
 
-def _picture(figure: Figure, alt: str) -> Image:
-    """Turn a figure into a PNG output: no pyplot, so nothing piles up and threads do not matter."""
+def show_figure(figure: Figure, alt: str) -> Image:
+    """Turn a figure into a PNG output: no pyplot, so nothing piles up and threads do not matter.
+
+    Parameters
+    ----------
+    figure : Figure
+        What to show.
+    alt : str
+        What it shows, in words.
+
+    Returns
+    -------
+    IPython.display.Image
+        The picture with its alt text.
+    """
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=100)
     return Image(content.getvalue(), format="png", alt=alt)

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def _execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
             str(target),
             parameters,
             kernel_name="python3",
-            progress_bar=True,
+            progress_bar=sys.stderr.isatty(),
             cwd=str(path.parent),
             store_widget_state=False,
         )

@@ -24,7 +24,7 @@ from rvlib.recipes import (
     on_the_vote,
     smoothed_name,
 )
-from rvlib.rows import Rows, read_rows
+from rvlib.rows import Rows, read_rows, rows_path
 from rvlib.stages.measure import Place, measure_attack, measure_certificates, measure_votes
 from rvlib.stages.train import load_model, train_all, weights_path
 from rvlib.types import Images, Labels
@@ -155,9 +155,12 @@ class Run:
         """
         self.train(model)
         recipe, count = find_attack(attack), self._count(split)
-        return self._timed(
-            lambda: measure_attack(self.place, model, seed, recipe, split, count), count
+        rows = self._measured(
+            lambda: measure_attack(self.place, model, seed, recipe, split, count),
+            rows_path(self.place.rows, split, model, seed, attack),
+            count,
         )
+        return accuracy(rows)
 
     def votes(
         self, sigma: float, attack: AttackRecipe, split: str = "heldout", count: int | None = None
@@ -181,10 +184,13 @@ class Run:
             Abstentions are errors.
         """
         self.train(gaussian_name(sigma))
-        count, n = count or self._count(split), self.profile.votes
-        return self._timed(
-            lambda: measure_votes(self.place, sigma, 0, attack, split, count, n), count
+        images, n = count or self._count(split), self.profile.votes
+        rows = self._measured(
+            lambda: measure_votes(self.place, sigma, 0, attack, split, images, n),
+            rows_path(self.place.rows, split, smoothed_name(sigma), 0, attack.name),
+            images,
         )
+        return accuracy(rows)
 
     def certificates(self, sigma: float) -> Rows:
         """Draw the votes that certify the report's images at a noise level, or read them.
@@ -201,24 +207,25 @@ class Run:
         """
         self.train(gaussian_name(sigma))
         count, ns = self.profile.certified, self.profile.ns
-        started = time.monotonic()
-        path = measure_certificates(self.place, sigma, 0, "heldout", count, ns)
-        self.log(f"{self._title(path)}  n = {count}  ({time.monotonic() - started:.1f} s)")
-        return read_rows(path, count)
+        return self._measured(
+            lambda: measure_certificates(self.place, sigma, 0, "heldout", count, ns),
+            rows_path(self.place.rows, "heldout", smoothed_name(sigma), 0, "certificates"),
+            count,
+        )
 
     def _count(self, split: str) -> int:
         return self.profile.test if split == "test" else self.profile.heldout
 
-    def _timed(self, measure: Callable[[], Path], count: int) -> Accuracy:
-        started = time.monotonic()
-        path = measure()
-        result = accuracy(read_rows(path, count))
-        seconds = time.monotonic() - started
-        self.log(f"{self._title(path)}  {result.percent:.2f} %  n = {count}  ({seconds:.1f} s)")
-        return result
-
-    def _title(self, path: Path) -> str:
-        return str(path.relative_to(self.place.rows).with_suffix(""))
+    def _measured(self, measure: Callable[[], Path], path: Path, count: int) -> Rows:
+        """Measure into rows and read them; a line in the log where there was work to do."""
+        started, before = time.monotonic(), path.stat().st_size if path.exists() else 0
+        rows = read_rows(measure(), count)
+        if path.stat().st_size > before:
+            result = f"{accuracy(rows).percent:.2f} %  " if path.stem != "certificates" else ""
+            seconds = time.monotonic() - started
+            title = path.relative_to(self.place.rows).with_suffix("")
+            self.log(f"{title}  {result}n = {count}  ({seconds:.1f} s)")
+        return rows
 
 
 def measure_networks(run: Run, models: Sequence[str], split: str = "heldout") -> None:
