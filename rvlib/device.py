@@ -50,7 +50,8 @@ def device_name(device: torch.device) -> str:
     """Name the hardware: the GPU's model, or the CPU's with the number of threads used."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_cpu_model()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_cpu_model()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _cpu_model() -> str:

@@ -185,12 +185,16 @@ def draw_figure1(table: Table) -> Figure:
     left, right = figure.subplots(1, 2, sharey=True)
     sigma = next(row["sigma"] for row in table if row["panel"] == "a")
     n = max(int(row["n"]) for row in table)
-    _panel(left, table, "a", "n", lambda v: f"N = {int(v):,}".replace(",", " "))
+    _panel(left, table, "a", "n", lambda v: f"N = {_thousands(int(v))}")
     _panel(right, table, "b", "sigma", lambda v: f"σ = {v}")
     left.set_title(f"(a) number of noisy copies N, at σ = {sigma}")
-    right.set_title(f"(b) noise level σ, at N = {n:,}".replace(",", " "))
+    right.set_title(f"(b) noise level σ, at N = {_thousands(n)}")
     left.set_ylabel("certified accuracy, %")
     return figure
+
+
+def _thousands(n: int) -> str:
+    return f"{n:,}".replace(",", " ")
 
 
 def _panel(axes: Axes, table: Table, panel: str, key: str, name) -> None:  # type: ignore[no-untyped-def]

@@ -103,7 +103,7 @@ def build(out: Path, source: Path | None = None) -> list[Path]:
     ValueError
         If a table is missing, or typst refuses the source; the message is one line.
     """
-    source = source or repository() / "report" / "report.typ"
+    source = (source or repository() / "report" / "report.typ").resolve()
     if not source.is_file():
         raise ValueError(f"{source} is missing: run from a checkout, or set RVLIB_ROOT to one")
     content = json.dumps(gather(out))

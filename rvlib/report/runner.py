@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import nbformat
 import papermill
 import yaml
+from jupyter_core.paths import jupyter_runtime_dir
+from traitlets.config import Config
 
 import rvlib
 from rvlib.models.weights import write_whole
@@ -131,12 +134,23 @@ def _execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
             progress_bar=sys.stderr.isatty(),
             cwd=str(path.parent),
             store_widget_state=False,
+            config=_transport(),
         )
     except papermill.PapermillExecutionError as error:
         value = str(error.evalue).splitlines()[0] if error.evalue else ""
         raise NotebookError(
             f"{path.name}, cell {error.cell_index}: {error.ename}: {value} (see {target})"
         ) from None
+
+
+def _transport() -> Config:
+    """Talk to the kernel through files where that works: over TCP it warns at every start.
+
+    The path of a Unix socket may not be longer than about 100 characters.
+    """
+    if os.name == "posix" and len(jupyter_runtime_dir()) < 50:
+        return Config({"KernelManager": {"transport": "ipc"}})
+    return Config()
 
 
 def _key(path: Path, run: Run, parameters: dict[str, Any]) -> str:

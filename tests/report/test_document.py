@@ -211,7 +211,7 @@ def cell(low, high):
     ],
 )
 def test_a_claim_holds_only_where_the_intervals_lie_apart(trained, other, verdict):
-    cells = {}
+    cells: dict[tuple[str, str], dict[str, str]] = {}
     for high, low in CLAIMS[2].pairs:
         cells |= {high: trained, low: other}
     assert judge(CLAIMS[2], cells)["verdict"] == verdict
