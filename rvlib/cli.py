@@ -27,7 +27,7 @@ def main(words: list[str] | None = None) -> int:
         print("rvlib: stopped; the same command goes on from here", file=sys.stderr)
         return 130
     except (ValueError, RuntimeError, OSError) as error:
-        print(f"rvlib: {error}", file=sys.stderr)
+        print(f"rvlib: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
 

@@ -57,7 +57,7 @@ def test_every_job_is_a_line_of_a_table(small, capsys):
 def test_the_first_repetition_is_not_counted(monkeypatch):
     ticks = iter([0.0, 100.0, 100.0, 101.0, 101.0, 103.0])
     monkeypatch.setattr(bench, "REPETITIONS", 2)
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("rvlib.bench.time.perf_counter", lambda: next(ticks))
     done = []
     assert bench._times(lambda: done.append(1), torch.device("cpu")) == [1, 2]
     assert len(done) == 3

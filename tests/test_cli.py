@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ RESULTS = {
 @pytest.fixture
 def calls(monkeypatch, tmp_path):
     """What was called, in order, with what; nothing is really done."""
-    calls: list[tuple[str, tuple]] = []
+    calls: list[tuple[str, tuple[Any, ...]]] = []
 
     def stand_in(name):
         def call(*words):
@@ -84,7 +85,7 @@ def test_data_is_fetched_and_its_place_printed(calls, capsys):
 @pytest.mark.parametrize("chosen", [(), ("standard",), ("mixed-at", "pgd-linf-at")], ids=str)
 def test_train(calls, chosen, tmp_path):
     assert main(["train", *chosen, "--device", "cpu"]) == 0
-    ((name, (pairs, models, work, device)),) = calls
+    ((name, (pairs, models, _, device)),) = calls
     assert name == "train_all"
     assert {model for model, _ in pairs} == set(chosen or rvlib.recipes.RECIPES)
     assert models == tmp_path / "build" / "full" / "models"

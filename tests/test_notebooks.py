@@ -15,6 +15,7 @@ from rvlib.report.runner import source_digest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 LONGEST, MEDIAN, LARGEST = 12, 4, 1_000_000  # lines of a cell, lines of most, bytes
+ALLOWED = {"rvlib", "torch", "matplotlib", "pandas", *sys.stdlib_module_names}
 PERCENTAGE = re.compile(r"\d+\.\d+ ?%")
 
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -104,12 +105,11 @@ def test_imports_are_in_the_first_cell(path):
 def test_only_the_library_torch_and_the_standard_library_are_imported(path):
     for tree in trees(path):
         for node in ast.walk(tree):
-            if is_import(node):
-                names = [node.module] if isinstance(node, ast.ImportFrom) else []
-                names += [alias.name for alias in node.names] if not names else []
-                roots = {str(name).split(".")[0] for name in names}
-                allowed = {"rvlib", "torch", "matplotlib", "pandas", *sys.stdlib_module_names}
-                assert roots <= allowed
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                modules = [alias.name for alias in node.names]
+                if isinstance(node, ast.ImportFrom):
+                    modules = [str(node.module)]
+                assert {name.partition(".")[0] for name in modules} <= ALLOWED
 
 
 def test_it_starts_and_finishes_under_its_own_name(path):
@@ -129,8 +129,8 @@ def typed(tree):
 
 
 def test_no_measured_number_is_typed_in_code(path):
-    found = [PERCENTAGE.findall(text) for tree in trees(path) for text in typed(tree)]
-    assert not any(found), found
+    texts = [text for tree in trees(path) for text in typed(tree)]
+    assert not [text for text in texts if PERCENTAGE.search(text)]
 
 
 def test_typed_percentages_in_the_text_are_the_reports(path):

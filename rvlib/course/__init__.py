@@ -5,8 +5,6 @@ from rvlib.course.figures import show_curves as show_curves
 from rvlib.course.figures import show_figure as show_figure
 from rvlib.course.figures import show_history as show_history
 from rvlib.course.figures import show_votes as show_votes
-from rvlib.course.lessons import losses_by_step as losses_by_step
-from rvlib.course.lessons import sweep as sweep
 from rvlib.course.notebook import finish as finish
 from rvlib.course.notebook import say as say
 from rvlib.course.notebook import show_accuracies as show_accuracies

@@ -88,6 +88,8 @@ def show_curves(
     IPython.display.Image
         The picture with its alt text.
     """
+    if len(curves) > len(STYLES):
+        raise ValueError(f"{len(curves)} curves: more than {len(STYLES)} cannot be told apart")
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     for (name, values), colour, style, marker in zip(

@@ -44,11 +44,13 @@ def start(profile: str, device: str | None) -> Run:
         does not have (papermill itself would only warn, and run with the default).
     """
     shell = get_ipython()
-    if shell is not None:
+    # Only in the first cell that runs: later the namespace holds the lesson's own variables.
+    if shell is not None and "_rvlib_started" not in shell.user_ns:
         unknown = _plain_values(shell.user_ns) - set(PARAMETERS)
         if unknown:
             names = ", ".join(sorted(unknown))
             raise ValueError(f"unknown parameter {names}: choose from {', '.join(PARAMETERS)}")
+        shell.user_ns["_rvlib_started"] = True
     return Run.open(profile, device)
 
 

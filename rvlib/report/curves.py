@@ -1,5 +1,6 @@
 """Figure 1 and its table: certified accuracy against radius, from rows of votes."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def radii(rows: Rows, n: int, alpha: float = ALPHA) -> Floats:
     # Not sampled to n: the selected class was wrong, so no radius is certified rightly.
     sampled = counts.sum(1) > 0
     result = np.full(len(labels), -1.0)
+    if not sampled.any():
+        return result
     sigma = rows.head["identity"]["sigma"]
     found = certificate(selection[sampled], counts[sampled], alpha, sigma)
     result[sampled] = correct_radii(found, labels[sampled])
@@ -86,8 +89,7 @@ def curve(panel: str, rows: Rows, n: int, alpha: float = ALPHA) -> Table:
                 "panel": panel,
                 "sigma": f"{sigma:.2f}",
                 "n": str(n),
-                # Rounded down: a printed radius must not promise more than was certified.
-                "radius": f"{np.floor(radius * 1e4) / 1e4:.4f}",
+                "radius": _rounded_down(radius),
                 "certified_accuracy": f"{100 * share:.2f}",
                 "ci_low": f"{100 * low:.2f}",
                 "ci_high": f"{100 * high:.2f}",
@@ -193,6 +195,15 @@ def draw_figure1(table: Table) -> Figure:
     return figure
 
 
+def _rounded_down(radius: float) -> str:
+    """Print a radius so that it never promises more than was certified.
+
+    The grid's own points are decimal fractions already; only a cap has more digits than these.
+    """
+    printed = round(radius, 4)
+    return f"{printed if printed <= radius + 1e-12 else printed - 1e-4:.4f}"
+
+
 def _thousands(n: int) -> str:
     return f"{n:,}".replace(",", " ")
 
@@ -201,7 +212,7 @@ def _panel(axes: Axes, table: Table, panel: str, key: str, name) -> None:  # typ
     rows = [row for row in table if row["panel"] == panel]
     values = list(dict.fromkeys(row[key] for row in rows))
     colours = sns.color_palette("colorblind", len(values))
-    styles = ["-", "--", "-.", ":"]
+    styles = itertools.cycle(["-", "--", "-.", ":"])
     for value, colour, style in zip(values, colours, styles, strict=False):
         line = [row for row in rows if row[key] == value]
         x, y, low, high = (

@@ -15,6 +15,7 @@ import nbformat
 import papermill
 import yaml
 from jupyter_core.paths import jupyter_runtime_dir
+from nbclient.exceptions import DeadKernelError
 from traitlets.config import Config
 
 import rvlib
@@ -136,6 +137,8 @@ def _execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:
             store_widget_state=False,
             config=_transport(),
         )
+    except DeadKernelError:
+        raise NotebookError(f"{path.name}: its kernel died, perhaps for want of memory") from None
     except papermill.PapermillExecutionError as error:
         value = str(error.evalue).splitlines()[0] if error.evalue else ""
         raise NotebookError(
@@ -154,8 +157,9 @@ def _transport() -> Config:
 
 
 def _key(path: Path, run: Run, parameters: dict[str, Any]) -> str:
-    """Digest of all that decides what a notebook shows: itself, parameters, package, weights."""
-    digest = hashlib.sha256(path.read_bytes() + json.dumps(parameters, sort_keys=True).encode())
+    """Digest of all that decides what a notebook shows: cells, parameters, package, weights."""
+    source = source_digest(nbformat.read(path, 4))
+    digest = hashlib.sha256((source + json.dumps(parameters, sort_keys=True)).encode())
     package = Path(rvlib.__file__).parent
     files = [*sorted(package.rglob("*.py")), *sorted(run.place.models.rglob("*.json"))]
     for file in files:

@@ -91,10 +91,10 @@ def seeds_table(folder: Path, seeds: dict[str, int], attacks: Sequence[str], ima
     table = []
     for model, count in seeds.items():
         for attack in attacks:
-            paths = [
-                folder / "heldout" / model / f"seed-{s}" / f"{attack}.csv" for s in range(count)
+            cells = [
+                accuracy(read_rows(rows_path(folder, "heldout", model, seed, attack), images))
+                for seed in range(count)
             ]
-            cells = [accuracy(read_rows(path)) for path in paths]
             values = [cell.percent for cell in cells]
             low = min(cell.interval.low for cell in cells)
             high = max(cell.interval.high for cell in cells)

@@ -42,7 +42,7 @@ ALT = {
 def drawn(monkeypatch):
     """The figures behind the pictures."""
     found = []
-    monkeypatch.setattr(figures, "_picture", lambda figure, alt: found.append(figure))
+    monkeypatch.setattr(figures, "show_figure", lambda figure, alt: found.append(figure))
     return found
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from rvlib.attacks import fgsm
-from rvlib.course import losses_by_step, sweep
+from rvlib.course.lessons import losses_by_step, sweep
 from rvlib.threat_models import Linf
 
 

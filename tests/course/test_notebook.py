@@ -81,7 +81,7 @@ def test_unknown_parameters_are_named_in_one_line(shell):
 
 @pytest.mark.parametrize(("profile", "device"), [("fulll", None), ("smoke", "tpu9")])
 def test_an_unknown_profile_or_device_is_refused(shell, profile, device):
-    with pytest.raises(ValueError, match="'(fulll|tpu9)'"):
+    with pytest.raises(ValueError, match=r"'(fulll|tpu9)'"):
         start(profile, device)
 
 

@@ -57,8 +57,8 @@ def fill(folder, splits=("heldout",)):
                     path = rows_path(folder, split, model, seed, attack)
                     write(path, "prediction", predictions)
         for sigma in SIGMAS:
-            for attack in SMOOTHED_ATTACKS:
-                path = rows_path(folder, split, smoothed_name(sigma), 0, attack.name)
+            for recipe in SMOOTHED_ATTACKS:
+                path = rows_path(folder, split, smoothed_name(sigma), 0, recipe.name)
                 write(path, "counts", counts, sigma)
             path = rows_path(folder, split, smoothed_name(sigma), 0, "certificates")
             write(path, "selection,counts_100,counts_1000", certificates, sigma)

@@ -187,23 +187,25 @@ def test_the_figure_has_two_panels_with_their_caps(figure1):
         right: [radius(1000, 1000, sigma) for sigma in (SIGMA, 0.5)],
     }
     for axes, expected in caps.items():
-        lines = [line for line in axes.lines if len(line.get_xdata())]
+        lines = [line for line in axes.lines if np.size(line.get_xydata())]
         marks = [line for line in lines if line.get_marker() == "v"]
-        assert [line.get_ydata()[0] for line in marks] == [0, 0]
-        assert [line.get_xdata()[0] for line in marks] == pytest.approx(expected, abs=1e-4)
+        x, y = np.concatenate([line.get_xydata() for line in marks]).T
+        assert x == pytest.approx(expected, abs=1e-4)
+        assert y.tolist() == [0, 0]
         assert len(lines) - len(marks) == len(axes.collections) == 2  # curves, their intervals
-        assert axes.get_legend() is not None
         assert axes.get_xlabel() == "l2 radius (pixel units)"
-    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    legend = left.get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["N = 100", "N = 1 000", "largest radius N allows"]
 
 
 def test_a_curve_in_the_figure_is_its_table(figure1):
     left = draw_figure1(figure1).axes[0]
     rows = [row for row in figure1 if row["panel"] == "a" and row["n"] == "100"]
-    assert left.lines[0].get_xdata().tolist() == [float(row["radius"]) for row in rows]
-    shares = [float(row["certified_accuracy"]) for row in rows]
-    assert left.lines[0].get_ydata().tolist() == shares
+    columns = ("radius", "certified_accuracy")
+    points = [[float(row[column]) for column in columns] for row in rows]
+    assert np.asarray(left.lines[0].get_xydata()).tolist() == points
 
 
 def test_figures_are_not_left_open(figure1):

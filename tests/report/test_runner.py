@@ -26,7 +26,7 @@ FINISH = """\
 from pathlib import Path
 path = Path("../build/smoke/finished/NAME.json")
 path.parent.mkdir(parents=True, exist_ok=True)
-path.write_text('{"notebook": "NAME"}')"""
+_ = path.write_text('{"notebook": "NAME"}')"""
 
 
 def write_notebook(root, name, *sources, parameters=PARAMETERS):
@@ -80,7 +80,8 @@ def package(tmp_path_factory):
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
     """Three calls: the second notebook fails, then the third does not finish, then it dies."""
-    root, lines = tmp_path_factory.mktemp("root"), []
+    root = tmp_path_factory.mktemp("root")
+    lines: list[str] = []
     write_profile(root)
     write_notebook(root, "01_first", 'print(f"{profile} {device}")\n' + finishing("01_first"))
     needs = 'open("ready.txt").close()\n' + finishing("02_second")
@@ -205,7 +206,7 @@ def run(root, lines):
 @pytest.fixture
 def fake(root, monkeypatch):
     fake = FakePapermill(root)
-    monkeypatch.setattr(runner.papermill, "execute_notebook", fake.execute_notebook)
+    monkeypatch.setattr(papermill, "execute_notebook", fake.execute_notebook)
     return fake
 
 

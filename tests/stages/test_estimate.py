@@ -81,7 +81,7 @@ def test_times_are_really_taken(run):
 
 
 def test_a_time_is_that_of_one_of_many(monkeypatch):
-    done = []
-    monkeypatch.setattr(estimate.time, "perf_counter", lambda: 2.0 * len(done))
+    done: list[int] = []
+    monkeypatch.setattr("rvlib.stages.estimate.time.perf_counter", lambda: 2.0 * len(done))
     assert estimate._timed(lambda: done.append(1), 10, torch.device("cpu")) == 2
     assert len(done) == 11  # the first one warms up and does not count

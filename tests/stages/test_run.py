@@ -1,5 +1,6 @@
 """rvlib.stages.run: which work a profile asks for, and that the tables find all of it."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -107,7 +108,7 @@ def test_a_run_works_in_the_folder_of_its_profile(tmp_path, name):
 
 @pytest.mark.parametrize(("profile", "device"), [("fulll", "cpu"), ("smoke", "tpu9")])
 def test_what_is_unknown_is_refused_in_one_line(tmp_path, profile, device):
-    with pytest.raises(ValueError, match="'(fulll|tpu9)'") as caught:
+    with pytest.raises(ValueError, match=r"'(fulll|tpu9)'") as caught:
         Run.open(profile, device, tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -179,8 +180,8 @@ def test_measurements_take_the_counts_of_the_profile(tmp_path, fake):
 
 
 def test_each_measurement_is_one_line_of_the_log(tmp_path, fake, monkeypatch):
-    monkeypatch.setattr(module.time, "monotonic", iter([0.0, 1.25] * 3).__next__)
-    lines = []
+    monkeypatch.setattr("rvlib.stages.run.time.monotonic", itertools.cycle([0.0, 1.25]).__next__)
+    lines: list[str] = []
     run = make_run(tmp_path, few("smoke"), lines.append)
     run.attack("standard", "fgsm")
     run.votes(0.5, ATTACKS["natural"], "test")
@@ -192,11 +193,20 @@ def test_each_measurement_is_one_line_of_the_log(tmp_path, fake, monkeypatch):
     ]
 
 
+def test_what_was_measured_before_is_not_logged_again(tmp_path, fake):
+    lines: list[str] = []
+    run = make_run(tmp_path, few("smoke"), lines.append)
+    for _ in range(2):
+        run.attack("standard", "fgsm")
+        run.certificates(SIGMA)
+    assert len(lines) == 2
+
+
 @pytest.mark.parametrize("what", ["attack", "model"])
 def test_an_unknown_attack_or_model_is_refused(tmp_path, what):
     run = make_run(tmp_path, few("smoke"))
     name, attack = ("standard", "fgsmm") if what == "attack" else ("standart", "fgsm")
-    with pytest.raises((ValueError, RuntimeError), match="fgsmm|standart") as caught:
+    with pytest.raises((ValueError, RuntimeError), match=r"fgsmm|standart") as caught:
         run.attack(name, attack)
     assert "\n" not in str(caught.value)
 
