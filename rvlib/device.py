@@ -47,7 +47,18 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Name the hardware: the GPU's model, or the CPU's with the number of threads used."""
+    """Name the hardware.
+
+    Parameters
+    ----------
+    device : torch.device
+        What is computed on.
+
+    Returns
+    -------
+    str
+        The GPU's model, or the CPU's with the number of threads used.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

@@ -7,14 +7,22 @@ from scipy.stats import norm
 
 
 class Interval(NamedTuple):
-    """Two ends, as shares in [0, 1]."""
+    """Two ends of a confidence interval.
+
+    Parameters
+    ----------
+    low : float
+        Lower end.
+    high : float
+        Upper end.
+    """
 
     low: float
     high: float
 
 
 def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
-    r"""Wilson's score interval of a binomial share.
+    r"""Compute Wilson's score interval of a binomial share.
 
     All p that the observed share :math:`\hat{p} = k/n` lies within z standard errors of:
 

@@ -9,7 +9,7 @@ from rvlib.recipes import FURTHER_ATTACKS, RECIPES, REPORT_ATTACKS, SIGMA, gauss
 class Profile:
     """The numbers that make a run longer or shorter; what is computed is the same.
 
-    Attributes
+    Parameters
     ----------
     name : str
         ``smoke``, ``course`` or ``full``.

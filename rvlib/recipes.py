@@ -53,7 +53,7 @@ SMOOTHED_STEPS = 20
 class AttackRecipe:
     """An attack with everything filled in; called, it makes the attacked images.
 
-    Attributes
+    Parameters
     ----------
     name : str
         What rows and tables call it.
@@ -164,7 +164,7 @@ FURTHER_ATTACKS = ("pgd-l2-small", "pgd-l2", "pgd-linf-50x5")
 class Recipe:
     """How a model is made.
 
-    Attributes
+    Parameters
     ----------
     name : str
         Folder of its weights and its name in rows and tables.

@@ -23,7 +23,26 @@ class RowsError(RuntimeError):
 
 
 def rows_path(folder: Path, split: str, defence: str, seed: int, what: str) -> Path:
-    """Say where rows lie: ``rows/heldout/standard/seed-0/fgsm.csv``."""
+    """Say where rows lie: ``rows/heldout/standard/seed-0/fgsm.csv``.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of a run's rows.
+    split : str
+        Which images.
+    defence : str
+        A model, or a smoothed network.
+    seed : int
+        Training seed.
+    what : str
+        An attack, or ``certificates``.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
     return folder / split / defence / f"seed-{seed}" / f"{what}.csv"
 
 
@@ -31,7 +50,7 @@ def rows_path(folder: Path, split: str, defence: str, seed: int, what: str) -> P
 class Rows:
     """A rows file, read.
 
-    Attributes
+    Parameters
     ----------
     head : dict
         ``identity`` and ``provenance``.

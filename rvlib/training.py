@@ -27,7 +27,7 @@ Monitor = Callable[[nn.Module], dict[str, float]]
 class Fit:
     """What a training gave: the network holds the last epoch's weights.
 
-    Attributes
+    Parameters
     ----------
     history : list of dict
         One entry an epoch: ``loss, accuracy`` (on the training images as they passed) and
@@ -77,7 +77,7 @@ def fit(
     lr, momentum : float, default=0.01, 0.9
         Of SGD; constant, as in the report.
     seed : int, default=0
-        Of the order and of the objective's randomness.  (Initial weights are the caller's.)
+        Of the order and of the objective's randomness; initial weights are the caller's.
     monitor : callable, default=None
         Measures accuracies on held-out images after each epoch.
     select : str, default="natural"

@@ -14,10 +14,14 @@ from rvlib.smoothing.certificate import Integers
 class Accuracy:
     """How many images were answered rightly, wrongly, not at all.
 
-    Attributes
+    Parameters
     ----------
-    n, correct, abstained : int
-        Images; right answers; abstentions, which count as errors.
+    n : int
+        Images.
+    correct : int
+        Right answers.
+    abstained : int
+        Abstentions, which count as errors.
     threat : str
         The ball and its radius, ``-`` where there was no attack.
     """
@@ -74,7 +78,20 @@ def accuracy(rows: Rows, alpha: float = 0.001) -> Accuracy:
 
 
 def votes(rows: Rows, column: str) -> Integers:
-    """Read a column of votes as an integer array of shape (N, K); empty cells as zeros."""
+    """Read a column of votes.
+
+    Parameters
+    ----------
+    rows : Rows
+        With that column.
+    column : str
+        Its name: ``counts``, ``selection``, ``counts_1000``.
+
+    Returns
+    -------
+    ndarray of int64, shape (N, K)
+        Votes of each class; zeros where a cell is empty.
+    """
     read = [[int(v) for v in row[column].split()] for row in rows.rows]
     classes = max(map(len, read))
     return np.array([row or [0] * classes for row in read], dtype=np.int64)

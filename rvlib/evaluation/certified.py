@@ -10,7 +10,7 @@ from rvlib.smoothing.certificate import Certificates, Floats
 
 
 def correct_radii(certificates: Certificates, labels: ArrayLike) -> Floats:
-    """Radius within which each image is certified to be answered *rightly*.
+    """Find the radius within which each image is certified to be answered *rightly*.
 
     Parameters
     ----------

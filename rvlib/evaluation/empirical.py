@@ -70,8 +70,20 @@ def predictions(
 
     Parameters
     ----------
-    model, images, labels, attack, first_id, batch_size, seed
-        As for ``attacked_batches``.
+    model : nn.Module
+        The network under attack; its device is where the work is done.
+    images : Tensor of shape (N, C, H, W), uint8
+        Stored images.
+    labels : Tensor of shape (N,), int64
+        True labels.
+    attack : Attack
+        Called once a batch.
+    first_id : int, default=0
+        Index of the first image.
+    batch_size : int, default=256
+        Images attacked at once.
+    seed : int, default=0
+        Of the attack's randomness.
 
     Returns
     -------

@@ -9,13 +9,18 @@ from rvlib.types import Images, Labels, Logits
 
 
 class Loss(NamedTuple):
-    """A loss with its by-product."""
+    """A loss with its by-product.
+
+    Parameters
+    ----------
+    value : Tensor
+        Scalar, with a graph to the network's parameters.
+    logits : Tensor of shape (B, K)
+        Detached logits of the images as the objective showed them (clean, or with noise).
+    """
 
     value: Tensor
-    """Scalar, with a graph to the parameters."""
-
     logits: Logits
-    """Detached logits of the B images as the objective showed them (clean, or with noise)."""
 
 
 class Objective(Protocol):

@@ -34,7 +34,7 @@ Cell = tuple[str, str]
 class Claim(NamedTuple):
     """A statement of the report about its Table 1, as comparisons that a run can decide.
 
-    Attributes
+    Parameters
     ----------
     text : str
         The statement.

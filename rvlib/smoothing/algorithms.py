@@ -45,8 +45,12 @@ def predict(
         Votes an image; a multiple of 100.
     alpha : float, default=0.001
         Failure probability of one image's answer.
-    ids, seed, batch_size
-        As for ``sample_under_noise``.
+    ids : sequence of int, default=0, ..., B-1
+        Addresses of the images' noise, as for ``sample_under_noise``.
+    seed : int, default=0
+        Part of the noise's address.
+    batch_size : int, default=``default_batch_size(device)``
+        Noisy copies in one forward pass.
 
     Returns
     -------
@@ -103,8 +107,12 @@ def certify(
     alpha : float, default=0.001
         Failure probability of one image's certificate; n images give up to ``n * alpha`` false
         ones in expectation.
-    ids, seed, batch_size
-        As for ``sample_under_noise``.
+    ids : sequence of int, default=0, ..., B-1
+        Addresses of the images' noise, as for ``sample_under_noise``.
+    seed : int, default=0
+        Part of the noise's address.
+    batch_size : int, default=``default_batch_size(device)``
+        Noisy copies in one forward pass.
 
     Returns
     -------

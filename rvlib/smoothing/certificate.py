@@ -160,7 +160,7 @@ def certified_radius(p_lower: ArrayLike, sigma: float) -> Floats:
 
 
 def largest_radius(n: int, alpha: float, sigma: float) -> float:
-    """Radius that `n` agreeing votes certify: no certificate from `n` votes is larger.
+    """Find the radius that `n` agreeing votes certify: `n` votes certify no larger one.
 
     Parameters
     ----------

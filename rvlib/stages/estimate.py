@@ -20,7 +20,7 @@ TRAINING_IMAGES = 48_976
 class Work:
     """What is to be done, in passes of one image through the network.
 
-    Attributes
+    Parameters
     ----------
     training : int
         Forward and backward passes in batches as small as training's.

@@ -25,7 +25,7 @@ EVALUATION_SEED = 0
 class Place:
     """Where a run reads weights and writes rows, and what it computes on.
 
-    Attributes
+    Parameters
     ----------
     models : Path
         Folder of trained weights.

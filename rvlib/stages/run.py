@@ -51,7 +51,7 @@ def repository() -> Path:
 class Run:
     """A profile with a place to work in.
 
-    Attributes
+    Parameters
     ----------
     profile : Profile
         How much to run.
