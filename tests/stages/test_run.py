@@ -212,7 +212,7 @@ def test_an_unknown_attack_or_model_is_refused(tmp_path, what):
 
 
 def test_further_seeds_are_measured_under_the_reports_attacks_only(tmp_path, fake):
-    run = make_run(tmp_path, few("smoke"))
+    run = make_run(tmp_path, replace(few("smoke"), seeds={"standard": 2}))
     measure_networks(run, ["standard", "mixed-at"])
     measure_networks(run, ["standard"], "test")
     asked = [call[:4] for call in fake.asked]
