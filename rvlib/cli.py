@@ -21,6 +21,9 @@ def main(words: list[str] | None = None) -> int:
         0, or 2 after a failure, or 130 after an interruption.
     """
     arguments = _parser().parse_args(words)
+    if hasattr(sys.stdout, "reconfigure"):
+        # A log file shows each line when it is said, not when the run ends.
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         arguments.run(arguments)
     except KeyboardInterrupt:
