@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--profile", default=default, help=f"default: {default}")
         if name in ("train", "measure", "report", "notebooks", "bench"):
             command.add_argument("--device", help="default: the GPU where there is one")
+        if name in ("measure", "report"):
+            command.add_argument("--seed", type=int, default=0, help="of attacks and votes")
         if name == "train":
             command.add_argument("names", nargs="*", help="models; all by default")
     return parser
@@ -84,7 +86,7 @@ def _train(arguments: argparse.Namespace) -> None:
 def _measure(arguments: argparse.Namespace) -> None:
     from rvlib.stages.run import Run, measure_everything
 
-    run = Run.open(arguments.profile, arguments.device)
+    run = Run.open(arguments.profile, arguments.device, seed=arguments.seed)
     _announce(run)
     measure_everything(run)
 
@@ -95,7 +97,7 @@ def _report(arguments: argparse.Namespace) -> None:
     from rvlib.report.runner import run_notebooks
     from rvlib.stages.run import Run, measure_everything
 
-    run = Run.open(arguments.profile, arguments.device)
+    run = Run.open(arguments.profile, arguments.device, seed=arguments.seed)
     fetch_cifar10()
     if run.profile.trains:
         # Hours of work belong here, with progress and both cores, not inside a notebook's cell.

@@ -10,7 +10,7 @@ import rvlib
 
 FLOORS = [
     {"types"},
-    {"data", "rows", "threat_models", "frozen", "noise", "device", "intervals"},
+    {"data", "rows", "threat_models", "frozen", "noise", "stemmed", "device", "intervals"},
     {"models", "attacks", "smoothing"},
     {"objectives", "evaluation"},
     {"training", "recipes"},

@@ -114,7 +114,7 @@ def test_only_the_library_torch_and_the_standard_library_are_imported(path):
 
 def test_it_starts_and_finishes_under_its_own_name(path):
     second, last = code_cells(path)[1], read(path).cells[-1]
-    assert second.source.splitlines()[-1] == "run = start(profile, device)"
+    assert second.source.splitlines()[-1] == "run = start(profile, seed, device)"
     assert (last.cell_type, last.source) == ("code", f'finish(run, "{path.stem}")')
 
 

@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from rvlib.attacks.ascent import ascend, check_steps, loss_gradient
 from rvlib.frozen import frozen
@@ -50,7 +50,8 @@ def pgd(
     random_start : bool, default=True
         Start at a uniform point of the ball instead of at `x`.
     restarts : int, default=1
-        Number of independent runs, of which each image keeps its worst; needs `random_start`.
+        Number of independent runs; needs `random_start`.  Only images that are not fooled yet
+        go on to the next one, and each keeps the example of the highest loss until one fools.
     generator : torch.Generator, default=None
         Source of the random start, on the device of `x`.
 
@@ -98,30 +99,40 @@ def pgd(
         raise ValueError(f"restarts={restarts}: needs at least 1, and random_start for more")
     with frozen(model):
 
-        def run() -> Images:
+        def run(chosen: Tensor) -> Images:
+            # Drawn for the whole batch: an image's start does not depend on who else goes on.
             delta = threat.sample(x, generator) if random_start else torch.zeros_like(x)
-            start = (x + delta).clamp(0, 1)
+            start, labels = (x + delta).clamp(0, 1)[chosen], y[chosen]
             return ascend(
-                lambda x_t: loss_gradient(model, x_t, y), x, start, threat, steps, step_size
+                lambda x_t: loss_gradient(model, x_t, labels),
+                x[chosen],
+                start,
+                threat,
+                steps,
+                step_size,
             )
 
-        x_adv = run()
+        x_adv = run(torch.ones_like(y, dtype=torch.bool))
         for _ in range(restarts - 1):
-            x_adv = _worse(model, y, x_adv, run())
+            again = _loss_if_standing(model, x_adv, y) < torch.inf
+            if not again.any():
+                break
+            x_adv[again] = _worse(model, y[again], x_adv[again], run(again))
         return x_adv
 
 
 @torch.no_grad()
-def _worse(model: nn.Module, y: Labels, a: Images, b: Images) -> Images:
-    """Keep, per image, a fooling example before a non-fooling one, then the higher loss.
+def _loss_if_standing(model: nn.Module, x: Images, y: Labels) -> Tensor:
+    """Loss of each image (B,), infinite where the network is fooled.
 
     By loss alone a success could be overwritten by a failure of higher loss.
     """
+    logits = model(x)
+    loss = F.cross_entropy(logits.double(), y, reduction="none")
+    return torch.where(logits.argmax(1) == y, loss, torch.inf)
 
-    def badness(logits: torch.Tensor) -> torch.Tensor:
-        fooled = logits.argmax(1) != y
-        # The loss squeezed into (0, 1), so that it only breaks ties of `fooled`.
-        return fooled + -torch.expm1(-F.cross_entropy(logits.double(), y, reduction="none"))
 
-    take_b = badness(model(b)) > badness(model(a))
+def _worse(model: nn.Module, y: Labels, a: Images, b: Images) -> Images:
+    """Keep, per image, what fools the network, else the higher loss."""
+    take_b = _loss_if_standing(model, b, y) > _loss_if_standing(model, a, y)
     return torch.where(take_b[:, None, None, None], b, a)

@@ -80,13 +80,13 @@ def smoothed_pgd(
         raise ValueError(f"sigma={sigma}, draws={draws}: both must be positive")
 
     def gradient(x_t: Images) -> Tensor:
-        return _vote_loss_gradient(model, x_t, y, sigma, draws, generator)
+        return vote_loss_gradient(model, x_t, y, sigma, draws, generator)
 
     with frozen(model):
         return ascend(gradient, x, x, threat, steps, step_size)
 
 
-def _vote_loss_gradient(
+def vote_loss_gradient(
     model: nn.Module,
     x: Images,
     y: Labels,
@@ -94,7 +94,18 @@ def _vote_loss_gradient(
     draws: int,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Gradient of minus the log of the mean probability of `y` over fresh noisy copies."""
+    r"""Gradient of the loss that ``smoothed_pgd`` climbs, with fresh noise.
+
+    Parameters
+    ----------
+    model, x, y, sigma, draws, generator
+        As for ``smoothed_pgd``.
+
+    Returns
+    -------
+    Tensor of shape (B, C, H, W)
+        Gradient of minus the log of the mean probability of `y` over `draws` noisy copies.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         x, y = x.detach().clone().requires_grad_(True), y.clone()
         # NHWC in memory, the layout that convolutions run fastest in, for copies and noise alike.

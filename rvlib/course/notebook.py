@@ -6,7 +6,6 @@ import json
 import textwrap
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,17 +17,19 @@ from rvlib.models.weights import write_whole
 from rvlib.report.tables import markdown
 from rvlib.stages.run import Run
 
-PARAMETERS = ("profile", "device")
+PARAMETERS = ("profile", "seed", "device")
 """What papermill may set in every notebook."""
 
 
-def start(profile: str, device: str | None) -> Run:
+def start(profile: str, seed: int, device: str | None) -> Run:
     """Open the run of a notebook, after checking what it was given.
 
     Parameters
     ----------
     profile : str
         ``smoke``, ``course`` or ``full``.
+    seed : int
+        Of attacks and votes.
     device : str or None
         As for ``rvlib.device.pick_device``.
 
@@ -51,7 +52,7 @@ def start(profile: str, device: str | None) -> Run:
             names = ", ".join(sorted(unknown))
             raise ValueError(f"unknown parameter {names}: choose from {', '.join(PARAMETERS)}")
         shell.user_ns["_rvlib_started"] = True
-    return Run.open(profile, device)
+    return Run.open(profile, device, seed=seed)
 
 
 def _plain_values(namespace: Mapping[str, Any]) -> set[str]:
@@ -64,7 +65,6 @@ def _plain_values(namespace: Mapping[str, Any]) -> set[str]:
         and name not in shell_names
         and not name.isupper()
         and (value is None or isinstance(value, str | int | float | list | dict | tuple))
-        and not isinstance(value, ModuleType)
     }
 
 
@@ -131,6 +131,7 @@ def finish(run: Run, name: str) -> None:
     manifest = {
         "notebook": name,
         "profile": run.profile.name,
+        "seed": run.place.seed,
         "device": str(run.place.device),
         "torch": torch.__version__,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

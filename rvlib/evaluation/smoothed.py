@@ -42,7 +42,7 @@ def votes_under_attack(
     n : int
         Votes an image.
     first_id : int, default=0
-        Index of the first image, so that parts of a set see the noise they see in the whole.
+        Index of the first image, so that a set evaluated in parts is attacked as in the whole.
     seed : int, default=0
         Of the attack's randomness and, independently, of the vote's.
     batch_size : int, default=256
@@ -56,13 +56,10 @@ def votes_under_attack(
     batches = attacked_batches(
         model, images, labels, attack, first_id=first_id, batch_size=batch_size, seed=seed
     )
-    counts, at = [], first_id
-    for x_adv, _ in batches:
-        ids = range(at, at + len(x_adv))
-        counts.append(
-            sample_under_noise(model, x_adv, sigma, n, purpose="prediction", ids=ids, seed=seed)
-        )
-        at += len(x_adv)
+    counts = [
+        sample_under_noise(model, x_adv, sigma, n, purpose="prediction", seed=seed)
+        for x_adv, _ in batches
+    ]
     return torch.cat(counts)
 
 
@@ -74,7 +71,6 @@ def nested_votes(
     *,
     n0: int = 100,
     labels: Labels | None = None,
-    first_id: int = 0,
     seed: int = 0,
 ) -> tuple[Counts, dict[int, Counts]]:
     """Draw the votes that certificates are made of, for every number of votes from one stream.
@@ -97,8 +93,6 @@ def nested_votes(
     labels : Tensor of shape (N,), int64, default=None
         With labels, an image whose selected class is wrong gets no votes beyond the smallest n:
         it is not certified *correctly* at any radius, so certified accuracy loses nothing.
-    first_id : int, default=0
-        Index of the first image: part of the noise's address.
     seed : int, default=0
         Part of the noise's address.
 
@@ -110,18 +104,10 @@ def nested_votes(
         Votes of the estimation by n; rows of zeros where an image was not sampled.
     """
     x = to_float(images)
-    ids = torch.arange(first_id, first_id + len(x))
 
     def sample(which: Tensor, n: int, first: int, purpose: str) -> Counts:
         return sample_under_noise(
-            model,
-            x[which],
-            sigma,
-            n,
-            first=first,
-            purpose=purpose,
-            ids=ids[which].tolist(),
-            seed=seed,
+            model, x[which], sigma, n, first=first, purpose=purpose, seed=seed
         )
 
     everything = torch.ones(len(x), dtype=torch.bool)

@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rvlib.stemmed import Stemmed
 from rvlib.types import Images, Logits
 
 
-class LeNet(nn.Module):
+class LeNet(Stemmed):
     """Two convolutions, three linear layers, 62,006 parameters.
 
     Convolution 3 -> 6 (5 x 5), max-pool 2, convolution 6 -> 16 (5 x 5), max-pool 2, then
@@ -38,10 +39,14 @@ class LeNet(nn.Module):
         self.fc2 = nn.Linear(120, 84)
         self.fc3 = nn.Linear(84, classes)
 
-    def forward(self, x: Images) -> Logits:
-        """Map images of shape (B, 3, 32, 32) to logits of shape (B, classes)."""
+    def stem(self, x: Images) -> Tensor:
+        """Map images of shape (B, 3, 32, 32) to the first convolution's output (B, 6, 28, 28)."""
+        return self.conv1(x)
+
+    def after_stem(self, z: Tensor) -> Logits:
+        """Map the first convolution's output to logits of shape (B, classes)."""
         # ReLU after pooling gives the same values (both are monotone) on a quarter of the pixels.
-        x = F.relu(_max_pool(self.conv1(x)))  # (B, 6, 14, 14)
+        x = F.relu(_max_pool(z))  # (B, 6, 14, 14)
         x = F.relu(_max_pool(self.conv2(x)))  # (B, 16, 5, 5)
         x = x.flatten(1)  # (B, 400)
         x = F.relu(self.fc1(x))

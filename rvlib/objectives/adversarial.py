@@ -45,7 +45,7 @@ def adversarial(attack: Attack, clean_weight: float = 0.5) -> Objective:
     """
     if not 0 <= clean_weight <= 1:
         raise ValueError(f"clean_weight={clean_weight} must be in [0, 1]")
-    return _weighted([clean_weight, 1 - clean_weight], [attack])
+    return weighted([clean_weight, 1 - clean_weight], [attack])
 
 
 def mixed(attacks: Sequence[Attack]) -> Objective:
@@ -67,11 +67,24 @@ def mixed(attacks: Sequence[Attack]) -> Objective:
         Its logits are those of the clean images.
     """
     share = 1 / (1 + len(attacks))
-    return _weighted([share] * (1 + len(attacks)), attacks)
+    return weighted([share] * (1 + len(attacks)), attacks)
 
 
-def _weighted(weights: Sequence[float], attacks: Sequence[Attack]) -> Objective:
-    """Weight the losses of the clean images (first) and of each attack's."""
+def weighted(weights: Sequence[float], attacks: Sequence[Attack]) -> Objective:
+    r"""Make the weighted sum of the losses of the clean images and of each attack's.
+
+    Parameters
+    ----------
+    weights : sequence of float
+        Of the clean loss first, then of each attack's.
+    attacks : sequence of Attack
+        Make the attacked images.
+
+    Returns
+    -------
+    Objective
+        Its logits are those of the clean images.
+    """
 
     def objective(model: nn.Module, x: Images, y: Labels, generator: torch.Generator) -> Loss:
         versions = [x, *(attack(model, x, y, generator) for attack in attacks)]

@@ -35,7 +35,9 @@ def publish(run: Run, root: Path | None = None) -> list[Path]:
     copied = []
     for part in (run.out / name for name in PARTS):
         if part.exists():
-            shutil.copytree(part, target / part.name, dirs_exist_ok=True)
+            # Replaced whole: what an earlier run had and this one has not does not stay behind.
+            shutil.rmtree(target / part.name, ignore_errors=True)
+            shutil.copytree(part, target / part.name)
             copied.append(target / part.name)
     for file in (run.out / name for name in FILES):
         if file.exists():

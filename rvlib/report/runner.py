@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -80,7 +81,7 @@ def run_notebooks(run: Run, device: str | None = None, root: Path | None = None)
         If a profile hands over a parameter that a notebook does not have; before anything runs.
     """
     root = root or repository()
-    parameters = profile_parameters(run.profile.name, root)
+    parameters = profile_parameters(run.profile.name, root) | {"seed": run.place.seed}
     if device:
         parameters["device"] = device
     sources = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
@@ -193,16 +194,17 @@ def publish_notebooks(executed: list[Path], root: Path | None = None) -> None:
             for cell in notebook.cells
             if "injected-parameters" not in cell.metadata.get("tags", [])
         ]
+        ran = itertools.count(1)
         for number, cell in enumerate(notebook.cells):
             tags = cell.metadata.get("tags", [])
             cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
             cell.id = f"cell-{number:02d}"
             if cell.cell_type == "code":
-                cell.execution_count = None
+                # nbval takes a cell with outputs but without a number for one that never ran.
+                cell.execution_count = next(ran)
                 for output in cell.outputs:
-                    output.pop("execution_count", None)
                     if output.output_type == "execute_result":
-                        output["execution_count"] = None
+                        output["execution_count"] = cell.execution_count
         notebook.metadata = nbformat.from_dict(
             {
                 "kernelspec": {

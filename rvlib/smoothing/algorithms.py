@@ -1,7 +1,5 @@
 """The two algorithms of Cohen et al.: predict and certify, for many images at once."""
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from rvlib.smoothing.certificate import (
@@ -23,7 +21,6 @@ def predict(
     *,
     n: int = 1000,
     alpha: float = 0.001,
-    ids: Sequence[int] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Integers:
@@ -45,8 +42,6 @@ def predict(
         Votes an image; a multiple of 100.
     alpha : float, default=0.001
         Failure probability of one image's answer.
-    ids : sequence of int, default=0, ..., B-1
-        Addresses of the images' noise, as for ``sample_under_noise``.
     seed : int, default=0
         Part of the noise's address.
     batch_size : int, default=``default_batch_size(device)``
@@ -70,7 +65,7 @@ def predict(
     """
     _check_enough(n, smallest_n_to_predict(alpha), "answer", alpha)
     counts = sample_under_noise(
-        model, x, sigma, n, purpose="prediction", ids=ids, seed=seed, batch_size=batch_size
+        model, x, sigma, n, purpose="prediction", seed=seed, batch_size=batch_size
     )
     return vote(counts.numpy(), alpha)
 
@@ -83,7 +78,6 @@ def certify(
     n0: int = 100,
     n: int = 100_000,
     alpha: float = 0.001,
-    ids: Sequence[int] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Certificates:
@@ -107,8 +101,6 @@ def certify(
     alpha : float, default=0.001
         Failure probability of one image's certificate; n images give up to ``n * alpha`` false
         ones in expectation.
-    ids : sequence of int, default=0, ..., B-1
-        Addresses of the images' noise, as for ``sample_under_noise``.
     seed : int, default=0
         Part of the noise's address.
     batch_size : int, default=``default_batch_size(device)``
@@ -131,10 +123,10 @@ def certify(
     """
     _check_enough(n, smallest_n_to_certify(alpha), "certify", alpha)
     counts0 = sample_under_noise(
-        model, x, sigma, n0, purpose="selection", ids=ids, seed=seed, batch_size=batch_size
+        model, x, sigma, n0, purpose="selection", seed=seed, batch_size=batch_size
     )
     counts = sample_under_noise(
-        model, x, sigma, n, purpose="estimation", ids=ids, seed=seed, batch_size=batch_size
+        model, x, sigma, n, purpose="estimation", seed=seed, batch_size=batch_size
     )
     return certificate(counts0.numpy(), counts.numpy(), alpha, sigma)
 

@@ -17,13 +17,10 @@ from rvlib.recipes import N0, AttackRecipe, gaussian_name, smoothed_name
 from rvlib.rows import RowFile, rows_path
 from rvlib.stages.train import load_model, weights_path
 
-EVALUATION_SEED = 0
-"""Seed of attacks and votes; training seeds vary, the evaluation's does not."""
-
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run reads weights and writes rows, and what it computes on.
+    """Where a run reads weights and writes rows, what it computes on and with which randomness.
 
     Parameters
     ----------
@@ -33,11 +30,14 @@ class Place:
         Folder of rows.
     device : torch.device
         What to compute on.
+    seed : int, default=0
+        Of attacks and votes; training seeds are the weights' own.
     """
 
     models: Path
     rows: Path
     device: torch.device
+    seed: int = 0
 
 
 Step = Callable[[nn.Module, Tensor, Tensor, int], list[dict[str, Any]]]
@@ -72,7 +72,7 @@ def measure_attack(
 
     def step(network: nn.Module, x: Tensor, y: Tensor, first: int) -> list[dict[str, Any]]:
         answers = predictions(
-            network, x, y, attack, first_id=first, batch_size=len(x), seed=EVALUATION_SEED
+            network, x, y, attack, first_id=first, batch_size=len(x), seed=place.seed
         )
         return _rows(first, y, prediction=answers.tolist())
 
@@ -118,7 +118,7 @@ def measure_votes(
 
     def step(network: nn.Module, x: Tensor, y: Tensor, first: int) -> list[dict[str, Any]]:
         counts = votes_under_attack(
-            network, x, y, attack, sigma, n, first_id=first, seed=EVALUATION_SEED, batch_size=len(x)
+            network, x, y, attack, sigma, n, first_id=first, seed=place.seed, batch_size=len(x)
         )
         return _rows(first, y, counts=_texts(counts))
 
@@ -170,9 +170,7 @@ def measure_certificates(
     ns = list(ns)
 
     def step(network: nn.Module, x: Tensor, y: Tensor, first: int) -> list[dict[str, Any]]:
-        selection, counts = nested_votes(
-            network, x, sigma, ns, n0=N0, labels=y, first_id=first, seed=EVALUATION_SEED
-        )
+        selection, counts = nested_votes(network, x, sigma, ns, n0=N0, labels=y, seed=place.seed)
         columns = {f"counts_{n}": _texts(counts[n]) for n in ns}
         return _rows(first, y, selection=_texts(selection), **columns)
 
@@ -184,7 +182,7 @@ def measure_certificates(
         ["selection", *(f"counts_{n}" for n in ns)],
         split,
         count,
-        8,
+        64,
         step,
     )
 
@@ -210,7 +208,7 @@ def _measure(
         "data": CIFAR10_DIGEST,
         "split": split,
         "unit": unit,
-        "seed": EVALUATION_SEED,
+        "seed": place.seed,
     }
     columns = ["index", "label", *columns]
     file = RowFile(path, identity, provenance(place.device), columns, count, unit)

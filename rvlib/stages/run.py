@@ -69,7 +69,9 @@ class Run:
     log: Callable[[str], None] = print
 
     @classmethod
-    def open(cls, profile: str, device: str | None = None, root: Path | None = None) -> "Run":
+    def open(
+        cls, profile: str, device: str | None = None, root: Path | None = None, seed: int = 0
+    ) -> "Run":
         """Open a run by the name of its profile.
 
         Parameters
@@ -80,23 +82,29 @@ class Run:
             As for ``rvlib.device.pick_device``.
         root : Path, default=``repository()``
             The folder that holds ``report/``.
+        seed : int, default=0
+            Of attacks and votes.
 
         Returns
         -------
         Run
-            Working in ``build/<profile>``; a profile that trains has its weights there too, the
+            Working in ``build/<profile>``, or ``build/<profile>-seed-<seed>`` for another seed
+            than 0.  A profile that trains has its weights in ``build/<profile>/models``, the
             others read the shipped ones in ``report/models``.
 
         Raises
         ------
         ValueError
-            If the profile or the device is unknown.
+            If the profile or the device is unknown, or the seed negative.
         """
         found = find_profile(profile)
         root = root or repository()
-        out = root / "build" / found.name
-        models = out / "models" if found.trains else root / "report" / "models"
-        return cls(found, Place(models, out / "rows", pick_device(device)), out)
+        if seed < 0:
+            raise ValueError(f"seed={seed} must not be negative")
+        build = root / "build" / found.name
+        out = build if seed == 0 else build.with_name(f"{found.name}-seed-{seed}")
+        models = build / "models" if found.trains else root / "report" / "models"
+        return cls(found, Place(models, out / "rows", pick_device(device), seed), out)
 
     def model(self, name: str, seed: int = 0) -> nn.Module:
         """Load a trained network, checked, in evaluation mode, on the run's device."""

@@ -96,7 +96,10 @@ def test_same_seed_gives_the_same_bits(attack, threat, toy, batch):
 
 
 def test_another_seed_gives_another_result(random_attack, threat, toy, batch):
-    one, other = (random_attack(toy, *batch, threat, generator=seeded(s)) for s in (3, 4))
+    # Short steps: long ones end in the same corner of the ball from any start.
+    one, other = (
+        random_attack(toy, *batch, threat, step_size=0.01, generator=seeded(s)) for s in (3, 4)
+    )
     assert not torch.equal(one, other)
 
 

@@ -53,7 +53,7 @@ def shown(monkeypatch):
 
 
 def test_start_opens_the_run_of_the_profile(shell, tmp_path):
-    run = start("smoke", "cpu")
+    run = start("smoke", 0, "cpu")
     assert run.profile.name == "smoke"
     assert run.out == tmp_path / "build" / "smoke"
     assert run.place.device.type == "cpu"
@@ -62,33 +62,40 @@ def test_start_opens_the_run_of_the_profile(shell, tmp_path):
 def test_start_works_outside_a_shell(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "get_ipython", lambda: None)
     monkeypatch.setenv("RVLIB_ROOT", str(tmp_path))
-    assert start("course", "cpu").profile.name == "course"
+    assert start("course", 0, "cpu").profile.name == "course"
 
 
 @pytest.mark.parametrize("value", [1, 0.5, "full", None, [1], {"a": 1}, (1,), True], ids=repr)
 def test_an_unknown_parameter_is_refused(shell, value):
     shell.user_ns["profil"] = value
-    with pytest.raises(ValueError, match="unknown parameter profil: choose from profile, device"):
-        start("smoke", "cpu")
+    with pytest.raises(ValueError, match="parameter profil: choose from profile, seed, device"):
+        start("smoke", 0, "cpu")
 
 
 def test_unknown_parameters_are_named_in_one_line(shell):
-    shell.user_ns |= {"seed": 1, "epochs": 2}
-    with pytest.raises(ValueError, match="parameter epochs, seed: choose") as caught:
-        start("smoke", "cpu")
+    shell.user_ns |= {"steps": 1, "epochs": 2}
+    with pytest.raises(ValueError, match="parameter epochs, steps: choose") as caught:
+        start("smoke", 0, "cpu")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("profile", "device"), [("fulll", None), ("smoke", "tpu9")])
 def test_an_unknown_profile_or_device_is_refused(shell, profile, device):
     with pytest.raises(ValueError, match=r"'(fulll|tpu9)'"):
-        start(profile, device)
+        start(profile, 0, device)
+
+
+def test_another_seed_works_in_a_folder_of_its_own(shell):
+    run, other = start("smoke", 0, "cpu"), start("smoke", 3, "cpu")
+    assert (run.place.seed, other.place.seed) == (0, 3)
+    assert (run.out.name, other.out.name) == ("smoke", "smoke-seed-3")
+    assert run.place.models == other.place.models
 
 
 def test_the_first_cell_can_be_run_again_after_the_lesson(shell):
-    start("smoke", "cpu")
+    start("smoke", 0, "cpu")
     shell.user_ns |= {"radii": [0, 0.01], "alt": "a picture"}  # the lesson's own variables
-    assert start("smoke", "cpu").profile.name == "smoke"
+    assert start("smoke", 0, "cpu").profile.name == "smoke"
 
 
 # --- source --------------------------------------------------------------------------------------
@@ -197,7 +204,7 @@ def test_finish_leaves_the_manifest_that_the_runner_trusts(tmp_path, capsys):
     run = Run.open("smoke", "cpu", tmp_path)
     finish(run, "01_fgsm")
     manifest = json.loads((run.out / "finished" / "01_fgsm.json").read_text())
-    assert manifest.keys() == {"notebook", "profile", "device", "torch", "finished"}
+    assert manifest.keys() == {"notebook", "profile", "seed", "device", "torch", "finished"}
     assert manifest["notebook"] == "01_fgsm"
     assert (manifest["profile"], manifest["device"]) == ("smoke", "cpu")
     assert capsys.readouterr().out.startswith("01_fgsm: finished")

@@ -106,8 +106,8 @@ def test_parts_of_a_set_give_the_votes_of_the_whole(images, labels, cut):
         head = votes(images[:cut], labels[:cut], attack, batch_size=4)
         tail = votes(images[cut:], labels[cut:], attack, batch_size=4, first_id=cut)
         assert torch.equal(torch.cat([head, tail]), whole)
-        shifted = votes(images[cut:], labels[cut:], attack, batch_size=4)
-        assert not torch.equal(shifted, whole[cut:])
+    shifted = votes(images[cut:], labels[cut:], at_random, batch_size=4)
+    assert not torch.equal(shifted, whole[cut:])
 
 
 def test_another_seed_is_another_vote(images, labels):
@@ -178,7 +178,7 @@ def test_no_image_right_and_every_image_right(images, labels):
 @pytest.mark.parametrize("cut", [1, 8])
 def test_parts_of_a_set_give_the_nested_votes_of_the_whole(images, labels, cut):
     selection, counts = nested_votes(Tercile(), images, SIGMA, NS, labels=labels)
-    part = nested_votes(Tercile(), images[cut:], SIGMA, NS, labels=labels[cut:], first_id=cut)
+    part = nested_votes(Tercile(), images[cut:], SIGMA, NS, labels=labels[cut:])
     assert torch.equal(part[0], selection[cut:])
     assert all(torch.equal(part[1][n], counts[n][cut:]) for n in NS)
 

@@ -64,7 +64,7 @@ def test_what_is_not_made_yet_is_left_as_it_is(run, tmp_path):
 
 
 def test_what_was_shipped_before_is_replaced(run, tmp_path):
-    write(tmp_path / "report", dict.fromkeys(MADE, b"old"))
+    write(tmp_path / "report", dict.fromkeys([*MADE, "rows/of/an/earlier/run.csv"], b"old"))
     write(run.out, MADE)
     publish(run, tmp_path)
     assert content(tmp_path / "report") == MADE

@@ -1,6 +1,7 @@
 """rvlib.report.runner: what fails is named, what is done stays, what is published is clean."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from rvlib.report.runner import (
 )
 from rvlib.stages.run import Run
 
-PARAMETERS = 'profile = "course"  # smoke, course or full\ndevice = None'
+PARAMETERS = 'profile = "course"  # smoke, course or full\nseed = 0\ndevice = None'
 # What rvlib.course.finish does, without waiting for torch in every kernel.
 FINISH = """\
 from pathlib import Path
@@ -214,7 +215,7 @@ def test_notebooks_run_in_order_and_once(root, run, fake, lines):
     done = run_notebooks(run, root=root)
     assert done == [run.out / "notebooks" / f"{name}.ipynb" for name in ("01_first", "02_second")]
     assert fake.ran == ["01_first", "02_second"]
-    assert fake.parameters == [{"profile": "smoke"}] * 2
+    assert fake.parameters == [{"profile": "smoke", "seed": 0}] * 2
     assert lines == [
         "notebook 1/2  01_first.ipynb  0 s",
         "notebook 2/2  02_second.ipynb  0 s",
@@ -229,7 +230,14 @@ def test_notebooks_run_in_order_and_once(root, run, fake, lines):
 
 def test_a_device_is_handed_over(root, run, fake):
     run_notebooks(run, "cuda:1", root)
-    assert fake.parameters[0] == {"profile": "smoke", "device": "cuda:1"}
+    assert fake.parameters[0] == {"profile": "smoke", "seed": 0, "device": "cuda:1"}
+
+
+def test_the_seed_of_the_run_is_handed_over_whatever_the_profile_says(root, run, fake):
+    write_profile(root, text="{profile: smoke, seed: 5}")
+    other = replace(run, place=replace(run.place, seed=3))
+    run_notebooks(other, root=root)
+    assert fake.parameters[0] == {"profile": "smoke", "seed": 3}
 
 
 CHANGES = {
@@ -283,9 +291,9 @@ def test_the_message_of_a_failure_is_one_line(root, run, fake, value, shown):
 
 
 def test_an_unknown_parameter_is_refused_before_anything_runs(root, run, fake):
-    write_notebook(root, "02_second", "1 + 1", parameters='profile = "course"')
+    write_notebook(root, "02_second", "1 + 1", parameters='profile = "course"\nseed = 0')
     message = refusal(run_notebooks, run, "cpu", root)
-    assert message == "02_second.ipynb has no parameter device: it has profile"
+    assert message == "02_second.ipynb has no parameter device: it has profile, seed"
     assert fake.ran == []
     assert not run.out.exists()
 
@@ -293,8 +301,8 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(root, run, fake):
 def test_checking_parameters_prints_nothing(root, capsys):
     path = root / "notebooks" / "01_first.ipynb"
     check_parameters(path, {"profile": "smoke", "device": None})
-    message = refusal(check_parameters, path, {"seed": 1, "epochs": 2})
-    assert message == "01_first.ipynb has no parameter epochs, seed: it has device, profile"
+    message = refusal(check_parameters, path, {"steps": 1, "epochs": 2})
+    assert message == "01_first.ipynb has no parameter epochs, steps: it has device, profile, seed"
     assert capsys.readouterr() == ("", "")
 
 
@@ -354,10 +362,10 @@ def test_published_notebooks_are_clean(executed, tmp_path):
     ]
     assert [cell.id for cell in published.cells] == ["cell-00", "cell-01", "cell-02", "cell-03"]
     counts = [cell.execution_count for cell in published.cells if cell.cell_type == "code"]
-    assert counts == [None] * 3
+    assert counts == [1, 2, 3]  # without a number nbval takes a cell for one that never ran
     stream, result, shown = published.cells[2].outputs
     assert stream.text == "said\n"
-    assert (result.data, result.execution_count) == ({"text/plain": "2"}, None)
+    assert (result.data, result.execution_count) == ({"text/plain": "2"}, 2)
     assert shown.metadata == {"image/png": {"alt": "a"}}  # alt texts stay
     assert published.metadata.keys() == {"kernelspec", "language_info", "rvlib"}
     text = target.read_text()

@@ -41,6 +41,15 @@ def uniform_margins(count, low, high, seed=0):
     return rng.uniform(low, high, count) * rng.choice([-1, 1], count)
 
 
+def apart(algorithm, margins, **options):
+    """Run an algorithm on each image under noise of its own: images of one call share theirs."""
+    results = [
+        np.array(algorithm(HalfSpace(), images_at([margin]), SIGMA, seed=seed, **options))
+        for seed, margin in enumerate(margins)
+    ]
+    return np.concatenate(results, axis=-1)
+
+
 def at_most(alpha, runs):
     """Most failures among `runs` that each happen with probability `alpha` or less.
 
@@ -62,7 +71,7 @@ def test_the_probability_of_the_answer_is_phi_of_the_margin():
 
 def test_at_most_alpha_of_the_certificates_are_false():
     margins, alpha = uniform_margins(600, 0, 0.6), 0.05
-    answers, radius = certify(HalfSpace(), images_at(margins), SIGMA, n=1000, alpha=alpha)
+    answers, radius = apart(certify, margins, n=1000, alpha=alpha)
     wrong = (answers != (margins > 0)) & (answers != ABSTAIN)
     false = wrong | (radius > np.abs(margins))
     # Clopper-Pearson wastes little of alpha at n = 1000, so nearly 30 false ones are expected;
@@ -80,8 +89,7 @@ def test_the_sample_that_selects_does_not_judge():
     runs, alpha = 4000, 0.05
     limit = at_most(alpha, runs)
     assert limit < binom.ppf(1e-4, runs, 2 * binom.sf(58, 100, 0.5))
-    x = images_at(np.full(runs, 1e-6))
-    answers, _ = certify(HalfSpace(), x, SIGMA, n0=100, n=100, alpha=alpha)
+    answers, _ = apart(certify, np.full(runs, 1e-6), n0=100, n=100, alpha=alpha)
     assert (answers != ABSTAIN).sum() <= limit
 
 
@@ -93,8 +101,9 @@ def test_selection_and_estimation_are_drawn_for_two_purposes(monkeypatch):
         return samples[-1][2]
 
     monkeypatch.setattr(algorithms, "sample_under_noise", recording)
-    certify(HalfSpace(), images_at([0.1] * 20), SIGMA, n0=300, n=300, seed=3)
-    predict(HalfSpace(), images_at([0.1] * 20), SIGMA, n=300, seed=3)
+    x = images_at(np.linspace(0.01, 0.2, 20))
+    certify(HalfSpace(), x, SIGMA, n0=300, n=300, seed=3)
+    predict(HalfSpace(), x, SIGMA, n=300, seed=3)
     assert [n for n, _, _ in samples] == [300] * 3
     assert len({options["purpose"] for _, options, _ in samples}) == 3
     for (_, _, one), (_, _, other) in [samples[:2], samples[1:], samples[::2]]:
@@ -113,8 +122,8 @@ def test_certificates_are_not_vacuous():
 
 
 def test_more_votes_certify_more():
-    x = images_at([0.3] * 20)
-    means = [certify(HalfSpace(), x, SIGMA, n=n).radius.mean() for n in (100, 1000, 10_000)]
+    margins = [0.3] * 20
+    means = [apart(certify, margins, n=n)[1].mean() for n in (100, 1000, 10_000)]
     assert means == sorted(means)
     assert means[-1] == pytest.approx(0.3, abs=0.1 * SIGMA)
 
@@ -123,7 +132,7 @@ def test_the_vote_is_wrong_or_called_by_chance_in_at_most_alpha():
     # On the line any answer is chance: 61 of 100 pass the two-sided test at 0.05, in 3.5 % of
     # samples; one-sided 59 would, in 8.9 %.
     runs, alpha = 1000, 0.05
-    answers = predict(HalfSpace(), images_at(np.zeros(runs)), SIGMA, n=100, alpha=alpha)
+    answers = apart(predict, np.zeros(runs), n=100, alpha=alpha)
     assert 10 <= (answers != ABSTAIN).sum() <= at_most(alpha, runs)
 
 
@@ -152,10 +161,10 @@ def test_the_defaults_are_those_of_the_paper(monkeypatch):
 
 @pytest.mark.parametrize("algorithm", [predict, certify])
 def test_answers_belong_to_the_image_not_to_its_place(algorithm):
-    x, ids = images_at(uniform_margins(40, 0, 0.1)), np.arange(40)[::-1].tolist()
+    x = images_at(uniform_margins(40, 0, 0.1))
     options = {"n": 300, "alpha": 0.05}
     expected = np.array(algorithm(HalfSpace(), x, SIGMA, **options))
-    reverse = algorithm(HalfSpace(), x.flip(0), SIGMA, ids=ids, batch_size=100, **options)
+    reverse = algorithm(HalfSpace(), x.flip(0), SIGMA, batch_size=100, **options)
     assert np.array_equal(np.array(reverse)[..., ::-1], expected)
     other = algorithm(HalfSpace(), x, SIGMA, seed=1, **options)
     assert not np.array_equal(np.array(other), expected)

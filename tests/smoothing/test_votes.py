@@ -98,37 +98,33 @@ def test_counts_do_not_depend_on_the_batch_size(x, batch_size):
     assert torch.equal(counts_of(x, batch_size=batch_size), counts_of(x))
 
 
-def test_batch_size_is_kept():
+@pytest.mark.parametrize(
+    ("images", "batch_size", "largest"), [(1, 350, 300), (2, 350, 200), (7, 350, 300), (2, 1, 100)]
+)
+def test_batch_size_is_kept(images, batch_size, largest):
     recorder = Recorder()
-    sample_under_noise(recorder, torch.zeros(2, 3, 2, 2), 0.25, 700, batch_size=350)
+    sample_under_noise(recorder, torch.zeros(images, 3, 2, 2), 0.25, 700, batch_size=batch_size)
     sizes = [len(seen) for seen in recorder.seen]
-    assert max(sizes) == 300
-    assert sum(sizes) == 1400
+    assert max(sizes) == largest
+    assert sum(sizes) == images * 700
 
 
 def test_counts_do_not_depend_on_neighbours(x):
     whole = counts_of(x)
     for i in range(5):
-        assert torch.equal(counts_of(x[i : i + 1], ids=[i]), whole[i : i + 1])
-    assert torch.equal(counts_of(x[1:4], ids=[1, 2, 3]), whole[1:4])
+        assert torch.equal(counts_of(x[i : i + 1]), whole[i : i + 1])
+    assert torch.equal(counts_of(x[1:4]), whole[1:4])
 
 
 def test_counts_do_not_depend_on_order(x):
-    ids, order = [11, 5, 8, 0, 3], torch.tensor([3, 0, 4, 2, 1])
-    permuted = counts_of(x[order], ids=[ids[i] for i in order])
-    assert torch.equal(permuted, counts_of(x, ids=ids)[order])
+    order = torch.tensor([3, 0, 4, 2, 1])
+    assert torch.equal(counts_of(x[order]), counts_of(x)[order])
 
 
-def test_ids_count_from_zero_unless_given(x):
-    assert torch.equal(counts_of(x, ids=range(5)), counts_of(x))
-
-
-def test_another_id_seed_or_purpose_is_other_noise():
+def test_another_seed_or_purpose_is_other_noise():
     x = torch.full((1, 3, 4, 4), 0.5)
     options: list[dict[str, Any]] = [
         {},
-        {"ids": [1]},
-        {"ids": [2]},
         {"seed": 1},
         {"seed": 2},
         {"purpose": "selection"},
@@ -139,17 +135,14 @@ def test_another_id_seed_or_purpose_is_other_noise():
     assert len(fingerprints) == len(options)
 
 
-def test_images_of_one_batch_see_different_noise():
+@pytest.mark.parametrize("batch_size", [100, 300, 10_000])
+def test_images_share_their_draws_and_no_draw_comes_twice(batch_size):
     recorder = Recorder()
-    sample_under_noise(recorder, torch.zeros(3, 1, 4, 4), 1.0, 200, batch_size=200)
+    sample_under_noise(recorder, torch.zeros(3, 1, 4, 4), 1.0, 500, batch_size=batch_size)
     copies = torch.cat(recorder.seen).flatten(1)
-    assert len(copies.unique(dim=0)) == 600  # among the copies of one image, too
-
-
-def test_the_same_id_is_the_same_noise():
-    x = torch.full((2, 3, 4, 4), 0.5)
-    counts = counts_of(x, ids=[7, 7])
-    assert torch.equal(counts[0], counts[1])
+    draws, times = copies.unique(dim=0, return_counts=True)
+    assert len(draws) == 500
+    assert times.tolist() == [3] * 500
 
 
 @pytest.mark.parametrize("cut", [100, 300, 900])
@@ -166,13 +159,13 @@ def test_first_leaves_out_that_many_draws(x):
     assert torch.equal(part, whole[300:])
 
 
-def test_the_address_is_seed_purpose_id_and_hundred(x):
+def test_the_address_is_seed_purpose_and_hundred(x):
     # Rows on disk are gone on with by address: this is part of their format.
     recorder = Recorder()
-    options: dict[str, Any] = {"ids": [7], "purpose": "votes", "seed": 3}
+    options: dict[str, Any] = {"purpose": "votes", "seed": 3}
     sample_under_noise(recorder, x[:1], 0.25, 200, first=100, **options)
     noise = [
-        torch.empty(100, 2, 4, 3).normal_(generator=stream("cpu", 3, "votes", 7, hundred))
+        torch.empty(100, 2, 4, 3).normal_(generator=stream("cpu", 3, "votes", hundred))
         for hundred in (1, 2)
     ]
     copies = x[:1] + 0.25 * torch.cat(noise).permute(0, 3, 1, 2)
@@ -216,7 +209,7 @@ def test_noise_is_centred_independent_and_of_deviation_sigma_in_every_pixel(x):
 
 def test_noisy_copies_are_the_image_the_right_way_round(x):
     recorder = Recorder()
-    sample_under_noise(recorder, x, 1e-6, 100)
+    sample_under_noise(recorder, x, 1e-6, 100, batch_size=500)
     copies = torch.cat(recorder.seen)
     assert copies.shape == (500, 3, 2, 4)
     assert torch.allclose(copies, x.repeat_interleave(100, 0), atol=1e-5)
@@ -289,8 +282,6 @@ def test_a_network_that_changes_its_input_in_place_counts_the_same(x):
         ({"n": 150}, "n=150, first=0"),
         ({"first": -100}, "n=100, first=-100"),
         ({"first": 50}, "n=100, first=50"),
-        ({"ids": [0, 1]}, "2 ids for 5 images"),
-        ({"ids": []}, "0 ids for 5 images"),
     ],
     ids=str,
 )

@@ -1,5 +1,7 @@
 """rvlib.stages.measure: rows of real images, the same whether or not a run was interrupted."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -170,12 +172,15 @@ def test_each_unit_is_addressed_by_its_first_image(place, monkeypatch, what):
     real = getattr(measure, name)
 
     def recording(network, images, *words, **options):
-        asked.append((options["first_id"], len(images), options["seed"]))
+        # Certificates need no address: all images see the same draws.
+        asked.append((options.get("first_id"), len(images), options["seed"]))
         return real(network, images, *words, **options)
 
     monkeypatch.setattr(measure, name, recording)
-    MEASURES[what](place)
-    assert asked == [(0, 4, 0), (4, 4, 0), (8, 2, 0)]
+    path = MEASURES[what](replace(place, seed=5))
+    assert read_rows(path).head["identity"]["seed"] == 5
+    firsts = [None] * 3 if what == "certificates" else [0, 4, 8]
+    assert asked == [(first, size, 5) for first, size in zip(firsts, (4, 4, 2), strict=True)]
 
 
 # --- going on ------------------------------------------------------------------------------------

@@ -1,0 +1,79 @@
+"""Networks that begin with an affine map, which lets many images share the work on their noise."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from rvlib.types import Images, Logits
+
+
+class Stemmed(nn.Module, ABC):
+    r"""A network :math:`f = r \circ a` whose first part :math:`a` is affine.
+
+    Of an affine map the noise can be taken apart from the image,
+
+    .. math:: a(x + \delta) = a(x) + a(\delta) - a(0),
+
+    so for many images under the same noise the first layer works once an image and once a draw,
+    not once a pair.  A subclass defines ``stem`` and ``after_stem`` and leaves ``forward`` alone.
+    """
+
+    @abstractmethod
+    def stem(self, x: Images) -> Tensor:
+        """Apply the affine first part: images (B, C, H, W) to features (B, c, h, w)."""
+
+    @abstractmethod
+    def after_stem(self, z: Tensor) -> Logits:
+        """Map the stem's output to logits of shape (B, K)."""
+
+    def forward(self, x: Images) -> Logits:
+        """Map a batch of images to logits: the stem, then the rest."""
+        return self.after_stem(self.stem(x))
+
+
+class WholeNetwork(Stemmed):
+    """Any network as a stemmed one: the stem is the identity, the rest is all of it.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Maps images to logits.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def stem(self, x: Images) -> Tensor:
+        """Leave the images as they are."""
+        return x
+
+    def after_stem(self, z: Tensor) -> Logits:
+        """Apply the network."""
+        return self.network(z)
+
+
+def stemmed(model: nn.Module) -> Stemmed:
+    """See a network as an affine stem and a rest.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any network.
+
+    Returns
+    -------
+    Stemmed
+        The network itself if its two parts are all that it does; otherwise a ``WholeNetwork``.
+
+    Examples
+    --------
+    >>> type(stemmed(nn.Flatten())).__name__
+    'WholeNetwork'
+    """
+    # A subclass with a forward of its own (that standardises its input, say) or a hook would be
+    # bypassed by calling the parts: then the whole network is the rest.
+    hooks = model._forward_hooks or model._forward_pre_hooks
+    if isinstance(model, Stemmed) and type(model).forward is Stemmed.forward and not hooks:
+        return model
+    return WholeNetwork(model)
