@@ -45,7 +45,7 @@ def show_attack(x: Images, x_adv: Images, y: Labels, answers: Labels) -> Image:
     )
     for line, images, words in zip(axes, rows, titles, strict=True):
         for ax, image, word in zip(line, images, words, strict=True):
-            ax.imshow(_pixels(image))
+            ax.imshow(pixels(image))
             ax.set_title(word, fontsize=13)
             ax.set(xticks=[], yticks=[])
     names = ("clean", f"change\n(grey = 0,\n±{scale:.3f})", "attacked")
@@ -100,7 +100,7 @@ def show_curves(
         axes.axvline(mark, color="0.4", linewidth=1)
     if log:
         axes.set_xscale("log")
-    _dress(axes, xlabel, ylabel)
+    dress(axes, xlabel, ylabel)
     return show_figure(figure, alt)
 
 
@@ -127,7 +127,7 @@ def show_history(histories: Mapping[str, Sequence[Mapping[str, float]]], probe: 
         epochs = range(1, len(history) + 1)
         axes.plot(epochs, [100 * h["natural"] for h in history], color=colour, label=name)
         axes.plot(epochs, [100 * h[probe] for h in history], color=colour, linestyle="--")
-    _dress(axes, "epoch", "held-out accuracy, %")
+    dress(axes, "epoch", "held-out accuracy, %")
     axes.legend(fontsize=12, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return show_figure(
         figure, f"Accuracy by epoch of {', '.join(histories)}; dashed under {probe}."
@@ -155,13 +155,22 @@ def show_votes(counts: Tensor, label: int) -> Image:
     bars[label].set_hatch("//")
     axes.bar_label(bars, fontsize=11, padding=2)
     axes.margins(y=0.12)
-    _dress(axes, "class (true class hatched)", "votes")
+    dress(axes, "class (true class hatched)", "votes")
     axes.tick_params(axis="x", rotation=30)
     top = CLASSES[int(counts.argmax())]
     return show_figure(figure, f"Votes by class; {top} leads, the true class is {CLASSES[label]}.")
 
 
-def _dress(axes: Axes, xlabel: str, ylabel: str) -> None:
+def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Label axes with their units, large enough to be projected; a legend where there are labels.
+
+    Parameters
+    ----------
+    axes : Axes
+        What to dress.
+    xlabel, ylabel : str
+        Axes with their units.
+    """
     axes.set_xlabel(xlabel, fontsize=13)
     axes.set_ylabel(ylabel, fontsize=13)
     axes.tick_params(labelsize=12)
@@ -170,7 +179,19 @@ def _dress(axes: Axes, xlabel: str, ylabel: str) -> None:
         axes.legend(fontsize=12, frameon=False)
 
 
-def _pixels(image: Tensor) -> np.ndarray:
+def pixels(image: Tensor) -> np.ndarray:
+    """Turn an image (C, H, W) into what matplotlib shows: (H, W, C), clipped to [0, 1].
+
+    Parameters
+    ----------
+    image : Tensor of shape (C, H, W), float
+        On any device.
+
+    Returns
+    -------
+    ndarray of shape (H, W, C)
+        Its values.
+    """
     return image.detach().cpu().permute(1, 2, 0).clamp(0, 1).numpy()
 
 

@@ -74,3 +74,25 @@ def losses_by_step(
         with frozen(model), torch.no_grad():
             losses.append(F.cross_entropy(model(x_t), y).item())
     return losses
+
+
+def readable(model: nn.Module, x: Images, y: Labels) -> tuple[Images, Labels]:
+    """Keep the images that the network reads rightly.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    x : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Images.
+    y : Tensor of shape (B,), int64
+        True labels.
+
+    Returns
+    -------
+    tuple of Tensor
+        Those images and their labels.
+    """
+    with frozen(model), torch.no_grad():
+        right = model(x).argmax(1) == y
+    return x[right], y[right]
