@@ -42,7 +42,7 @@ def explore_fgsm(run: Run, images: int = 6) -> Explorer:
     direction = (fgsm(model, x, y, Linf(1e-4)) - x).sign()
 
     figure = Figure(figsize=(9.6, 6.4), layout="constrained", dpi=100)
-    axes = figure.subplot_mosaic("AAAAABBBBBCCCCC;DDDDDDDDDEEEEEE")
+    axes = figure.subplot_mosaic("ABC;DDE")
     shown = [axes[key].imshow(pixels(x[0])) for key in "ABC"]
     titles = [image.axes.set_title(" ", fontsize=14) for image in shown]
     for image in shown:
