@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rvlib.data import to_float
-from rvlib.models.weights import WeightsError, to_device, write_whole
+from rvlib.files import write_whole
+from rvlib.models.weights import WeightsError, to_device
 from rvlib.noise import stream
 from rvlib.objectives import Objective
 

@@ -9,7 +9,7 @@ import pytest
 import rvlib
 
 FLOORS = [
-    {"types"},
+    {"types", "files"},
     {"data", "rows", "threat_models", "frozen", "noise", "stemmed", "device", "intervals"},
     {"models", "attacks", "smoothing"},
     {"objectives", "evaluation"},

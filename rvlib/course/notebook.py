@@ -13,7 +13,7 @@ from IPython import get_ipython
 from IPython.display import Code, Markdown, display
 
 from rvlib.evaluation import Accuracy
-from rvlib.models.weights import write_whole
+from rvlib.files import write_whole
 from rvlib.report.tables import markdown
 from rvlib.stages.run import Run
 

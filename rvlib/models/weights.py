@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
+
+from rvlib.files import write_whole
 
 
 class WeightsError(RuntimeError):
@@ -123,24 +124,6 @@ def read_record(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise WeightsError(f"{beside} is not a weights record: restore it from git") from None
     return dict(record)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it: readers see all of it or the old one.
-
-    Parameters
-    ----------
-    path : Path
-        The file to write.
-    content : bytes
-        All of it.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def to_device(model: nn.Module, device: torch.device | str) -> nn.Module:

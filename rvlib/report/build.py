@@ -7,7 +7,8 @@ from typing import Any
 from rvlib.data import CIFAR10_DIGEST
 from rvlib.device import provenance
 from rvlib.evaluation import accuracy
-from rvlib.models.weights import read_record, write_whole
+from rvlib.files import write_whole
+from rvlib.models.weights import read_record
 from rvlib.profiles import DEFENCES
 from rvlib.recipes import (
     ALPHA,

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import typst
 
 from rvlib.data import SPLITS
+from rvlib.files import write_whole
 from rvlib.intervals import wilson
-from rvlib.models.weights import write_whole
 from rvlib.recipes import REPORT_ATTACKS, SIGMA, find_recipe, gaussian_name, smoothed_name
 from rvlib.report.reference import REPORT_TABLE1, TITLES
 from rvlib.report.tables import Table, read_csv

@@ -20,7 +20,7 @@ from nbclient.exceptions import DeadKernelError
 from traitlets.config import Config
 
 import rvlib
-from rvlib.models.weights import write_whole
+from rvlib.files import write_whole
 from rvlib.stages.run import Run, repository
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rvlib.evaluation import accuracy
-from rvlib.models.weights import write_whole
+from rvlib.files import write_whole
 from rvlib.report.reference import REPORT_TABLE1, TITLES
 from rvlib.rows import read_rows, rows_path
 

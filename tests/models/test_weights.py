@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from rvlib.files import write_whole
 from rvlib.models import load_weights, save_weights
-from rvlib.models.weights import WeightsError, read_record, to_device, write_whole
+from rvlib.models.weights import WeightsError, read_record, to_device
 
 RECIPE = {"name": "toy", "lr": 0.1, "sigma": None, "attacks": [{"eps": 0.03}]}
 RECORD = {"recipe": RECIPE, "seed": 3}
