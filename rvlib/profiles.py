@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rvlib.recipes import FURTHER_ATTACKS, RECIPES, REPORT_ATTACKS, SIGMA, gaussian_name
+from rvlib.recipes import FURTHER_ATTACKS, RECIPES, REPORT_ATTACKS, SIGMA, SLOWER, gaussian_name
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Profile:
         ]
 
 
-SEEDS = {"standard": 5, gaussian_name(SIGMA): 3, "pgd-linf-at": 3}
+SEEDS = {"standard": 5, SLOWER: 5, gaussian_name(SIGMA): 3, "pgd-linf-at": 3}
 """How many training seeds a run from scratch has, where it is not one."""
 
-SHIPPED_SEEDS = {"standard": 1}
+SHIPPED_SEEDS = SEEDS
 """How many of them have their weights in ``report/models`` and are measured by the others."""
 
 PROFILES = {

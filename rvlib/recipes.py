@@ -35,6 +35,8 @@ TRUE_L2_STEP_SIZE = 2.5 * TRUE_L2.eps / PGD_STEPS
 EPOCHS = 30
 BATCH_SIZE = 32
 LEARNING_RATE = 0.01
+LOWER_LEARNING_RATE = 0.001
+"""The report prints no learning rate: the undefended network is trained with this one, too."""
 MOMENTUM = 0.9
 
 # --- Randomized smoothing (Cohen et al. 2019, section 4). --------------------------------------
@@ -233,6 +235,9 @@ def smoothed_name(sigma: float) -> str:
     return f"smoothed-{sigma:.2f}"
 
 
+SLOWER = f"standard-lr-{LOWER_LEARNING_RATE}"
+"""Name of the undefended network trained with the lower learning rate."""
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -242,6 +247,7 @@ RECIPES = {
         Recipe("pgd-linf-at", "adversarial", attacks=("pgd-linf",)),
         Recipe("pgd-l2-at", "adversarial", attacks=("pgd-l2",)),
         Recipe("mixed-at", "mixed", attacks=("pgd-linf", "pgd-pixel-l2")),
+        Recipe(SLOWER, "standard", lr=LOWER_LEARNING_RATE),
     )
 }
 """The models whose weights are shipped."""

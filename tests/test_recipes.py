@@ -60,7 +60,8 @@ def test_further_attacks_use_the_standard_norms():
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_training_of_every_model(recipe):
     training = (recipe.network, recipe.epochs, recipe.batch_size, recipe.lr, recipe.momentum)
-    assert training == ("lenet", 30, 32, 0.01, 0.9)
+    lr = 0.001 if recipe.name == recipes.SLOWER else 0.01
+    assert training == ("lenet", 30, 32, lr, 0.9)
     assert isinstance(recipe.build(0), LeNet)
 
 
@@ -76,6 +77,7 @@ def test_training_of_every_model(recipe):
         ("pgd-pixel-l2-at", "adversarial", None, ("pgd-pixel-l2",)),
         ("pgd-l2-at", "adversarial", None, ("pgd-l2",)),
         ("mixed-at", "mixed", None, ("pgd-linf", "pgd-pixel-l2")),
+        ("standard-lr-0.001", "standard", None, ()),
     ],
 )
 def test_models(name, objective, sigma, attacks):
@@ -84,7 +86,7 @@ def test_models(name, objective, sigma, attacks):
 
 
 def test_there_are_no_other_models():
-    assert len(RECIPES) == 9
+    assert len(RECIPES) == 10
 
 
 def test_smoothing_is_that_of_cohen_et_al():

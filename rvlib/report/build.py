@@ -25,7 +25,7 @@ from rvlib.recipes import (
 from rvlib.report.curves import certified_table, draw_figure1, figure1_table, save_figure
 from rvlib.report.tables import Table, grid, markdown, seeds_table, table1, write_csv
 from rvlib.rows import read_rows, rows_path
-from rvlib.stages.run import Run, table1_cells
+from rvlib.stages.run import FURTHER, Run, table1_cells
 from rvlib.stages.train import weights_path
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -52,7 +52,7 @@ def write_tables(run: Run) -> dict[str, Table]:
     """
     rows, profile = run.place.rows, run.profile
     cells = table1_cells(run)
-    further = [("pgd-l2-at", attack) for attack in profile.attacks]
+    further = [(model, attack) for model in FURTHER for attack in profile.attacks]
     tables = {
         "table1": table1(rows, "heldout", cells, profile.heldout),
         "further": table1(rows, "heldout", further, profile.heldout),

@@ -18,6 +18,7 @@ from rvlib.recipes import (
     REPORT_ATTACKS,
     SIGMA,
     SIGMAS,
+    SLOWER,
     AttackRecipe,
     find_attack,
     gaussian_name,
@@ -40,6 +41,10 @@ SMOOTHED_ATTACKS: tuple[AttackRecipe, ...] = (
     VOTE_ATTACK_L2,
 )
 """What the smoothed network of Table 1 is attacked with: first the network, then its vote."""
+
+
+FURTHER = ("pgd-l2-at", SLOWER)
+"""Networks that the report has not: the Euclidean ball, and another learning rate."""
 
 
 def repository() -> Path:
@@ -290,7 +295,7 @@ def measure_everything(run: Run) -> None:
         The run; what is on disk already is not done again.
     """
     run.train()
-    measure_networks(run, [*DEFENCES, "pgd-l2-at"])
+    measure_networks(run, [*DEFENCES, *FURTHER])
     measure_smoothing(run)
     for sigma in sorted(SIGMAS, key=lambda s: s != SIGMA):
         run.certificates(sigma)
