@@ -32,8 +32,8 @@ def bench(device: torch.device) -> None:
         "PGD-10 l-infinity": (lambda: pgd(network, x, y, LINF, random_start=False), len(x)),
         "PGD-10 pixel-l2": (lambda: pgd(network, x, y, PIXEL_L2, random_start=False), len(x)),
         "votes under noise": (
-            lambda: sample_under_noise(network, x[:10].cpu(), SIGMA, 1000),
-            10_000,
+            lambda: sample_under_noise(network, x[:64].cpu(), SIGMA, 1000),
+            64_000,
         ),
         "training, standard": (_training(standard, x, y, device), 32 * 10),
         "training, PGD-10": (_training(adversarial(ATTACKS["pgd-linf"]), x, y, device), 32 * 10),

@@ -22,7 +22,8 @@ TINY = Profile(
     seeds={"standard": 3},
 )
 # Passes an image and epoch: the undefended network, its two further seeds, its other learning
-# rate and the four noise levels 1; three adversarial trainings clean + attacked + 10 steps; the mixed one 1 + 2 + 20.
+# rate and the four noise levels 1; three adversarial trainings clean + attacked + 10 steps; the
+# mixed one 1 + 2 + 20.
 TRAINING = 30 * 48_976 * (3 * 1 + 1 + 4 * 1 + 3 * 12 + 23)
 # Ten networks and two further seeds; three attacks on the vote of 20 steps with 16 draws.
 ATTACKING = 5 * (12 * (1 + 1 + 10 + 250) + 3 * 20 * 16)
