@@ -1,9 +1,11 @@
-"""Confidence intervals of a share: what an accuracy on n images says about all images."""
+"""Intervals of a share: what n images say about all images, and seeds about another one."""
 
 import math
+import statistics
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 
 class Interval(NamedTuple):
@@ -72,3 +74,53 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
     low = (middle - half) / scale if correct > 0 else 0.0
     high = (middle + half) / scale if correct < n else 1.0
     return Interval(float(low), float(high))
+
+
+def another_run(shares: Sequence[float], n: int, confidence: float = 0.95) -> Interval:
+    r"""Predict the accuracy of one more training run, tested on other images.
+
+    With mean :math:`\bar p` and standard deviation :math:`s` of the accuracies of m training
+    seeds, all on the same n images,
+
+    .. math:: \bar p \pm \sqrt{ t^2 s^2 (1 + 1/m) + z^2 \, 2 \bar p (1 - \bar p) / n }
+
+    The first part is the prediction interval of one more seed (Student's t with m - 1 degrees of
+    freedom) [1]_, the second the difference of two samples of n images; they are independent, so
+    their squares add.  What lies outside is not explained by seeds and sampling.
+
+    Parameters
+    ----------
+    shares : sequence of float, in [0, 1], at least two
+        Accuracy of each training seed.
+    n : int, >= 1
+        Images that each was measured on, and the other run, too.
+    confidence : float, in (0, 1), default=0.95
+        Coverage, approximately.
+
+    Returns
+    -------
+    Interval
+        Both ends, cut to [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two shares: one seed says nothing about their spread.
+
+    References
+    ----------
+    .. [1] Meeker, Hahn, Escobar, "Statistical Intervals", 2nd edition, Wiley 2017, section 4.7.
+
+    Examples
+    --------
+    >>> tuple(round(end, 3) for end in another_run([0.56, 0.57, 0.55], 1024))
+    (0.494, 0.626)
+    """
+    if len(shares) < 2:
+        raise ValueError(f"{len(shares)} training seed: the spread of seeds takes at least two")
+    mean, spread = statistics.mean(shares), statistics.stdev(shares)
+    tail = (1 - confidence) / 2
+    seeds = t.isf(tail, len(shares) - 1) * spread * math.sqrt(1 + 1 / len(shares))
+    sampling = norm.isf(tail) * math.sqrt(2 * mean * (1 - mean) / n)
+    half = math.hypot(seeds, sampling)
+    return Interval(float(max(0.0, mean - half)), float(min(1.0, mean + half)))

@@ -1,9 +1,10 @@
-"""rvlib.intervals: Wilson's interval against SciPy's."""
+"""rvlib.intervals: Wilson's interval against SciPy's, and the range of another run."""
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from rvlib.intervals import wilson
+from rvlib.intervals import another_run, wilson
 
 
 @pytest.mark.parametrize("confidence", [0.95, 0.99])
@@ -48,3 +49,50 @@ def test_impossible_counts_are_refused(k, n):
     with pytest.raises(ValueError, match=rf"^{k} of {n}: need 0 <= correct <= n") as caught:
         wilson(k, n)
     assert "\n" not in str(caught.value)
+
+
+# --- another run ----------------------------------------------------------------------------------
+
+
+def run_of(rng, n, p, spread):
+    """Accuracy of a training run: its own probability, then a sample of images."""
+    return rng.binomial(n, np.clip(rng.normal(p, spread), 0, 1)) / n
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 0.05])
+@pytest.mark.parametrize(("seeds", "p"), [(3, 0.5), (5, 0.5), (5, 0.05)])
+def test_another_run_falls_into_its_range(seeds, p, spread):
+    rng, times, n = np.random.default_rng(0), 2000, 1024
+    inside = 0
+    for _ in range(times):
+        # The seeds of one experiment share their images: one sampling error for all of them.
+        shift = run_of(rng, n, p, 0) - p
+        shares = np.clip(rng.normal(p, spread, seeds) + shift, 0, 1)
+        low, high = another_run(shares, n)
+        inside += low <= run_of(rng, n, p, spread) <= high
+    # 95 % with a deviation of 0.5 % from 2000 repetitions; a little more where both parts count.
+    assert 0.93 <= inside / times <= 0.995
+
+
+def test_without_spread_it_is_the_difference_of_two_samples():
+    low, high = another_run([0.5, 0.5], 1024)
+    assert high - 0.5 == pytest.approx(1.959964 * (2 * 0.25 / 1024) ** 0.5)
+    assert (low + high) / 2 == pytest.approx(0.5)
+
+
+def test_with_very_many_images_it_is_students_prediction_interval():
+    shares = [0.50, 0.52, 0.51]
+    low, high = another_run(shares, 10**12)
+    assert high - 0.51 == pytest.approx(4.302653 * 0.01 * (4 / 3) ** 0.5)
+    assert (low + high) / 2 == pytest.approx(0.51)
+
+
+def test_its_ends_stay_in_the_unit_interval():
+    assert another_run([0.0, 0.01], 100).low == 0
+    assert another_run([1.0, 0.99], 100).high == 1
+
+
+@pytest.mark.parametrize("shares", [[], [0.5]])
+def test_one_seed_says_nothing_about_another(shares):
+    with pytest.raises(ValueError, match=f"^{len(shares)} training seed: .* at least two$"):
+        another_run(shares, 1024)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rvlib.evaluation import accuracy
 from rvlib.files import write_whole
+from rvlib.intervals import another_run
 from rvlib.report.reference import REPORT_TABLE1, TITLES
 from rvlib.rows import read_rows, rows_path
 
@@ -84,9 +85,9 @@ def seeds_table(folder: Path, seeds: dict[str, int], attacks: Sequence[str], ima
     Returns
     -------
     Table
-        Mean, standard deviation and ends over training seeds, in percent, beside the report's
-        value and whether it lies within what seeds *and* sampling allow: the lowest seed's lower
-        to the highest seed's upper end of the 95 % interval.
+        Mean, standard deviation and ends over training seeds, in percent; ``low`` and ``high``,
+        the 95 % range for one more run on other images (``rvlib.intervals.another_run``), empty
+        for one seed; the report's value and whether it lies in that range.
     """
     table = []
     for model, count in seeds.items():
@@ -96,9 +97,13 @@ def seeds_table(folder: Path, seeds: dict[str, int], attacks: Sequence[str], ima
                 for seed in range(count)
             ]
             values = [cell.percent for cell in cells]
-            low = min(cell.interval.low for cell in cells)
-            high = max(cell.interval.high for cell in cells)
             reported = REPORT_TABLE1.get(model, {}).get(attack)
+            low = high = inside = ""
+            if count > 1:
+                ends = another_run([value / 100 for value in values], images)
+                low, high = (f"{100 * end:.2f}" for end in ends)
+            if low and reported is not None:
+                inside = "yes" if float(low) <= reported <= float(high) else "no"
             table.append(
                 {
                     "defence": model,
@@ -108,12 +113,10 @@ def seeds_table(folder: Path, seeds: dict[str, int], attacks: Sequence[str], ima
                     "std": f"{statistics.stdev(values):.2f}" if count > 1 else "",
                     "min": f"{min(values):.2f}",
                     "max": f"{max(values):.2f}",
-                    "low": f"{low:.2f}",
-                    "high": f"{high:.2f}",
+                    "low": low,
+                    "high": high,
                     "report_value": "" if reported is None else f"{reported:.2f}",
-                    "report_in_range": ""
-                    if reported is None
-                    else ("yes" if low <= reported <= high else "no"),
+                    "report_in_range": inside,
                 }
             )
     return table
