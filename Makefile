@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 export UV_SYSTEM_CERTS ?= 1
 MIN_PYTHON := $(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help env report data notebooks lab bench test check lock clean
+.PHONY: help env report data notebooks lab site bench test browser check lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -32,11 +32,23 @@ notebooks: $(READY) ## run the notebooks and write them back with their outputs
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $$(test "$$(id -u)" -ne 0 || echo --allow-root) notebooks
 
+site: $(READY) ## write the notebooks and the report as static pages, build/site/index.html
+	$(BIN)/rvlib site --profile $(PROFILE)
+
 bench: $(READY) ## measure the speed of attacks and certification
 	$(BIN)/rvlib bench
 
-test: check ## make check, then all tests, doctests and notebooks
+test: check browser ## make check, then all tests, doctests and notebooks
 	$(BIN)/pytest --nbval-lax --nbval-current-env
+
+# Where none is found and none may be installed, the tests that need one fail; all others still run.
+browser: $(READY) ## find a Chromium for the tests; install Debian's where that is allowed
+	@found() { $(BIN)/python -m tests.browser.chromium; }; \
+	if ! found >/dev/null 2>&1 && [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+	    echo "apt-get install chromium fonts-dejavu-core"; \
+	    { apt-get update && apt-get install -y chromium fonts-dejavu-core; } >/dev/null 2>&1; \
+	fi; \
+	found || true
 
 check: $(READY) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -46,12 +46,13 @@ def _parser() -> argparse.ArgumentParser:
         ("report", _report, "run the notebooks and write the report"),
         ("publish", _publish, "copy a full run into report/"),
         ("notebooks", _notebooks, "run the notebooks and write them back with their outputs"),
+        ("site", _site, "write the notebooks and the report as static pages"),
         ("bench", _bench, "measure the speed of attacks and certification"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
-        if name in ("train", "measure", "report", "publish", "notebooks"):
-            default = "course" if name in ("report", "notebooks") else "full"
+        if name in ("train", "measure", "report", "publish", "notebooks", "site"):
+            default = "course" if name in ("report", "notebooks", "site") else "full"
             command.add_argument("--profile", default=default, help=f"default: {default}")
         if name in ("train", "measure", "report", "notebooks", "bench"):
             command.add_argument("--device", help="default: the GPU where there is one")
@@ -121,6 +122,13 @@ def _notebooks(arguments: argparse.Namespace) -> None:
 
     run = Run.open(arguments.profile, arguments.device)
     publish_notebooks(run_notebooks(run, arguments.device))
+
+
+def _site(arguments: argparse.Namespace) -> None:
+    from rvlib.report.site import build_site
+    from rvlib.stages.run import Run
+
+    print(build_site(Run.open(arguments.profile)))
 
 
 def _bench(arguments: argparse.Namespace) -> None:

@@ -15,24 +15,27 @@ import rvlib.device
 import rvlib.report.document
 import rvlib.report.publish
 import rvlib.report.runner
+import rvlib.report.site
 import rvlib.stages.estimate
 import rvlib.stages.run
 from rvlib.cli import main
 from rvlib.stages.run import Run
 
-COMMANDS = ("data", "train", "measure", "report", "publish", "notebooks", "bench")
+COMMANDS = ("data", "train", "measure", "report", "publish", "notebooks", "site", "bench")
 WORK = {
     rvlib.data: ("fetch_cifar10",),
     rvlib.stages.run: ("train_all", "measure_everything"),
     rvlib.report.runner: ("run_notebooks", "publish_notebooks"),
     rvlib.report.document: ("build",),
     rvlib.report.publish: ("publish",),
+    rvlib.report.site: ("build_site",),
     rvlib.bench: ("bench",),
 }
 RESULTS = {
     "fetch_cifar10": Path("data/cifar10.npz"),
     "run_notebooks": [Path("01.ipynb")],
     "build": [Path("report.pdf"), Path("report.html")],
+    "build_site": Path("site/index.html"),
 }
 
 
@@ -129,6 +132,13 @@ def test_notebooks_are_run_and_then_written_back(calls):
     assert calls[1][1] == (RESULTS["run_notebooks"],)
 
 
+def test_site(calls, capsys):
+    assert main(["site"]) == 0
+    assert names(calls) == ["build_site"]
+    assert profile_of(calls[0][1]) == "course"
+    assert capsys.readouterr().out == "site/index.html\n"
+
+
 def test_bench(calls):
     assert main(["bench", "--device", "cpu"]) == 0
     assert calls == [("bench", (torch.device("cpu"),))]
@@ -137,7 +147,7 @@ def test_bench(calls):
 # --- what goes wrong -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["train", "measure", "report", "publish", "notebooks"])
+@pytest.mark.parametrize("command", ["train", "measure", "report", "publish", "notebooks", "site"])
 def test_an_unknown_profile(calls, capsys, command):
     message = failure(capsys, command, "--profile", "fulll")
     assert message == "unknown profile 'fulll': choose from smoke, course, full"

@@ -4,7 +4,7 @@ import html
 import itertools
 import threading
 import traceback
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rvlib.course.twin import Control, Frame, data_uri, twin
+
+STYLE = "<style>.explorer :is(.widget-label, .widget-readout, select) { font-size: 16px }</style>"
+"""Controls to be read at a distance, as the picture is."""
 
 MOST_FRAMES = 160
 """Frames of a static twin: one is 5 to 15 kB of the notebook and 50 ms of its opening."""
@@ -82,12 +85,12 @@ class Picture:
     ----------
     figure : Figure
         Of fixed size, so that the page never jumps.
-    moving : iterable of Artist
+    moving : sequence of Artist
         What changes; in front of all that does not.  Limits and ticks of axes must stay.
     """
 
     figure: Figure
-    moving: Iterable[Artist]
+    moving: Sequence[Artist]
     _still: list[Any] = field(default_factory=list)
 
     def pixels(self) -> np.ndarray:
@@ -142,8 +145,9 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
         self._image = widgets.HTML(layout=widgets.Layout(min_height=f"{height}px"))
         self._size = width
         self._show(pixels, words)
-        super().__init__([*self._controls, self._image])
-        self.add_class(f"explorer-{name}")
+        style = widgets.HTML(STYLE, layout=widgets.Layout(display="none"))
+        super().__init__([style, *self._controls, self._image])
+        self.add_class("explorer").add_class(f"explorer-{name}")
         for control in self._controls:
             control.observe(self._moved, "value")
 
@@ -163,14 +167,14 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
         )
 
     def _moved(self, change: Any) -> None:
-        # An exception in a callback would be seen by nobody.
-        try:
-            with self._lock:
-                # Read inside the lock: of two threads the later one paints the newest values.
+        # Inside the lock: of two threads the later one reads, and shows, the newest values.
+        with self._lock:
+            try:
                 self._show(*self._frame([control.value for control in self._controls]))
-        except Exception:
-            trace = html.escape(traceback.format_exc(limit=2))
-            self._image.value = f'<pre role="alert">{trace}</pre>'
+            except Exception:
+                # In a callback it would be seen by nobody.
+                trace = html.escape(traceback.format_exc(limit=-2))
+                self._image.value = f'<pre role="alert">{trace}</pre>'
 
     def frames(self) -> dict[tuple[int, ...], Frame]:
         """Draw every frame of the static twin.

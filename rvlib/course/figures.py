@@ -57,6 +57,42 @@ def show_attack(x: Images, x_adv: Images, y: Labels, answers: Labels) -> Image:
     )
 
 
+def show_balls(x: Tensor, attacked: Mapping[str, Images], answers: Mapping[str, str]) -> Image:
+    """Show what the balls of one radius do to one picture.
+
+    Parameters
+    ----------
+    x : Tensor of shape (C, H, W), float, in [0, 1]
+        The picture.
+    attacked : mapping of str to Tensor of shape (C, H, W)
+        The attacked picture of each ball, by the ball's name.
+    answers : mapping of str to str
+        What the network says of each.
+
+    Returns
+    -------
+    IPython.display.Image
+        A column a ball: the change on one scale for all, on its own, and the attacked picture.
+    """
+    deltas = {name: x_adv - x for name, x_adv in attacked.items()}
+    largest = max(float(delta.abs().max()) for delta in deltas.values())
+    figure = Figure(figsize=(8, 7.6), layout="constrained")
+    axes = figure.subplots(3, len(attacked), squeeze=False)
+    for column, (name, delta) in zip(axes.T, deltas.items(), strict=True):
+        own = max(float(delta.abs().max()), 1e-9)
+        shown = (0.5 + delta / (2 * largest), 0.5 + delta / (2 * own), attacked[name])
+        titles = (name, f"±{own:.2g}", answers[name])
+        for ax, values, title in zip(column, shown, titles, strict=True):
+            ax.imshow(pixels(values))
+            ax.set_title(title, fontsize=13)
+            ax.set(xticks=[], yticks=[])
+    names = (f"change, all ±{largest:.2g}", "change, own scale", "attacked")
+    for ax, name in zip(axes[:, 0], names, strict=True):
+        ax.set_ylabel(name, fontsize=13)
+    lengths = ", ".join(f"{name} {float(delta.norm()):.2f}" for name, delta in deltas.items())
+    return show_figure(figure, f"One picture attacked in {len(deltas)} balls; lengths: {lengths}.")
+
+
 def show_curves(
     x: Sequence[float],
     curves: Mapping[str, ArrayLike],

@@ -1,14 +1,21 @@
 """Small measurements that a lesson shows and the report does not print."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from rvlib.attacks import pgd
+from rvlib.attacks import Attack
+from rvlib.attacks.ascent import ascend, loss_gradient
+from rvlib.data import load_cifar10
+from rvlib.evaluation import predictions
 from rvlib.frozen import frozen
+from rvlib.objectives import Objective
+from rvlib.recipes import ATTACKS, LEARNING_RATE
+from rvlib.stages.run import Run
 from rvlib.threat_models import ThreatModel
+from rvlib.training import fit
 from rvlib.types import Images, Labels
 
 
@@ -35,10 +42,63 @@ def sweep(
     """
     accuracies = []
     for eps in radii:
-        x_adv = attack(eps)
-        with frozen(model), torch.no_grad():
-            accuracies.append(100 * (model(x_adv).argmax(1) == y).double().mean().item())
+        accuracies.append(100 * (answers(model, attack(eps)) == y).double().mean().item())
     return accuracies
+
+
+def losses(model: nn.Module, x: Images, y: Labels) -> Tensor:
+    """Cross-entropy of each image.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    x : Tensor of shape (B, C, H, W), float
+        Images.
+    y : Tensor of shape (B,), int64
+        True labels.
+
+    Returns
+    -------
+    Tensor of shape (B,)
+        One loss an image.
+    """
+    with frozen(model), torch.no_grad():
+        return F.cross_entropy(model(x), y, reduction="none")
+
+
+def iterates(
+    model: nn.Module, x: Images, y: Labels, threat: ThreatModel, steps: int, step_size: float
+) -> list[Images]:
+    """Every stop of PGD from the clean images on; the last one is what ``pgd`` returns.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    x : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Clean images.
+    y : Tensor of shape (B,), int64
+        True labels.
+    threat : ThreatModel
+        The ball.
+    steps : int
+        Number of steps.
+    step_size : float
+        Length of one step.
+
+    Returns
+    -------
+    list of Tensor of shape (B, C, H, W)
+        ``steps + 1`` batches, the clean images first.
+    """
+    path = [x]
+    with frozen(model):
+        for _ in range(steps):
+            path.append(
+                ascend(lambda x_t: loss_gradient(model, x_t, y), x, path[-1], threat, 1, step_size)
+            )
+    return path
 
 
 def losses_by_step(
@@ -66,14 +126,48 @@ def losses_by_step(
     list of float
         ``steps + 1`` losses.
     """
-    losses = []
-    for t in range(steps + 1):
-        x_t = x
-        if t:
-            x_t = pgd(model, x, y, threat, steps=t, step_size=step_size, random_start=False)
-        with frozen(model), torch.no_grad():
-            losses.append(F.cross_entropy(model(x_t), y).item())
-    return losses
+    path = iterates(model, x, y, threat, steps, step_size)
+    return [losses(model, x_t, y).mean().item() for x_t in path]
+
+
+def robust_curve(
+    model: nn.Module,
+    x: Images,
+    y: Labels,
+    attack: Callable[[Images, Labels, float], Images],
+    radii: Sequence[float],
+) -> list[float]:
+    """Accuracy in percent under attacks in ever larger balls, each holding the ones before.
+
+    What fools the network in a ball is in every larger one: only images that still stand are
+    attacked again.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    x : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Clean images.
+    y : Tensor of shape (B,), int64
+        True labels.
+    attack : callable
+        Makes attacked images from images, labels and a radius; a radius of 0 is not asked for.
+    radii : sequence of float
+        Radii, ascending.
+
+    Returns
+    -------
+    list of float
+        One percentage a radius; never rising.
+    """
+    total, accuracies = len(x), []
+    x, y = readable(model, x, y)
+    for eps in radii:
+        if eps and len(x):
+            stands = answers(model, attack(x, y, eps)) == y
+            x, y = x[stands], y[stands]
+        accuracies.append(100 * len(x) / total)
+    return accuracies
 
 
 def readable(model: nn.Module, x: Images, y: Labels) -> tuple[Images, Labels]:
@@ -93,6 +187,83 @@ def readable(model: nn.Module, x: Images, y: Labels) -> tuple[Images, Labels]:
     tuple of Tensor
         Those images and their labels.
     """
-    with frozen(model), torch.no_grad():
-        right = model(x).argmax(1) == y
+    right = answers(model, x) == y
     return x[right], y[right]
+
+
+def answers(model: nn.Module, x: Images) -> Labels:
+    """Classes that the network names.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    x : Tensor of shape (B, C, H, W), float
+        Images.
+
+    Returns
+    -------
+    Tensor of shape (B,), int64
+        One class an image.
+    """
+    with frozen(model), torch.no_grad():
+        return model(x).argmax(1)
+
+
+def train_further(
+    run: Run,
+    model: nn.Module,
+    objective: Objective,
+    epochs: int,
+    attacks: Mapping[str, Attack],
+    images: int,
+    lr: float = LEARNING_RATE,
+) -> list[dict[str, float]]:
+    """Train a network on a few images and watch it on held-out ones.
+
+    Parameters
+    ----------
+    run : Run
+        Whose device, seed and held-out images (at most 256) to use.
+    model : nn.Module
+        The network; trained in place.
+    objective : Objective
+        The loss.
+    epochs : int
+        Passes over the images.
+    attacks : mapping of str to Attack
+        What to watch the accuracy under, by name, beside the clean one.
+    images : int
+        How many training images, the first ones.
+    lr : float, default=0.01
+        Learning rate.
+
+    Returns
+    -------
+    list of dict
+        Accuracies before the first and after every epoch: ``natural`` and each attack's.
+    """
+    held, truth = (part[: min(256, run.profile.heldout)] for part in load_cifar10("heldout"))
+    inputs, targets = (part[:images] for part in load_cifar10("train"))
+
+    def monitor(network: nn.Module) -> dict[str, float]:
+        watched = {"natural": ATTACKS["natural"], **attacks}
+        return {
+            name: (predictions(network, held, truth, attack) == truth).double().mean().item()
+            for name, attack in watched.items()
+        }
+
+    before = monitor(model)
+    fitted = fit(
+        model,
+        objective,
+        (inputs, targets),
+        epochs=epochs,
+        lr=lr,
+        seed=run.place.seed,
+        monitor=monitor,
+        device=run.place.device,
+        log=lambda line: None,
+    )
+    model.eval()
+    return [before, *fitted.history]

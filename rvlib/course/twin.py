@@ -26,7 +26,7 @@ class Control(NamedTuple):
     label : str
         What stands beside it.
     words : list of str
-        How each position is read out.
+        How each position is read out; where there is only one, it cannot be moved.
     menu : bool
         A menu; otherwise a slider.
     """
@@ -213,7 +213,10 @@ def _embed(value: object) -> str:
 def _row(control: Control, at: int) -> str:
     words = [html.escape(word) for word in control.words]
     data = f"data-words='{html.escape(json.dumps(control.words, ensure_ascii=False))}' disabled"
-    if control.menu:
+    if len(words) == 1:
+        # Nothing to choose: only said.
+        field = f'<input type="hidden" value="0" {data}><output>{words[0]}</output>'
+    elif control.menu:
         options = "".join(
             f'<option value="{i}"{" selected" if i == at else ""}>{word}</option>'
             for i, word in enumerate(words)

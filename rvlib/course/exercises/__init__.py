@@ -1,0 +1,14 @@
+"""The exercises of the notebooks: each check says what is wrong, not only that something is."""
+
+from rvlib.course.exercises.certification import check_lower_bound as check_lower_bound
+from rvlib.course.exercises.certification import check_radius as check_radius
+from rvlib.course.exercises.fgsm import check_eight_bit as check_eight_bit
+from rvlib.course.exercises.fgsm import check_fgsm as check_fgsm
+from rvlib.course.exercises.pgd import check_l2_projection as check_l2_projection
+from rvlib.course.exercises.pgd import check_pgd as check_pgd
+from rvlib.course.exercises.results import check_certified_accuracy as check_certified_accuracy
+from rvlib.course.exercises.results import check_wilson as check_wilson
+from rvlib.course.exercises.smoothing import check_noisy_copies as check_noisy_copies
+from rvlib.course.exercises.smoothing import check_vote as check_vote
+from rvlib.course.exercises.training import check_collapse_epoch as check_collapse_epoch
+from rvlib.course.exercises.training import check_training_loss as check_training_loss

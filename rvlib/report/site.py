@@ -1,0 +1,186 @@
+"""The static pages: executed notebooks and the printed report, for a reader without a kernel."""
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+from math_core import LatexError, LatexToMathML
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from traitlets.config import Config
+
+from rvlib.report.runner import source_digest
+from rvlib.stages.run import Run, repository
+
+TITLE = "Robust image classifiers: six notebooks and a report"
+
+# What a page can show of an output, the richest first: a live widget is no part of it.
+SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "text/plain"]
+
+MATH = LatexToMathML(fancy_error=False)
+
+
+class Page(NamedTuple):
+    """One page.
+
+    Parameters
+    ----------
+    file : str
+        Its file.
+    name : str
+        What the other pages' menu calls it.
+    title : str
+        Its title.
+    """
+
+    file: str
+    name: str
+    title: str
+
+
+def build_site(run: Run, root: Path | None = None) -> Path:
+    """Write the notebooks and the report as pages that need no kernel and no network.
+
+    Parameters
+    ----------
+    run : Run
+        Its executed notebooks and its report are shown; where it has none, the shipped ones.
+    root : Path, default=``repository()``
+        The folder that holds ``notebooks/`` and ``report/``.
+
+    Returns
+    -------
+    Path
+        The first page, ``build/site/index.html``.  What an earlier call wrote there is gone.
+
+    Raises
+    ------
+    ValueError
+        If an equation cannot be shown; names the notebook and the equation.
+    """
+    root = root or repository()
+    site = root / "build" / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    site.mkdir(parents=True)
+    notebooks = {
+        path.stem: latest(path, run.out)
+        for path in sorted((root / "notebooks").glob("[0-9]*.ipynb"))
+    }
+    pages = [
+        Page("index.html", "Overview", TITLE),
+        *(
+            Page(f"{stem}.html", stem.replace("_", " "), title(nb))
+            for stem, nb in notebooks.items()
+        ),
+        *_report(run.out, root / "report", site),
+    ]
+    exporter = _exporter(root / "report")
+    for page, (stem, notebook) in zip(pages[1:], notebooks.items(), strict=False):
+        notebook.metadata["title"] = page.title
+        try:
+            text, _ = exporter.from_notebook_node(notebook, {"pages": pages, "page": page})
+        except LatexError as error:
+            raise ValueError(f"{stem}: {error}") from None
+        (site / page.file).write_text(text)
+    home = exporter.environment.get_template("home.html.j2")
+    text = home.render(resources={"pages": pages, "page": pages[0]})
+    (site / pages[0].file).write_text(text)
+    return site / pages[0].file
+
+
+def latest(path: Path, out: Path) -> nbformat.NotebookNode:
+    """Read the executed copy of a notebook if it came to its end with these cells, else itself.
+
+    Parameters
+    ----------
+    path : Path
+        The notebook.
+    out : Path
+        Folder of a run.
+
+    Returns
+    -------
+    NotebookNode
+        Without the cell that handed over the parameters.
+    """
+    shipped, executed = nbformat.read(path, 4), out / "notebooks" / path.name
+    if not (executed.exists() and (out / "finished" / f"{path.stem}.json").exists()):
+        return shipped
+    found = nbformat.read(executed, 4)
+    found.cells = [
+        c for c in found.cells if "injected-parameters" not in c.metadata.get("tags", [])
+    ]
+    return found if source_digest(found) == source_digest(shipped) else shipped
+
+
+def title(notebook: nbformat.NotebookNode) -> str:
+    """Read the title: the first line, a heading."""
+    return str(notebook.cells[0].source).partition("\n")[0].lstrip("# ")
+
+
+def _report(out: Path, shipped: Path, site: Path) -> list[Page]:
+    """Copy the run's report, or the shipped one, or none."""
+    for folder in (out, shipped):
+        files = [folder / "report.html", folder / "report.pdf"]
+        if all(file.exists() for file in files):
+            for file in files:
+                shutil.copy2(file, site)
+            return [
+                Page("report.html", "Report", "The report"),
+                Page("report.pdf", "PDF", "The report, to print"),
+            ]
+    return []
+
+
+def _exporter(templates: Path) -> HTMLExporter:
+    exporter = HTMLExporter(
+        template_name="site",
+        extra_template_basedirs=[str(templates)],
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        config=Config({"NbConvertBase": {"display_data_priority": SHOWN}}),
+    )
+    exporter.register_filter("markdown2html", markdown)
+    return exporter
+
+
+def markdown(text: str) -> str:
+    """Turn a notebook's Markdown into HTML that needs no script.
+
+    Parameters
+    ----------
+    text : str
+        Markdown with equations in dollars.
+
+    Returns
+    -------
+    str
+        HTML with equations as MathML.
+
+    Raises
+    ------
+    LatexError
+        If an equation has a command that is not known.
+    """
+    return str(MarkdownWithMath(renderer=_Renderer(escape=False)).render(text))
+
+
+class _Renderer(IPythonRenderer):
+    """Asks for nothing from elsewhere: an equation is MathML, a badge the words it stands for."""
+
+    def block_math(self, body: str) -> str:
+        return MATH.convert_with_local_state(body, displaystyle=True)
+
+    def inline_math(self, body: str) -> str:
+        return MATH.convert_with_local_state(body, displaystyle=False)
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        return text if "://" in url else super().image(text, url, title)
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        page = url if "://" in url else url.replace(".ipynb", ".html")
+        return super().link(text, page, title)
