@@ -13,6 +13,7 @@ from rvlib.course.exercises import check_training_loss as check_training_loss
 from rvlib.course.exercises import check_vote as check_vote
 from rvlib.course.exercises import check_wilson as check_wilson
 from rvlib.course.figures import show_attack as show_attack
+from rvlib.course.figures import show_balls as show_balls
 from rvlib.course.figures import show_curves as show_curves
 from rvlib.course.figures import show_figure as show_figure
 from rvlib.course.figures import show_history as show_history

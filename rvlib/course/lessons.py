@@ -1,21 +1,14 @@
 """Small measurements that a lesson shows and the report does not print."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rvlib.attacks import Attack
 from rvlib.attacks.ascent import ascend, loss_gradient
-from rvlib.data import load_cifar10
-from rvlib.evaluation import predictions
 from rvlib.frozen import frozen
-from rvlib.objectives import Objective
-from rvlib.recipes import ATTACKS, LEARNING_RATE
-from rvlib.stages.run import Run
 from rvlib.threat_models import ThreatModel
-from rvlib.training import fit
 from rvlib.types import Images, Labels
 
 
@@ -208,62 +201,3 @@ def answers(model: nn.Module, x: Images) -> Labels:
     """
     with frozen(model), torch.no_grad():
         return model(x).argmax(1)
-
-
-def train_further(
-    run: Run,
-    model: nn.Module,
-    objective: Objective,
-    epochs: int,
-    attacks: Mapping[str, Attack],
-    images: int,
-    lr: float = LEARNING_RATE,
-) -> list[dict[str, float]]:
-    """Train a network on a few images and watch it on held-out ones.
-
-    Parameters
-    ----------
-    run : Run
-        Whose device, seed and held-out images (at most 256) to use.
-    model : nn.Module
-        The network; trained in place.
-    objective : Objective
-        The loss.
-    epochs : int
-        Passes over the images.
-    attacks : mapping of str to Attack
-        What to watch the accuracy under, by name, beside the clean one.
-    images : int
-        How many training images, the first ones.
-    lr : float, default=0.01
-        Learning rate.
-
-    Returns
-    -------
-    list of dict
-        Accuracies before the first and after every epoch: ``natural`` and each attack's.
-    """
-    held, truth = (part[: min(256, run.profile.heldout)] for part in load_cifar10("heldout"))
-    inputs, targets = (part[:images] for part in load_cifar10("train"))
-
-    def monitor(network: nn.Module) -> dict[str, float]:
-        watched = {"natural": ATTACKS["natural"], **attacks}
-        return {
-            name: (predictions(network, held, truth, attack) == truth).double().mean().item()
-            for name, attack in watched.items()
-        }
-
-    before = monitor(model)
-    fitted = fit(
-        model,
-        objective,
-        (inputs, targets),
-        epochs=epochs,
-        lr=lr,
-        seed=run.place.seed,
-        monitor=monitor,
-        device=run.place.device,
-        log=lambda line: None,
-    )
-    model.eval()
-    return [before, *fitted.history]

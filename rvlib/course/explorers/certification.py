@@ -151,9 +151,7 @@ class _Curves:
             self.names[sigma] = axes.text(
                 3.57, (0.98 - 0.2 * k) * top, f"σ = {sigma:.2f}", fontsize=12
             )
-        (self.radius,) = axes.plot(
-            [0], [1.24 * top], "v", color="0.2", label="R of the vote above"
-        )
+        (self.radius,) = axes.plot([0], [1.24 * top], "v", color="0.2", label="R of the vote above")
         self.radius.set(markersize=10, clip_on=False)
         self.title = axes.set_title(" ", fontsize=14)
         axes.set(xlim=(0, GRID[-1]), ylim=(0, 1.35 * top))

@@ -130,7 +130,7 @@ class _Steps:
         self.none = axes.text(0, 1, "none", ha="center", fontsize=12)
         axes.set_xticks(range(3), ["certified", "\nattacked", "clean"])
         axes.set(ylim=(0, 100), xlim=(-0.6, 2.6))
-        axes.set_title(f"l2 ball of {TRUE_L2.eps}, {images} images", fontsize=14)
+        axes.set_title(f"l2 ball of {TRUE_L2.eps},\n{images} images", fontsize=14)
         dress(axes, "", "accuracy, %")
         self.moving: list[Artist] = [*self.bars, *self.ends, self.none]
 

@@ -67,11 +67,12 @@ def explore_smoothing(run: Run, images: int = 6) -> Explorer:
         strip.show(networks[sigma], x[picture], sigma * noise, label)
         bars.show(votes, label)
         answer = int(vote(votes[None].numpy(), ALPHA)[0])
-        (n_a, n_b), (a, b) = (part.tolist() for part in votes.topk(2))
+        a, b = votes.argsort(descending=True, stable=True)[:2].tolist()
+        (n_a, n_b), second = votes[[a, b]].tolist(), CLASSES[b] if votes[b] else "any other"
         p = test.show(n_a, n_b, answer, label)
         return (
             f"σ = {sigma}, {copies:,} noisy copies of a picture of class {CLASSES[label]}: "
-            f"{n_a:,} votes for {CLASSES[a]}, {n_b:,} for {CLASSES[b]}. Were both equally likely, "
+            f"{n_a:,} votes for {CLASSES[a]}, {n_b:,} for {second}. Were both equally likely, "
             f"such a lead would have probability {p}: the vote {_verdict(answer, label)}."
         )
 
@@ -81,7 +82,7 @@ def explore_smoothing(run: Run, images: int = 6) -> Explorer:
             "picture",
             range(images),
             words=[f"{i + 1}: {CLASSES[c]}" for i, c in enumerate(y.tolist())],
-            twin=(0, 1, 3),
+            twin=[i for i in (0, 1, 3) if i < images],
         ),
         Knob("sigma", "noise level σ", SIGMAS, SIGMAS.index(SIGMA), [f"{s:.2f}" for s in SIGMAS]),
         Knob(
@@ -133,7 +134,7 @@ class _Strip:
             # 16 levels of each colour: no eye sees the difference, and a twin is half as large.
             image.set_data((15 * pixels(values)).round() / 15)
         words = [f"{CLASSES[a]} {'✓' if a == label else '✗'}" for a in answers]
-        for title, text in zip(self.titles, (f"a {CLASSES[label]}", *words), strict=True):
+        for title, text in zip(self.titles, (f"clean: {CLASSES[label]}", *words), strict=True):
             title.set_text(text)
 
 
@@ -166,7 +167,7 @@ class _Test:
         self.tails = axes.stairs([1], [0, 1], fill=True, color=ORANGE, hatch="//")
         self.limits = [axes.plot([0.5, 0.5], [0, 1.1], "--", color="0.3")[0] for _ in range(2)]
         (self.seen,) = axes.plot([0.5, 0.5], [0, 1.1], "-D", color=ORANGE, markevery=[1])
-        self.title = axes.set_title(" ", fontsize=14)
+        self.title = axes.set_title(" ", fontsize=13)
         for artist, label in zip(
             (self.null, self.tails, self.seen, self.limits[0]),
             ("both equally likely", "this far out: the p-value", "seen", f"α = {ALPHA}"),

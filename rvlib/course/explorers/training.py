@@ -118,7 +118,7 @@ def explore_training(run: Run) -> Explorer:
             MULTIPLES,
             4,
             [f"{multiple:g}" for multiple in MULTIPLES],
-            twin=(0, 2, 6),
+            twin=(0, 4),
         ),
     ]
     parts: list[_Panel | Shot | _Bars] = [*panels.values(), *shots, bars]
@@ -148,8 +148,8 @@ class _Panel:
         # Marks only: between them nothing moves, which makes a twin a third as large.
         (self.chosen,) = axes.plot([], [], linestyle="", markeredgecolor="black")
         self.chosen.set(markersize=10, markeredgewidth=1.5)
-        (self.here,) = axes.plot([], [], "o", color="none", markeredgecolor="black")
-        self.here.set(markersize=17, markeredgewidth=3)
+        (self.here,) = axes.plot([], [], "o", color="white", markeredgecolor="black")
+        self.here.set(markersize=6, markeredgewidth=1.5)
         axes.set(ylim=(0, 70), xticks=[0, self.radii[4], self.radii[-1]])
         dress(axes, "ε", "accuracy, %" if norm == "l∞" else "")
         axes.set_title(f"attacked in the {norm} ball", fontsize=14)
