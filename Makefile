@@ -38,17 +38,16 @@ site: $(READY) ## write the notebooks and the report as static pages, build/site
 bench: $(READY) ## measure the speed of attacks and certification
 	$(BIN)/rvlib bench
 
-test: check browser ## make check, then all tests, doctests and notebooks
-	$(BIN)/pytest --nbval-lax --nbval-current-env
+test: check ## make check, then all tests, doctests and notebooks, but for those of make browser
+	$(BIN)/pytest --nbval-lax --nbval-current-env -m "not browser"
 
-# Where none is found and none may be installed, the tests that need one fail; all others still run.
-browser: $(READY) ## find a Chromium for the tests; install Debian's where that is allowed
+browser: $(READY) ## tests in a real JupyterLab and Chromium (Debian's is installed where that is allowed)
 	@found() { $(BIN)/python -m tests.browser.chromium; }; \
 	if ! found >/dev/null 2>&1 && [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
 	    echo "apt-get install chromium fonts-dejavu-core"; \
 	    { apt-get update && apt-get install -y chromium fonts-dejavu-core; } >/dev/null 2>&1; \
 	fi; \
-	found || true
+	found && $(BIN)/pytest -m browser tests/browser
 
 check: $(READY) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -16,8 +16,11 @@ from matplotlib.figure import Figure
 
 from rvlib.course.twin import Control, Frame, data_uri, twin
 
-STYLE = "<style>.explorer :is(.widget-label, .widget-readout, select) { font-size: 16px }</style>"
-"""Controls to be read at a distance, as the picture is."""
+STYLE = """<style>
+.explorer :is(.widget-label, .widget-readout) { font-size: 16px }
+.explorer .widget-readout { min-width: 20em; max-width: 20em; text-align: left }
+</style>"""
+"""Controls to be read at a distance, whose tracks are of one length whatever they say."""
 
 MOST_FRAMES = 160
 """Frames of a static twin: one is 5 to 15 kB of the notebook and 50 ms of its opening."""
@@ -40,7 +43,8 @@ class Knob:
     words : sequence of str, default=str of each value
         How the values are read out.
     menu : bool, default=False
-        A menu instead of a slider: for values without an order.
+        A menu instead of a slider in the static twin: for values without an order.  Live it is
+        a slider all the same, as JupyterLab takes the arrow keys away from a menu.
     twin : sequence of int, default=all
         Positions that the static twin has.
     """
@@ -65,13 +69,12 @@ class Knob:
 
     def widget(self, explorer: str) -> widgets.ValueWidget:
         """Make the live control, whose value is a position."""
-        kind = widgets.Dropdown if self.menu else widgets.SelectionSlider
-        control = kind(
+        control = widgets.SelectionSlider(
             options=list(zip(self.texts, range(len(self.values)), strict=True)),
             value=self.start,
             description=self.label,
             style={"description_width": "11em"},
-            layout=widgets.Layout(width="36em"),
+            layout=widgets.Layout(width="800px"),
         )
         control.add_class(f"{explorer}-{self.name}")
         return control

@@ -86,7 +86,7 @@ def hands(page):
         for row in root.locator(f"[class*='{name}-']").all():
             knob = re.findall(rf"(?<![\w-]){name}-(\w+)", row.get_attribute("class"))
             if knob:
-                knobs.append(Knob(knob[0], row.locator(".noUi-handle, select")))
+                knobs.append(Knob(knob[0], row.locator(".noUi-handle")))
         found.append(Hand(page, name, root, knobs))
     return found
 

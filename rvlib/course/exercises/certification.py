@@ -10,6 +10,7 @@ from scipy.stats import beta, norm
 
 from rvlib.course.exercises.exercise import Case, Exercise
 from rvlib.intervals import wilson
+from rvlib.recipes import ALPHA
 from rvlib.smoothing import certificate, largest_radius, lower_confidence_bound
 
 # --- The bound ------------------------------------------------------------------------------------
@@ -84,8 +85,8 @@ BOUND = Exercise(
             lambda k, n, alpha: float(beta.ppf(alpha, k, max(n - k, 1e-9))),
         ],
     },
-    "If all n votes agree the bound is alpha^(1/n): with 100 votes and alpha = 0.001 that is "
-    f"{0.001 ** (1 / 100):.3f}, and however good the network, 100 votes promise no more.",
+    f"If all n votes agree the bound is alpha^(1/n): with 100 votes and alpha = {ALPHA} that is "
+    f"{_bound(100, 100, ALPHA):.3f}, and however good the network, 100 votes promise no more.",
 )
 
 
@@ -185,8 +186,8 @@ RADIUS = Exercise(
             partial(_far, radius=lambda p, sigma: p),
         ],
     },
-    "With 100,000 votes and alpha = 0.001 no radius is longer than "
-    f"{largest_radius(100_000, 0.001, 1.0):.2f} `sigma`: the number of votes limits "
+    f"With 100,000 votes and alpha = {ALPHA} no radius is longer than "
+    f"{largest_radius(100_000, ALPHA, 1.0):.2f} `sigma`: the number of votes limits "
     "the promise, not only the network.",
 )
 

@@ -124,7 +124,9 @@ def _accuracy(radii: Floats, answers: Integers, labels: Integers, r: float) -> f
 
 def _share(
     counted: Callable[[Floats, Integers, Integers, float], NDArray[np.bool_]],
-    among: Callable[[Integers, Integers], NDArray[np.bool_]] = lambda answers, labels: answers > -2,
+    among: Callable[[Integers, Integers], NDArray[np.bool_]] = lambda answers, labels: np.full(
+        len(answers), True
+    ),
 ) -> Callable[..., float]:
     """Make the share that counts other images, or among other images."""
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from rvlib.course.exercises.exercise import Case, Exercise
 from rvlib.noise import stream
+from rvlib.recipes import ALPHA
 from rvlib.smoothing import ABSTAIN, vote
+from rvlib.smoothing.certificate import smallest_n_to_predict
 from rvlib.types import Images
 
 # --- The vote -------------------------------------------------------------------------------------
@@ -102,8 +104,8 @@ VOTE = Exercise(
         "`alpha` is halved although the p-value is two-sided already: halve the one or double the "
         "other, not both.": [_called(lambda *votes: 2 * _two_sided(*votes))],
     },
-    f"With `alpha` = 0.001 at least {next(n for n in range(1, 99) if 2 * 0.5**n <= 0.001)} votes "
-    "are needed before anything can be answered, even if all of them agree.",
+    f"With `alpha` = {ALPHA} at least {smallest_n_to_predict(ALPHA)} votes are needed before "
+    "anything can be answered, even if all of them agree.",
 )
 
 
@@ -177,7 +179,7 @@ def _global(x: Images, sigma: float, n: int, generator: torch.Generator) -> Imag
     return _copies(x, sigma, n, torch.default_generator)
 
 
-COPIES_EXERCISE = Exercise(
+NOISY_COPIES = Exercise(
     "my_noisy_copies(x, sigma, n, generator)",
     "return `n` copies of the picture `x`, shape `(n, *x.shape)`, each with its own Gaussian noise "
     "of standard deviation `sigma` from `generator`.",
@@ -240,4 +242,4 @@ def check_noisy_copies(student: Any) -> None:
     student : callable
         ``my_noisy_copies(x, sigma, n, generator)`` returns the copies of one picture.
     """
-    COPIES_EXERCISE.check(student)
+    NOISY_COPIES.check(student)
