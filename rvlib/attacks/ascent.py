@@ -36,9 +36,39 @@ def loss_gradient(model: nn.Module, x: Images, y: Labels) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         x, y = x.detach().clone().requires_grad_(True), y.clone()
         # The sum, not the mean: an image's gradient must not depend on the size of its batch.
-        loss = F.cross_entropy(model(x), y, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, x)
+        (gradient,) = torch.autograd.grad(cross_entropies(model(x), y).sum(), x)
     return gradient
+
+
+def cross_entropies(logits: Tensor, y: Labels) -> Tensor:
+    r"""Cross-entropy of each image, with a gradient that is right for sure answers, too.
+
+    .. math:: L = \log\big(1 + e^m\big), \quad m = \log \sum_{k \ne y} e^{z_k} - z_y
+
+    The usual formula's derivative by :math:`z_y` is :math:`p_y - 1`: where the network is so sure
+    that :math:`p_y` rounds to 1 it is zero, and the direction of the gradient is lost.  Such images
+    would survive an attack that has merely failed.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (B, K), float
+        The network's answers.
+    y : Tensor of shape (B,), int64
+        True labels.
+
+    Returns
+    -------
+    Tensor of shape (B,)
+        One loss an image.
+
+    References
+    ----------
+    .. [1] Carlini, Wagner, "Towards Evaluating the Robustness of Neural Networks", IEEE S&P 2017,
+       section III: attacks that fail where gradients vanish in floating point.  arXiv:1608.04644.
+    """
+    label = y[:, None]
+    others = logits.scatter(1, label, float("-inf")).logsumexp(1)
+    return F.softplus(others - logits.gather(1, label)[:, 0])
 
 
 def ascend(

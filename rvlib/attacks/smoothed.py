@@ -1,10 +1,9 @@
 """PGD against the vote: the adversary who knows that the network is smoothed."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rvlib.attacks.ascent import ascend, check_steps
+from rvlib.attacks.ascent import ascend, check_steps, cross_entropies
 from rvlib.frozen import frozen
 from rvlib.threat_models import ThreatModel
 from rvlib.types import Images, Labels, check_images, check_labels
@@ -112,9 +111,8 @@ def vote_loss_gradient(
         pixels = x.permute(0, 2, 3, 1)[:, None].expand(-1, draws, -1, -1, -1)  # (B, m, H, W, C)
         noise = pixels.new_empty(pixels.shape).normal_(generator=generator)
         copies = (pixels + sigma * noise).flatten(0, 1).permute(0, 3, 1, 2)  # (B * m, C, H, W)
-        log_probability = F.log_softmax(model(copies), dim=1)
-        of_label = log_probability.gather(1, y.repeat_interleave(draws)[:, None])
+        log_probability = -cross_entropies(model(copies), y.repeat_interleave(draws))
         # Minus log of the mean, up to the constant log(draws), which has no gradient.
-        loss = -of_label.view(len(x), draws).logsumexp(1)
+        loss = -log_probability.view(len(x), draws).logsumexp(1)
         (gradient,) = torch.autograd.grad(loss.sum(), x)
     return gradient
