@@ -170,6 +170,48 @@ def show_history(histories: Mapping[str, Sequence[Mapping[str, float]]], probe: 
     )
 
 
+def show_progress(
+    histories: Mapping[str, Sequence[Mapping[str, float]]], epochs: int, attacks: Sequence[str]
+) -> Image:
+    """Draw held-out accuracy by epoch, a panel an attack and a curve a training.
+
+    Parameters
+    ----------
+    histories : mapping of str to sequence of mappings
+        By training: accuracies in percent by attack, before the first epoch and after each so far.
+    epochs : int
+        How many there will be.
+    attacks : sequence of str
+        The attacks measured.
+
+    Returns
+    -------
+    IPython.display.Image
+        The picture with its alt text.
+    """
+    figure = Figure(figsize=(9.6, 4.6), layout="constrained")
+    panels = figure.subplots(1, len(attacks), squeeze=False)[0]
+    for axes, attack in zip(panels, attacks, strict=True):
+        for (name, history), colour, style, marker in zip(
+            histories.items(), sns.color_palette("colorblind"), STYLES, MARKERS, strict=False
+        ):
+            (line,) = axes.plot([entry[attack] for entry in history], label=name)
+            line.set(color=colour, linestyle=style, marker=marker)
+        axes.set(xlim=(-0.1, epochs + 0.1), xticks=range(epochs + 1))
+        dress(axes, "epoch", "held-out accuracy, %")
+        axes.set_title(attack if attack == "natural" else f"under {attack}", fontsize=14)
+        if legend := axes.get_legend():
+            legend.remove()
+    lines, names = panels[0].get_legend_handles_labels()
+    columns = min(5, max(1, len(names)))
+    figure.legend(lines, names, ncols=columns, fontsize=12, frameon=False, loc="outside upper left")
+    ends = "; ".join(
+        f"{name}: " + ", ".join(f"{attack} {history[-1][attack]:.1f} %" for attack in attacks)
+        for name, history in histories.items()
+    )
+    return show_figure(figure, ends or "Nothing is trained yet.")
+
+
 def show_votes(counts: Tensor, label: int) -> Image:
     """Draw the votes of one image as bars, the true class hatched.
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks.ascent import ascend, loss_gradient
 from rvlib.frozen import frozen
+from rvlib.report.tables import Table
 from rvlib.threat_models import ThreatModel
 from rvlib.types import Images, Labels
 
@@ -58,6 +59,71 @@ def losses(model: nn.Module, x: Images, y: Labels) -> Tensor:
     """
     with frozen(model), torch.no_grad():
         return F.cross_entropy(model(x), y, reduction="none")
+
+
+def compare_directions(
+    model: nn.Module, x: Images, y: Labels, radii: Sequence[float], generator: torch.Generator
+) -> Table:
+    r"""Step in three directions in which every channel moves by at most `eps`.
+
+    On a straight line with gradient :math:`g` a step :math:`\epsilon v` gains
+    :math:`\epsilon \, v^T g`, on the cube :math:`\lVert v \rVert_\infty \le 1` at most
+    :math:`\epsilon \lVert g \rVert_1`, at the corner :math:`v = \mathrm{sign}(g)`.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    x : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Clean images.
+    y : Tensor of shape (B,), int64
+        True labels.
+    radii : sequence of float
+        Values of `eps`, in pixel units.
+    generator : torch.Generator
+        Chooses the random corner.
+
+    Returns
+    -------
+    Table
+        A line a radius and direction: by how much the mean loss would rise if it were straight,
+        and by how much it rises, clamping to [0, 1] included.
+    """
+    with frozen(model):
+        gradient = loss_gradient(model, x, y)
+    largest = gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    directions = {
+        "the corner of the gradient's signs": gradient.sign(),
+        "the gradient itself": gradient / largest,
+        "a random corner": torch.randn(x.shape, generator=generator, device=x.device).sign(),
+    }
+    before = losses(model, x, y).mean().item()
+    return [
+        {
+            "ε": f"{eps:.4f}",
+            "direction": name,
+            "if straight": f"{eps * (v * gradient).sum().item() / len(x):+.2f}",
+            "in fact": f"{losses(model, (x + eps * v).clamp(0, 1), y).mean().item() - before:+.2f}",
+        }
+        for eps in radii
+        for name, v in directions.items()
+    ]
+
+
+def eight_bit(x: Images) -> Images:
+    """Round to whole levels of 255: what a picture file keeps.
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Images.
+
+    Returns
+    -------
+    Tensor of shape (B, C, H, W)
+        Images of the 256 values k / 255.
+    """
+    return (255 * x).round() / 255
 
 
 def iterates(

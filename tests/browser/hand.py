@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 from playwright.sync_api import Locator, Page
@@ -14,8 +15,8 @@ LOOK = """root => [
   root.querySelector("[role=status]")?.textContent,
 ]"""
 
-# From the key's own time stamp until the second frame after the new picture was decoded: its pixels
-# are on the screen then.
+# From the key's own time stamp until the frame with the new picture, decoded, has been painted: a
+# message posted in the frame's callback arrives right after its painting.
 PROBE = f"""root => {{
   const look = {LOOK};
   window.moved = new Promise(resolve => addEventListener("keydown", event => {{
@@ -25,8 +26,9 @@ PROBE = f"""root => {{
       const changed = [now[0] !== picture, now[1] !== words];
       if (!changed.includes(true) && performance.now() < late) return requestAnimationFrame(tick);
       await Promise.allSettled([...root.querySelectorAll("img")].map(image => image.decode()));
-      requestAnimationFrame(() => requestAnimationFrame(
-        () => resolve([performance.now() - event.timeStamp, ...changed])));
+      const painted = new MessageChannel();
+      painted.port1.onmessage = () => resolve([performance.now() - event.timeStamp, ...changed]);
+      requestAnimationFrame(() => painted.port2.postMessage(null));
     }};
     tick();
   }}, {{capture: true, once: true}}));
@@ -121,8 +123,17 @@ class Hand:
         return 1000 * (time.monotonic() - started)
 
 
-def walk(hand: Hand, knob: Knob, most: int = 10) -> dict[str, Any]:
+def walk(hand: Hand, knob: Knob, moves: int = 12) -> dict[str, Any]:
     """Move a knob by keyboard and mouse; what it shows must follow, and follow again.
+
+    Parameters
+    ----------
+    hand : Hand
+        On the explorer.
+    knob : Knob
+        The knob; it is put back where it was.
+    moves : int, default=12
+        How many single moves to time, to and fro.
 
     Returns
     -------
@@ -132,12 +143,13 @@ def walk(hand: Hand, knob: Knob, most: int = 10) -> dict[str, Any]:
     start = knob.position
     hand.put(knob, 0)
     first = hand.look()
-    moves = [hand.press(knob, "ArrowRight") for _ in range(min(knob.last, most))]
-    assert any(picture for _, picture, _ in moves), f"{knob.name} does not change the picture"
-    assert any(words for _, _, words in moves), f"{knob.name} does not change the sentence"
+    there_and_back = cycle(["ArrowRight"] * knob.last + ["ArrowLeft"] * knob.last)
+    seen = [hand.press(knob, key) for key in islice(there_and_back, moves)]
+    assert any(picture for _, picture, _ in seen), f"{knob.name} does not change the picture"
+    assert any(words for _, _, words in seen), f"{knob.name} does not change the sentence"
     hand.put(knob, knob.last)
     end = hand.look()
-    moves.append(hand.press(knob, "Home"))
+    seen.append(hand.press(knob, "Home"))
     assert hand.look() == first, f"{knob.name} back at its start shows something else"
     drags = []
     if not knob.is_menu:
@@ -146,4 +158,4 @@ def walk(hand: Hand, knob: Knob, most: int = 10) -> dict[str, Any]:
         hand.put(knob, 0)
         assert hand.look() == first
     hand.put(knob, start)
-    return {"keys": [ms for ms, _, _ in moves], "after a drag": drags}
+    return {"keys": [ms for ms, _, _ in seen], "after a drag": drags}

@@ -4,9 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rvlib.attacks import fgsm
-from rvlib.course.lessons import losses_by_step, sweep
-from rvlib.threat_models import Linf
+from rvlib.attacks import fgsm, pgd
+from rvlib.course.lessons import (
+    compare_directions,
+    eight_bit,
+    iterates,
+    losses_by_step,
+    robust_curve,
+    sweep,
+)
+from rvlib.threat_models import L2, Linf, PixelL2
 
 
 @pytest.fixture
@@ -51,3 +58,63 @@ def test_losses_known_by_heart(lesson):
         assert loss == pytest.approx(F.softplus(-margin).mean().item())
     assert found == sorted(found)
     assert len(found) == 4
+
+
+def test_of_all_directions_the_corner_gains_most_and_no_more_than_the_gradients_length(lesson):
+    network, x, y, _ = lesson
+    table = compare_directions(network, x, y, (1e-4, 0.1), torch.Generator().manual_seed(0))
+    with torch.enable_grad():
+        z = x.clone().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(network(z), y, reduction="sum"), z)
+    length = gradient.abs().flatten(1).sum(1).mean().item()
+    corner, itself, random = (float(line["if straight"]) for line in table[3:])
+    assert corner == pytest.approx(0.1 * length, abs=0.005)
+    assert corner > itself > abs(random)
+    for line in table[:3]:  # so short a step that no loss bends, in two digits
+        assert line["in fact"] == line["if straight"]
+
+
+def test_a_corner_moves_every_channel_alike(lesson):
+    # On the linear network the loss depends on the margin alone: after the corner's step all
+    # images have lost 0.1 times the sum of |w|.
+    network, x, y, distance = lesson
+    (line, *_) = compare_directions(network, x, y, (0.1,), torch.Generator().manual_seed(0))
+    scale = (network[1].weight[1] - network[1].weight[0]).abs().sum().item()
+    after = F.softplus(-scale * (distance - 0.1)).mean()
+    before = F.softplus(-scale * distance).mean()
+    assert float(line["in fact"]) == pytest.approx((after - before).item(), abs=0.0051)
+
+
+def test_a_file_keeps_the_nearest_level():
+    levels = torch.arange(256) / 255
+    assert torch.equal(eight_bit(levels), levels)
+    assert torch.equal(eight_bit(levels[:-1] + 0.4 / 255), levels[:-1])
+    assert torch.equal(eight_bit(levels[:-1] + 0.6 / 255), levels[1:])
+
+
+@pytest.mark.parametrize("ball", [Linf, PixelL2, L2])
+def test_the_last_iterate_is_what_pgd_returns(lesson, ball):
+    network, x, y, _ = lesson
+    path = iterates(network, x, y, ball(0.1), steps=4, step_size=0.03)
+    assert len(path) == 5
+    assert torch.equal(path[0], x)
+    for steps, stop in enumerate(path[1:], start=1):
+        found = pgd(network, x, y, ball(0.1), steps=steps, step_size=0.03, random_start=False)
+        assert torch.equal(stop, found)
+
+
+def test_a_curve_over_growing_balls_is_the_sweep(lesson):
+    network, x, y, distance = lesson
+    y = y.clone()
+    y[0] = 1 - y[0]  # an image that is misread without any attack
+    radii = [0.0, distance[1:].median().item() + 1e-9, 0.4]
+    asked = []
+
+    def attack(x, y, eps):
+        asked.append((eps, len(x)))
+        return fgsm(network, x, y, Linf(eps))
+
+    found = robust_curve(network, x, y, attack, radii)
+    assert found == pytest.approx(sweep(network, y, lambda e: fgsm(network, x, y, Linf(e)), radii))
+    standing = round(8 * found[1] / 100)
+    assert asked == [(radii[1], 7), (radii[2], standing)]  # what fell is not attacked again
