@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 export UV_SYSTEM_CERTS ?= 1
 MIN_PYTHON := $(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help env report data notebooks lab site bench test browser check lock clean
+.PHONY: help env report data notebooks lab site bench test browser chromium check lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,16 +38,19 @@ site: $(READY) ## write the notebooks and the report as static pages, build/site
 bench: $(READY) ## measure the speed of attacks and certification
 	$(BIN)/rvlib bench
 
-test: check ## make check, then all tests, doctests and notebooks, but for those of make browser
-	$(BIN)/pytest --nbval-lax --nbval-current-env -m "not browser"
+test: check chromium ## make check, then every test, doctest and notebook, some of them in a browser
+	$(BIN)/pytest --nbval-lax --nbval-current-env
 
-browser: $(READY) ## tests in a real JupyterLab and Chromium (Debian's is installed where that is allowed)
+browser: chromium ## only the tests in a real JupyterLab and Chromium
+	$(BIN)/pytest -m browser tests/browser
+
+chromium: $(READY) ## find a Chromium for the tests (Debian's is installed where that is allowed)
 	@found() { $(BIN)/python -m tests.browser.chromium; }; \
 	if ! found >/dev/null 2>&1 && [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
 	    echo "apt-get install chromium fonts-dejavu-core"; \
 	    { apt-get update && apt-get install -y chromium fonts-dejavu-core; } >/dev/null 2>&1; \
 	fi; \
-	found && $(BIN)/pytest -m browser tests/browser
+	found
 
 check: $(READY) ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -16,11 +16,18 @@ from matplotlib.figure import Figure
 
 from rvlib.course.twin import Control, Frame, data_uri, twin
 
-STYLE = """<style>
+STYLE = """<style onload="(function quiet(style) {
+  const root = style.closest('.explorer');
+  if (!root) return setTimeout(quiet, 50, style);
+  root.addEventListener('focusin',
+    event => event.target.setAttribute('data-lm-suppress-shortcuts', ''));
+})(this)">
 .explorer :is(.widget-label, .widget-readout) { font-size: 16px }
 .explorer .widget-readout { min-width: 20em; max-width: 20em; text-align: left }
 </style>"""
-"""Controls to be read at a distance, whose tracks are of one length whatever they say."""
+"""Controls to be read at a distance, whose tracks are of one length whatever they say; and whose
+arrow keys Jupyter's pages do not take for moves between cells.  No widget can set an attribute of
+its own element, but a style that was loaded can."""
 
 MOST_FRAMES = 160
 """Frames of a static twin: one is 5 to 15 kB of the notebook and 50 ms of its opening."""

@@ -4,9 +4,11 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import PIL.Image
 import seaborn as sns
 from IPython.display import Image
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -16,6 +18,8 @@ from rvlib.types import Images, Labels
 
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v")
+MOST_DRAWN_COLOURS = 4096
+"""A figure with more of them has photographs in it."""
 
 
 def show_attack(x: Images, x_adv: Images, y: Labels, answers: Labels) -> Image:
@@ -288,6 +292,14 @@ def show_figure(figure: Figure, alt: str) -> Image:
     IPython.display.Image
         The picture with its alt text.
     """
+    figure.set_dpi(100)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    # Lines and letters have few colours: a palette of 256 is a third of the bytes, and no eye sees
+    # the difference.  Photographs have more, and keep them.
+    if drawn.getcolors(MOST_DRAWN_COLOURS):
+        drawn = drawn.quantize(256, dither=PIL.Image.Dither.NONE)
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=100)
+    drawn.save(content, "PNG", optimize=True)
     return Image(content.getvalue(), format="png", alt=alt)

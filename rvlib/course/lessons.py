@@ -160,6 +160,32 @@ def iterates(
     return path
 
 
+def naive_pgd(
+    model: nn.Module, x: Images, y: Labels, threat: ThreatModel, steps: int, step_size: float
+) -> Images:
+    """Run PGD on PyTorch's own cross-entropy, whose gradient dies where the network is sure.
+
+    Parameters
+    ----------
+    model, x, y, threat, steps, step_size
+        As for ``rvlib.attacks.pgd``.
+
+    Returns
+    -------
+    Tensor of shape (B, C, H, W), float, in [0, 1]
+        Attacked images; no random start.
+    """
+
+    def gradient(x_t: Images) -> Tensor:
+        with torch.enable_grad():
+            x_t = x_t.detach().requires_grad_(True)
+            loss = F.cross_entropy(model(x_t), y, reduction="sum")
+            return torch.autograd.grad(loss, x_t)[0]
+
+    with frozen(model):
+        return ascend(gradient, x, x, threat, steps, step_size)
+
+
 def losses_by_step(
     model: nn.Module, x: Images, y: Labels, threat: ThreatModel, steps: int, step_size: float
 ) -> list[float]:

@@ -1,6 +1,6 @@
 """Notebook 03's short trainings, drawn as they go: mixing weights compared, and a collapse."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,8 +8,9 @@ import torch
 from IPython.display import display
 from torch import Tensor, nn
 
+from rvlib.attacks import fgsm
 from rvlib.course.figures import show_progress
-from rvlib.course.lessons import answers
+from rvlib.course.lessons import answers, sweep
 from rvlib.data import load_cifar10
 from rvlib.objectives import Objective, adversarial
 from rvlib.recipes import ATTACKS, SIGMA, AttackRecipe, gaussian_name
@@ -123,22 +124,50 @@ def train_to_collapse(run: Run) -> list[ShortTraining]:
        NeurIPS 2020, section 4: a single layer is enough for a collapse.  arXiv:2007.02617.
     """
     ball, eps = COLLAPSE_BALL, COLLAPSE_BALL.eps
-    fgsm = AttackRecipe("FGSM", ball)
+    one = AttackRecipe("FGSM", ball)
     two = AttackRecipe("PGD, 2 steps", ball, 2, eps)
     probe = AttackRecipe("PGD, 10 steps", ball, 10, eps / 4)
     plan = Plan(
         "collapse",
         start=lambda: one_layer(run.images(run.profile.heldout)[0], run.place.seed),
         objectives={
-            f"trained against {attack.name}": adversarial(attack, 0.0) for attack in (fgsm, two)
+            f"trained against {attack.name}": adversarial(attack, 0.0) for attack in (one, two)
         },
-        watched=(fgsm, probe),
+        watched=(one, probe),
         images=10 * run.profile.heldout,
         epochs=6,
         batch_size=64,
         lr=0.003,
     )
     return train_shortly(run, plan)
+
+
+def along_the_step(
+    run: Run, trainings: Sequence[ShortTraining]
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Measure networks at points of the one step that some of them were trained against.
+
+    Parameters
+    ----------
+    run : Run
+        Whose held-out images to use.
+    trainings : sequence of ShortTraining
+        The networks, trained in ``COLLAPSE_BALL``.
+
+    Returns
+    -------
+    radii : list of float
+        Lengths of the step along the gradient's signs, from nothing to the ball's radius.
+    curves : dict of str to list of float
+        Accuracy in percent at each, by training.
+    """
+    x, y = run.images(min(512, run.profile.heldout))
+    radii = [k / 8 * COLLAPSE_BALL.eps for k in range(9)]
+
+    def curve(model: nn.Module) -> list[float]:
+        return sweep(model, y, lambda eps: fgsm(model, x, y, Linf(eps)), radii)
+
+    return radii, {training.name: curve(training.model) for training in trainings}
 
 
 def one_layer(x: Images, seed: int) -> nn.Module:

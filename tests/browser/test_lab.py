@@ -1,6 +1,7 @@
 """Each notebook in a real JupyterLab: it runs, and its explorer follows the hand."""
 
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -60,21 +61,26 @@ class Opened:
     hands: list[Hand]
 
 
-@pytest.fixture(scope="module", params=NOTEBOOKS)
-def opened(request, browser, lab, artefacts):
-    """Open a notebook, run all of it; its kernel is ended afterwards."""
+@contextmanager
+def ran(browser, address, name):
+    """Open a notebook and run all of it; its kernel is ended afterwards."""
     page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, reduced_motion="reduce")
     page.set_default_timeout(120_000)
-    page.goto(lab(request.param))
+    page.goto(address)
     page.wait_for_function(READY)
-    page.evaluate("""() => {
-      jupyterapp.commands.execute("application:toggle-left-area");
-      jupyterapp.commands.execute("notebook:run-all-cells");
-    }""")
+    page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
     outcome = page.wait_for_function(RAN, timeout=300_000).json_value()
-    yield Opened(request.param, page, outcome, hands(page))
+    yield Opened(name, page, outcome, hands(page))
     page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
     page.close()
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS)
+def opened(request, browser, lab):
+    """Run a notebook in JupyterLab, without the list of files beside it."""
+    with ran(browser, lab(request.param), request.param) as opened:
+        opened.page.evaluate("() => jupyterapp.commands.execute('application:toggle-left-area')")
+        yield opened
 
 
 def hands(page):
@@ -133,3 +139,14 @@ def test_the_numbers_move_the_right_way(opened):
                     ends.append(float(re.findall(number, hand.look()[1])[0]))
                 assert sign * (ends[1] - ends[0]) > 0, (hand.name, knob.name, ends)
                 hand.put(knob, start)
+
+
+def test_in_notebook_7(browser, lab, artefacts):
+    name = NOTEBOOKS[0]
+    with ran(browser, lab(name, "notebooks"), name) as opened:
+        assert opened.outcome == "ran"
+        (hand,) = opened.hands
+        hand.root.scroll_into_view_if_needed()
+        opened.page.screenshot(path=artefacts / "notebook-7.png")
+        for knob in hand.knobs:
+            walk(hand, knob)

@@ -10,6 +10,7 @@ from rvlib.course.lessons import (
     eight_bit,
     iterates,
     losses_by_step,
+    naive_pgd,
     robust_curve,
     sweep,
 )
@@ -118,3 +119,14 @@ def test_a_curve_over_growing_balls_is_the_sweep(lesson):
     assert found == pytest.approx(sweep(network, y, lambda e: fgsm(network, x, y, Linf(e)), radii))
     standing = round(8 * found[1] / 100)
     assert asked == [(radii[1], 7), (radii[2], standing)]  # what fell is not attacked again
+
+
+def test_naive_pgd_is_pgd_until_the_network_is_sure(lesson):
+    network, x, y, _ = lesson
+    found = naive_pgd(network, x, y, Linf(0.1), steps=3, step_size=0.04)
+    expected = pgd(network, x, y, Linf(0.1), steps=3, step_size=0.04, random_start=False)
+    assert torch.equal(found, expected)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1e5)
+    assert torch.equal(naive_pgd(network, x, y, Linf(0.1), 3, 0.04), x)  # it does not move
