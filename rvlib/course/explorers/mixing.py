@@ -58,7 +58,7 @@ def explore_mixing(run: Run, trainings: Sequence[ShortTraining]) -> Explorer:
         )
 
     knobs = [
-        Knob("name", "weight of the clean loss", names, len(names) // 2),
+        Knob("name", "mixing weight", names, len(names) // 2),
         Knob("eps", "ε at test time", RADII, START, [f"{eps:g}" for eps in RADII], twin=(0, 2)),
     ]
     return Explorer("mixing", knobs, Picture(figure, [*against.moving, *trade.moving]), draw)
