@@ -31,13 +31,32 @@ def loss_gradient(model: nn.Module, x: Images, y: Labels) -> Tensor:
     Tensor of shape (B, C, H, W)
         One gradient an image; parameters' ``.grad`` stay untouched.
     """
+    return logits_and_gradient(model, x, y)[1]
+
+
+def logits_and_gradient(model: nn.Module, x: Images, y: Labels) -> tuple[Tensor, Tensor]:
+    """Gradient of the cross-entropy, and the logits that were worked out on the way.
+
+    Parameters
+    ----------
+    model, x, y
+        As for ``loss_gradient``.
+
+    Returns
+    -------
+    logits : Tensor of shape (B, K)
+        What the network says of `x`.
+    gradient : Tensor of shape (B, C, H, W)
+        One gradient an image.
+    """
     # enable_grad: callers (slider callbacks, evaluation) may run with gradients off.
     # Tensors of inference mode cannot be differentiated: their copies made outside of it can.
     with torch.inference_mode(False), torch.enable_grad():
         x, y = x.detach().clone().requires_grad_(True), y.clone()
         # The sum, not the mean: an image's gradient must not depend on the size of its batch.
-        (gradient,) = torch.autograd.grad(cross_entropies(model(x), y).sum(), x)
-    return gradient
+        logits = model(x)
+        (gradient,) = torch.autograd.grad(cross_entropies(logits, y).sum(), x)
+    return logits.detach(), gradient
 
 
 def cross_entropies(logits: Tensor, y: Labels) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rvlib.attacks import withstands_sweep
 from rvlib.attacks.ascent import ascend, loss_gradient
 from rvlib.frozen import frozen
 from rvlib.report.tables import Table
@@ -216,16 +217,9 @@ def losses_by_step(
 
 
 def robust_curve(
-    model: nn.Module,
-    x: Images,
-    y: Labels,
-    attack: Callable[[Images, Labels, float], Images],
-    radii: Sequence[float],
+    model: nn.Module, x: Images, y: Labels, threats: Sequence[ThreatModel]
 ) -> list[float]:
-    """Accuracy in percent under attacks in ever larger balls, each holding the ones before.
-
-    What fools the network in a ball is in every larger one: only images that still stand are
-    attacked again.
+    """Accuracy in percent under PGD in ever larger balls, each holding the ones before.
 
     Parameters
     ----------
@@ -235,24 +229,16 @@ def robust_curve(
         Clean images.
     y : Tensor of shape (B,), int64
         True labels.
-    attack : callable
-        Makes attacked images from images, labels and a radius; a radius of 0 is not asked for.
-    radii : sequence of float
-        Radii, ascending.
+    threats : sequence of ThreatModel
+        The balls, of rising radius.
 
     Returns
     -------
     list of float
-        One percentage a radius; never rising.
+        One percentage a ball; never rising.
     """
-    total, accuracies = len(x), []
-    x, y = readable(model, x, y)
-    for eps in radii:
-        if eps and len(x):
-            stands = answers(model, attack(x, y, eps)) == y
-            x, y = x[stands], y[stands]
-        accuracies.append(100 * len(x) / total)
-    return accuracies
+    stands = withstands_sweep(model, x, y, threats, random_start=False)
+    return (100 * stands.double().mean(1)).tolist()
 
 
 def readable(model: nn.Module, x: Images, y: Labels) -> tuple[Images, Labels]:

@@ -235,12 +235,12 @@ def trained(run):
     return explore_training(run)
 
 
-def stands(model, x, y, ball, multiple):
-    """Whether each image is read rightly in this ball and all smaller ones of the grid."""
+def stands(model, x, y, balls):
+    """Whether each image is read rightly, and every iterate of PGD in each of these balls."""
     right = answers(model, x) == y
-    for m in MULTIPLES[1:]:
-        if m <= multiple:
-            attacked = pgd(model, x, y, type(ball)(m * ball.eps), random_start=False)
+    for ball in balls:
+        for t in range(1, 11):
+            attacked = pgd(model, x, y, ball, steps=t, step_size=ball.eps / 4, random_start=False)
             right &= answers(model, attacked) == y
     return right
 
@@ -252,7 +252,9 @@ def test_its_accuracies_are_those_under_pgd(run, trained, name, norm):
     for multiple in (0.0, 0.5, 2.0):
         sentence = said(trained, trained=name, norm=norm, multiple=multiple)
         for words, model in (("training\\): ", name), ("undefended ", "standard")):
-            right = stands(run.model(model), x, y, TRAINED_BALLS[norm], multiple)
+            ball = TRAINED_BALLS[norm]
+            balls = [type(ball)(m * ball.eps) for m in MULTIPLES if 0 < m <= multiple]
+            right = stands(run.model(model), x, y, balls)
             percent = 100 * right.double().mean().item()
             assert number(words, sentence) == pytest.approx(percent, abs=0.51)
         assert number("ε = ", sentence) == pytest.approx(multiple * TRAINED_BALLS[norm].eps)

@@ -179,8 +179,12 @@ def test_weights_of_the_clean_loss(run, screen):
         assert words.startswith(f"{training.name}: of {COUNT} images {clean:.1f} % are read")
         standing = answers(training.model, x) == y
         for eps in (0.005, 0.01, 0.015, 0.02, 0.03):
-            x_adv = pgd(training.model, x, y, Linf(eps), random_start=False)
-            standing &= answers(training.model, x_adv) == y
+            for t in range(1, 11):
+                ball = Linf(eps)
+                x_adv = pgd(
+                    training.model, x, y, ball, steps=t, step_size=eps / 4, random_start=False
+                )
+                standing &= answers(training.model, x_adv) == y
         assert f"still {100 * standing.double().mean().item():.1f} %." in words
 
 

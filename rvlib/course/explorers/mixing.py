@@ -1,20 +1,18 @@
 """Notebook 03's second explorer: the weight of the clean loss, and what it trades for what."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rvlib.attacks import pgd
 from rvlib.course.explorer import Explorer, Knob, Picture
 from rvlib.course.figures import MARKERS, STYLES, dress
 from rvlib.course.lessons import robust_curve
 from rvlib.course.short_training import ShortTraining
 from rvlib.stages.run import Run
 from rvlib.threat_models import Linf
-from rvlib.types import Images, Labels
 
 RADII = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04)
 """Slider grid of epsilon at test time."""
@@ -40,7 +38,7 @@ def explore_mixing(run: Run, trainings: Sequence[ShortTraining]) -> Explorer:
         Knobs ``name`` and ``eps``.
     """
     x, y = run.images(min(IMAGES, run.profile.heldout))
-    curves = {t.name: robust_curve(t.model, x, y, _attack(t), RADII) for t in trainings}
+    curves = {t.name: robust_curve(t.model, x, y, list(map(Linf, RADII))) for t in trainings}
     names = list(curves)
 
     figure = Figure(figsize=(9.6, 4.8), layout="constrained", dpi=100)
@@ -62,13 +60,6 @@ def explore_mixing(run: Run, trainings: Sequence[ShortTraining]) -> Explorer:
         Knob("eps", "ε at test time", RADII, START, [f"{eps:g}" for eps in RADII], twin=(0, 2)),
     ]
     return Explorer("mixing", knobs, Picture(figure, [*against.moving, *trade.moving]), draw)
-
-
-def _attack(training: ShortTraining) -> Callable[[Images, Labels, float], Images]:
-    def attack(x: Images, y: Labels, eps: float) -> Images:
-        return pgd(training.model, x, y, Linf(eps), random_start=False)
-
-    return attack
 
 
 class _Against:

@@ -1,7 +1,5 @@
 """Notebook 03's explorer: what a network was trained against, and what it is attacked with."""
 
-from collections.abc import Callable
-
 import seaborn as sns
 import torch
 from matplotlib.artist import Artist
@@ -19,7 +17,6 @@ from rvlib.data import CLASSES
 from rvlib.recipes import LINF, PIXEL_L2, TRUE_L2
 from rvlib.stages.run import Run
 from rvlib.threat_models import L2, Linf, PixelL2
-from rvlib.types import Images, Labels
 
 TRAINED = {
     "standard": "nothing",
@@ -57,7 +54,7 @@ def explore_training(run: Run) -> Explorer:
     models = {name: run.model(name) for name in TRAINED}
     many, labels = run.images(min(IMAGES, run.profile.heldout))
     curves = {
-        (name, norm): robust_curve(model, many, labels, _attack(model, ball), MULTIPLES)
+        (name, norm): robust_curve(model, many, labels, [_times(ball, m) for m in MULTIPLES])
         for name, model in models.items()
         for norm, ball in BALLS.items()
     }
@@ -65,7 +62,9 @@ def explore_training(run: Run) -> Explorer:
     best = int(right.sum(0).argmax())  # the first image that most of them read rightly
     x, y = many[best : best + 1], labels[best : best + 1]
     attacked = {
-        (name, norm, multiple): _attack(model, ball)(x, y, multiple) if multiple else x
+        (name, norm, multiple): (
+            pgd(model, x, y, _times(ball, multiple), random_start=False) if multiple else x
+        )
         for name, model in models.items()
         for norm, ball in BALLS.items()
         for multiple in MULTIPLES
@@ -126,14 +125,9 @@ def explore_training(run: Run) -> Explorer:
     return Explorer("training", knobs, Picture(figure, moving), draw)
 
 
-def _attack(model: torch.nn.Module, ball: Ball) -> Callable[[Images, Labels, float], Images]:
-    """Make PGD in a ball whose radius is a multiple of the one in training."""
-
-    def attack(x: Images, y: Labels, multiple: float) -> Images:
-        threat = type(ball)(multiple * ball.eps)
-        return pgd(model, x, y, threat, random_start=False)
-
-    return attack
+def _times(ball: Ball, multiple: float) -> Ball:
+    """Make the ball whose radius is a multiple of the one in training."""
+    return type(ball)(multiple * ball.eps)
 
 
 class _Panel:
