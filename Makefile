@@ -35,8 +35,9 @@ lab: $(READY) ## open the notebooks in JupyterLab
 site: $(READY) ## write the notebooks and the report as static pages, build/site/index.html
 	$(BIN)/rvlib site --profile $(PROFILE)
 
-bench: $(READY) ## measure the speed of attacks and certification
-	$(BIN)/rvlib bench
+bench: $(READY) ## measure the speed of attacks, votes and training beside other libraries
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements-peers.lock
+	$(BIN)/rvlib bench $(if $(DEVICE),--device $(DEVICE))
 
 test: check chromium ## make check, then every test, doctest and notebook, some of them in a browser
 	$(BIN)/pytest --nbval-lax --nbval-current-env
@@ -59,7 +60,7 @@ check: $(READY) ## lint, formatting and types
 
 lock: $(TOOL) ## remake requirements.lock from pyproject.toml (UPGRADE=1 takes newer versions)
 	$(BIN)/uv pip compile pyproject.toml --quiet --universal --fork-strategy fewest \
-	    --python-version $(MIN_PYTHON) --all-extras $(if $(UPGRADE),--upgrade) \
+	    --python-version $(MIN_PYTHON) --extra course --extra dev $(if $(UPGRADE),--upgrade) \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --output-file requirements.lock
 
 clean: ## remove all that make made: .venv, build/ and caches

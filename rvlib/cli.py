@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         ("publish", _publish, "copy a full run into report/"),
         ("notebooks", _notebooks, "run the notebooks and write them back with their outputs"),
         ("site", _site, "write the notebooks and the report as static pages"),
-        ("bench", _bench, "measure the speed of attacks and certification"),
+        ("bench", _bench, "measure the speed of attacks, votes and training beside peers"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
@@ -133,9 +133,12 @@ def _site(arguments: argparse.Namespace) -> None:
 
 def _bench(arguments: argparse.Namespace) -> None:
     from rvlib.bench import bench
-    from rvlib.device import pick_device
+    from rvlib.data import fetch_cifar10
+    from rvlib.stages.run import Run
 
-    bench(pick_device(arguments.device))
+    run = Run.open("course", arguments.device)
+    fetch_cifar10()
+    print(bench(run))
 
 
 def _announce(run) -> None:  # type: ignore[no-untyped-def]

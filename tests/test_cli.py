@@ -141,7 +141,8 @@ def test_site(calls, capsys):
 
 def test_bench(calls):
     assert main(["bench", "--device", "cpu"]) == 0
-    assert calls == [("bench", (torch.device("cpu"),))]
+    assert names(calls) == ["fetch_cifar10", "bench"]
+    assert profile_of(calls[1][1]) == "course"
 
 
 # --- what goes wrong -----------------------------------------------------------------------------
@@ -192,7 +193,7 @@ def test_an_error_is_one_line(calls, capsys, monkeypatch, error):
 
 
 def test_an_error_of_several_lines_is_one_line_too(calls, capsys, monkeypatch):
-    def fail(device):
+    def fail(run):
         raise RuntimeError("CUDA error: out of memory\nCompile with DSA to enable assertions.\n")
 
     monkeypatch.setattr(rvlib.bench, "bench", fail)

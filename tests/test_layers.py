@@ -15,7 +15,8 @@ FLOORS = [
     {"objectives", "evaluation"},
     {"training", "recipes"},
     {"profiles"},
-    {"stages", "bench"},
+    {"stages"},
+    {"bench"},
     {"report"},
     {"course"},
     {"cli"},
@@ -28,6 +29,8 @@ BEYOND_THE_CORE = {"course", "report"}
 EXCEPTIONS = {
     # Pillow reads npm's PNG files; torchvision needs it, so it is there.
     ("data.py", "PIL"),
+    # Measured where they are installed, imported nowhere else.
+    *(("bench/peers.py", peer) for peer in ("art", "foolbox", "torchattacks")),
 }
 
 # Files that plain statistics and tables are made with, where loading torch would be a burden.

@@ -23,9 +23,11 @@ PINS = {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in 
 EXTRAS = PROJECT["optional-dependencies"]
 NEEDED = [
     *PROJECT["dependencies"],
-    *(need for extra in EXTRAS.values() for need in extra),
+    *(need for name, extra in EXTRAS.items() if name != "peers" for need in extra),
     *PYPROJECT["build-system"]["requires"],
 ]
+PEERS = (ROOT / "requirements-peers.lock").read_text()
+PEER_PINS = dict(re.findall(r"^([\w-]+)==(.+)$", PEERS, flags=re.MULTILINE))
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
 # What conda installs itself, {"python": "3.12", "pip": "", ...}, and the lines it hands to pip.
 CONDA_PACKAGES = {
@@ -45,6 +47,14 @@ def test_each_line_of_the_lock_pins_another_package():
 def test_lock_satisfies_pyproject(need):
     requirement = Requirement(need)
     assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)])
+
+
+@pytest.mark.parametrize("need", EXTRAS["peers"])
+def test_peers_have_a_lock_of_their_own(need):
+    requirement = Requirement(need)
+    assert requirement.specifier.contains(PEER_PINS[requirement.name])
+    assert not PEER_PINS.keys() & PINS.keys()  # nothing of the environment is changed by them
+    assert "://" not in PEERS
 
 
 @pytest.mark.parametrize("need", NEEDED)

@@ -1,0 +1,129 @@
+"""Time several ways of doing the same job, in turn, and say whether they did the same."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Way = Callable[[], Tensor]
+"""Does the job; returns one answer an image, by which ways are compared."""
+
+OURS = "rvlib"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job and the ways to do it.
+
+    Parameters
+    ----------
+    name : str
+        What the table calls it.
+    ways : mapping of str to Way
+        By name, ``rvlib`` among them.
+    score : callable
+        Makes of the answers a number to print beside the time: an accuracy in percent.
+    goal : float
+        How many times faster than the fastest other way it should be.
+    note : str, default=""
+        What a reader must know of the comparison.
+    """
+
+    name: str
+    ways: Mapping[str, Way]
+    score: Callable[[Tensor], float]
+    goal: float
+    note: str = ""
+
+
+def compare(job: Job, repetitions: int, device: torch.device) -> dict[str, Any]:
+    """Time the ways of a job in turn, after one round to warm up.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    repetitions : int
+        Rounds; in each every way runs once.
+    device : torch.device
+        Where it runs: a GPU is waited for.
+
+    Returns
+    -------
+    dict
+        ``job, goal, note``; by way ``seconds`` (one a round), ``score`` and ``agrees`` (share of
+        images with our answer); ``fastest`` other way; ``ratio`` of its time to ours by round,
+        ``median, low, high``.
+    """
+    answers = {name: way() for name, way in job.ways.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in job.ways}
+    for _ in range(repetitions):
+        for name, way in job.ways.items():
+            seconds[name].append(_time(way, device))
+    ours = answers[OURS]
+    others = [name for name in job.ways if name != OURS]
+    fastest = min(others, key=lambda name: statistics.median(seconds[name]))
+    ratios = [b / a for a, b in zip(seconds[OURS], seconds[fastest], strict=True)]
+    return {
+        "job": job.name,
+        "goal": job.goal,
+        "note": job.note,
+        "ways": {
+            name: {
+                "seconds": [round(s, 4) for s in seconds[name]],
+                "score": round(job.score(answers[name]), 2),
+                "agrees": round((answers[name] == ours).double().mean().item(), 4),
+            }
+            for name in job.ways
+        },
+        "fastest": fastest,
+        "median": round(statistics.median(ratios), 2),
+        "low": round(min(ratios), 2),
+        "high": round(max(ratios), 2),
+    }
+
+
+def _time(way: Way, device: torch.device) -> float:
+    started = time.perf_counter()
+    way()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def markdown_table(results: list[dict[str, Any]]) -> str:
+    """Write the comparison as a table.
+
+    Parameters
+    ----------
+    results : list of dict
+        What ``compare`` returned.
+
+    Returns
+    -------
+    str
+        Markdown: a line a job.
+    """
+    head = "| job | goal | times faster (range) | than | ours | theirs | same answers |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for r in results:
+        ours, theirs = r["ways"][OURS], r["ways"][r["fastest"]]
+        cells = [
+            r["job"],
+            f"{r['goal']:g}",
+            f"**{r['median']:.2f}** ({r['low']:.2f} to {r['high']:.2f})",
+            r["fastest"],
+            _cell(ours),
+            _cell(theirs),
+            f"{100 * theirs['agrees']:.1f} %",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(way: dict[str, Any]) -> str:
+    return f"{statistics.median(way['seconds']):.2f} s, {way['score']:.1f} %"

@@ -1,0 +1,212 @@
+"""rvlib.bench: ways of one job are timed in turn, compared image by image, and written down."""
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from rvlib.attacks import pgd
+from rvlib.bench import bench, compare, jobs, peers, run
+from rvlib.bench.compare import Job, markdown_table
+from rvlib.bench.compare import compare as compare_job
+from rvlib.models import LeNet
+from rvlib.objectives import adversarial
+from rvlib.profiles import PROFILES
+from rvlib.recipes import ATTACKS, LINF, LINF_STEP_SIZE
+from rvlib.smoothing import sample_under_noise
+from rvlib.stages.measure import Place
+from rvlib.stages.run import Run
+from rvlib.threat_models import L2, Linf
+
+CPU = torch.device("cpu")
+
+
+def job(clock, seconds, answers):
+    """Make a job whose ways take known times, and the list of who was called when."""
+    calls = []
+
+    def way(name):
+        def do():
+            calls.append(name)
+            clock.now += seconds[name][min(calls.count(name) - 1, len(seconds[name]) - 1)]
+            return torch.tensor(answers[name])
+
+        return do
+
+    ways = {name: way(name) for name in seconds}
+    return Job("toy", ways, lambda a: 100 * a.double().mean().item(), 2.0), calls
+
+
+class Clock:
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    found = Clock()
+    monkeypatch.setattr(compare, "time", found)
+    return found
+
+
+def test_ratios_are_those_of_each_round_and_the_warm_up_is_not_counted(clock):
+    seconds = {"rvlib": [50, 1, 2, 1], "slow": [9, 8, 8, 8], "fast": [7, 3, 4, 5]}
+    answers = {"rvlib": [1, 0, 1, 1], "slow": [1, 0, 1, 1], "fast": [1, 1, 1, 1]}
+    toy, calls = job(clock, seconds, answers)
+    found = compare_job(toy, 3, CPU)
+    assert calls == ["rvlib", "slow", "fast"] * 4  # in turn
+    assert found["fastest"] == "fast"
+    assert (found["low"], found["median"], found["high"]) == (2, 3, 5)
+    assert found["ways"]["rvlib"] == {"seconds": [1, 2, 1], "score": 75.0, "agrees": 1.0}
+    assert found["ways"]["fast"]["agrees"] == 0.75
+
+
+def test_the_table_is_beside_the_fastest(clock):
+    seconds = {"rvlib": [1], "a": [4], "b": [3]}
+    toy, _ = job(clock, seconds, {name: [1, 0] for name in seconds})
+    table = markdown_table([compare_job(toy, 2, CPU)])
+    line = table.splitlines()[-1]
+    assert line == (
+        "| toy | 2 | **3.00** (3.00 to 3.00) | b | 1.00 s, 50.0 % | 3.00 s, 50.0 % | 100.0 % |"
+    )
+
+
+# --- the plain ways ------------------------------------------------------------------------------
+
+
+def test_the_plain_loop_counts_votes():
+    torch.manual_seed(0)
+    linear = nn.Linear(12, 10)
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.bias.fill_(-9)
+        linear.weight[3, 0], linear.bias[3], linear.bias[5] = 1, 0, 0.5
+    half = nn.Sequential(nn.Flatten(), linear)
+    x = torch.full((2, 3, 2, 2), 0.5)
+    x[1, 0, 0, 0] += 0.25  # one standard deviation beyond the plane
+    counts = peers.plain_certification(half, x, 0.25, 4000, 1000)
+    assert counts.sum(1).tolist() == [4000, 4000]
+    expected = torch.tensor([0.5, 0.8413])
+    # Five standard errors of a share of 4000.
+    assert ((counts[:, 3] / 4000 - expected).abs() < 0.04).all()
+
+
+@pytest.fixture
+def lenet():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return LeNet()
+
+
+@pytest.fixture
+def pictures():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(64, 3, 32, 32, generator=generator)
+    return x, torch.randint(10, (64,), generator=generator)
+
+
+def test_the_plain_epoch_is_ours(lenet, pictures):
+    x, y = pictures
+    batches = list(zip(x.split(16), y.split(16), strict=True))
+    plain = peers.plain_adversarial_epoch(
+        copy.deepcopy(lenet), batches, LINF, 10, LINF_STEP_SIZE, 0.01, 0.9
+    )
+    objective, generator = adversarial(ATTACKS["pgd-linf"]), torch.Generator()
+    optimizer = torch.optim.SGD(lenet.parameters(), lr=0.01, momentum=0.9)
+    for images, labels in batches:
+        optimizer.zero_grad()
+        objective(lenet.train(), images, labels, generator).value.backward()
+        optimizer.step()
+    for one, other in zip(plain.parameters(), lenet.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["torchattacks", "foolbox", "art"])
+@pytest.mark.parametrize("threat", [Linf(0.03), L2(0.5)])
+def test_peers_do_the_same(name, threat, lenet, pictures):
+    pytest.importorskip(name, reason=f"{name} is optional: make bench installs it")
+    x, y = pictures
+    step = threat.eps / 4
+    found = peers.peer_attacks(threat, 3, step)[name](lenet.eval(), x, y)
+    ours = pgd(lenet, x, y, threat, steps=3, step_size=step, random_start=False)
+    assert ((found - ours).abs() < 1e-4).double().mean() > 0.99
+
+
+# --- the whole -----------------------------------------------------------------------------------
+
+
+class Small(Run):
+    def model(self, name, seed=0):
+        torch.manual_seed(sum(map(ord, name)))
+        return LeNet().eval()
+
+
+@pytest.fixture
+def small(monkeypatch, pictures, tmp_path):
+    """Six images, ten votes, one peer that does as we do."""
+    x, y = pictures
+    monkeypatch.setattr(jobs, "load_cifar10", lambda split: ((255 * x).to(torch.uint8), y))
+    monkeypatch.setattr(jobs, "resnet18", LeNet)
+    monkeypatch.setattr(jobs, "RESNET_IMAGES", 2)
+    monkeypatch.setattr(jobs, "CERTIFIED_IMAGES", 2)
+    monkeypatch.setattr(jobs, "VOTES", 100)
+    monkeypatch.setattr(run, "REPETITIONS", 2)
+
+    def attack(threat, steps, step_size):
+        options = {"steps": steps, "step_size": step_size, "random_start": False}
+        return {"peer": lambda model, x, y: pgd(model, x, y, threat, **options)}
+
+    monkeypatch.setattr(jobs, "peer_attacks", attack)
+    profile = PROFILES["smoke"].__class__(**{**vars(PROFILES["smoke"]), "heldout": 6})
+    lines: list[str] = []
+    return Small(profile, Place(tmp_path, tmp_path, CPU), tmp_path, lines.append), lines
+
+
+def test_every_job_is_measured_and_written(small, capsys):
+    found, lines = small
+    path = bench(found)
+    record = json.loads(path.read_text())
+    assert path.name == "cpu.json"
+    assert record["repetitions"] == 2
+    assert set(record["peers"]) == set(run.PEERS)
+    assert len(record["jobs"]) == len(lines) == 9
+    table = path.with_suffix(".md").read_text()
+    assert table == markdown_table(record["jobs"]) + "\n" == capsys.readouterr().out
+    for result in record["jobs"]:
+        for way in result["ways"].values():
+            assert len(way["seconds"]) == 2
+        if "votes" not in result["job"]:  # our own attack as the peer: the same answers
+            assert {way["agrees"] for way in result["ways"].values()} == {1.0}, result["job"]
+
+
+def test_what_stands_is_never_more_than_the_peers(small):
+    found, _ = small
+    for each in jobs.jobs(found):
+        if each.name.startswith(("robust", "eight")):
+            assert not (each.ways["rvlib"]() & ~each.ways["peer"]()).any()
+
+
+def test_votes_are_of_the_images_asked_for(small, monkeypatch):
+    found, _ = small
+    asked = []
+
+    def few(model, x, sigma, n):
+        asked.append((len(x), n))
+        return sample_under_noise(model, x, sigma, n)
+
+    monkeypatch.setattr(jobs, "sample_under_noise", few)
+    for each in jobs.jobs(found):
+        if "votes" in each.name:
+            assert len(each.ways["rvlib"]()) == 2
+    assert asked == [(2, 100)]
+
+
+def test_without_a_peer_it_says_how_to_get_one(small, monkeypatch):
+    found, _ = small
+    monkeypatch.setattr(run, "jobs", lambda run: [])
+    with pytest.raises(FileNotFoundError, match="make bench"):
+        bench(found)
