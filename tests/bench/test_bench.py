@@ -125,6 +125,7 @@ def test_the_plain_epoch_is_ours(lenet, pictures):
         assert torch.allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")  # of theirs
 @pytest.mark.parametrize("name", ["torchattacks", "foolbox", "art"])
 @pytest.mark.parametrize("threat", [Linf(0.03), L2(0.5)])
 def test_peers_do_the_same(name, threat, lenet, pictures):
