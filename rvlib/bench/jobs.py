@@ -40,7 +40,8 @@ from rvlib.types import Images, Labels
 
 RADII = [k / 255 for k in range(1, 9)]
 VOTES = 1000
-RESNET_IMAGES = 16
+RESNET_IMAGES = 8
+SWEEP_IMAGES = 256
 CERTIFIED_IMAGES = 32
 
 
@@ -75,7 +76,7 @@ def jobs(run: Run) -> Iterator[Job]:
         yield attack_job(name, large, *small, threat, step_size, 1.0)
     yield accuracy_job("robust accuracy, undefended LeNet", undefended, x, y, 4.0)
     yield accuracy_job("robust accuracy, robust LeNet", robust, x, y, 1.5)
-    yield sweep_job("eight radii, robust LeNet", robust, x, y, 3.0)
+    yield sweep_job("eight radii, robust LeNet", robust, x[:SWEEP_IMAGES], y[:SWEEP_IMAGES], 3.0)
     yield votes_job("1000 votes an image, LeNet", run, x[:CERTIFIED_IMAGES], y, 10.0)
     yield epoch_job("an epoch of PGD-10 training, LeNet", run, x, y, 1.5)
 

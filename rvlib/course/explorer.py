@@ -54,6 +54,8 @@ class Knob:
         a slider all the same, as JupyterLab takes the arrow keys away from a menu.
     twin : sequence of int, default=all
         Positions that the static twin has.
+    plays : bool, default=False
+        Buttons beside the live slider that go through the values by themselves.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Knob:
     words: Sequence[str] = ()
     menu: bool = False
     twin: Sequence[int] = ()
+    plays: bool = False
 
     @property
     def texts(self) -> list[str]:
@@ -85,6 +88,15 @@ class Knob:
         )
         control.add_class(f"{explorer}-{self.name}")
         return control
+
+    def row(self, control: widgets.ValueWidget) -> widgets.Widget:
+        """Set the control on its line, with the buttons that play it where it has some."""
+        if not self.plays:
+            return control
+        play = widgets.Play(max=len(self.values) - 1, value=self.start, interval=600)
+        # Linked in the page: the kernel hears of the slider only.
+        widgets.jslink((play, "value"), (control, "index"))
+        return widgets.HBox([control, play])
 
 
 @dataclass(frozen=True)
@@ -156,7 +168,8 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
         self._size = width
         self._show(pixels, words)
         style = widgets.HTML(STYLE, layout=widgets.Layout(display="none"))
-        super().__init__([style, *self._controls, self._image])
+        rows = [knob.row(c) for knob, c in zip(self._knobs, self._controls, strict=True)]
+        super().__init__([style, *rows, self._image])
         self.add_class("explorer").add_class(f"explorer-{name}")
         for control in self._controls:
             control.observe(self._moved, "value")

@@ -122,6 +122,13 @@ class Hand:
             self.page.wait_for_timeout(20)
         return 1000 * (time.monotonic() - started)
 
+    def wait_for_words(self, wanted: str) -> None:
+        """Wait until the sentence has these words in it."""
+        started = time.monotonic()
+        while wanted not in self.look()[1]:
+            assert time.monotonic() - started < PATIENCE, f"{self.look()[1]!r} has no {wanted!r}"
+            self.page.wait_for_timeout(50)
+
 
 def walk(hand: Hand, knob: Knob, moves: int = 12) -> dict[str, Any]:
     """Move a knob by keyboard and mouse; what it shows must follow, and follow again.

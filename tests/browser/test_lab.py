@@ -150,3 +150,14 @@ def test_in_notebook_7(browser, lab, artefacts):
         opened.page.screenshot(path=artefacts / "notebook-7.png")
         for knob in hand.knobs:
             walk(hand, knob)
+
+
+def test_what_plays_ends_at_its_last_value(opened):
+    for hand in opened.hands:
+        for buttons in hand.root.locator(".widget-play").all():
+            knob = next(knob for knob in hand.knobs if knob.name == "step")
+            hand.put(knob, 0)
+            buttons.locator("button").first.click()
+            hand.wait_for_words(f"after {knob.last} steps")
+            assert knob.position == knob.last
+    assert opened.name != "02_pgd.ipynb" or opened.page.locator(".widget-play").count() == 1

@@ -181,5 +181,5 @@ def test_without_scripts_the_first_picture_stays(three, browser):
     root = page.locator("figure.twin").first
     assert root.get_by_role("img", name="grey 1 at 0").is_visible()
     assert root.get_by_text("moves under its sliders where scripts may run").is_visible()
-    assert root.locator("input").is_disabled()
+    assert root.get_by_label("grey").is_disabled()
     context.close()

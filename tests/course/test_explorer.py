@@ -8,6 +8,7 @@ import threading
 import time
 from functools import partial
 
+import ipywidgets as widgets
 import numpy as np
 import pytest
 from matplotlib._pylab_helpers import Gcf
@@ -237,3 +238,20 @@ def test_too_many_frames_are_refused_before_any_is_drawn():
 def test_words_that_do_not_fit_the_values_are_refused():
     with pytest.raises(ValueError, match="zip"):
         Knob("level", "level", LEVELS, words=["low"]).widget("toy")
+
+
+def test_a_knob_that_plays_goes_through_its_values(monkeypatch):
+    linked = []
+    monkeypatch.setattr(widgets, "jslink", lambda *ends: linked.append(ends))
+    knob = Knob("level", "level", LEVELS, 2, plays=True)
+    control = knob.widget("toy")
+    slider, play = knob.row(control).children
+    assert slider is control
+    assert (play.min, play.max, play.value) == (0, len(LEVELS) - 1, 2)
+    assert linked == [((play, "value"), (control, "index"))]
+
+
+def test_other_knobs_stand_alone():
+    knob = Knob("level", "level", LEVELS)
+    control = knob.widget("toy")
+    assert knob.row(control) is control

@@ -234,7 +234,7 @@ def explore_pgd(run: Run, image: int = 0) -> Explorer:
         Knob("norm", "ball", list(BALLS), menu=True),
         Knob("eps", "radius ε", RADII, 2, [f"{eps:g}" for eps in RADII], twin=(4,)),
         Knob("portion", "step size η / ε", PORTIONS, 1, [f"{p:g}" for p in PORTIONS], twin=(1,)),
-        Knob("step", "step", range(PGD_STEPS + 1), PGD_STEPS, twin=(0, 1, 2, 5)),
+        Knob("step", "step", range(PGD_STEPS + 1), PGD_STEPS, twin=(0, 1, 2, 5), plays=True),
     ]
     parts: list[_Map | _Climb | Shot] = [*maps, climb, *strip]
     moving = [artist for part in parts for artist in part.moving]
