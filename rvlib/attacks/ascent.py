@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from rvlib.threat_models import ThreatModel
 from rvlib.types import Images, Labels
 
+TILE = 256
+"""Images attacked at once on a CPU: few enough for its caches, enough to keep it busy."""
+
 Gradient = Callable[[Images], Tensor]
 """Gradient of the attacked loss at a batch of images, same shape."""
 
@@ -133,6 +136,23 @@ def ascend(
         x_adv = x_adv + step_size * threat.steepest(gradient(x_adv))
         x_adv = (x + threat.project(x_adv - x)).clamp(0, 1)
     return x_adv.detach()
+
+
+def tiles(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Cut tensors alike, on a CPU into pieces of ``TILE`` images.
+
+    Parameters
+    ----------
+    *tensors : Tensor of shape (B, ...)
+        One row an image.
+
+    Returns
+    -------
+    list of tuple of Tensor
+        The pieces of each; on a GPU, which wants all of them at once, one.
+    """
+    size = TILE if tensors[0].device.type == "cpu" else max(len(tensors[0]), 1)
+    return [tensor.split(size) for tensor in tensors]
 
 
 def check_steps(steps: int, step_size: float) -> None:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rvlib.attacks.ascent import ascend, check_steps, loss_gradient
+from rvlib.attacks.ascent import ascend, check_steps, loss_gradient, tiles
 from rvlib.frozen import frozen
 from rvlib.threat_models import ThreatModel
 from rvlib.types import Images, Labels, check_images, check_labels
@@ -102,15 +102,14 @@ def pgd(
         def run(chosen: Tensor) -> Images:
             # Drawn for the whole batch: an image's start does not depend on who else goes on.
             delta = threat.sample(x, generator) if random_start else torch.zeros_like(x)
-            start, labels = (x + delta).clamp(0, 1)[chosen], y[chosen]
-            return ascend(
-                lambda x_t: loss_gradient(model, x_t, labels),
-                x[chosen],
-                start,
-                threat,
-                steps,
-                step_size,
-            )
+            cut = tiles(x[chosen], y[chosen], (x + delta).clamp(0, 1)[chosen])
+            return torch.cat([walk(*part) for part in zip(*cut, strict=True)])
+
+        def walk(images: Images, labels: Labels, start: Images) -> Images:
+            def gradient(x_t: Images) -> Tensor:
+                return loss_gradient(model, x_t, labels)
+
+            return ascend(gradient, images, start, threat, steps, step_size)
 
         x_adv = run(torch.ones_like(y, dtype=torch.bool))
         for _ in range(restarts - 1):

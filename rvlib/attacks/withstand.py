@@ -5,13 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks.ascent import Gradient, ascend, check_steps, logits_and_gradient
+from rvlib.attacks.ascent import Gradient, ascend, check_steps, logits_and_gradient, tiles
 from rvlib.frozen import frozen
 from rvlib.threat_models import ThreatModel
 from rvlib.types import Images, Labels, check_images, check_labels
-
-TILE = 256
-"""Images attacked at once on a CPU: few enough for its caches, enough to keep it busy."""
 
 
 def withstands(
@@ -155,27 +152,21 @@ def withstands_sweep(
     for eps, step_size in zip(radii, step_sizes, strict=True):
         check_steps(steps, step_size if eps else 1.0)
     with frozen(model):
-        standing = torch.cat([_reads(model, *part) for part in zip(*_tiles(x, y), strict=True)])
+        standing = torch.cat([_reads(model, *part) for part in zip(*tiles(x, y), strict=True)])
         result = torch.empty(len(threats), len(x), dtype=torch.bool, device=x.device)
         for k, (threat, step_size) in enumerate(zip(threats, step_sizes, strict=True)):
             for _ in range(restarts if threat.eps else 0):
                 # Drawn for the whole batch: an image's start does not depend on who else stands.
                 delta = threat.sample(x, generator) if random_start else torch.zeros_like(x)
                 at = standing.nonzero()[:, 0]
-                tiles = _tiles(x[at], y[at], (x + delta).clamp(0, 1)[at])
+                cut = tiles(x[at], y[at], (x + delta).clamp(0, 1)[at])
                 stands = [
                     _run(model, images, labels, start, threat, steps, step_size)
-                    for images, labels, start in zip(*tiles, strict=True)
+                    for images, labels, start in zip(*cut, strict=True)
                 ]
                 standing[at] = torch.cat(stands)
             result[k] = standing
     return result
-
-
-def _tiles(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Cut tensors alike, on a CPU into pieces for its caches."""
-    size = TILE if tensors[0].device.type == "cpu" else max(len(tensors[0]), 1)
-    return [tensor.split(size) for tensor in tensors]
 
 
 @torch.no_grad()

@@ -60,7 +60,8 @@ def jobs(run: Run) -> Iterator[Job]:
     """
     images, labels = load_cifar10("heldout")
     device, count = run.place.device, run.profile.heldout
-    x, y = to_float(images[:count]).to(device), labels[:count].to(device)
+    # In PyTorch's own layout, as the peers' users have them.
+    x, y = to_float(images[:count]).to(device).contiguous(), labels[:count].to(device)
     robust, undefended = run.model("pgd-linf-at"), run.model("standard")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -225,3 +225,13 @@ def test_restarts_that_make_no_sense_are_refused(toy, batch, options):
     with pytest.raises(ValueError, match="restarts=") as refusal:
         pgd(toy, x, y, L2(0.5), **options)
     assert "\n" not in str(refusal.value)
+
+
+def test_tiles_change_nothing(threat, toys, batch, monkeypatch):
+    x, y = (part.repeat(5, *[1] * (part.dim() - 1)) for part in batch)
+    model = toys().eval()
+    seeds = [torch.Generator().manual_seed(0) for _ in range(2)]
+    whole = pgd(model, x, y, threat, steps=3, restarts=2, generator=seeds[0])
+    monkeypatch.setattr("rvlib.attacks.ascent.TILE", 3)
+    tiled = pgd(model, x, y, threat, steps=3, restarts=2, generator=seeds[1])
+    assert torch.allclose(whole, tiled, atol=1e-5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rvlib.attacks import pgd, withstand, withstands, withstands_sweep
+from rvlib.attacks import ascent, pgd, withstands, withstands_sweep
 from rvlib.threat_models import L2, Linf, PixelL2
 
 BALLS = [Linf, PixelL2, L2]
@@ -42,7 +42,7 @@ def every_iterate(model, x, y, threat, steps, step_size):
 @pytest.mark.parametrize("ball", BALLS)
 @pytest.mark.parametrize("tile", [7, 256])
 def test_it_is_pgd_with_every_iterate_looked_at(toy, many, ball, tile, monkeypatch):
-    monkeypatch.setattr(withstand, "TILE", tile)
+    monkeypatch.setattr(ascent, "TILE", tile)
     x, y = many
     threat = ball(0.05)
     found = withstands(toy, x, y, threat, steps=4, step_size=0.02, random_start=False)

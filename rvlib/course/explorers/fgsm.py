@@ -57,6 +57,8 @@ def explore_fgsm(run: Run, images: int = 6) -> Explorer:
     bars_axes.set_ylim(0, 1.19)
     bars_axes.set_xticks(places, CLASSES, rotation=40, ha="right")
     dress(bars_axes, "", "probability")
+    # One line above the bars, however high they are.
+    bars_axes.legend(fontsize=12, frameon=False, ncols=2, loc="upper right", borderaxespad=0.1)
     curve_axes.plot([255 * eps for eps in RADII], curve, color=blue)
     (marker,) = curve_axes.plot([0], [100], "o", color=orange, markersize=10)
     dress(curve_axes, "ε, in levels of 255", "accuracy, %")
