@@ -33,7 +33,7 @@ from rvlib.recipes import (
     TRUE_L2_STEP_SIZE,
     gaussian_name,
 )
-from rvlib.smoothing import sample_under_noise
+from rvlib.smoothing import certify, certify_at, sample_under_noise
 from rvlib.stages.run import Run
 from rvlib.threat_models import Linf
 from rvlib.types import Images, Labels
@@ -42,7 +42,8 @@ RADII = [k / 255 for k in range(1, 9)]
 VOTES = 1000
 RESNET_IMAGES = 8
 SWEEP_IMAGES = 256
-CERTIFIED_IMAGES = 32
+CERTIFIED_IMAGES = 128
+FIXED_IMAGES, FIXED_VOTES, RADIUS = 8, 100_000, 0.25
 
 
 def jobs(run: Run) -> Iterator[Job]:
@@ -79,6 +80,7 @@ def jobs(run: Run) -> Iterator[Job]:
     yield accuracy_job("robust accuracy, robust LeNet", robust, x, y, 1.5)
     yield sweep_job("eight radii, robust LeNet", robust, x[:SWEEP_IMAGES], y[:SWEEP_IMAGES], 3.0)
     yield votes_job("1000 votes an image, LeNet", run, x[:CERTIFIED_IMAGES], y, 10.0)
+    yield radius_job(f"certified at radius {RADIUS}, LeNet", run, x[:FIXED_IMAGES], y, 10.0)
     yield epoch_job("an epoch of PGD-10 training, LeNet", run, x, y, 1.5)
 
 
@@ -140,6 +142,26 @@ def votes_job(name: str, run: Run, x: Images, y: Labels, goal: float) -> Job:
 
     ways = {OURS: ours, "Cohen et al.'s loop": loop}
     return Job(name, ways, _right(labels), goal, "other noise: close votes may go another way")
+
+
+def radius_job(name: str, run: Run, x: Images, y: Labels, goal: float) -> Job:
+    """Which images are certified at one radius: as many votes as it takes, or a fixed number."""
+    model, labels = run.model(gaussian_name(SIGMA)), y[: len(x)]
+    x_fast = x.contiguous(memory_format=torch.channels_last)
+
+    def ours() -> Tensor:
+        found = certify_at(model, x_fast, RADIUS, SIGMA, labels=labels, most=FIXED_VOTES)
+        right = found.prediction == labels.cpu().numpy()
+        return torch.from_numpy(right & found.certified)
+
+    def fixed() -> Tensor:
+        found = certify(model, x_fast, SIGMA, n=FIXED_VOTES)
+        return torch.from_numpy(
+            (found.prediction == labels.cpu().numpy()) & (found.radius >= RADIUS)
+        )
+
+    ways = {OURS: ours, f"N = {FIXED_VOTES:,}": fixed}
+    return Job(name, ways, _mean, goal, "both ours; the same guarantee")
 
 
 def epoch_job(name: str, run: Run, x: Images, y: Labels, goal: float) -> Job:
