@@ -119,7 +119,12 @@ def lab(tmp_path_factory):
         )
     try:
         wait_for(f"http://127.0.0.1:{port}/api", process, log)
-        yield lambda name, page="lab/tree": f"http://127.0.0.1:{port}/{page}/{name}?token={token}"
+        # reset: without the notebooks that an earlier page had open.
+        yield (
+            lambda name, page="lab/tree": (
+                f"http://127.0.0.1:{port}/{page}/{name}?token={token}&reset"
+            )
+        )
     finally:
         stop(process)
 

@@ -30,7 +30,7 @@ RAN = """() => {
   const error = cells.flatMap(cell => cell.outputs).find(o => o.output_type === "error");
   if (error) return `${error.ename}: ${error.evalue}`;
   return cells.every(cell => cell.execution_count)
-    && panel.sessionContext.session.kernel.status === "idle" && "ran";
+    && panel.sessionContext.session?.kernel?.status === "idle" && "ran";
 }"""
 
 # Scrolls to the top; how high the notebook is.
