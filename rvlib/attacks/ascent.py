@@ -161,3 +161,9 @@ def check_steps(steps: int, step_size: float) -> None:
         raise ValueError(f"steps={steps}: an attack takes at least one step")
     if not 0 <= step_size < math.inf:
         raise ValueError(f"step_size={step_size} must be >= 0, in pixel units of [0, 1]")
+
+
+def check_restarts(restarts: int, random_start: bool) -> None:
+    """Refuse no run at all, and several that would all start at the image."""
+    if restarts < 1 or (restarts > 1 and not random_start):
+        raise ValueError(f"restarts={restarts}: needs at least 1, and random_start for more")

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rvlib.attacks.ascent import ascend, check_steps, loss_gradient, tiles
+from rvlib.attacks.ascent import ascend, check_restarts, check_steps, loss_gradient, tiles
 from rvlib.frozen import frozen
 from rvlib.threat_models import ThreatModel
 from rvlib.types import Images, Labels, check_images, check_labels
@@ -95,8 +95,7 @@ def pgd(
     check_labels(y, x)
     step_size = 2.5 * threat.eps / max(steps, 1) if step_size is None else step_size
     check_steps(steps, step_size)
-    if restarts < 1 or (restarts > 1 and not random_start):
-        raise ValueError(f"restarts={restarts}: needs at least 1, and random_start for more")
+    check_restarts(restarts, random_start)
     with frozen(model):
 
         def run(chosen: Tensor) -> Images:

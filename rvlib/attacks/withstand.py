@@ -5,7 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks.ascent import Gradient, ascend, check_steps, logits_and_gradient, tiles
+from rvlib.attacks.ascent import (
+    Gradient,
+    ascend,
+    check_restarts,
+    check_steps,
+    logits_and_gradient,
+    tiles,
+)
 from rvlib.frozen import frozen
 from rvlib.threat_models import ThreatModel
 from rvlib.types import Images, Labels, check_images, check_labels
@@ -142,8 +149,7 @@ def withstands_sweep(
     """
     check_images(x)
     check_labels(y, x)
-    if restarts < 1 or (restarts > 1 and not random_start):
-        raise ValueError(f"restarts={restarts}: needs at least 1, and random_start for more")
+    check_restarts(restarts, random_start)
     radii = [threat.eps for threat in threats]
     if not threats or radii != sorted(radii) or len({type(threat) for threat in threats}) > 1:
         raise ValueError(f"balls of radius {radii}: need one norm, and radii that do not fall")

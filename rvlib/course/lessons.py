@@ -35,10 +35,27 @@ def sweep(
     list of float
         One percentage a radius.
     """
-    accuracies = []
-    for eps in radii:
-        accuracies.append(100 * (answers(model, attack(eps)) == y).double().mean().item())
-    return accuracies
+    return [percent_right(model, attack(eps), y) for eps in radii]
+
+
+def percent_right(model: nn.Module, x: Images, y: Labels) -> float:
+    """Accuracy in percent.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    x : Tensor of shape (B, C, H, W), float
+        Images.
+    y : Tensor of shape (B,), int64
+        True labels.
+
+    Returns
+    -------
+    float
+        Share of images that the network reads rightly, times 100.
+    """
+    return 100 * (answers(model, x) == y).double().mean().item()
 
 
 def losses(model: nn.Module, x: Images, y: Labels) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks import fgsm
 from rvlib.course.figures import show_progress
-from rvlib.course.lessons import answers, sweep
+from rvlib.course.lessons import percent_right, sweep
 from rvlib.data import load_cifar10
 from rvlib.objectives import Objective, adversarial
 from rvlib.recipes import ATTACKS, SIGMA, AttackRecipe, gaussian_name
@@ -263,8 +263,7 @@ def _watch(run: Run, plan: Plan) -> Monitor:
 
     def watch(model: nn.Module) -> dict[str, float]:
         return {
-            attack.name: 100
-            * (answers(model, attack(model, x, y, generator)) == y).double().mean().item()
+            attack.name: percent_right(model, attack(model, x, y, generator), y)
             for attack in plan.watched
         }
 
