@@ -10,7 +10,17 @@ import rvlib
 
 FLOORS = [
     {"types", "files"},
-    {"data", "rows", "threat_models", "frozen", "noise", "stemmed", "device", "intervals"},
+    {
+        "data",
+        "rows",
+        "threat_models",
+        "frozen",
+        "noise",
+        "stemmed",
+        "memory",
+        "device",
+        "intervals",
+    },
     {"models", "attacks", "smoothing"},
     {"objectives", "evaluation"},
     {"training", "recipes"},

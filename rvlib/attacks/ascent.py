@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rvlib.memory import images_at_once
 from rvlib.threat_models import ThreatModel
 from rvlib.types import Images, Labels
 
@@ -138,20 +139,25 @@ def ascend(
     return x_adv.detach()
 
 
-def tiles(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """Cut tensors alike, on a CPU into pieces of ``TILE`` images.
+def tiles(model: nn.Module, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Cut tensors alike into pieces that are attacked at once.
 
     Parameters
     ----------
+    model : nn.Module
+        The network under attack.
     *tensors : Tensor of shape (B, ...)
-        One row an image.
+        One row an image, the images first.
 
     Returns
     -------
     list of tuple of Tensor
-        The pieces of each; on a GPU, which wants all of them at once, one.
+        The pieces of each: on a CPU of ``TILE`` images, on a GPU of all of them, and of fewer where
+        that many do not fit into memory (``rvlib.memory``).
     """
-    size = TILE if tensors[0].device.type == "cpu" else max(len(tensors[0]), 1)
+    x = tensors[0]
+    most = TILE if x.device.type == "cpu" else max(len(x), 1)
+    size = images_at_once(model, x, min(most, max(len(x), 1)), gradient=True) if len(x) else 1
     return [tensor.split(size) for tensor in tensors]
 
 

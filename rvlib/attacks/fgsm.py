@@ -1,8 +1,9 @@
 """The fast gradient sign method: one step to the edge of the ball."""
 
+import torch
 from torch import nn
 
-from rvlib.attacks.ascent import ascend, loss_gradient
+from rvlib.attacks.ascent import ascend, loss_gradient, tiles
 from rvlib.frozen import frozen
 from rvlib.threat_models import ThreatModel
 from rvlib.types import Images, Labels, check_images, check_labels
@@ -63,4 +64,6 @@ def fgsm(model: nn.Module, x: Images, y: Labels, threat: ThreatModel) -> Images:
     check_images(x)
     check_labels(y, x)
     with frozen(model):
-        return ascend(lambda x_t: loss_gradient(model, x_t, y), x, x, threat, 1, threat.eps)
+        parts = zip(*tiles(model, x, y), strict=True)
+        gradient = torch.cat([loss_gradient(model, *part) for part in parts])
+    return ascend(lambda _: gradient, x, x, threat, steps=1, step_size=threat.eps)

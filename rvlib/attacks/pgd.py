@@ -101,7 +101,7 @@ def pgd(
         def run(chosen: Tensor) -> Images:
             # Drawn for the whole batch: an image's start does not depend on who else goes on.
             delta = threat.sample(x, generator) if random_start else torch.zeros_like(x)
-            cut = tiles(x[chosen], y[chosen], (x + delta).clamp(0, 1)[chosen])
+            cut = tiles(model, x[chosen], y[chosen], (x + delta).clamp(0, 1)[chosen])
             return torch.cat([walk(*part) for part in zip(*cut, strict=True)])
 
         def walk(images: Images, labels: Labels, start: Images) -> Images:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks.ascent import ascend, check_steps, cross_entropies
 from rvlib.frozen import frozen
+from rvlib.memory import images_at_once
 from rvlib.threat_models import ThreatModel
 from rvlib.types import Images, Labels, check_images, check_labels
 
@@ -105,14 +106,23 @@ def vote_loss_gradient(
     Tensor of shape (B, C, H, W)
         Gradient of minus the log of the mean probability of `y` over `draws` noisy copies.
     """
-    with torch.inference_mode(False), torch.enable_grad():
-        x, y = x.detach().clone().requires_grad_(True), y.clone()
+    with torch.inference_mode(False):
         # NHWC in memory, the layout that convolutions run fastest in, for copies and noise alike.
-        pixels = x.permute(0, 2, 3, 1)[:, None].expand(-1, draws, -1, -1, -1)  # (B, m, H, W, C)
-        noise = pixels.new_empty(pixels.shape).normal_(generator=generator)
+        shape = (len(x), draws, *x.permute(0, 2, 3, 1).shape[1:])  # (B, m, H, W, C)
+        noise = x.new_empty(shape).normal_(generator=generator)
+        size = max(1, images_at_once(model, x, len(x) * draws, gradient=True) // draws)
+        parts = zip(x.split(size), y.split(size), noise.split(size), strict=True)
+        return torch.cat([_gradient_under(model, *part, sigma) for part in parts])
+
+
+def _gradient_under(model: nn.Module, x: Images, y: Labels, noise: Tensor, sigma: float) -> Tensor:
+    """Gradient of the loss of images under given noise (B, m, H, W, C)."""
+    with torch.enable_grad():
+        x, y = x.detach().clone().requires_grad_(True), y.clone()
+        pixels = x.permute(0, 2, 3, 1)[:, None].expand(noise.shape)
         copies = (pixels + sigma * noise).flatten(0, 1).permute(0, 3, 1, 2)  # (B * m, C, H, W)
-        log_probability = -cross_entropies(model(copies), y.repeat_interleave(draws))
-        # Minus log of the mean, up to the constant log(draws), which has no gradient.
-        loss = -log_probability.view(len(x), draws).logsumexp(1)
+        log_probability = -cross_entropies(model(copies), y.repeat_interleave(noise.shape[1]))
+        # Minus log of the mean, up to the constant log(m), which has no gradient.
+        loss = -log_probability.view(noise.shape[:2]).logsumexp(1)
         (gradient,) = torch.autograd.grad(loss.sum(), x)
     return gradient

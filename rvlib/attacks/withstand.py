@@ -158,14 +158,16 @@ def withstands_sweep(
     for eps, step_size in zip(radii, step_sizes, strict=True):
         check_steps(steps, step_size if eps else 1.0)
     with frozen(model):
-        standing = torch.cat([_reads(model, *part) for part in zip(*tiles(x, y), strict=True)])
+        standing = torch.cat(
+            [_reads(model, *part) for part in zip(*tiles(model, x, y), strict=True)]
+        )
         result = torch.empty(len(threats), len(x), dtype=torch.bool, device=x.device)
         for k, (threat, step_size) in enumerate(zip(threats, step_sizes, strict=True)):
             for _ in range(restarts if threat.eps else 0):
                 # Drawn for the whole batch: an image's start does not depend on who else stands.
                 delta = threat.sample(x, generator) if random_start else torch.zeros_like(x)
                 at = standing.nonzero()[:, 0]
-                cut = tiles(x[at], y[at], (x + delta).clamp(0, 1)[at])
+                cut = tiles(model, x[at], y[at], (x + delta).clamp(0, 1)[at])
                 stands = [
                     _run(model, images, labels, start, threat, steps, step_size)
                     for images, labels, start in zip(*cut, strict=True)

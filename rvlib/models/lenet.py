@@ -39,16 +39,29 @@ class LeNet(Stemmed):
         self.fc2 = nn.Linear(120, 84)
         self.fc3 = nn.Linear(84, classes)
 
+    def forward(self, x: Images) -> Logits:
+        """Map images of shape (B, 3, 32, 32) to logits of shape (B, classes)."""
+        # ReLU after pooling gives the same values (both are monotone) on a quarter of the pixels.
+        x = F.relu(_max_pool(self.conv1(x)))  # (B, 6, 14, 14)
+        return self._classify(self.conv2(x))
+
     def stem(self, x: Images) -> Tensor:
-        """Map images of shape (B, 3, 32, 32) to the first convolution's output (B, 6, 28, 28)."""
-        return self.conv1(x)
+        """Map images to the first convolution's output, the pixels of a pool apart.
+
+        Returns shape (B, 4, 6, 14, 14): in the second dimension the four that are pooled.
+        """
+        z = F.pixel_unshuffle(self.conv1(x), 2)  # (B, 6 * 4, 14, 14)
+        return z.unflatten(1, (6, 4)).transpose(1, 2).contiguous()
 
     def after_stem(self, z: Tensor) -> Logits:
-        """Map the first convolution's output to logits of shape (B, classes)."""
-        # ReLU after pooling gives the same values (both are monotone) on a quarter of the pixels.
-        x = F.relu(_max_pool(z))  # (B, 6, 14, 14)
-        x = F.relu(_max_pool(self.conv2(x)))  # (B, 16, 5, 5)
-        x = x.flatten(1)  # (B, 400)
+        """Map the stem's output to logits: ``forward`` in the layout that is fastest for votes."""
+        x = F.relu(z.amax(1))  # (B, 6, 14, 14)
+        # Its six input channels are too few for a CPU's channels_last kernels.
+        return self._classify(F.conv2d(x, self.conv2.weight.contiguous(), self.conv2.bias))
+
+    def _classify(self, x: Tensor) -> Logits:
+        """Map the second convolution's output (B, 16, 10, 10) to logits."""
+        x = F.relu(_max_pool(x)).flatten(1)  # (B, 400)
         x = F.relu(self.fc1(x))
         x = F.relu(self.fc2(x))
         return self.fc3(x)

@@ -1,5 +1,8 @@
 """The two algorithms of Cohen et al.: predict and certify, for many images at once."""
 
+from collections.abc import Sequence
+from functools import partial
+
 from torch import nn
 
 from rvlib.smoothing.certificate import (
@@ -22,6 +25,7 @@ def predict(
     n: int = 1000,
     alpha: float = 0.001,
     seed: int = 0,
+    image_ids: Sequence[int] | None = None,
     batch_size: int | None = None,
 ) -> Integers:
     r"""Answer with the smoothed network, or abstain.
@@ -44,6 +48,8 @@ def predict(
         Failure probability of one image's answer.
     seed : int, default=0
         Part of the noise's address.
+    image_ids : sequence of int, default=None
+        One number an image: each image then has noise of its own, and errors are independent.
     batch_size : int, default=``default_batch_size(device)``
         Noisy copies in one forward pass.
 
@@ -64,9 +70,8 @@ def predict(
        ICML 2019, section 3.2.1.  arXiv:1902.02918.
     """
     _check_enough(n, smallest_n_to_predict(alpha), "answer", alpha)
-    counts = sample_under_noise(
-        model, x, sigma, n, purpose="prediction", seed=seed, batch_size=batch_size
-    )
+    draw = partial(sample_under_noise, seed=seed, image_ids=image_ids, batch_size=batch_size)
+    counts = draw(model, x, sigma, n, purpose="prediction")
     return vote(counts.numpy(), alpha)
 
 
@@ -79,6 +84,7 @@ def certify(
     n: int = 100_000,
     alpha: float = 0.001,
     seed: int = 0,
+    image_ids: Sequence[int] | None = None,
     batch_size: int | None = None,
 ) -> Certificates:
     r"""Certify the smoothed network's answer within a Euclidean radius.
@@ -103,6 +109,8 @@ def certify(
         ones in expectation.
     seed : int, default=0
         Part of the noise's address.
+    image_ids : sequence of int, default=None
+        One number an image: each image then has noise of its own, and errors are independent.
     batch_size : int, default=``default_batch_size(device)``
         Noisy copies in one forward pass.
 
@@ -122,12 +130,9 @@ def certify(
        ICML 2019, section 3.2.2.  arXiv:1902.02918.
     """
     _check_enough(n, smallest_n_to_certify(alpha), "certify", alpha)
-    counts0 = sample_under_noise(
-        model, x, sigma, n0, purpose="selection", seed=seed, batch_size=batch_size
-    )
-    counts = sample_under_noise(
-        model, x, sigma, n, purpose="estimation", seed=seed, batch_size=batch_size
-    )
+    draw = partial(sample_under_noise, seed=seed, image_ids=image_ids, batch_size=batch_size)
+    counts0 = draw(model, x, sigma, n0, purpose="selection")
+    counts = draw(model, x, sigma, n, purpose="estimation")
     return certificate(counts0.numpy(), counts.numpy(), alpha, sigma)
 
 

@@ -1,6 +1,8 @@
 """Certify at one radius with as many votes as it takes: a bound that holds at every look."""
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import nn
 
 from rvlib.smoothing.certificate import Floats, Integers, check_alpha
 from rvlib.smoothing.votes import CHUNK, sample_under_noise
-from rvlib.types import Counts, Images, Labels
+from rvlib.types import Images, Labels
 
 HOPELESS = 0.01
 """Error of giving up on an image that more votes would have certified."""
@@ -102,6 +104,7 @@ def certify_at(
     most: int = 100_000,
     alpha: float = 0.001,
     seed: int = 0,
+    image_ids: Sequence[int] | None = None,
     batch_size: int | None = None,
 ) -> Certified:
     r"""Certify the smoothed network at one radius, each image with as few votes as it takes.
@@ -132,6 +135,8 @@ def certify_at(
         Failure probability of one image's certificate.
     seed : int, default=0
         Part of the noise's address.
+    image_ids : sequence of int, default=None
+        One number an image: each image then has noise of its own, and errors are independent.
     batch_size : int, default=``default_batch_size(device)``
         Noisy copies in one forward pass.
 
@@ -157,19 +162,8 @@ def certify_at(
     if p0 == 1 or evidence(most, most, p0) < math.log(1 / alpha):
         raise ValueError(f"most={most} votes can never certify radius {radius} at sigma={sigma}")
 
-    def draw(chosen: Images, count: int, first: int, purpose: str) -> Counts:
-        return sample_under_noise(
-            model,
-            chosen,
-            sigma,
-            count,
-            first=first,
-            purpose=purpose,
-            seed=seed,
-            batch_size=batch_size,
-        )
-
-    counts0 = draw(x, n0, 0, "selection")
+    draw = partial(sample_under_noise, model, sigma=sigma, seed=seed, batch_size=batch_size)
+    counts0 = draw(x=x, n=n0, purpose="selection", image_ids=image_ids)
     prediction = counts0.argmax(1)
     open_ = torch.ones(len(x), dtype=torch.bool) if labels is None else prediction == labels.cpu()
     successes, votes = np.zeros(len(x), dtype=np.int64), np.full(len(x), n0, dtype=np.int64)
@@ -178,9 +172,15 @@ def certify_at(
     while open_.any() and n < most:
         more = min(_next_look(n), most) - n
         at = open_.nonzero()[:, 0]
-        counts = draw(x[at.to(x.device)], more, n, "sequential")
-        n += more
         where = at.numpy()
+        counts = draw(
+            x=x[at.to(x.device)],
+            n=more,
+            first=n,
+            purpose="sequential",
+            image_ids=image_ids and [image_ids[i] for i in where],
+        )
+        n += more
         successes[where] += counts.gather(1, prediction[at, None])[:, 0].numpy()
         votes[where] += more
         certified[where] = evidence(successes[where], n, p0) >= math.log(1 / alpha)

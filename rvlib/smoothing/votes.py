@@ -1,11 +1,14 @@
 """Counting votes under noise: many images at once, on the device, without any statistics."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from rvlib.frozen import frozen
+from rvlib.memory import images_at_once
 from rvlib.noise import stream
-from rvlib.stemmed import Stemmed, stemmed
+from rvlib.stemmed import stemmed
 from rvlib.types import Counts, Images, check_images
 
 CHUNK = 100
@@ -15,7 +18,7 @@ CHUNK = 100
 def default_batch_size(device: torch.device) -> int:
     """Noisy copies in one forward pass: few stay in a CPU's cache, many fill a GPU.
 
-    On one CPU core a LeNet votes on 64 images in 10 ms per 1000 copies, at 100 to 400 a batch.
+    On two CPU cores a LeNet votes on 128 images in 4 ms per 1000 copies, at 200 to 400 a batch.
     """
     return 200 if device.type == "cpu" else 10_000
 
@@ -29,6 +32,7 @@ def sample_under_noise(
     first: int = 0,
     purpose: str = "estimation",
     seed: int = 0,
+    image_ids: Sequence[int] | None = None,
     batch_size: int | None = None,
 ) -> Counts:
     r"""Classify `n` noisy copies of each image and count the answers.
@@ -39,7 +43,7 @@ def sample_under_noise(
         \qquad \delta_i \sim \mathcal{N}(0, \sigma^2 I)
 
     for every class c: ``SampleUnderNoise`` of Cohen et al. [1]_.  The draws are independent of one
-    another; every image sees the same ones.
+    another; every image sees the same ones, or with `image_ids` its own.
 
     Parameters
     ----------
@@ -58,8 +62,12 @@ def sample_under_noise(
         Part of the noise's address: draws for another purpose are independent.
     seed : int, default=0
         Part of the noise's address.
+    image_ids : sequence of int, default=None
+        One number an image: part of its noise's address, so that each has noise of its own and the
+        images' errors are independent.  A LeNet takes two to three times as long.
     batch_size : int, default=``default_batch_size(device)``
-        Noisy copies in one forward pass, rounded down to a multiple of 100.
+        Noisy copies in one forward pass, rounded down to a multiple of 100; the default is less
+        where that many do not fit into memory (``rvlib.memory``).
 
     Returns
     -------
@@ -70,17 +78,17 @@ def sample_under_noise(
     Raises
     ------
     ValueError
-        If `sigma`, `n` or `first` make no sample.
+        If `sigma`, `n` or `first` make no sample, or there is not one id an image.
 
     Notes
     -----
     Each image's votes are an independent sample, which is all that its answer and its certificate
     rest on: each fails with probability at most alpha, so the expected number of failures among
     many is as with noise of their own.  What sharing changes is that failures of similar images
-    may come together.  For independent images, give each a `seed` of its own.
+    may come together.
 
     Shared noise is drawn once, and a ``rvlib.stemmed.Stemmed`` network applies its first layer
-    once an image and once a draw: with a LeNet on a CPU core that is three times as fast.
+    once an image and once a draw.
 
     References
     ----------
@@ -98,28 +106,48 @@ def sample_under_noise(
     """
     check_images(x)
     _check(sigma, n, first)
-    device = _device(model, x)
-    network = stemmed(model)
-    # NHWC in memory: noise is drawn straight into the layout that convolutions run fastest in.
-    pixels = x.detach().to(device).permute(0, 2, 3, 1).contiguous()  # (B, H, W, C)
-    counts = torch.zeros(0, device=device)
-    images, chunks = _tile(len(x), n // CHUNK, (batch_size or default_batch_size(device)) // CHUNK)
+    pixels = x.detach().to(_device(model, x)).contiguous(memory_format=torch.channels_last)
+    hundreds = range(first // CHUNK, (first + n) // CHUNK)
     with frozen(model), torch.no_grad():
-        of_image = _stem(network, pixels) - _stem(network, torch.zeros_like(pixels[:1]))
-        for chunk in range(first // CHUNK, (first + n) // CHUNK, chunks):
-            end = min(chunk + chunks, (first + n) // CHUNK)
-            noise = pixels.new_empty(end - chunk, CHUNK, *pixels.shape[1:])
-            for number, draws in enumerate(noise, start=chunk):
-                draws.normal_(generator=stream(device, seed, purpose, number))
-            of_noise = _stem(network, noise.flatten(0, 1).mul_(sigma))  # (D, h, w, c)
-            for image in range(0, len(x), images):
-                # Pairs of image and draw (I, D, h, w, c), in batches of I * D.
-                pairs = of_image[image : image + images, None] + of_noise
-                logits = network.after_stem(pairs.flatten(0, 1).permute(0, 3, 1, 2))
-                answers = logits.argmax(1).view(len(pairs), -1)  # (I, D)
-                counts = counts if len(counts) else logits.new_zeros(len(x), logits.shape[1]).long()
-                counts[image : image + images].scatter_add_(1, answers, torch.ones_like(answers))
-    return counts.cpu()
+        if image_ids is None:
+            return _count(model, pixels, sigma, hundreds, (seed, purpose), batch_size).cpu()
+        if len(image_ids) != len(x):
+            raise ValueError(f"{len(image_ids)} image_ids for {len(x)} images: give one an image")
+        counts = [
+            _count(model, image, sigma, hundreds, (seed, purpose, "image", int(i)), batch_size)
+            for image, i in zip(pixels.split(1), image_ids, strict=True)
+        ]
+        return torch.cat(counts).cpu()
+
+
+def _count(
+    model: nn.Module,
+    pixels: Images,
+    sigma: float,
+    hundreds: range,
+    address: tuple[int | str, ...],
+    batch_size: int | None,
+) -> Counts:
+    """Count the answers to all images under the same draws, those of the given hundreds."""
+    network, device = stemmed(model), pixels.device
+    of_image = network.stem(pixels) - network.stem(torch.zeros_like(pixels[:1]))  # (B, ...)
+    if batch_size is None:
+        rest, most = network.after_stem, default_batch_size(device)
+        batch_size = images_at_once(model, of_image, most, gradient=False, part=rest)
+    images, chunks = _tile(len(pixels), len(hundreds), batch_size // CHUNK)
+    counts = torch.zeros(0)
+    for first in range(0, len(hundreds), chunks):
+        streams = [stream(device, *address, k) for k in hundreds[first : first + chunks]]
+        of_noise = network.stem(_draw(pixels[0], streams).mul_(sigma))  # (D, ...)
+        for image in range(0, len(pixels), images):
+            # Pairs of image and draw (I, D, ...), in batches of I * D.
+            pairs = of_image[image : image + images, None] + of_noise
+            logits = network.after_stem(pairs.flatten(0, 1))
+            answers = logits.argmax(1).view(len(pairs), -1)  # (I, D)
+            if not len(counts):
+                counts = answers.new_zeros(len(pixels), logits.shape[1])
+            counts[image : image + images].scatter_add_(1, answers, torch.ones_like(answers))
+    return counts
 
 
 def _tile(images: int, chunks: int, room: int) -> tuple[int, int]:
@@ -128,9 +156,13 @@ def _tile(images: int, chunks: int, room: int) -> tuple[int, int]:
     return together, max(1, min(chunks, room // together))
 
 
-def _stem(network: Stemmed, pixels: Tensor) -> Tensor:
-    """Apply the stem in the layout (B, H, W, C) -> (B, h, w, c)."""
-    return network.stem(pixels.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+def _draw(pixels: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+    """Draw ``CHUNK`` images of standard normal noise from each stream, ``channels_last``."""
+    # NHWC in memory: drawn straight into the layout that convolutions run fastest in.
+    noise = pixels.new_empty(len(streams), CHUNK, *pixels.permute(1, 2, 0).shape)
+    for hundred, generator in zip(noise, streams, strict=True):
+        hundred.normal_(generator=generator)
+    return noise.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def _device(model: nn.Module, x: Images) -> torch.device:

@@ -162,7 +162,7 @@ def test_first_leaves_out_that_many_draws(x):
 def test_the_address_is_seed_purpose_and_hundred(x):
     # Rows on disk are gone on with by address: this is part of their format.
     recorder = Recorder()
-    options: dict[str, Any] = {"purpose": "votes", "seed": 3}
+    options: dict[str, Any] = {"purpose": "votes", "seed": 3, "batch_size": 200}
     sample_under_noise(recorder, x[:1], 0.25, 200, first=100, **options)
     noise = [
         torch.empty(100, 2, 4, 3).normal_(generator=stream("cpu", 3, "votes", hundred))
@@ -179,6 +179,47 @@ def test_global_random_state_is_neither_used_nor_moved(x):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(123)
         assert torch.equal(counts_of(x), counts)
+
+
+# --- noise of its own for each image --------------------------------------------------------------
+
+
+def test_images_with_ids_have_draws_of_their_own():
+    recorder = Recorder()
+    ids = [4, 7, 9]
+    counts = sample_under_noise(
+        recorder, torch.zeros(3, 1, 4, 4), 1.0, 500, image_ids=ids, batch_size=200
+    )
+    assert counts.tolist() == [[500, 0]] * 3
+    assert len(torch.cat(recorder.seen).flatten(1).unique(dim=0)) == 1500
+
+
+def test_an_image_with_an_id_has_the_same_votes_in_any_company(x):
+    whole = counts_of(x, image_ids=range(5))
+    assert torch.equal(counts_of(x[[3, 1]], image_ids=[3, 1]), whole[[3, 1]])
+    assert torch.equal(counts_of(x, image_ids=range(5), batch_size=100), whole)
+    assert not torch.equal(counts_of(x, image_ids=range(1, 6)), whole)
+
+
+def test_parts_of_a_stream_with_an_id_add_up(x):
+    parts = [counts_of(x, 200, first=f, image_ids=range(5)) for f in (0, 200)]
+    assert torch.equal(sum(parts), counts_of(x, 400, image_ids=range(5)))
+
+
+def test_errors_of_images_with_ids_are_independent():
+    # Twins: under shared noise their counts are equal, with their own they scatter apart.
+    twins = torch.full((200, 3, 1, 1), 0.45)
+    shared = counts_of(twins, 100)[:, 0]
+    own = counts_of(twins, 100, image_ids=range(200))[:, 0].double()
+    assert len(set(shared.tolist())) == 1
+    p = norm.cdf((0.1 - 0.45) / 0.25)
+    # The variance of 200 binomial counts, within five of its standard errors.
+    assert abs(own.var() / (100 * p * (1 - p)) - 1) < 5 * math.sqrt(2 / 199)
+
+
+def test_one_id_an_image(x):
+    with pytest.raises(ValueError, match="3 image_ids for 5 images"):
+        counts_of(x, image_ids=range(3))
 
 
 # --- the noise itself ----------------------------------------------------------------------------
