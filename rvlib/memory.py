@@ -126,18 +126,20 @@ class _Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # What goes in and was not made here is the network's: weights, of which there may be views.
-        self._seen.update(storage.data_ptr() for storage in _storages((args, kwargs)))
+        for storage in _storages((args, kwargs)):
+            self._appears(storage, 0)
         out = func(*args, **(kwargs or {}))
         for storage in _storages(out):
-            self._appears(storage)
+            self._appears(storage, storage.nbytes())
         return out
 
-    def _appears(self, storage: torch.UntypedStorage) -> None:
-        address, size = storage.data_ptr(), storage.nbytes()
+    def _appears(self, storage: torch.UntypedStorage, size: int) -> None:
+        address = storage.data_ptr()
         if address not in self._seen:
             self._seen.add(address)
             self.alive += size
             self.peak = max(self.peak, self.alive)
+            # Once it is gone, another one may have its address.
             weakref.finalize(storage, self._goes, address, size)
 
     def _goes(self, address: int, size: int) -> None:
