@@ -58,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--device", help="default: the GPU where there is one")
         if name in ("measure", "report"):
             command.add_argument("--seed", type=int, default=0, help="of attacks and votes")
+        if name == "bench":
+            command.add_argument(
+                "--publish", action="store_true", help="put the last table into report/ and README"
+            )
         if name == "train":
             command.add_argument("names", nargs="*", help="models; all by default")
     return parser
@@ -132,13 +136,13 @@ def _site(arguments: argparse.Namespace) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from rvlib.bench import bench
+    from rvlib.bench import bench, publish_bench
     from rvlib.data import fetch_cifar10
     from rvlib.stages.run import Run
 
     run = Run.open("course", arguments.device)
     fetch_cifar10()
-    print(bench(run))
+    print(publish_bench(run) if arguments.publish else bench(run))
 
 
 def _announce(run) -> None:  # type: ignore[no-untyped-def]

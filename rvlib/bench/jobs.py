@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks import pgd, withstands, withstands_sweep
 from rvlib.bench.compare import OURS, Job, Way
+from rvlib.bench.networks import short_resnet18
 from rvlib.bench.peers import (
     Attack,
     Ball,
@@ -17,8 +18,7 @@ from rvlib.bench.peers import (
 )
 from rvlib.data import load_cifar10, to_float
 from rvlib.frozen import frozen
-from rvlib.models import resnet18
-from rvlib.models.weights import to_device
+from rvlib.models import Bfloat16
 from rvlib.objectives import adversarial
 from rvlib.recipes import (
     ATTACKS,
@@ -40,10 +40,18 @@ from rvlib.types import Images, Labels
 
 RADII = [k / 255 for k in range(1, 9)]
 VOTES = 1000
-RESNET_IMAGES = 8
 SWEEP_IMAGES = 256
 CERTIFIED_IMAGES = 128
 FIXED_IMAGES, FIXED_VOTES, RADIUS = 24, 100_000, 0.25
+LOOP_BATCH = 1000
+"""Copies in a batch of Cohen et al.'s script as it comes."""
+BEST_LOOP_BATCH = 100
+"""Copies in a batch that the loop was quickest with on a CPU."""
+
+RESNET_IMAGES = {"cpu": 16, "cuda": 1024}
+RESNET_VOTED = {"cpu": (2, 200), "cuda": (16, 10_000)}
+"""Images and votes of each."""
+RESNET_TRAINED = {"cpu": 32, "cuda": 1024}
 
 
 def jobs(run: Run) -> Iterator[Job]:
@@ -64,36 +72,56 @@ def jobs(run: Run) -> Iterator[Job]:
     # In PyTorch's own layout, as the peers' users have them.
     x, y = to_float(images[:count]).to(device).contiguous(), labels[:count].to(device)
     robust, undefended = run.model("pgd-linf-at"), run.model("standard")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        large = to_device(resnet18(), device).eval()
-    small = x[:RESNET_IMAGES], y[:RESNET_IMAGES]
+    noisy, large = run.model(gaussian_name(SIGMA)), short_resnet18(run)
+    few = RESNET_IMAGES[device.type]
     balls: list[tuple[str, Ball, float]] = [
         ("l∞", LINF, LINF_STEP_SIZE),
         ("l2", TRUE_L2, TRUE_L2_STEP_SIZE),
     ]
-    for norm, threat, step_size in balls:
-        yield attack_job(f"PGD-10 {norm}, LeNet", robust, x, y, threat, step_size, 1.8)
-        name = f"PGD-10 {norm}, ResNet-18 (not trained)"
-        yield attack_job(name, large, *small, threat, step_size, 1.0)
+    for norm, threat, step in balls:
+        yield attack_job(f"PGD-10 {norm}, LeNet", robust, robust, x, y, threat, step, 1.8)
+        name = f"PGD-10 {norm}, ResNet-18"
+        yield attack_job(name, large, large, x[:few], y[:few], threat, step, 1.0)
+        rounded = Bfloat16(large).eval()
+        name += ", ours in bfloat16"
+        yield attack_job(name, large, rounded, x[:few], y[:few], threat, step, 1.8)
     yield accuracy_job("robust accuracy, undefended LeNet", undefended, x, y, 4.0)
     yield accuracy_job("robust accuracy, robust LeNet", robust, x, y, 1.5)
     yield sweep_job("eight radii, robust LeNet", robust, x[:SWEEP_IMAGES], y[:SWEEP_IMAGES], 3.0)
-    yield votes_job("1000 votes an image, LeNet", run, x[:CERTIFIED_IMAGES], y, 10.0)
-    yield radius_job(f"certified at radius {RADIUS}, LeNet", run, x[:FIXED_IMAGES], y, 10.0)
-    yield epoch_job("an epoch of PGD-10 training, LeNet", run, x, y, 1.5)
+    certified = x[:CERTIFIED_IMAGES], y[:CERTIFIED_IMAGES]
+    name = "1000 votes an image, LeNet"
+    yield votes_job(name, noisy, noisy, *certified, VOTES, LOOP_BATCH, 10.0)
+    name += f", the loop in batches of {BEST_LOOP_BATCH}"
+    yield votes_job(name, noisy, noisy, *certified, VOTES, BEST_LOOP_BATCH, None)
+    few, votes = RESNET_VOTED[device.type]
+    name = f"{votes} votes an image, ResNet-18"
+    yield votes_job(name, large, large, x[:few], y[:few], votes, LOOP_BATCH, None)
+    name += ", ours in bfloat16"
+    yield votes_job(name, large, Bfloat16(large).eval(), x[:few], y[:few], votes, LOOP_BATCH, None)
+    fixed = x[:FIXED_IMAGES], y[:FIXED_IMAGES]
+    yield radius_job(f"certified at radius {RADIUS}, LeNet", noisy, *fixed, 10.0)
+    yield epoch_job("an epoch of PGD-10 training, LeNet", noisy, x, y, 1.5)
+    few = RESNET_TRAINED[device.type]
+    yield epoch_job("an epoch of PGD-10 training, ResNet-18", large, x[:few], y[:few], None)
 
 
 def attack_job(
-    name: str, model: nn.Module, x: Images, y: Labels, threat: Ball, step_size: float, goal: float
+    name: str,
+    judge: nn.Module,
+    climbed: nn.Module,
+    x: Images,
+    y: Labels,
+    threat: Ball,
+    step_size: float,
+    goal: float,
 ) -> Job:
-    """PGD-10 of all images to the last step."""
-    fast, plain = _both(model)
+    """PGD-10 of all images to the last step; ours on `climbed`, theirs on `judge`, who answers."""
+    fast, plain = _both(judge)
     x_fast = x.contiguous(memory_format=torch.channels_last)
 
     def ours() -> Tensor:
         x_adv = pgd(
-            fast, x_fast, y, threat, steps=PGD_STEPS, step_size=step_size, random_start=False
+            climbed, x_fast, y, threat, steps=PGD_STEPS, step_size=step_size, random_start=False
         )
         return _answers(fast, x_adv)
 
@@ -129,64 +157,68 @@ def sweep_job(name: str, model: nn.Module, x: Images, y: Labels, goal: float) ->
     return Job(name, ways, _mean, goal, "mean accuracy of the eight")
 
 
-def votes_job(name: str, run: Run, x: Images, y: Labels, goal: float) -> Job:
-    """Votes under noise, and the class that leads."""
-    fast, plain = _both(run.model(gaussian_name(SIGMA)))
-    x_fast, labels = x.contiguous(memory_format=torch.channels_last), y[: len(x)]
-
-    def ours() -> Tensor:
-        return sample_under_noise(fast, x_fast, SIGMA, VOTES).argmax(1).to(y.device)
-
-    def loop() -> Tensor:
-        return plain_certification(plain, x, SIGMA, VOTES, VOTES).argmax(1).to(y.device)
-
-    ways = {OURS: ours, "Cohen et al.'s loop": loop}
-    return Job(name, ways, _right(labels), goal, "other noise: close votes may go another way")
-
-
-def radius_job(name: str, run: Run, x: Images, y: Labels, goal: float) -> Job:
-    """Which images are certified at one radius: as many votes as it takes, or a fixed number."""
-    model, labels = run.model(gaussian_name(SIGMA)), y[: len(x)]
+def votes_job(
+    name: str,
+    model: nn.Module,
+    voting: nn.Module,
+    x: Images,
+    y: Labels,
+    votes: int,
+    batch: int,
+    goal: float | None,
+) -> Job:
+    """Votes under noise, and the class that leads; ours of `voting`, the loop's of `model`."""
+    _, plain = _both(model)
     x_fast = x.contiguous(memory_format=torch.channels_last)
 
     def ours() -> Tensor:
-        found = certify_at(model, x_fast, RADIUS, SIGMA, labels=labels, most=FIXED_VOTES)
-        right = found.prediction == labels.cpu().numpy()
-        return torch.from_numpy(right & found.certified)
+        return sample_under_noise(voting, x_fast, SIGMA, votes).argmax(1).to(y.device)
+
+    def loop() -> Tensor:
+        return plain_certification(plain, x, SIGMA, votes, batch).argmax(1).to(y.device)
+
+    ways = {OURS: ours, "Cohen et al.'s loop": loop}
+    return Job(name, ways, _right(y), goal, "other noise: close votes may go another way")
+
+
+def radius_job(name: str, model: nn.Module, x: Images, y: Labels, goal: float) -> Job:
+    """Which images are certified at one radius: as many votes as it takes, or a fixed number."""
+    x_fast, labels = x.contiguous(memory_format=torch.channels_last), y.cpu().numpy()
+
+    def ours() -> Tensor:
+        found = certify_at(model, x_fast, RADIUS, SIGMA, labels=y, most=FIXED_VOTES)
+        return torch.from_numpy((found.prediction == labels) & found.certified)
 
     def fixed() -> Tensor:
         found = certify(model, x_fast, SIGMA, n=FIXED_VOTES)
-        return torch.from_numpy(
-            (found.prediction == labels.cpu().numpy()) & (found.radius >= RADIUS)
-        )
+        return torch.from_numpy((found.prediction == labels) & (found.radius >= RADIUS))
 
     ways = {OURS: ours, f"N = {FIXED_VOTES:,}": fixed}
     return Job(name, ways, _mean, goal, "both ours; the same guarantee")
 
 
-def epoch_job(name: str, run: Run, x: Images, y: Labels, goal: float) -> Job:
+def epoch_job(name: str, model: nn.Module, x: Images, y: Labels, goal: float | None) -> Job:
     """One pass of adversarial training at the report's batch size, from the same weights."""
-    fast, plain = _both(run.model(gaussian_name(SIGMA)))
+    fast, plain = _both(model)
     objective = adversarial(ATTACKS["pgd-linf"])
+    batches = list(zip(x.split(BATCH_SIZE), y.split(BATCH_SIZE), strict=True))
 
     def ours() -> Tensor:
-        model = copy.deepcopy(fast).train()
-        optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE / 10, momentum=MOMENTUM)
+        trained = copy.deepcopy(fast).train()
+        optimizer = torch.optim.SGD(trained.parameters(), lr=LEARNING_RATE / 10, momentum=MOMENTUM)
         generator = torch.Generator(x.device)
-        for images, labels in zip(x.split(BATCH_SIZE), y.split(BATCH_SIZE), strict=True):
+        for images, labels in batches:
             batch = images.contiguous(memory_format=torch.channels_last)
             optimizer.zero_grad(set_to_none=True)
-            objective(model, batch, labels, generator).value.backward()
+            objective(trained, batch, labels, generator).value.backward()
             optimizer.step()
-        return _answers(model.eval(), x)
+        return _answers(trained, x)
 
     def loop() -> Tensor:
-        model = copy.deepcopy(plain)
-        batches = list(zip(x.split(BATCH_SIZE), y.split(BATCH_SIZE), strict=True))
-        plain_adversarial_epoch(
-            model, batches, LINF, PGD_STEPS, LINF_STEP_SIZE, LEARNING_RATE / 10, MOMENTUM
-        )
-        return _answers(model.eval(), x)
+        trained = copy.deepcopy(plain)
+        rates = LEARNING_RATE / 10, MOMENTUM
+        plain_adversarial_epoch(trained, batches, LINF, PGD_STEPS, LINF_STEP_SIZE, *rates)
+        return _answers(trained, x)
 
     return Job(name, {OURS: ours, "plain loop": loop}, _right(y), goal)
 
