@@ -4,6 +4,7 @@
 PYTHON  ?= python3
 PROFILE ?= course
 DEVICE  ?=
+KILLS   ?= 200
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -13,7 +14,7 @@ READY := $(VENV)/.ready
 export UV_SYSTEM_CERTS ?= 1
 MIN_PYTHON := $(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help env report data notebooks lab site bench test browser chromium check lock clean
+.PHONY: help env report data notebooks lab site bench test mutants soak browser chromium check lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +42,12 @@ bench: $(READY) ## measure the speed of attacks, votes and training beside other
 
 test: check chromium ## make check, then every test, doctest and notebook, some of them in a browser
 	$(BIN)/pytest --nbval-lax --nbval-current-env
+
+mutants: $(READY) ## plant faults in a copy of the library, one at a time; a test must see each
+	$(BIN)/python -m tests.mutants
+
+soak: $(READY) ## kill a tiny run at random moments, 200 times (KILLS=...), and compare its end
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.resume.soak --kills $(KILLS) --out report/soak.json
 
 browser: chromium ## only the tests in a real JupyterLab and Chromium
 	$(BIN)/pytest -m browser tests/browser

@@ -1,7 +1,9 @@
 """The command line: every command can be stopped, and goes on when it is given again."""
 
 import argparse
+import errno
 import os
+import re
 import sys
 
 import rvlib
@@ -29,10 +31,38 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("rvlib: stopped; the same command goes on from here", file=sys.stderr)
         return 130
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"rvlib: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ValueError, FloatingPointError, RuntimeError, OSError, MemoryError) as error:
+        print(f"rvlib: {_in_one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your share of the disk",
+    errno.EROFS: "set RVLIB_ROOT to a copy of the checkout that can be written",
+    errno.EACCES: "make it readable and writable, or set RVLIB_ROOT to a copy that is",
+}
+"""What to do about an error of the file system; the same command then goes on."""
+
+
+def _in_one_line(error: BaseException) -> str:
+    """Say what is wrong and, where the error itself does not, what to do."""
+    text = " ".join(str(error).split())
+    # By name: to look the class up, torch would have to be loaded.
+    if type(error).__name__ == "OutOfMemoryError" or "CUDA error: out of memory" in text:
+        # Torch goes on about its allocator; what was asked for stands in the first two sentences.
+        said = ". ".join(re.split(r"\. (?=[A-Z])", text)[:2])
+        return (
+            f"{said}: end what else uses the GPU, set RVLIB_MEMORY to fewer GB than are free, "
+            "as in RVLIB_MEMORY=2, or use --device cpu; the same command goes on"
+        )
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        size = f" ({text})" if text else ""
+        return f"not enough memory{size}: set RVLIB_MEMORY to fewer GB, as in RVLIB_MEMORY=2"
+    if isinstance(error, OSError) and error.errno in ADVICE:
+        return f"{text}: {ADVICE[error.errno]}, then the same command goes on"
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         ("data", _data, "fetch and verify CIFAR-10"),
         ("train", _train, "train the models of a profile that trains"),
         ("measure", _measure, "train and measure everything of a profile, without notebooks"),
+        ("check", _check, "check that the accuracies under attack behave as they must"),
         ("report", _report, "run the notebooks and write the report"),
         ("publish", _publish, "copy a full run into report/"),
         ("notebooks", _notebooks, "run the notebooks and write them back with their outputs"),
@@ -51,12 +82,12 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
-        if name in ("train", "measure", "report", "publish", "notebooks", "site"):
-            default = "course" if name in ("report", "notebooks", "site") else "full"
+        if name in ("train", "measure", "check", "report", "publish", "notebooks", "site"):
+            default = "full" if name in ("train", "measure", "publish") else "course"
             command.add_argument("--profile", default=default, help=f"default: {default}")
-        if name in ("train", "measure", "report", "notebooks", "bench"):
+        if name in ("train", "measure", "check", "report", "notebooks", "bench"):
             command.add_argument("--device", help="default: the GPU where there is one")
-        if name in ("measure", "report"):
+        if name in ("measure", "check", "report"):
             command.add_argument("--seed", type=int, default=0, help="of attacks and votes")
         if name == "bench":
             command.add_argument(
@@ -94,6 +125,16 @@ def _measure(arguments: argparse.Namespace) -> None:
     run = Run.open(arguments.profile, arguments.device, seed=arguments.seed)
     _announce(run)
     measure_everything(run)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from rvlib.data import fetch_cifar10
+    from rvlib.stages.check import check
+    from rvlib.stages.run import Run
+
+    run = Run.open(arguments.profile, arguments.device, seed=arguments.seed)
+    fetch_cifar10()
+    print(check(run).with_suffix(".md").read_text(), end="")
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -306,7 +306,9 @@ def _read_layout(layout: Path, parts: Iterable[str], *, download: bool = False) 
         # NumPy 2.4.0 to 2.4.4 warns about a spelling in pickles as old as these.
         warnings.filterwarnings("ignore", message=r"dtype\(\): align")
         for part in parts:
-            # CIFAR10 compares the MD5 sums of the pickles before it opens them.
+            # CIFAR10 compares the MD5 sums of all of the pickles before it opens the first, and
+            # has no option not to.  To make another file of a given sum is beyond MD5's known
+            # weakness, which is to make two files alike.
             data = CIFAR10(layout.parent, train=part == "train", download=download)
             arrays[f"{part}_images"] = np.ascontiguousarray(data.data)
             arrays[f"{part}_labels"] = np.array(data.targets, dtype=np.uint8)

@@ -2,8 +2,29 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
+
+from rvlib.types import check_logits
+
+
+def check_network(model: object) -> None:
+    """Refuse what is no network.
+
+    Parameters
+    ----------
+    model : object
+        The thing to check: a function has no modes and no parameters.
+
+    Raises
+    ------
+    TypeError
+        If it is not a ``torch.nn.Module``.
+    """
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise TypeError(f"the network is {kind}, not a torch.nn.Module: put it into one's forward")
 
 
 @contextmanager
@@ -35,6 +56,7 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     >>> [m.training for m in model.modules()]
     [True, True, False]
     """
+    check_network(model)
     modes = [(module, module.training) for module in model.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
@@ -47,3 +69,41 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
         for parameter, requires_grad in wanted:
             parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
+def answering(model: nn.Module, largest_label: int) -> Iterator[nn.Module]:
+    """Refuse the network's answers if they are no logits, or have no class for a label.
+
+    On a GPU a label beyond the classes would not be refused but spoil the whole process.  The shape
+    of the first answer tells in time, at no cost.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    largest_label : int
+        As ``rvlib.types.check_labels`` found it.
+
+    Yields
+    ------
+    nn.Module
+        The same network.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with answering(nn.Linear(1, 2), 5) as model:
+    ...     model(torch.zeros(3, 1))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: label 5 is no class of this network, whose 2 classes are 0, ..., 1: use ...
+    """
+
+    def check(model: nn.Module, seen: Any, answer: Any) -> None:
+        check_logits(answer, len(seen[0]), largest_label)
+
+    hook = model.register_forward_hook(check)
+    try:
+        yield model
+    finally:
+        hook.remove()

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from scipy.stats import norm, t
 
+from rvlib.checks import check_whole
+
 
 class Interval(NamedTuple):
     """Two ends of a confidence interval.
@@ -61,10 +63,9 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
     >>> tuple(round(end, 4) for end in wilson(596, 1024))
     (0.5516, 0.6119)
     """
-    if n < 1 or not 0 <= correct <= n:
-        raise ValueError(f"{correct} of {n}: need 0 <= correct <= n and n >= 1")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence} must be in (0, 1); write 0.95, not 95")
+    if n < 1 or not 0 <= correct <= n or correct % 1 or n % 1:
+        raise ValueError(f"{correct} of {n}: need 0 <= correct <= n and n >= 1, both whole")
+    _check_confidence(confidence)
     z = norm.isf((1 - confidence) / 2)
     share = correct / n
     middle = share + z * z / (2 * n)
@@ -105,7 +106,8 @@ def another_run(shares: Sequence[float], n: int, confidence: float = 0.95) -> In
     Raises
     ------
     ValueError
-        If there are fewer than two shares: one seed says nothing about their spread.
+        If there are fewer than two shares, as one seed says nothing about their spread; or if one
+        is no share.
 
     References
     ----------
@@ -118,9 +120,19 @@ def another_run(shares: Sequence[float], n: int, confidence: float = 0.95) -> In
     """
     if len(shares) < 2:
         raise ValueError(f"{len(shares)} training seed: the spread of seeds takes at least two")
+    for share in shares:
+        if not 0 <= share <= 1:
+            raise ValueError(f"share={share} must be in [0, 1]; write 0.56, not 56")
+    check_whole("n", n)
+    _check_confidence(confidence)
     mean, spread = statistics.mean(shares), statistics.stdev(shares)
     tail = (1 - confidence) / 2
     seeds = t.isf(tail, len(shares) - 1) * spread * math.sqrt(1 + 1 / len(shares))
     sampling = norm.isf(tail) * math.sqrt(2 * mean * (1 - mean) / n)
     half = math.hypot(seeds, sampling)
     return Interval(float(max(0.0, mean - half)), float(min(1.0, mean + half)))
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence} must be in (0, 1); write 0.95, not 95")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rvlib.attacks import fgsm, pgd, smoothed_pgd
+from rvlib.checks import check_sigma
 from rvlib.data import CIFAR10_DIGEST
 from rvlib.models import NETWORKS
 from rvlib.objectives import Objective, adversarial, gaussian, mixed, standard
@@ -132,7 +133,10 @@ def on_the_vote(attack: AttackRecipe, sigma: float) -> AttackRecipe:
         Its name starts with ``vote-``.
     """
     if attack.threat is None:
-        raise ValueError(f"{attack.name} attacks nothing, so it cannot attack the vote")
+        raise ValueError(
+            f"{attack.name} attacks nothing, so it cannot attack the vote: use pgd-linf, say"
+        )
+    check_sigma(sigma)
     step_size = 2.5 * attack.threat.eps / SMOOTHED_STEPS
     return AttackRecipe(
         f"vote-{attack.name}", attack.threat, SMOOTHED_STEPS, step_size, sigma=sigma

@@ -6,6 +6,7 @@ how it came about (``provenance``: commit, versions, device, date).  Then a CSV 
 an image.  ``pandas.read_csv(path, comment="#")`` reads it too.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -13,7 +14,11 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+from rvlib.checks import check_whole
+from rvlib.files import BusyError, OnlyWriter, sweep, write_whole
 
 Row = dict[str, str]
 
@@ -63,11 +68,20 @@ class Rows:
 
     def integers(self, column: str) -> list[int]:
         """Read one column as integers."""
-        return [int(row[column]) for row in self.rows]
+        try:
+            return [int(row[column]) for row in self.rows]
+        except (KeyError, ValueError) as error:
+            raise RowsError(
+                f"column {column!r} holds no whole numbers ({error}): restore the rows, or measure "
+                "them again"
+            ) from None
 
 
 class RowFile:
     """Append rows to a file that may already hold some, or find that all are there.
+
+    While rows are missing this is the only writer of the file: ``with`` a row file, or until
+    `count` rows are there, the object is forgotten or the process ends, however it ends.
 
     Parameters
     ----------
@@ -80,7 +94,7 @@ class RowFile:
     columns : sequence of str
         Names of the columns.
     count : int
-        How many rows are wanted.  The file may come to hold more, or be extended later.
+        How many rows are wanted.  The file may hold more, or be extended later.
     unit : int, default=1
         Rows come in units of this many; where rows are missing, a unit cut short by a kill is
         dropped, so that it is measured again in the same company.
@@ -88,7 +102,7 @@ class RowFile:
     Raises
     ------
     RowsError
-        If the file belongs to another measurement or cannot be read.
+        If the file belongs to another measurement, cannot be read, or another run is writing it.
     """
 
     def __init__(
@@ -100,28 +114,43 @@ class RowFile:
         count: int,
         unit: int = 1,
     ) -> None:
-        self.path, self.columns = path, list(columns)
-        # Fewer than two whole lines: killed before there was a head to trust.
-        if path.exists() and path.read_bytes().count(b"\n") >= 2:
-            found = _read(path)
-            if found.head.get("identity") != identity:
-                raise RowsError(_difference(path, found.head.get("identity"), identity))
-            if found.rows and list(found.rows[0]) != self.columns:
-                raise RowsError(f"{path} has other columns: move it away and run again")
-            self.done = len(found.rows)
-            if self.done < count:
-                self._cut(self.done - self.done % unit)
-        else:
+        check_whole("count", count, least=0)
+        check_whole("unit", unit)
+        self.path, self.columns, self._count = path, list(columns), count
+        self._only: OnlyWriter | None = None
+        self.done = self._found(identity) or 0
+        sweep(path)
+        if self.done >= count:
+            return
+        try:
+            self._only = OnlyWriter(path)
+        except BusyError as error:
+            raise RowsError(str(error)) from None
+        found = self._found(identity)  # again: another run may have written until just now
+        self.done = found or 0
+        if found is None:
             head = json.dumps({"identity": identity, "provenance": provenance})
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._write(f"# {head}\n{','.join(self.columns)}\n", mode="w")
-            self.done = 0
+            write_whole(path, f"# {head}\n{','.join(self.columns)}\n".encode())
+        elif found < count:
+            self._cut(found - found % unit)
+        self._close_if_done()
+
+    def _found(self, identity: dict[str, Any]) -> int | None:
+        """Count the rows that are there, after checking whose they are; None without a head."""
+        # Fewer than two whole lines: killed before there was a head to trust.
+        if not self.path.exists() or self.path.read_bytes().count(b"\n") < 2:
+            return None
+        found = _read(self.path)
+        if found.head.get("identity") != identity:
+            raise RowsError(_difference(self.path, found.head.get("identity"), identity))
+        if found.rows and list(found.rows[0]) != self.columns:
+            raise RowsError(f"{self.path} has other columns: move it away and run again")
+        return len(found.rows)
 
     def _cut(self, keep: int) -> None:
         """Keep whole rows up to a number; a half-written line and a half-written unit go."""
         lines = self.path.read_bytes().splitlines(keepends=True)[: 2 + keep]
-        with self.path.open("r+b") as file:
-            file.truncate(sum(map(len, lines)))
+        os.truncate(self.path, sum(map(len, lines)))
         self.done = keep
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -131,19 +160,63 @@ class RowFile:
         ----------
         rows : iterable of dict
             Values by column.
+
+        Raises
+        ------
+        RowsError
+            If the file is closed, or held all the rows that were wanted.
+        OSError
+            If they cannot be written, on a full disk for one; none of them is there then.
         """
+        if self._only is None:
+            raise RowsError(f"{self.path} is closed: open it again to append")
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         rows = list(rows)
         writer.writerows(rows)
-        self._write(text.getvalue())
+        for row in rows:
+            if missing := sorted(set(self.columns) - set(row)):
+                raise ValueError(f"a row lacks {', '.join(missing)}: give every column")
+        self._write(text.getvalue().encode())
         self.done += len(rows)
+        self._close_if_done()
 
-    def _write(self, text: str, mode: str = "a") -> None:
-        with self.path.open(mode) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+    def _write(self, content: bytes) -> None:
+        before = self.path.stat().st_size
+        try:
+            with self.path.open("ab") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # the next run cuts a part of a line, too
+                os.truncate(self.path, before)
+            if isinstance(error, OSError):
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
+            raise
+
+    def _close_if_done(self) -> None:
+        if self.done >= self._count:
+            self.close()
+
+    def close(self) -> None:
+        """Let other runs write the file."""
+        if self._only is not None:
+            self._only.release()
+            self._only = None
+
+    def __enter__(self) -> "RowFile":
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
 
 
 def read_rows(path: Path, count: int | None = None) -> Rows:
@@ -185,6 +258,9 @@ def _read(path: Path) -> Rows:
             raise ValueError("no head")
         if any(None in row or None in row.values() for row in rows):
             raise ValueError("a row of another length")
+        indices = [row["index"] for row in rows if "index" in row]
+        if indices != [str(i) for i in range(len(indices))]:
+            raise ValueError("rows were taken out, put in or moved")
     except (ValueError, IndexError) as error:
         raise RowsError(f"{path} is not a rows file ({error}): delete it and run again") from None
     return Rows(head, rows)

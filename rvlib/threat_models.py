@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from rvlib.checks import check_number
 from rvlib.types import Images
 
 TINY = 1e-12
@@ -44,11 +45,12 @@ class ThreatModel(Protocol):
         """Uniform perturbation from the ball, shaped like `x`."""
 
 
-def _check_eps(eps: float, largest: float, example: str) -> None:
+def _check_eps(eps: float, largest: float) -> None:
+    check_number("eps", eps, "eps=8/255")
     if not 0 <= eps < math.inf:
-        raise ValueError(f"eps={eps} is not a radius: it must be a finite number >= 0")
+        raise ValueError(f"eps={eps} is not a radius: write a finite number >= 0")
     if eps > largest:
-        raise ValueError(f"eps={eps:g} looks like 0..255 units; write {example}")
+        raise ValueError(f"eps={eps:g} looks like 0..255 units; write {eps:g}/255")
 
 
 def _normal(x: Images, generator: torch.Generator | None) -> Tensor:
@@ -84,7 +86,7 @@ class Linf:
 
     def __post_init__(self) -> None:
         """Check the radius."""
-        _check_eps(self.eps, largest=1, example=f"{self.eps:g}/255")
+        _check_eps(self.eps, largest=1)
 
     @property
     def name(self) -> str:
@@ -138,7 +140,7 @@ class L2:
 
     def __post_init__(self) -> None:
         """Check the radius."""
-        _check_eps(self.eps, largest=64, example=f"{self.eps:g}/255")
+        _check_eps(self.eps, largest=64)
 
     @property
     def name(self) -> str:
@@ -201,7 +203,7 @@ class PixelL2:
 
     def __post_init__(self) -> None:
         """Check the radius."""
-        _check_eps(self.eps, largest=2, example=f"{self.eps:g}/255")
+        _check_eps(self.eps, largest=2)
 
     @property
     def name(self) -> str:

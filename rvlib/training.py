@@ -1,7 +1,7 @@
 """The only optimiser loop: any network, any objective, resumable after a kill."""
 
 import copy
-import io
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from rvlib.checks import check_number, check_whole
 from rvlib.data import to_float
 from rvlib.files import write_whole
-from rvlib.models.weights import WeightsError, to_device
+from rvlib.frozen import answering
+from rvlib.models.weights import WeightsError, pack, to_device, unpack
 from rvlib.noise import stream
 from rvlib.objectives import Objective
+from rvlib.types import check_stored
 
 Split = tuple[Tensor, Tensor]
 """Images (N, 3, 32, 32) uint8 and labels (N,) int64."""
@@ -100,13 +103,21 @@ def fit(
 
     Raises
     ------
+    TypeError, ValueError
+        If the images are not stored ones, the labels do not fit them or the network, or a number
+        makes no training.
     WeightsError
         If the checkpoint is unreadable or belongs to another training.
     FloatingPointError
         If the loss becomes NaN or infinite.
     """
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs={epochs}, batch_size={batch_size}: both must be at least 1")
+    check_whole("epochs", epochs)
+    check_whole("batch_size", batch_size)
+    for name, value in (("lr", lr), ("momentum", momentum)):
+        check_number(name, value, f"{name}=0.01" if name == "lr" else f"{name}=0.9")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}={value} must be finite and >= 0")
+    largest_label = check_stored(*train)
     model = to_device(model, device)
     images, labels = (tensor.to(device) for tensor in train)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
@@ -116,7 +127,9 @@ def fit(
     if checkpoint is not None and checkpoint.exists():
         state.load(checkpoint)
     for epoch in range(len(state.fit.history), epochs):
-        entry = _epoch(state, objective, images, labels, batch_size, f"epoch {epoch + 1}/{epochs}")
+        title = f"epoch {epoch + 1}/{epochs}"
+        with answering(model, largest_label):
+            entry = _epoch(state, objective, images, labels, batch_size, title)
         if monitor:
             entry |= monitor(model)
             if select not in entry:
@@ -152,26 +165,29 @@ class _State:
         }
 
     def save(self, path: Path) -> None:
-        content = io.BytesIO()
-        torch.save(self._content(), content)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content.getvalue())
+        write_whole(path, pack(self._content()))
 
     def load(self, path: Path) -> None:
         try:
-            # weights_only: tensors and plain values, never code.
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+            saved = unpack(path.read_bytes())
             if saved.keys() != self._content().keys():
                 raise KeyError("another file's content")
         except Exception as error:
             raise WeightsError(f"{path} cannot be read: delete it and train again") from error
-        if saved["identity"] != self.identity:
+        # As it comes back from a file: with lists for tuples.
+        if saved["identity"] != unpack(pack(self.identity)):
             raise WeightsError(f"{path} belongs to another training: delete it or move it away")
         try:
             self.model.load_state_dict(saved["model"])
         except RuntimeError as error:
             raise WeightsError(f"{path} holds another network: delete it") from error
         self.optimizer.load_state_dict(saved["optimizer"])
+        for parameter, state in self.optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    # In the parameter's layout again, which the file does not keep.
+                    state[name] = torch.empty_like(parameter).copy_(value)
         self.order.set_state(saved["order"])
         self.noise.set_state(saved["noise"])
         self.fit = Fit(saved["history"], saved["best_epoch"], saved["best_state"])

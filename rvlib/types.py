@@ -61,7 +61,7 @@ def check_images(x: Images) -> None:
         )
 
 
-def check_labels(y: Labels, x: Images) -> None:
+def check_labels(y: Labels, x: Images) -> int:
     """Refuse labels that are not one class index an image.
 
     Parameters
@@ -71,17 +71,119 @@ def check_labels(y: Labels, x: Images) -> None:
     x : Tensor of shape (B, C, H, W)
         The images they belong to.
 
+    Returns
+    -------
+    int
+        The largest label: whether it is a class the network's first answer tells, see
+        ``rvlib.frozen.answering``.
+
     Raises
     ------
     TypeError
         If `y` is not an int64 tensor.
     ValueError
-        If there is not one label an image, or a label is negative.
+        If there is not one label an image, they are on another device, or a label is negative.
     """
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
         kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
         raise TypeError(f"labels are {kind}, not int64: use y.long()")
     if y.shape != x.shape[:1]:
         raise ValueError(f"labels have shape {tuple(y.shape)} for {len(x)} images: one an image")
-    if y.min() < 0:
-        raise ValueError(f"label {int(y.min())} is negative: classes are 0, ..., K-1")
+    if y.device != x.device:
+        raise ValueError(f"labels are on {y.device}, images on {x.device}: use y.to(x.device)")
+    low, high = torch.stack(y.aminmax()).tolist()
+    if low < 0:
+        raise ValueError(f"label {low} is negative: classes are 0, ..., K-1")
+    return int(high)
+
+
+def check_stored(images: Tensor, labels: Labels) -> int:
+    """Refuse what is not a set of stored images with a label each.
+
+    Parameters
+    ----------
+    images : Tensor of shape (N, C, H, W), uint8
+        The images to check.
+    labels : Tensor of shape (N,), int64
+        Their labels.
+
+    Returns
+    -------
+    int
+        The largest label.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the images are not bytes or none, or the labels do not fit them.
+    """
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"stored images are {kind}, not uint8: give them as load_cifar10 does")
+    if images.dim() != 4 or len(images) == 0:
+        raise ValueError(f"images have shape {tuple(images.shape)}, not (N, C, H, W) with N >= 1")
+    return check_labels(labels, images)
+
+
+def check_generator(generator: torch.Generator | None, x: Images) -> None:
+    """Refuse a source of randomness that cannot be used where the images are.
+
+    Parameters
+    ----------
+    generator : torch.Generator or None
+        The source to check; None is torch's global one.
+    x : Tensor
+        The images.
+
+    Raises
+    ------
+    TypeError
+        If it is something else: a seed, say.
+    ValueError
+        If it is on another kind of device.
+    """
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator={generator!r} is {type(generator).__name__}, not a torch.Generator: "
+            "use torch.Generator(x.device).manual_seed(0)"
+        )
+    if generator.device.type != x.device.type:
+        raise ValueError(
+            f"generator is on {generator.device}, images on {x.device}: use "
+            "torch.Generator(x.device)"
+        )
+
+
+def check_logits(logits: object, images: int, largest_label: int) -> None:
+    """Refuse a network's answer that is no logits, or has no class for a label.
+
+    Only shapes are looked at, so that nothing waits for a GPU.
+
+    Parameters
+    ----------
+    logits : object
+        What the network gave.
+    images : int
+        How many images it was shown.
+    largest_label : int
+        As ``check_labels`` found it; -1 where there are no labels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the answer is not a tensor of shape (images, K) with K > `largest_label`.
+    """
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"the network gave {type(logits).__name__}, not a tensor: return logits")
+    if logits.dim() != 2 or len(logits) != images:
+        raise ValueError(
+            f"the network gave shape {tuple(logits.shape)} for {images} images: "
+            "logits are of shape (B, K)"
+        )
+    if largest_label >= logits.shape[1]:
+        raise ValueError(
+            f"label {largest_label} is no class of this network, whose {logits.shape[1]} classes "
+            f"are 0, ..., {logits.shape[1] - 1}: use other labels or another network"
+        )

@@ -21,7 +21,7 @@ import rvlib.stages.run
 from rvlib.cli import main
 from rvlib.stages.run import Run
 
-COMMANDS = ("data", "train", "measure", "report", "publish", "notebooks", "site", "bench")
+COMMANDS = ("data", "train", "measure", "check", "report", "publish", "notebooks", "site", "bench")
 WORK = {
     rvlib.data: ("fetch_cifar10",),
     rvlib.stages.run: ("train_all", "measure_everything"),

@@ -286,13 +286,17 @@ def test_layout_of_torchvision_is_read_and_nothing_is_written(tmp_path, tiny, of
     assert tmp_path.stat().st_mtime_ns == before
 
 
-def test_damaged_layout_is_refused_before_it_is_unpickled(tmp_path, tiny, offline, layout):
+@pytest.mark.parametrize("name", ["data_batch_1", "data_batch_5", "test_batch", "batches.meta"])
+@pytest.mark.parametrize("split", ["test", "train-all"])
+def test_damaged_layout_is_refused_before_it_is_unpickled(
+    tmp_path, tiny, offline, layout, name, split
+):
     class Bomb:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "exploded",))
 
-    (layout / "test_batch").write_bytes(pickle.dumps(Bomb()))
-    message = error_of(data.load_cifar10, "test", tmp_path)
+    (layout / name).write_bytes(pickle.dumps(Bomb()))
+    message = error_of(data.load_cifar10, split, tmp_path)
     assert str(layout) in message
     assert "delete it and run again" in message
     assert names_in(tmp_path) == [data.LAYOUT]

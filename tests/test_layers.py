@@ -9,13 +9,14 @@ import pytest
 import rvlib
 
 FLOORS = [
-    {"types", "files"},
+    {"types", "files", "checks"},
     {
         "data",
         "rows",
         "threat_models",
         "frozen",
         "noise",
+        "grid_noise",
         "stemmed",
         "memory",
         "device",
@@ -34,13 +35,15 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # What a bare GPU machine has: all rooms but these import nothing else.
-CORE = {"torch", "torchvision", "numpy", "scipy", "safetensors", "tqdm"}
+CORE = {"mpmath", "torch", "torchvision", "numpy", "scipy", "safetensors", "tqdm"}
 BEYOND_THE_CORE = {"course", "report"}
 EXCEPTIONS = {
     # Pillow reads npm's PNG files; torchvision needs it, so it is there.
     ("data.py", "PIL"),
     # Measured where they are installed, imported nowhere else.
     *(("bench/peers.py", peer) for peer in ("art", "foolbox", "torchattacks")),
+    # Only where the user hands over one of its attacks.
+    ("evaluation/external.py", "foolbox"),
 }
 
 # Files that plain statistics and tables are made with, where loading torch would be a burden.

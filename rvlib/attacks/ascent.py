@@ -1,15 +1,18 @@
 """The loop that gradient attacks share: a step uphill, back into the ball, into the box."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rvlib.checks import check_number, check_whole
+from rvlib.frozen import answering, frozen
 from rvlib.memory import images_at_once
 from rvlib.threat_models import ThreatModel
-from rvlib.types import Images, Labels
+from rvlib.types import Images, Labels, check_images, check_labels
 
 TILE = 256
 """Images attacked at once on a CPU: few enough for its caches, enough to keep it busy."""
@@ -139,6 +142,36 @@ def ascend(
     return x_adv.detach()
 
 
+@contextmanager
+def under_attack(model: nn.Module, x: Images, y: Labels) -> Iterator[nn.Module]:
+    """Lend a network out to an attack, once images, labels and network are seen to fit.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    x : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Clean images.
+    y : Tensor of shape (B,), int64
+        True labels.
+
+    Yields
+    ------
+    nn.Module
+        The same network, ``frozen``; its first answer is refused if a label is no class of it.
+    """
+    check_images(x)
+    largest_label = check_labels(y, x)
+    with frozen(model), answering(model, largest_label):
+        parameter = next(model.parameters(), x)
+        if parameter.device != x.device:
+            raise ValueError(
+                f"the network is on {parameter.device}, images on {x.device}: "
+                "use model.to(x.device)"
+            )
+        yield model
+
+
 def tiles(model: nn.Module, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
     """Cut tensors alike into pieces that are attacked at once.
 
@@ -161,15 +194,44 @@ def tiles(model: nn.Module, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
     return [tensor.split(size) for tensor in tensors]
 
 
-def check_steps(steps: int, step_size: float) -> None:
-    """Refuse a number of steps below one and a step that goes nowhere or downhill."""
-    if steps < 1:
-        raise ValueError(f"steps={steps}: an attack takes at least one step")
+def check_ball(threat: ThreatModel) -> None:
+    """Refuse a bare radius where a ball is asked for."""
+    if not hasattr(threat, "eps"):
+        kind = type(threat).__name__
+        raise TypeError(f"threat={threat!r} is {kind}, not a ball: write Linf(0.03), say")
+
+
+def stride(threat: ThreatModel, steps: int, step_size: float | None) -> float:
+    """Say how long a step is; refuse one that goes nowhere or downhill, and less than one step.
+
+    Parameters
+    ----------
+    threat : ThreatModel
+        The ball.
+    steps : int
+        How many steps there are.
+    step_size : float or None
+        What the caller asked for.
+
+    Returns
+    -------
+    float
+        `step_size`, or ``2.5 * threat.eps / steps`` where nothing was asked for.
+    """
+    check_ball(threat)
+    check_whole("steps", steps)
+    if step_size is None:
+        return 2.5 * threat.eps / steps
+    check_number("step_size", step_size, "step_size=2/255")
     if not 0 <= step_size < math.inf:
-        raise ValueError(f"step_size={step_size} must be >= 0, in pixel units of [0, 1]")
+        raise ValueError(
+            f"step_size={step_size} must be finite and >= 0, in pixel units of [0, 1]: 2/255, say"
+        )
+    return step_size
 
 
 def check_restarts(restarts: int, random_start: bool) -> None:
     """Refuse no run at all, and several that would all start at the image."""
-    if restarts < 1 or (restarts > 1 and not random_start):
-        raise ValueError(f"restarts={restarts}: needs at least 1, and random_start for more")
+    check_whole("restarts", restarts)
+    if restarts > 1 and not random_start:
+        raise ValueError(f"restarts={restarts} would all start at the image: set random_start=True")

@@ -3,10 +3,9 @@
 import torch
 from torch import nn
 
-from rvlib.attacks.ascent import ascend, loss_gradient, tiles
-from rvlib.frozen import frozen
+from rvlib.attacks.ascent import ascend, check_ball, loss_gradient, tiles, under_attack
 from rvlib.threat_models import ThreatModel
-from rvlib.types import Images, Labels, check_images, check_labels
+from rvlib.types import Images, Labels
 
 
 def fgsm(model: nn.Module, x: Images, y: Labels, threat: ThreatModel) -> Images:
@@ -61,9 +60,8 @@ def fgsm(model: nn.Module, x: Images, y: Labels, threat: ThreatModel) -> Images:
     >>> (fgsm(model, x, y, Linf(8 / 255)) - x).abs().mul(255).round().flatten().tolist()
     [8.0, 8.0, 8.0]
     """
-    check_images(x)
-    check_labels(y, x)
-    with frozen(model):
+    check_ball(threat)
+    with under_attack(model, x, y):
         parts = zip(*tiles(model, x, y), strict=True)
         gradient = torch.cat([loss_gradient(model, *part) for part in parts])
     return ascend(lambda _: gradient, x, x, threat, steps=1, step_size=threat.eps)

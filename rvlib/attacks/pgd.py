@@ -4,10 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rvlib.attacks.ascent import ascend, check_restarts, check_steps, loss_gradient, tiles
-from rvlib.frozen import frozen
+from rvlib.attacks.ascent import (
+    ascend,
+    check_restarts,
+    loss_gradient,
+    stride,
+    tiles,
+    under_attack,
+)
 from rvlib.threat_models import ThreatModel
-from rvlib.types import Images, Labels, check_images, check_labels
+from rvlib.types import Images, Labels, check_generator
 
 
 def pgd(
@@ -91,12 +97,10 @@ def pgd(
     >>> (x_adv - x).abs().mul(255).round().flatten().tolist()
     [8.0, 8.0, 8.0]
     """
-    check_images(x)
-    check_labels(y, x)
-    step_size = 2.5 * threat.eps / max(steps, 1) if step_size is None else step_size
-    check_steps(steps, step_size)
+    step = stride(threat, steps, step_size)
     check_restarts(restarts, random_start)
-    with frozen(model):
+    with under_attack(model, x, y):
+        check_generator(generator, x)
 
         def run(chosen: Tensor) -> Images:
             # Drawn for the whole batch: an image's start does not depend on who else goes on.
@@ -108,7 +112,7 @@ def pgd(
             def gradient(x_t: Images) -> Tensor:
                 return loss_gradient(model, x_t, labels)
 
-            return ascend(gradient, images, start, threat, steps, step_size)
+            return ascend(gradient, images, start, threat, steps, step)
 
         x_adv = run(torch.ones_like(y, dtype=torch.bool))
         for _ in range(restarts - 1):

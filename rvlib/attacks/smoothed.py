@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks.ascent import ascend, check_steps, cross_entropies
-from rvlib.frozen import frozen
+from rvlib.attacks.ascent import ascend, cross_entropies, stride, under_attack
+from rvlib.checks import check_sigma, check_whole
 from rvlib.memory import images_at_once
 from rvlib.threat_models import ThreatModel
-from rvlib.types import Images, Labels, check_images, check_labels
+from rvlib.types import Images, Labels, check_generator
 
 
 def smoothed_pgd(
@@ -72,18 +72,16 @@ def smoothed_pgd(
     .. [1] Salman et al., "Provably Robust Deep Learning via Adversarially Trained Smoothed
        Classifiers", NeurIPS 2019, section 2.2, equation (S).  arXiv:1906.04584.
     """
-    check_images(x)
-    check_labels(y, x)
-    step_size = 2.5 * threat.eps / max(steps, 1) if step_size is None else step_size
-    check_steps(steps, step_size)
-    if not sigma > 0 or draws < 1:
-        raise ValueError(f"sigma={sigma}, draws={draws}: both must be positive")
+    step = stride(threat, steps, step_size)
+    check_sigma(sigma)
+    check_whole("draws", draws)
 
     def gradient(x_t: Images) -> Tensor:
         return vote_loss_gradient(model, x_t, y, sigma, draws, generator)
 
-    with frozen(model):
-        return ascend(gradient, x, x, threat, steps, step_size)
+    with under_attack(model, x, y):
+        check_generator(generator, x)
+        return ascend(gradient, x, x, threat, steps, step)
 
 
 def vote_loss_gradient(

@@ -8,14 +8,15 @@ from torch import Tensor, nn
 from rvlib.attacks.ascent import (
     Gradient,
     ascend,
+    check_ball,
     check_restarts,
-    check_steps,
     logits_and_gradient,
+    stride,
     tiles,
+    under_attack,
 )
-from rvlib.frozen import frozen
 from rvlib.threat_models import ThreatModel
-from rvlib.types import Images, Labels, check_images, check_labels
+from rvlib.types import Images, Labels, check_generator
 
 
 def withstands(
@@ -147,22 +148,29 @@ def withstands_sweep(
     TypeError, ValueError
         As for ``pgd``; or if the balls are not of one norm and of rising radius.
     """
-    check_images(x)
-    check_labels(y, x)
     check_restarts(restarts, random_start)
+    if not isinstance(threats, Sequence):
+        raise TypeError(f"threats={threats!r} is one ball: write [{threats!r}], or use withstands")
+    for threat in threats:
+        check_ball(threat)
     radii = [threat.eps for threat in threats]
     if not threats or radii != sorted(radii) or len({type(threat) for threat in threats}) > 1:
         raise ValueError(f"balls of radius {radii}: need one norm, and radii that do not fall")
-    if step_sizes is None:
-        step_sizes = [2.5 * eps / max(steps, 1) for eps in radii]
-    for eps, step_size in zip(radii, step_sizes, strict=True):
-        check_steps(steps, step_size if eps else 1.0)
-    with frozen(model):
+    asked = [None] * len(radii) if step_sizes is None else list(step_sizes)
+    if len(asked) != len(radii):
+        raise ValueError(f"{len(asked)} step_sizes for {len(radii)} balls: give one a ball")
+    # Where the radius is zero no step is taken, whatever its length.
+    strides = [
+        stride(threat, steps, size if threat.eps else None)
+        for threat, size in zip(threats, asked, strict=True)
+    ]
+    with under_attack(model, x, y):
+        check_generator(generator, x)
         standing = torch.cat(
             [_reads(model, *part) for part in zip(*tiles(model, x, y), strict=True)]
         )
         result = torch.empty(len(threats), len(x), dtype=torch.bool, device=x.device)
-        for k, (threat, step_size) in enumerate(zip(threats, step_sizes, strict=True)):
+        for k, (threat, step_size) in enumerate(zip(threats, strides, strict=True)):
             for _ in range(restarts if threat.eps else 0):
                 # Drawn for the whole batch: an image's start does not depend on who else stands.
                 delta = threat.sample(x, generator) if random_start else torch.zeros_like(x)

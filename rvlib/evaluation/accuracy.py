@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rvlib.intervals import Interval, wilson
-from rvlib.rows import Rows
+from rvlib.rows import Rows, RowsError
 from rvlib.smoothing import ABSTAIN, vote
 from rvlib.smoothing.certificate import Integers
 
@@ -66,7 +66,14 @@ def accuracy(rows: Rows, alpha: float = 0.001) -> Accuracy:
     -------
     Accuracy
         An abstention is an error.
+
+    Raises
+    ------
+    ValueError
+        If there are no rows.
     """
+    if not rows.rows:
+        raise ValueError("no rows, so no accuracy: measure at least one image")
     labels = np.array(rows.integers("label"))
     if "counts" in rows.rows[0]:
         answers = vote(votes(rows, "counts"), alpha)
@@ -91,7 +98,17 @@ def votes(rows: Rows, column: str) -> Integers:
     -------
     ndarray of int64, shape (N, K)
         Votes of each class; zeros where a cell is empty.
+
+    Raises
+    ------
+    RowsError
+        If there is no such column, or something else in it.
     """
-    read = [[int(v) for v in row[column].split()] for row in rows.rows]
+    try:
+        read = [[int(v) for v in row[column].split()] for row in rows.rows]
+    except (KeyError, ValueError) as error:
+        raise RowsError(
+            f"column {column!r} holds no votes ({error}): restore the rows, or measure them again"
+        ) from None
     classes = max(map(len, read))
     return np.array([row or [0] * classes for row in read], dtype=np.int64)

@@ -23,8 +23,16 @@ def correct_radii(certificates: Certificates, labels: ArrayLike) -> Floats:
     -------
     ndarray of float64, shape (N,)
         Radius in pixel units; -1, less than any radius, where the answer is wrong or abstains.
+
+    Raises
+    ------
+    ValueError
+        If there is not one label a certificate.
     """
-    right = (certificates.prediction == np.asarray(labels)) & (certificates.prediction != ABSTAIN)
+    answers, labels = certificates.prediction, np.asarray(labels)
+    if labels.shape != answers.shape:
+        raise ValueError(f"{labels.size} labels for {answers.size} certificates: give one each")
+    right = (answers == labels) & (answers != ABSTAIN)
     return np.where(right, certificates.radius, -1.0)
 
 
@@ -46,12 +54,21 @@ def certified_accuracy(radii: Floats, radius: float | Sequence[float]) -> NDArra
         One share a radius: a lower bound on the accuracy under *any* Euclidean attack of that
         length, each image with confidence 1 - alpha.
 
+    Raises
+    ------
+    ValueError
+        If a radius is negative or NaN, or there is no image.
+
     Examples
     --------
     >>> certified_accuracy(np.array([-1.0, 0.3, 0.6, 0.9]), [0, 0.5, 1]).tolist()
     [0.75, 0.5, 0.0]
     """
-    return (radii[:, None] >= np.atleast_1d(radius)).mean(0)
+    _check_radii(radii)
+    at = np.atleast_1d(np.asarray(radius, dtype=np.float64))
+    if not (at >= 0).all():
+        raise ValueError(f"radius={at[~(at >= 0)][0]} must be >= 0: an image counts from 0 on")
+    return (radii[:, None] >= at).mean(0)
 
 
 def average_certified_radius(radii: Floats) -> float:
@@ -72,4 +89,11 @@ def average_certified_radius(radii: Floats) -> float:
     >>> average_certified_radius(np.array([-1.0, 0.5, 0.5, 1.0]))
     0.5
     """
+    _check_radii(radii)
     return float(np.maximum(radii, 0).mean())
+
+
+def _check_radii(radii: Floats) -> None:
+    if radii.ndim != 1 or not len(radii) or np.isnan(radii).any():
+        what = "NaN" if radii.size and np.isnan(radii).any() else f"shape {radii.shape}"
+        raise ValueError(f"radii are of {what}: give one number an image, as correct_radii does")

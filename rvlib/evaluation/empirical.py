@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.attacks import Attack
+from rvlib.checks import check_whole
 from rvlib.data import to_float
-from rvlib.frozen import frozen
+from rvlib.frozen import answering, frozen
 from rvlib.noise import stream
-from rvlib.types import Images, Labels
+from rvlib.types import Images, Labels, check_stored
 
 
 def attacked_batches(
@@ -48,12 +49,16 @@ def attacked_batches(
     y : Tensor of shape (B,), int64
         Their labels, on the same device.
     """
+    check_whole("batch_size", batch_size)
+    largest_label = check_stored(images, labels)
     device = next(model.parameters()).device
     for first in range(0, len(images), batch_size):
         x = to_float(images[first : first + batch_size]).to(device)
         x = x.contiguous(memory_format=torch.channels_last)
         y = labels[first : first + batch_size].to(device)
-        yield attack(model, x, y, stream(device, seed, "attack", first_id + first)), y
+        with answering(model, largest_label):
+            x_adv = attack(model, x, y, stream(device, seed, "attack", first_id + first))
+        yield x_adv, y
 
 
 def predictions(
@@ -95,7 +100,7 @@ def predictions(
         model, images, labels, attack, first_id=first_id, batch_size=batch_size, seed=seed
     )
     answers = []
-    with frozen(model):
+    with frozen(model), answering(model, check_stored(images, labels)):
         # Gradients are off for the answer only: an attack of the user's own may need them.
         for x_adv, _ in batches:
             with torch.no_grad():

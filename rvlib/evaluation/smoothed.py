@@ -10,7 +10,7 @@ from rvlib.attacks import Attack
 from rvlib.data import to_float
 from rvlib.evaluation.empirical import attacked_batches
 from rvlib.smoothing import sample_under_noise
-from rvlib.types import Counts, Labels
+from rvlib.types import Counts, Labels, check_stored
 
 
 def votes_under_attack(
@@ -103,6 +103,11 @@ def nested_votes(
     counts : dict of int to Tensor of shape (N, K)
         Votes of the estimation by n; rows of zeros where an image was not sampled.
     """
+    ns = list(ns)
+    if not ns or ns != sorted(set(ns)):
+        raise ValueError(f"ns={ns} must rise in whole hundreds: [100, 1000], say")
+    if labels is not None:
+        check_stored(images, labels)
     x = to_float(images)
 
     def sample(which: Tensor, n: int, first: int, purpose: str) -> Counts:

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor, nn
 
 from rvlib.files import write_whole
 
@@ -86,11 +87,16 @@ def load_weights(model: nn.Module, path: Path, recipe: dict[str, Any]) -> dict[s
         if k not in recipe or k not in recorded or recipe[k] != recorded[k]
     )
     if different:
-        raise WeightsError(f"{path} was made by another recipe (differs in {', '.join(different)})")
+        raise WeightsError(
+            f"{path} was made by another recipe (differs in {', '.join(different)}): "
+            "restore it from git or train again"
+        )
     try:
         model.load_state_dict(load(content))
     except (RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"{path} holds the weights of another network") from error
+        raise WeightsError(
+            f"{path} holds the weights of another network: restore it from git or train again"
+        ) from error
     return record
 
 
@@ -124,6 +130,72 @@ def read_record(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise WeightsError(f"{beside} is not a weights record: restore it from git") from None
     return dict(record)
+
+
+def pack(tree: Any) -> bytes:
+    """Write nested values and tensors as bytes that can be trusted: no pickle, and a digest first.
+
+    Parameters
+    ----------
+    tree : dict, list, Tensor, str, int, float, bool or None
+        The values, nested as they like.
+
+    Returns
+    -------
+    bytes
+        A line with the SHA-256 of all that follows, a line of JSON, the tensors as safetensors.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            name = str(len(tensors))
+            # A copy: safetensors refuses tensors that share memory.
+            tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            return {"tensor": name}
+        if isinstance(value, Mapping):
+            # Pairs, because the keys of JSON's own objects are text only.
+            return {"pairs": [[key, plain(item)] for key, item in value.items()]}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    text = json.dumps(plain(tree)).encode()
+    content = text + b"\n" + save(tensors)
+    return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+
+
+def unpack(packed: bytes) -> Any:
+    """Read what ``pack`` wrote, after comparing its digest.
+
+    Parameters
+    ----------
+    packed : bytes
+        All of it.
+
+    Returns
+    -------
+    Any
+        The values; tuples come back as lists, tensors on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the digest is not that of the content: nothing of it was parsed then.
+    """
+    digest, _, content = packed.partition(b"\n")
+    if digest != hashlib.sha256(content).hexdigest().encode():
+        raise ValueError("its digest is not that of its content")
+    text, _, saved = content.partition(b"\n")
+    tensors = load(saved)
+
+    def full(value: Any) -> Any:
+        if isinstance(value, list):
+            return [full(item) for item in value]
+        if isinstance(value, dict):
+            pairs = value.get("pairs")
+            return tensors[value["tensor"]] if pairs is None else {k: full(v) for k, v in pairs}
+        return value
+
+    return full(json.loads(text))
 
 
 def to_device(model: nn.Module, device: torch.device | str) -> nn.Module:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rvlib.attacks.base import Attack
+from rvlib.checks import check_number
 from rvlib.objectives.base import Loss, Objective
 from rvlib.types import Images, Labels
 
@@ -43,8 +44,9 @@ def adversarial(attack: Attack, clean_weight: float = 0.5) -> Objective:
     .. [2] Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks",
        ICLR 2018, section 2.1.  arXiv:1706.06083.
     """
+    check_number("clean_weight", clean_weight, "clean_weight=0.5")
     if not 0 <= clean_weight <= 1:
-        raise ValueError(f"clean_weight={clean_weight} must be in [0, 1]")
+        raise ValueError(f"clean_weight={clean_weight} must be in [0, 1]: 0.5, say")
     return weighted([clean_weight, 1 - clean_weight], [attack])
 
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rvlib.checks import check_sigma
 from rvlib.objectives.base import Loss, Objective
 from rvlib.types import Images, Labels
 
@@ -36,8 +37,7 @@ def gaussian(sigma: float) -> Objective:
     .. [1] Cohen, Rosenfeld, Kolter, "Certified Adversarial Robustness via Randomized Smoothing",
        ICML 2019, section 3.3.  arXiv:1902.02918.
     """
-    if not sigma > 0:
-        raise ValueError(f"sigma={sigma} must be positive, in pixel units of [0, 1]")
+    check_sigma(sigma)
 
     def objective(model: nn.Module, x: Images, y: Labels, generator: torch.Generator) -> Loss:
         noise = torch.empty_like(x).normal_(generator=generator)

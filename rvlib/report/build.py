@@ -22,7 +22,14 @@ from rvlib.recipes import (
     gaussian_name,
     smoothed_name,
 )
-from rvlib.report.curves import certified_table, draw_figure1, figure1_table, save_figure
+from rvlib.report.belonging import check_belonging
+from rvlib.report.curves import (
+    certified_table,
+    draw_figure1,
+    figure1_table,
+    inside_table,
+    save_figure,
+)
 from rvlib.report.tables import Table, grid, markdown, seeds_table, table1, write_csv
 from rvlib.rows import read_rows, rows_path
 from rvlib.stages.run import FURTHER, Run, table1_cells
@@ -48,8 +55,9 @@ def write_tables(run: Run) -> dict[str, Table]:
     Raises
     ------
     rvlib.rows.RowsError
-        If rows are missing; no table is written from a part.
+        If rows are missing or do not belong together; no table is written from a part.
     """
+    check_belonging(run)
     rows, profile = run.place.rows, run.profile
     cells = table1_cells(run)
     further = [(model, attack) for model in FURTHER for attack in profile.attacks]
@@ -59,6 +67,7 @@ def write_tables(run: Run) -> dict[str, Table]:
         "seeds": seeds_table(rows, profile.seeds, REPORT_ATTACKS, profile.heldout),
         "sigma": sigma_table(run),
         "certified": certified_table(rows, SIGMAS, profile.ns, RADII, profile.certified),
+        "inside": inside_table(rows, SIGMAS, profile.certified),
         "figure1": figure1_table(rows, SIGMA, SIGMAS, profile.ns, profile.certified),
     }
     if profile.test:

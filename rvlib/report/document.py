@@ -17,7 +17,7 @@ from rvlib.report.reference import REPORT_TABLE1, TITLES
 from rvlib.report.tables import Table, read_csv
 from rvlib.stages.run import repository
 
-TABLES = ("table1", "further", "seeds", "sigma", "certified", "figure1")
+TABLES = ("table1", "further", "seeds", "sigma", "certified", "inside", "figure1")
 """Tables that every run has; ``table2`` is there where the profile measures the test set."""
 
 SIDE, CHANNELS = 32, 3
@@ -207,6 +207,7 @@ def find(run: dict[str, Any], tables: dict[str, Table]) -> dict[str, Any]:
         "widest_table1": _widest(tables["table1"]),
         "widest_figure1": _widest(tables["figure1"]),
         "reach": linf_reach(run, tables["figure1"]),
+        "inside": inside_counts(tables["inside"]),
     }
 
 
@@ -323,6 +324,22 @@ def stronger_attack(cells: dict[Cell, dict[str, str]], defences: Sequence[str]) 
 
 def _widest(table: Table) -> str:
     return f"{max(float(row['ci_high']) - float(row['ci_low']) for row in table) / 2:.1f}"
+
+
+def inside_counts(table: Table) -> dict[str, str]:
+    """Add up what attacks inside certified balls did, over all noise levels."""
+    sums = {
+        column: sum(int(row[column]) for row in table)
+        for column in ("attacked", "stands", "too_close", "changed")
+    }
+    expected = sum(float(row["false_expected"]) for row in table)
+    percent = 100 * float(table[0]["share"])
+    return {k: str(v) for k, v in sums.items()} | {
+        "false_expected": f"{expected:.1f}",
+        "percent": f"{percent:g}",
+        "certified_n": table[0]["certified_n"],
+        "votes": table[0]["votes"],
+    }
 
 
 def linf_reach(run: dict[str, Any], curves: Table) -> dict[str, Any]:

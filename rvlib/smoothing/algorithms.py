@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import nn
 
+from rvlib.checks import check_whole
 from rvlib.smoothing.certificate import (
     Certificates,
     Integers,
@@ -26,6 +27,7 @@ def predict(
     alpha: float = 0.001,
     seed: int = 0,
     image_ids: Sequence[int] | None = None,
+    sound: bool = False,
     batch_size: int | None = None,
 ) -> Integers:
     r"""Answer with the smoothed network, or abstain.
@@ -50,6 +52,8 @@ def predict(
         Part of the noise's address.
     image_ids : sequence of int, default=None
         One number an image: each image then has noise of its own, and errors are independent.
+    sound : bool, default=False
+        Exact sums on the grid of 1/255, see ``sample_under_noise``.
     batch_size : int, default=``default_batch_size(device)``
         Noisy copies in one forward pass.
 
@@ -70,7 +74,9 @@ def predict(
        ICML 2019, section 3.2.1.  arXiv:1902.02918.
     """
     _check_enough(n, smallest_n_to_predict(alpha), "answer", alpha)
-    draw = partial(sample_under_noise, seed=seed, image_ids=image_ids, batch_size=batch_size)
+    draw = partial(
+        sample_under_noise, seed=seed, image_ids=image_ids, sound=sound, batch_size=batch_size
+    )
     counts = draw(model, x, sigma, n, purpose="prediction")
     return vote(counts.numpy(), alpha)
 
@@ -85,6 +91,7 @@ def certify(
     alpha: float = 0.001,
     seed: int = 0,
     image_ids: Sequence[int] | None = None,
+    sound: bool = False,
     batch_size: int | None = None,
 ) -> Certificates:
     r"""Certify the smoothed network's answer within a Euclidean radius.
@@ -111,6 +118,8 @@ def certify(
         Part of the noise's address.
     image_ids : sequence of int, default=None
         One number an image: each image then has noise of its own, and errors are independent.
+    sound : bool, default=False
+        Exact sums on the grid of 1/255, see ``sample_under_noise``.
     batch_size : int, default=``default_batch_size(device)``
         Noisy copies in one forward pass.
 
@@ -130,12 +139,15 @@ def certify(
        ICML 2019, section 3.2.2.  arXiv:1902.02918.
     """
     _check_enough(n, smallest_n_to_certify(alpha), "certify", alpha)
-    draw = partial(sample_under_noise, seed=seed, image_ids=image_ids, batch_size=batch_size)
+    draw = partial(
+        sample_under_noise, seed=seed, image_ids=image_ids, sound=sound, batch_size=batch_size
+    )
     counts0 = draw(model, x, sigma, n0, purpose="selection")
     counts = draw(model, x, sigma, n, purpose="estimation")
     return certificate(counts0.numpy(), counts.numpy(), alpha, sigma)
 
 
 def _check_enough(n: int, needed: int, verb: str, alpha: float) -> None:
+    check_whole("n", n)
     if n < needed:
         raise ValueError(f"n={n} can never {verb} at alpha={alpha}: needs n >= {needed}")

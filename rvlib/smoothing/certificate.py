@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, binom, norm
 
+from rvlib.checks import check_number, check_sigma
+
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
 
@@ -31,6 +33,7 @@ class Certificates(NamedTuple):
 
 def check_alpha(alpha: float) -> None:
     """Refuse a failure probability outside (0, 1)."""
+    check_number("alpha", alpha, "alpha=0.001")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha={alpha} must be in (0, 1): the chance of a false certificate")
 
@@ -125,8 +128,13 @@ def lower_confidence_bound(k: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
     """
     check_alpha(alpha)
     k, n = np.asarray(k), np.asarray(n)
-    if np.any(k < 0) or np.any(k > n) or np.any(n < 1):
-        raise ValueError("k must lie in 0..n, and n be at least 1")
+    # Written so that NaN, which fails every comparison, is refused too.
+    wrong = ~((k >= 0) & (k <= n) & (n >= 1) & (k == np.floor(k)) & (n == np.floor(n)))
+    if wrong.any():
+        bad_k, bad_n = (np.broadcast_to(v, wrong.shape)[wrong][0] for v in (k, n))
+        raise ValueError(
+            f"k must lie in 0..n, and n be at least 1, both whole: not k={bad_k} of n={bad_n}"
+        )
     # Beta(0, ...) has no quantiles; zero successes bound nothing.
     bound = beta.ppf(alpha, np.maximum(k, 1), n - np.maximum(k, 1) + 1)
     return np.where(k > 0, bound, 0.0)
@@ -151,12 +159,22 @@ def certified_radius(p_lower: ArrayLike, sigma: float) -> Floats:
     ndarray of float64
         Radii in pixel units; 0 where `p_lower` does not exceed one half.
 
+    Raises
+    ------
+    ValueError
+        If `p_lower` is no probability, or `sigma` no noise level.
+
     Examples
     --------
     >>> certified_radius([0.4, 0.5, 0.8413447460685429], sigma=0.25).round(6).tolist()
     [0.0, 0.0, 0.25]
     """
-    return sigma * norm.ppf(np.maximum(np.asarray(p_lower, dtype=np.float64), 0.5))
+    check_sigma(sigma)
+    p = np.asarray(p_lower, dtype=np.float64)
+    wrong = ~((p >= 0) & (p <= 1))
+    if wrong.any():
+        raise ValueError(f"p_lower={p[wrong][0]} is no probability: give a share in [0, 1]")
+    return sigma * norm.ppf(np.maximum(p, 0.5))
 
 
 def largest_radius(n: int, alpha: float, sigma: float) -> float:
@@ -277,4 +295,7 @@ def _check_counts(counts: ArrayLike) -> NDArray[Any]:
     counts = np.asarray(counts)
     if counts.ndim != 2 or counts.shape[1] < 2 or not np.issubdtype(counts.dtype, np.integer):
         raise ValueError(f"counts have shape {counts.shape}, {counts.dtype}: need (B, K) integers")
+    if counts.size == 0 or counts.min() < 0:
+        what = "no image" if counts.size == 0 else f"{counts.min()} votes"
+        raise ValueError(f"counts hold {what}: give one row an image, votes from 0 on")
     return counts

@@ -12,9 +12,10 @@ from scipy.special import betaln
 from scipy.stats import beta, norm
 from torch import nn
 
+from rvlib.checks import check_number, check_sigma, check_whole
 from rvlib.smoothing.certificate import Floats, Integers, check_alpha
 from rvlib.smoothing.votes import CHUNK, sample_under_noise
-from rvlib.types import Images, Labels
+from rvlib.types import Images, Labels, check_images, check_labels, check_logits
 
 HOPELESS = 0.01
 """Error of giving up on an image that more votes would have certified."""
@@ -83,7 +84,7 @@ def evidence(k: ArrayLike, n: ArrayLike, p0: float, larger: bool = True) -> Floa
     True
     """
     if not 0 < p0 < 1:
-        raise ValueError(f"p0={p0} must be in (0, 1)")
+        raise ValueError(f"p0={p0} must be in (0, 1): the probability to exceed")
     k, n = np.asarray(k, dtype=np.float64), np.asarray(n, dtype=np.float64)
     if not larger:
         return evidence(n - k, n, 1 - p0)
@@ -105,6 +106,7 @@ def certify_at(
     alpha: float = 0.001,
     seed: int = 0,
     image_ids: Sequence[int] | None = None,
+    sound: bool = False,
     batch_size: int | None = None,
 ) -> Certified:
     r"""Certify the smoothed network at one radius, each image with as few votes as it takes.
@@ -137,6 +139,8 @@ def certify_at(
         Part of the noise's address.
     image_ids : sequence of int, default=None
         One number an image: each image then has noise of its own, and errors are independent.
+    sound : bool, default=False
+        Exact sums on the grid of 1/255, see ``sample_under_noise``.
     batch_size : int, default=``default_batch_size(device)``
         Noisy copies in one forward pass.
 
@@ -155,15 +159,25 @@ def certify_at(
     --------
     rvlib.smoothing.certify : The largest radius, from a number of votes fixed before.
     """
+    check_images(x)
     check_alpha(alpha)
-    if not radius >= 0 or not sigma > 0:
-        raise ValueError(f"radius={radius}, sigma={sigma}: need radius >= 0 and sigma > 0")
+    check_sigma(sigma)
+    check_number("radius", radius, "radius=0.5")
+    if not radius >= 0:
+        raise ValueError(f"radius={radius}: need radius >= 0, in pixel units of [0, 1]: 0.5, say")
+    check_whole("most", most, CHUNK)
+    if most % CHUNK:
+        raise ValueError(f"most={most}: votes come in whole hundreds, write e.g. most=10_000")
+    largest_label = -1 if labels is None else check_labels(labels.to(x.device), x)
     p0 = float(norm.cdf(radius / sigma))
     if p0 == 1 or evidence(most, most, p0) < math.log(1 / alpha):
         raise ValueError(f"most={most} votes can never certify radius {radius} at sigma={sigma}")
 
-    draw = partial(sample_under_noise, model, sigma=sigma, seed=seed, batch_size=batch_size)
+    draw = partial(
+        sample_under_noise, model, sigma=sigma, seed=seed, sound=sound, batch_size=batch_size
+    )
     counts0 = draw(x=x, n=n0, purpose="selection", image_ids=image_ids)
+    check_logits(counts0, len(x), largest_label)
     prediction = counts0.argmax(1)
     open_ = torch.ones(len(x), dtype=torch.bool) if labels is None else prediction == labels.cpu()
     successes, votes = np.zeros(len(x), dtype=np.int64), np.full(len(x), n0, dtype=np.int64)

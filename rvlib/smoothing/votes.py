@@ -1,18 +1,24 @@
 """Counting votes under noise: many images at once, on the device, without any statistics."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from rvlib.frozen import frozen
+from rvlib.checks import check_sigma, check_whole
+from rvlib.frozen import check_network, frozen
+from rvlib.grid_noise import GRID, grid_noise, to_grid
 from rvlib.memory import images_at_once
 from rvlib.noise import stream
-from rvlib.stemmed import stemmed
-from rvlib.types import Counts, Images, check_images
+from rvlib.stemmed import Stemmed, WholeNetwork, stemmed
+from rvlib.types import Counts, Images, Logits, check_images, check_logits
 
 CHUNK = 100
 """Draws that share a random stream.  Fixed: changing it changes every count."""
+
+Draw = Callable[[Tensor, Sequence[torch.Generator]], Tensor]
+"""Makes noise for images like the first argument, ``CHUNK`` draws from each stream."""
 
 
 def default_batch_size(device: torch.device) -> int:
@@ -33,6 +39,7 @@ def sample_under_noise(
     purpose: str = "estimation",
     seed: int = 0,
     image_ids: Sequence[int] | None = None,
+    sound: bool = False,
     batch_size: int | None = None,
 ) -> Counts:
     r"""Classify `n` noisy copies of each image and count the answers.
@@ -65,6 +72,9 @@ def sample_under_noise(
     image_ids : sequence of int, default=None
         One number an image: part of its noise's address, so that each has noise of its own and the
         images' errors are independent.  A LeNet takes two to three times as long.
+    sound : bool, default=False
+        Draw noise in whole steps of 1/255, so that every sum is exact and the certificate holds
+        for what the computer computes (``rvlib.grid_noise``).  The first layer is not shared then.
     batch_size : int, default=``default_batch_size(device)``
         Noisy copies in one forward pass, rounded down to a multiple of 100; the default is less
         where that many do not fit into memory (``rvlib.memory``).
@@ -78,7 +88,8 @@ def sample_under_noise(
     Raises
     ------
     ValueError
-        If `sigma`, `n` or `first` make no sample, or there is not one id an image.
+        If `sigma`, `n` or `first` make no sample, there is not one id an image, or with `sound` a
+        pixel is no multiple of 1/255.
 
     Notes
     -----
@@ -104,45 +115,60 @@ def sample_under_noise(
     tensor([[  0, 200],
             [  0, 200]])
     """
+    check_network(model)
     check_images(x)
-    _check(sigma, n, first)
+    _check(sigma, n, first, batch_size)
     pixels = x.detach().to(_device(model, x)).contiguous(memory_format=torch.channels_last)
+    network, draw = stemmed(model), partial(_draw, sigma=sigma)
+    if sound:
+        network, draw, pixels = OnGrid(model), partial(_draw_on_grid, sigma=sigma), to_grid(pixels)
     hundreds = range(first // CHUNK, (first + n) // CHUNK)
+    count = partial(_count, network, draw=draw, hundreds=hundreds, batch_size=batch_size)
     with frozen(model), torch.no_grad():
         if image_ids is None:
-            return _count(model, pixels, sigma, hundreds, (seed, purpose), batch_size).cpu()
+            return count(pixels, address=(seed, purpose)).cpu()
         if len(image_ids) != len(x):
             raise ValueError(f"{len(image_ids)} image_ids for {len(x)} images: give one an image")
         counts = [
-            _count(model, image, sigma, hundreds, (seed, purpose, "image", int(i)), batch_size)
+            count(image, address=(seed, purpose, "image", int(i)))
             for image, i in zip(pixels.split(1), image_ids, strict=True)
         ]
         return torch.cat(counts).cpu()
 
 
+class OnGrid(WholeNetwork):
+    """A network of images in whole steps of 1/255: sums are exact, and it sees nothing but them."""
+
+    def after_stem(self, z: Tensor) -> Logits:
+        """Turn steps into pixels and apply the network."""
+        return super().after_stem(z / GRID)
+
+
 def _count(
-    model: nn.Module,
+    network: Stemmed,
     pixels: Images,
-    sigma: float,
+    draw: Draw,
     hundreds: range,
     address: tuple[int | str, ...],
     batch_size: int | None,
 ) -> Counts:
     """Count the answers to all images under the same draws, those of the given hundreds."""
-    network, device = stemmed(model), pixels.device
+    device = pixels.device
     of_image = network.stem(pixels) - network.stem(torch.zeros_like(pixels[:1]))  # (B, ...)
     if batch_size is None:
         rest, most = network.after_stem, default_batch_size(device)
-        batch_size = images_at_once(model, of_image, most, gradient=False, part=rest)
+        known = network.network if isinstance(network, WholeNetwork) else network
+        batch_size = images_at_once(known, of_image, most, gradient=False, part=rest)
     images, chunks = _tile(len(pixels), len(hundreds), batch_size // CHUNK)
     counts = torch.zeros(0)
     for first in range(0, len(hundreds), chunks):
         streams = [stream(device, *address, k) for k in hundreds[first : first + chunks]]
-        of_noise = network.stem(_draw(pixels[0], streams).mul_(sigma))  # (D, ...)
+        of_noise = network.stem(draw(pixels[0], streams))  # (D, ...)
         for image in range(0, len(pixels), images):
             # Pairs of image and draw (I, D, ...), in batches of I * D.
             pairs = of_image[image : image + images, None] + of_noise
             logits = network.after_stem(pairs.flatten(0, 1))
+            check_logits(logits, pairs.shape[0] * pairs.shape[1], -1)
             answers = logits.argmax(1).view(len(pairs), -1)  # (I, D)
             if not len(counts):
                 counts = answers.new_zeros(len(pixels), logits.shape[1])
@@ -156,13 +182,20 @@ def _tile(images: int, chunks: int, room: int) -> tuple[int, int]:
     return together, max(1, min(chunks, room // together))
 
 
-def _draw(pixels: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
-    """Draw ``CHUNK`` images of standard normal noise from each stream, ``channels_last``."""
+def _draw(pixels: Tensor, streams: Sequence[torch.Generator], sigma: float) -> Tensor:
+    """Draw ``CHUNK`` images of Gaussian noise from each stream, ``channels_last``."""
     # NHWC in memory: drawn straight into the layout that convolutions run fastest in.
     noise = pixels.new_empty(len(streams), CHUNK, *pixels.permute(1, 2, 0).shape)
     for hundred, generator in zip(noise, streams, strict=True):
         hundred.normal_(generator=generator)
-    return noise.flatten(0, 1).permute(0, 3, 1, 2)
+    return noise.mul_(sigma).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def _draw_on_grid(pixels: Tensor, streams: Sequence[torch.Generator], sigma: float) -> Tensor:
+    """Draw ``CHUNK`` images of noise in whole steps of 1/255 from each stream."""
+    shape = (CHUNK, *pixels.permute(1, 2, 0).shape)
+    noise = torch.cat([grid_noise(shape, sigma, generator) for generator in streams])
+    return noise.permute(0, 3, 1, 2).to(pixels.dtype)
 
 
 def _device(model: nn.Module, x: Images) -> torch.device:
@@ -171,8 +204,11 @@ def _device(model: nn.Module, x: Images) -> torch.device:
     return x.device if parameter is None else parameter.device
 
 
-def _check(sigma: float, n: int, first: int) -> None:
-    if not sigma > 0:
-        raise ValueError(f"sigma={sigma} must be positive, in pixel units of [0, 1]")
+def _check(sigma: float, n: int, first: int, batch_size: int | None) -> None:
+    check_sigma(sigma)
+    if batch_size is not None:
+        check_whole("batch_size", batch_size)
     if n < 1 or n % CHUNK or first < 0 or first % CHUNK:
         raise ValueError(f"n={n}, first={first}: draws come in whole hundreds, write e.g. n=1000")
+    check_whole("n", n)
+    check_whole("first", first, least=0)

@@ -1,20 +1,39 @@
 """Measure a defence and write one row an image; go on where an interrupted run stopped."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rvlib.data import CIFAR10_DIGEST, load_cifar10
+from rvlib.data import CIFAR10_DIGEST, load_cifar10, to_float
 from rvlib.device import provenance
-from rvlib.evaluation import nested_votes, predictions, votes_under_attack
+from rvlib.evaluation import (
+    nested_votes,
+    predictions,
+    votes,
+    votes_inside,
+    votes_under_attack,
+)
+from rvlib.evaluation.inside import SHARE
 from rvlib.models.weights import read_record
-from rvlib.recipes import N0, AttackRecipe, gaussian_name, smoothed_name
-from rvlib.rows import RowFile, rows_path
+from rvlib.recipes import (
+    ALPHA,
+    N0,
+    SMOOTHED_DRAWS,
+    SMOOTHED_STEPS,
+    AttackRecipe,
+    gaussian_name,
+    smoothed_name,
+)
+from rvlib.rows import RowFile, Rows, read_rows, rows_path
+from rvlib.smoothing import ABSTAIN, certificate
+from rvlib.smoothing.certificate import Certificates
 from rvlib.stages.train import load_model, weights_path
 
 
@@ -187,6 +206,93 @@ def measure_certificates(
     )
 
 
+def measure_inside(
+    place: Place, sigma: float, seed: int, split: str, count: int, ns: Sequence[int], n: int
+) -> Path:
+    """Attack the first `count` images of a split inside the balls that their votes certify.
+
+    Parameters
+    ----------
+    place : Place
+        Weights, rows, device.
+    sigma : float
+        Noise level of the vote and of the base network's training.
+    seed : int
+        Training seed of the base network.
+    split : str
+        ``"heldout"`` or ``"test"``.
+    count : int
+        How many images; their certificates must have been measured.
+    ns : sequence of int
+        Numbers of votes of the certificates; the largest is used.
+    n : int
+        Votes of an attacked image.
+
+    Returns
+    -------
+    Path
+        Rows ``index, label, certified, radius, counts``; empty cells where nothing is certified.
+    """
+    path = rows_path(place.rows, split, smoothed_name(sigma), seed, "certificates")
+    certified = read_rows(path, count)
+
+    def step(network: nn.Module, x: Tensor, y: Tensor, first: int) -> list[dict[str, Any]]:
+        found = _certificates(certified, slice(first, first + len(x)), max(ns), sigma)
+        counts = votes_inside(
+            network,
+            to_float(x),
+            found,
+            sigma,
+            first_id=first,
+            steps=SMOOTHED_STEPS,
+            draws=SMOOTHED_DRAWS,
+            n=n,
+            seed=place.seed,
+        )
+        return _rows(
+            first,
+            y,
+            certified=[int(c) if c != ABSTAIN else "" for c in found.prediction],
+            # Nine decimals, rounded down: no more than was certified.
+            radius=[f"{math.floor(r * 1e9) / 1e9:.9f}" if r > 0 else "" for r in found.radius],
+            counts=_texts(counts),
+        )
+
+    model = gaussian_name(sigma)
+    return _measure(
+        place,
+        rows_path(place.rows, split, smoothed_name(sigma), seed, "inside"),
+        {
+            "model": model,
+            "training_seed": seed,
+            "sigma": sigma,
+            "n0": N0,
+            "ns": list(ns),
+            "n": n,
+            "alpha": ALPHA,
+            "share": SHARE,
+            "steps": SMOOTHED_STEPS,
+            "draws": SMOOTHED_DRAWS,
+        },
+        ["certified", "radius", "counts"],
+        split,
+        count,
+        64,
+        step,
+    )
+
+
+def _certificates(rows: Rows, chosen: slice, n: int, sigma: float) -> Certificates:
+    """Certify images from their stored votes; ABSTAIN where they were not sampled to `n`."""
+    selection, counts = (votes(rows, column)[chosen] for column in ("selection", f"counts_{n}"))
+    sampled = counts.sum(1) > 0
+    prediction, radius = np.full(len(counts), ABSTAIN), np.zeros(len(counts))
+    if sampled.any():
+        found = certificate(selection[sampled], counts[sampled], ALPHA, sigma)
+        prediction[sampled], radius[sampled] = found
+    return Certificates(prediction, radius)
+
+
 def _measure(
     place: Place,
     path: Path,
@@ -214,13 +320,14 @@ def _measure(
     file = RowFile(path, identity, provenance(place.device), columns, count, unit)
     if file.done >= count:
         return path
-    network = load_model(place.models, model, seed, place.device)
-    images, labels = (tensor[:count] for tensor in load_cifar10(split))
-    title = f"{'/'.join(path.parts[-4:-1])} {path.stem}"
-    starts = range(file.done, count, unit)
-    for first in tqdm(starts, desc=title, disable=None, leave=False):
-        chosen = slice(first, min(first + unit, count))
-        file.append(step(network, images[chosen], labels[chosen], first))
+    with file:
+        network = load_model(place.models, model, seed, place.device)
+        images, labels = (tensor[:count] for tensor in load_cifar10(split))
+        title = f"{'/'.join(path.parts[-4:-1])} {path.stem}"
+        starts = range(file.done, count, unit)
+        for first in tqdm(starts, desc=title, disable=None, leave=False):
+            chosen = slice(first, min(first + unit, count))
+            file.append(step(network, images[chosen], labels[chosen], first))
     return path
 
 

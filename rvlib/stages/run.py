@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from rvlib.checks import check_whole
 from rvlib.data import load_cifar10, to_float
 from rvlib.device import pick_device
 from rvlib.evaluation import Accuracy, accuracy
@@ -21,13 +22,20 @@ from rvlib.recipes import (
     SLOWER,
     AttackRecipe,
     find_attack,
+    find_recipe,
     gaussian_name,
     on_the_vote,
     smoothed_name,
 )
 from rvlib.rows import Rows, read_rows, rows_path
-from rvlib.stages.measure import Place, measure_attack, measure_certificates, measure_votes
-from rvlib.stages.train import load_model, train_all, weights_path
+from rvlib.stages.measure import (
+    Place,
+    measure_attack,
+    measure_certificates,
+    measure_inside,
+    measure_votes,
+)
+from rvlib.stages.train import is_trained, load_model, train_all
 from rvlib.types import Images, Labels
 
 VOTE_ATTACKS = tuple(on_the_vote(ATTACKS[name], SIGMA) for name in ("pgd-linf", "pgd-pixel-l2"))
@@ -42,6 +50,9 @@ SMOOTHED_ATTACKS: tuple[AttackRecipe, ...] = (
 )
 """What the smoothed network of Table 1 is attacked with: first the network, then its vote."""
 
+
+NO_ACCURACY = ("certificates", "inside")
+"""Rows that no accuracy is made of."""
 
 FURTHER = ("pgd-l2-at", SLOWER)
 """Networks that the report has not: the Euclidean ball, and another learning rate."""
@@ -104,8 +115,7 @@ class Run:
         """
         found = find_profile(profile)
         root = root or repository()
-        if seed < 0:
-            raise ValueError(f"seed={seed} must not be negative")
+        check_whole("seed", seed, least=0)
         build = root / "build" / found.name
         out = build if seed == 0 else build.with_name(f"{found.name}-seed-{seed}")
         models = build / "models" if found.trains else root / "report" / "models"
@@ -124,6 +134,8 @@ class Run:
 
     def train(self, *names: str) -> None:
         """Make sure of the weights of the named models, all their seeds; all models by default."""
+        for name in names:
+            find_recipe(name)
         pairs = self.untrained(*names)
         if pairs:
             train_all(pairs, self.place.models, self._checkpoints, self.place.device)
@@ -136,7 +148,7 @@ class Run:
             (name, seed)
             for name, seed in self.profile.models()
             if (not names or name in names)
-            and not weights_path(self.place.models, name, seed).with_suffix(".json").exists()
+            and not is_trained(self.place.models, self._checkpoints, name, seed)
         ]
 
     @property
@@ -226,15 +238,43 @@ class Run:
             count,
         )
 
+    def inside(self, sigma: float) -> Rows:
+        """Attack inside the balls that were certified at a noise level, or read what came of it.
+
+        Parameters
+        ----------
+        sigma : float
+            Noise level of the vote and of the base network's training.
+
+        Returns
+        -------
+        Rows
+            See ``rvlib.stages.measure.measure_inside``.
+        """
+        self.certificates(sigma)
+        count, ns, n = self.profile.certified, self.profile.ns, self.profile.votes
+        return self._measured(
+            lambda: measure_inside(self.place, sigma, 0, "heldout", count, ns, n),
+            rows_path(self.place.rows, "heldout", smoothed_name(sigma), 0, "inside"),
+            count,
+        )
+
     def _count(self, split: str) -> int:
-        return self.profile.test if split == "test" else self.profile.heldout
+        counts = {"heldout": self.profile.heldout, "test": self.profile.test}
+        if not counts.get(split):
+            measured = " or ".join(name for name, count in counts.items() if count)
+            raise ValueError(
+                f"profile {self.profile.name!r} measures no images of split={split!r}: "
+                f"choose {measured}"
+            )
+        return counts[split]
 
     def _measured(self, measure: Callable[[], Path], path: Path, count: int) -> Rows:
         """Measure into rows and read them; a line in the log where there was work to do."""
         started, before = time.monotonic(), path.stat().st_size if path.exists() else 0
         rows = read_rows(measure(), count)
         if path.stat().st_size > before:
-            result = f"{accuracy(rows).percent:.2f} %  " if path.stem != "certificates" else ""
+            result = f"{accuracy(rows).percent:.2f} %  " if path.stem not in NO_ACCURACY else ""
             seconds = time.monotonic() - started
             title = path.relative_to(self.place.rows).with_suffix("")
             self.log(f"{title}  {result}n = {count}  ({seconds:.1f} s)")
@@ -298,7 +338,7 @@ def measure_everything(run: Run) -> None:
     measure_networks(run, [*DEFENCES, *FURTHER])
     measure_smoothing(run)
     for sigma in sorted(SIGMAS, key=lambda s: s != SIGMA):
-        run.certificates(sigma)
+        run.inside(sigma)  # its certificates first
     if run.profile.test:
         measure_networks(run, DEFENCES, "test")
         measure_smoothing(run, "test")

@@ -14,6 +14,7 @@ from torch import nn
 from rvlib.data import load_cifar10
 from rvlib.device import provenance
 from rvlib.evaluation import predictions
+from rvlib.files import OnlyWriter, sweep
 from rvlib.models import load_weights, save_weights
 from rvlib.models.weights import to_device
 from rvlib.recipes import ATTACKS, Recipe, find_recipe
@@ -81,15 +82,63 @@ def train(
     -------
     Path
         The weights of the last epoch; beside them the record, with the history of every epoch.
+
+    Raises
+    ------
+    rvlib.files.BusyError
+        If another run is training this model into this folder.
     """
     recipe = find_recipe(name)
     path = weights_path(models, name, seed)
-    if path.exists() and path.with_suffix(".json").exists():
-        load_weights(recipe.build(seed), path, recipe.record())
-        return path
-    heldout = load_cifar10("heldout")
+    checkpoint = checkpoint_path(work, name, seed)
+    if not _written(path):
+        with OnlyWriter(path):
+            if not _written(path):  # again: another run may have ended just now
+                _train(recipe, seed, path, checkpoint, device, log)
+    load_weights(recipe.build(seed), path, recipe.record())
+    checkpoint.unlink(missing_ok=True)
+    for file in (path, path.with_suffix(".json"), checkpoint):
+        sweep(file)
+    return path
+
+
+def checkpoint_path(work: Path, name: str, seed: int) -> Path:
+    """Say where a training that is not finished lies: ``work/name/seed-0.checkpoint``."""
+    return work / name / f"seed-{seed}.checkpoint"
+
+
+def is_trained(models: Path, work: Path, name: str, seed: int) -> bool:
+    """Say whether a training is finished, and nothing of it is left over to be removed.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``rvlib.recipes.RECIPES``.
+    seed : int
+        Training seed.
+    models, work
+        As for ``train``.
+
+    Returns
+    -------
+    bool
+        If not, ``train`` does what is missing.
+    """
+    path = weights_path(models, name, seed)
+    lock = path.with_name(f".{path.name}.lock")
+    left_over = checkpoint_path(work, name, seed).exists() or lock.exists()
+    return path.with_suffix(".json").exists() and not left_over
+
+
+def _written(path: Path) -> bool:
+    return path.exists() and path.with_suffix(".json").exists()
+
+
+def _train(
+    recipe: Recipe, seed: int, path: Path, checkpoint: Path, device: torch.device, log: Log
+) -> None:
+    """Train a model and write its weights."""
     model = recipe.build(seed)
-    checkpoint = work / name / f"seed-{seed}.checkpoint"
     started = time.monotonic()
     result = fit(
         model,
@@ -100,17 +149,15 @@ def train(
         lr=recipe.lr,
         momentum=recipe.momentum,
         seed=seed,
-        monitor=_monitor(recipe, heldout),
+        monitor=_monitor(recipe, load_cifar10("heldout")),
         select=recipe.select,
         checkpoint=checkpoint,
         identity={"recipe": recipe.record(), "seed": seed},
         device=device,
-        log=lambda line: log(f"{name} seed {seed}  {line}"),
+        log=lambda line: log(f"{recipe.name} seed {seed}  {line}"),
     )
     seconds = round(time.monotonic() - started, 1)
     save_weights(model, path, _record(recipe, seed, result, device, seconds))
-    checkpoint.unlink(missing_ok=True)
-    return path
 
 
 def _monitor(recipe: Recipe, heldout: Split) -> Monitor:

@@ -108,6 +108,6 @@ def test_each_image_meets_its_own_label(batch):
 @pytest.mark.parametrize("options", [{"sigma": 0.0}, {"sigma": -1.0}, {"sigma": 0.1, "draws": 0}])
 def test_noise_that_is_none_is_refused(toy, batch, options):
     x, y = batch
-    with pytest.raises(ValueError, match=r"sigma=.*draws=") as refusal:
+    with pytest.raises(ValueError, match=r"^(sigma|draws)=") as refusal:
         smoothed_pgd(toy, x, y, L2(0.5), **options)
     assert "\n" not in str(refusal.value)

@@ -36,12 +36,15 @@ TINY = Profile(
     ns=(100, 1000),
     seeds={"standard": 2},
 )
-TABLES = ("table1", "further", "seeds", "sigma", "certified", "figure1")
+TABLES = ("table1", "further", "seeds", "sigma", "certified", "inside", "figure1")
 
 
-def write(path, columns, lines, sigma=None):
+INSIDE = ["0,0,0,0.5,97 3", "1,1,,,", "2,2,,,", "3,0,,,"]
+
+
+def write(path, columns, lines, sigma=None, **more):
     path.parent.mkdir(parents=True, exist_ok=True)
-    identity = {"attack": {"threat": "linf 0.03"}, "sigma": sigma}
+    identity = {"attack": {"threat": "linf 0.03"}, "sigma": sigma, **more}
     head = "# " + json.dumps({"identity": identity, "provenance": {}})
     path.write_text("\n".join([head, f"index,label,{columns}", *lines, ""]))
 
@@ -63,6 +66,9 @@ def fill(folder, splits=("heldout",)):
                 write(path, "counts", counts, sigma)
             path = rows_path(folder, split, smoothed_name(sigma), 0, "certificates")
             write(path, "selection,counts_100,counts_1000", certificates, sigma)
+            path = rows_path(folder, split, smoothed_name(sigma), 0, "inside")
+            how = {"ns": [100, 1000], "n": 100, "alpha": 0.001, "share": 0.99}
+            write(path, "certified,radius,counts", INSIDE, sigma, **how)
 
 
 def make_run(out, profile=TINY):
@@ -152,6 +158,7 @@ DAMAGED = {
     "seeds": ("standard", 1, "pgd-linf"),
     "sigma": (gaussian_name(1.0), 0, "fgsm"),
     "certificates": (smoothed_name(0.5), 0, "certificates"),
+    "inside": (smoothed_name(0.5), 0, "inside"),
 }
 
 

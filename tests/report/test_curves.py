@@ -14,6 +14,7 @@ from rvlib.report.curves import (
     curve,
     draw_figure1,
     figure1_table,
+    inside_table,
     radii,
     save_figure,
 )
@@ -74,6 +75,48 @@ def test_alpha_is_passed_on(rows):
 def test_when_all_were_selected_wrongly_nothing_is_certified(tmp_path, n):
     rows = read_rows(write(tmp_path, lines=["0,1,80 20,90 10,", "1,1,70 30,75 25,"]))
     assert radii(rows, n).tolist() == [-1, -1]
+
+
+# --- inside the balls ----------------------------------------------------------------------------
+
+
+def write_inside(folder, lines):
+    path = rows_path(folder, "heldout", "smoothed-0.25", 0, "inside")
+    path.parent.mkdir(parents=True)
+    identity = {"ns": [100, 10_000], "n": 1000, "alpha": 0.001, "share": 0.99}
+    head = "# " + json.dumps({"identity": identity, "provenance": {}})
+    path.write_text("\n".join([head, "index,label,certified,radius,counts", *lines, ""]))
+
+
+def test_what_became_of_attacked_balls_is_counted(tmp_path):
+    lines = [
+        "0,0,0,0.5,900 100",
+        "1,0,0,0.1,510 490",  # too close to call
+        "2,1,0,0.1,100 900",  # changed, whatever the label
+        "3,1,,,",  # not certified
+    ]
+    write_inside(tmp_path, lines)
+    (line,) = inside_table(tmp_path, [SIGMA], 4)
+    assert line == {
+        "sigma": "0.25",
+        "certified_n": "10000",
+        "votes": "1000",
+        "images": "4",
+        "attacked": "3",
+        "share": "0.99",
+        "stands": "1",
+        "too_close": "1",
+        "changed": "1",
+        "false_expected": "0.01",
+        "plausible": "1",
+    }
+
+
+def test_nothing_certified_is_nothing_attacked(tmp_path):
+    write_inside(tmp_path, ["0,0,,,", "1,0,,,"])
+    (line,) = inside_table(tmp_path, [SIGMA], 2)
+    assert (line["attacked"], line["changed"], line["false_expected"]) == ("0", "0", "0.00")
+    assert line["plausible"] == "0"
 
 
 # --- curves --------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from rvlib.report.document import CLAIMS, TABLES, build, find, judge, linf_reach
+from rvlib.report.document import CLAIMS, TABLES, build, find, gather, judge, linf_reach
 from rvlib.report.reference import REPORT_TABLE1
 from rvlib.report.tables import read_csv
 
@@ -23,6 +23,8 @@ HEADS = {
     "seeds": "defence,attack,seeds,mean,std,min,max,low,high,report_value,report_in_range",
     "sigma": "sigma,attack,n,plain,plain_low,plain_high,vote,vote_low,vote_high,vote_abstained",
     "certified": "sigma,n,images,r=0,r=1,ACR,cap,false_expected",
+    "inside": "sigma,certified_n,votes,images,attacked,share,stands,too_close,changed,"
+    "false_expected,plausible",
     "figure1": "panel,sigma,n,radius,certified_accuracy,ci_low,ci_high",
 }
 SEEDS = ["standard,natural,2,53.91,1.10,53.12,54.69,41.07,66.27,58.20,yes"]
@@ -30,6 +32,7 @@ SIGMA = [
     f"0.25,{attack},16,50.00,28.00,72.00,56.25,33.18,76.90,18.75" for attack in list(THREATS)[:4]
 ]
 CERTIFIED = ["0.25,100,16,61.37,18.75,0.158,0.37,0.02"]
+INSIDE = ["0.25,100,100,16,9,0.99,7,2,0,0.02,1", "0.50,100,100,16,8,0.99,8,0,0,0.02,1"]
 FIGURE1 = [
     "a,0.25,100,0.0000,61.37,38.00,80.00",
     "a,0.25,100,1.5000,18.75,6.59,43.01",
@@ -107,7 +110,7 @@ def out(tmp_path):
     (tmp_path / "figures").mkdir()
     further = [line("pgd-l2-at", attack, threat) for attack, threat in THREATS.items()]
     bodies = {"table1": lines(), "further": further, "seeds": SEEDS, "sigma": SIGMA}
-    bodies |= {"certified": CERTIFIED, "figure1": FIGURE1}
+    bodies |= {"certified": CERTIFIED, "inside": INSIDE, "figure1": FIGURE1}
     for name, body in bodies.items():
         text = "\n".join([HEADS.get(name, HEADS["table1"]), *body]) + "\n"
         (tmp_path / "tables" / f"{name}.csv").write_text(text)
@@ -225,6 +228,20 @@ def test_a_claim_can_hold_and_fail_in_part():
     both = judge(CLAIMS[2], {a: high, b: low, c: low, d: high})
     assert (both["agree"], both["against"]) == (1, 1)
     assert both["verdict"] == "holds in part, fails in part"
+
+
+def test_attacks_inside_the_balls_are_added_up(out):
+    found = gather(out)["findings"]["inside"]
+    assert found == {
+        "attacked": "17",
+        "stands": "15",
+        "too_close": "2",
+        "changed": "0",
+        "false_expected": "0.0",
+        "percent": "99",
+        "certified_n": "100",
+        "votes": "100",
+    }
 
 
 def test_certificates_are_compared_with_the_other_balls_by_their_l2_reach():

@@ -143,7 +143,7 @@ def test_looks_come_in_hundreds_and_grow():
     [
         ({"radius": -0.1}, "radius >= 0"),
         ({"radius": float("nan")}, "radius >= 0"),
-        ({"sigma": 0.0}, "sigma > 0"),
+        ({"sigma": 0.0}, "sigma=0.0 must be positive"),
         ({"alpha": 1.5}, "alpha=1.5"),
         ({"radius": 2.0, "most": 100}, "can never certify"),
         ({"radius": 1e9}, "can never certify"),

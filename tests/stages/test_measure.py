@@ -7,12 +7,19 @@ import torch
 
 from rvlib.data import CIFAR10_DIGEST, load_cifar10
 from rvlib.evaluation import nested_votes, predictions, votes_under_attack
-from rvlib.models import save_weights
+from rvlib.models import LeNet, save_weights
 from rvlib.models.weights import WeightsError, read_record
-from rvlib.recipes import ATTACKS, LINF, N0, AttackRecipe, find_recipe, gaussian_name
+from rvlib.recipes import ALPHA, ATTACKS, LINF, N0, AttackRecipe, find_recipe, gaussian_name
 from rvlib.rows import RowsError, read_rows
+from rvlib.smoothing import largest_radius
 from rvlib.stages import measure
-from rvlib.stages.measure import Place, measure_attack, measure_certificates, measure_votes
+from rvlib.stages.measure import (
+    Place,
+    measure_attack,
+    measure_certificates,
+    measure_inside,
+    measure_votes,
+)
 from rvlib.stages.train import weights_path
 
 SPLIT, COUNT, UNIT = "test", 10, 4  # units of 4, 4 and 2 images
@@ -119,6 +126,41 @@ def test_rows_of_votes(place, cifar10):
     assert rows.integers("label") == cifar10[1][:COUNT].tolist()
     counts = integers(rows, "counts")
     assert {(len(row), sum(row)) for row in counts} == {(10, 200)}
+
+
+@pytest.fixture
+def constant(place):
+    """A base network that always answers class 3: certified as far as the votes allow."""
+    name = gaussian_name(SIGMA)
+    recipe = find_recipe(name)
+    network = recipe.build(0)
+    assert isinstance(network, LeNet)
+    with torch.no_grad():
+        network.fc3.weight.zero_()
+        network.fc3.bias.copy_(torch.eye(10)[3])
+    save_weights(network, weights_path(place.models, name, 0), {"recipe": recipe.record()})
+    return place
+
+
+def test_rows_from_inside_the_certified_balls(constant, cifar10):
+    measure_certificates(constant, SIGMA, 0, SPLIT, COUNT, NS)
+    path = measure_inside(constant, SIGMA, 0, SPLIT, COUNT, NS, 100)
+    assert path == constant.rows / SPLIT / "smoothed-0.25" / "seed-0" / "inside.csv"
+    cap = largest_radius(max(NS), ALPHA, SIGMA)
+    # Only images of class 3 were sampled to the end: the others are selected wrongly.
+    for row, label in zip(read_rows(path, COUNT).rows, cifar10[1].tolist(), strict=False):
+        if label == 3:
+            assert row["certified"] == "3"
+            assert row["counts"] == "0 0 0 100 0 0 0 0 0 0"
+            assert cap - 1e-8 < float(row["radius"]) <= cap  # rounded down
+        else:
+            assert (row["certified"], row["radius"], row["counts"]) == ("", "", "")
+    assert 3 in cifar10[1][:COUNT]
+
+
+def test_without_certificates_there_is_nothing_to_attack_inside(place):
+    with pytest.raises(RowsError, match="certificates"):
+        measure_inside(place, SIGMA, 0, SPLIT, COUNT, NS, 100)
 
 
 def test_rows_of_certificates(place, cifar10):

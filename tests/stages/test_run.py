@@ -10,7 +10,7 @@ import torch
 
 from rvlib.evaluation import Accuracy
 from rvlib.profiles import DEFENCES, PROFILES
-from rvlib.recipes import ATTACKS, RECIPES, REPORT_ATTACKS, SIGMA, SIGMAS, smoothed_name
+from rvlib.recipes import ALPHA, ATTACKS, RECIPES, REPORT_ATTACKS, SIGMA, SIGMAS, smoothed_name
 from rvlib.report import build
 from rvlib.report.build import write_tables
 from rvlib.rows import rows_path
@@ -47,7 +47,8 @@ class Fake:
         for name, seed in pairs:
             path = models / name / f"seed-{seed}.json"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("{}")
+            record = {"sha256": "0" * 64, "recipe": RECIPES[name].record()}
+            path.write_text(json.dumps(record))
 
     def attack(self, place, model, seed, attack, split, count):
         self.asked.append((split, model, seed, attack.name, count))
@@ -71,6 +72,13 @@ class Fake:
         columns = ",".join(["selection", *(f"counts_{n}" for n in ns)])
         return self._write(path, {"sigma": sigma}, columns, lines)
 
+    def inside(self, place, sigma, seed, split, count, ns, n):
+        self.asked.append((split, smoothed_name(sigma), seed, "inside", count, ns, n))
+        path = rows_path(place.rows, split, smoothed_name(sigma), seed, "inside")
+        lines = [f"0,0,0,0.1,{n} 0", *(f"{i},1,,," for i in range(1, count))]
+        how = {"ns": list(ns), "n": n, "alpha": ALPHA, "share": 0.99}
+        return self._write(path, how, "certified,radius,counts", lines)
+
     def _write(self, path, identity, columns, lines):
         path.parent.mkdir(parents=True, exist_ok=True)
         head = "# " + json.dumps({"identity": identity, "provenance": {}})
@@ -81,7 +89,7 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch):
     fake = Fake()
-    for name in ("measure_attack", "measure_votes", "measure_certificates"):
+    for name in ("measure_attack", "measure_votes", "measure_certificates", "measure_inside"):
         monkeypatch.setattr(module, name, getattr(fake, name.removeprefix("measure_")))
     monkeypatch.setattr(module, "train_all", fake.train_all)
     return fake
@@ -179,6 +187,13 @@ def test_measurements_take_the_counts_of_the_profile(tmp_path, fake):
     ]
 
 
+def test_balls_are_attacked_after_they_were_certified(tmp_path, fake):
+    run = make_run(tmp_path, few("smoke"))
+    assert len(run.inside(SIGMA).rows) == CERTIFIED
+    assert [call[3] for call in fake.asked] == ["certificates", "inside"]
+    assert fake.asked[1][4:] == (CERTIFIED, (100, 1000), 100)
+
+
 def test_each_measurement_is_one_line_of_the_log(tmp_path, fake, monkeypatch):
     monkeypatch.setattr("rvlib.stages.run.time.monotonic", itertools.cycle([0.0, 1.25]).__next__)
     lines: list[str] = []
@@ -246,7 +261,7 @@ def done(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name in PROFILES:
             fake = Fake()
-            for what in ("attack", "votes", "certificates"):
+            for what in ("attack", "votes", "certificates", "inside"):
                 patch.setattr(module, f"measure_{what}", getattr(fake, what))
             patch.setattr(module, "train_all", fake.train_all)
             run = make_run(tmp_path_factory.mktemp(name), few(name))

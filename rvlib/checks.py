@@ -1,0 +1,89 @@
+"""Numbers that a function can use: one line says which one it cannot, and what to give instead."""
+
+import math
+from numbers import Integral, Real
+
+LARGEST_SIGMA = 10
+"""No noise in pixel units of [0, 1] is larger; one in units of 0..255 nearly always is."""
+
+
+def check_whole(name: str, value: object, least: int = 1) -> None:
+    """Refuse what is no whole number, and what is too small.
+
+    Parameters
+    ----------
+    name : str
+        What the caller calls it.
+    value : object
+        The number; True and False are none.
+    least : int, default=1
+        The smallest that makes sense.
+
+    Raises
+    ------
+    TypeError
+        If it is no whole number; 2.0 is none either.
+    ValueError
+        If it is below `least`.
+
+    Examples
+    --------
+    >>> check_whole("restarts", 1.5)
+    Traceback (most recent call last):
+    TypeError: restarts=1.5 is float: give a whole number >= 1
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        kind = type(value).__name__
+        raise TypeError(f"{name}={value!r} is {kind}: give a whole number >= {least}")
+    if value < least:
+        raise ValueError(f"{name}={value} must be a whole number >= {least}")
+
+
+def check_number(name: str, value: object, example: str) -> None:
+    """Refuse what is no real number: text, a tensor, True.
+
+    Parameters
+    ----------
+    name : str
+        What the caller calls it.
+    value : object
+        The number.
+    example : str
+        What to write instead.
+
+    Raises
+    ------
+    TypeError
+        If it is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        kind = type(value).__name__
+        raise TypeError(f"{name}={value!r} is {kind}, not a number: write {example}")
+
+
+def check_sigma(sigma: float) -> None:
+    """Refuse a noise level that is not positive, not finite or in units of 0..255.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation in pixel units of [0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no number, or none that noise can have.
+
+    Examples
+    --------
+    >>> check_sigma(64)
+    Traceback (most recent call last):
+    ValueError: sigma=64 looks like 0..255 units; write 64/255
+    """
+    check_number("sigma", sigma, "sigma=0.25")
+    if not 0 < sigma < math.inf:
+        raise ValueError(
+            f"sigma={sigma} must be positive and finite, in pixel units of [0, 1]: 0.25, say"
+        )
+    if sigma > LARGEST_SIGMA:
+        raise ValueError(f"sigma={sigma:g} looks like 0..255 units; write {sigma:g}/255")

@@ -1,0 +1,106 @@
+"""Whether the rows of a run belong together: to these weights, these data, this noise and seed."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rvlib.data import CIFAR10_DIGEST
+from rvlib.models.weights import WeightsError, read_record
+from rvlib.recipes import REPORT_ATTACKS, SIGMAS, find_recipe, gaussian_name, smoothed_name
+from rvlib.rows import RowsError, read_rows, rows_path
+from rvlib.stages.run import FURTHER, Run, table1_cells
+from rvlib.stages.train import weights_path
+
+NOISE = {smoothed_name(sigma): sigma for sigma in SIGMAS}
+"""Noise level of each smoothed network by its name."""
+
+Measured = tuple[str, str, int, str]
+"""Split, defence, training seed, and attack or ``certificates``: what a rows file is of."""
+
+
+def check_belonging(run: Run) -> None:
+    """Refuse rows that the tables of a run would mix although they are of another run.
+
+    Stages compare this before they go on with a file; here it holds for files, too, that were put
+    into the folder by hand, and for weights that were replaced after the rows were measured.
+
+    Parameters
+    ----------
+    run : Run
+        Rows that are missing are left out: the tables refuse them.
+
+    Raises
+    ------
+    RowsError
+        If the head of a rows file names other weights, data, images or noise, or another seed.
+    WeightsError
+        If weights in place were made by another recipe than the library's.
+    """
+    digests: dict[tuple[str, int], str | None] = {}
+    for measured in sorted(set(_measured(run))):
+        split, defence, seed, what = measured
+        path = rows_path(run.place.rows, split, defence, seed, what)
+        if not path.exists():
+            continue
+        sigma = NOISE.get(defence)
+        model = defence if sigma is None else gaussian_name(sigma)
+        if (model, seed) not in digests:
+            digests[model, seed] = _digest_in_place(run, model, seed)
+        wanted = {
+            "weights": digests[model, seed],
+            "model": model,
+            "training_seed": seed,
+            "sigma": sigma,
+            "data": CIFAR10_DIGEST,
+            "split": split,
+            "seed": run.place.seed,
+        }
+        _compare(path, read_rows(path).head.get("identity", {}), wanted)
+
+
+def _measured(run: Run) -> Iterator[Measured]:
+    """List all that the tables of a run are made of."""
+    profile = run.profile
+    cells = table1_cells(run)
+    cells += [(model, attack) for model in FURTHER for attack in profile.attacks]
+    for sigma in SIGMAS:
+        both = (gaussian_name(sigma), smoothed_name(sigma))
+        cells += [(defence, attack) for defence in both for attack in REPORT_ATTACKS]
+        cells += [(smoothed_name(sigma), what) for what in ("certificates", "inside")]
+    for defence, what in cells:
+        yield "heldout", defence, 0, what
+        if profile.test:
+            yield "test", defence, 0, what
+    for model, count in profile.seeds.items():
+        for seed in range(count):
+            for attack in REPORT_ATTACKS:
+                yield "heldout", model, seed, attack
+
+
+def _digest_in_place(run: Run, model: str, seed: int) -> str | None:
+    """Digest of the weights in place; None where there are none to compare with."""
+    path = weights_path(run.place.models, model, seed)
+    if not path.with_suffix(".json").exists():
+        return None
+    record = read_record(path)
+    if record["recipe"] != json.loads(json.dumps(find_recipe(model).record())):
+        raise WeightsError(
+            f"{path} was made by another recipe than {model}'s: restore it from git or train again"
+        )
+    return str(record["sha256"])
+
+
+def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse a head that says something else; what it does not say is not compared."""
+    for key, value in wanted.items():
+        said = found.get(key)
+        if None not in (said, value) and said != value:
+            raise RowsError(
+                f"{path} is of {key} {_short(said)}, not {_short(value)} as this run: "
+                "move it away and measure again"
+            )
+
+
+def _short(value: Any) -> str:
+    return str(value)[:12]

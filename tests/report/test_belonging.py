@@ -1,0 +1,187 @@
+"""rvlib.report.belonging: rows of other weights, data, noise or seed never reach a table."""
+
+import json
+
+import pytest
+import torch
+
+from rvlib.data import CIFAR10_DIGEST
+from rvlib.models.weights import WeightsError
+from rvlib.profiles import Profile
+from rvlib.recipes import (
+    REPORT_ATTACKS,
+    SIGMA,
+    SIGMAS,
+    find_recipe,
+    gaussian_name,
+    smoothed_name,
+)
+from rvlib.report import belonging, build, curves, tables
+from rvlib.report.belonging import check_belonging
+from rvlib.report.build import write_tables
+from rvlib.rows import RowsError, rows_path
+from rvlib.stages.measure import Place
+from rvlib.stages.run import Run
+from rvlib.stages.train import weights_path
+
+TINY = Profile(
+    "tiny",
+    trains=False,
+    heldout=2,
+    test=2,
+    attacks=REPORT_ATTACKS,
+    votes=100,
+    certified=2,
+    ns=(100, 1000),
+    seeds={"standard": 2},
+)
+COLUMNS = {
+    "prediction": ["0,0,0", "1,1,0"],
+    "counts": ["0,0,99 1", "1,1,95 5"],
+    "certified,radius,counts": ["0,0,0,0.5,100 0", "1,1,,,"],
+    "selection,counts_100,counts_1000": ["0,0,100 0,99 1,990 10", "1,1,10 90,5 95,50 950"],
+}
+
+
+def columns_of(defence, what):
+    if what == "certificates":
+        return "selection,counts_100,counts_1000"
+    if what == "inside":
+        return "certified,radius,counts"
+    return "counts" if defence in belonging.NOISE else "prediction"
+
+
+def model_of(defence):
+    return gaussian_name(belonging.NOISE[defence]) if defence in belonging.NOISE else defence
+
+
+def digest_of(model, seed):
+    return f"{model} {seed}".encode().hex().ljust(64, "0")
+
+
+def write_rows(run, split, defence, seed, what, *, changes=None):
+    """Write rows as a run does, but for some changes of what their head says."""
+    identity = {
+        "model": model_of(defence),
+        "training_seed": seed,
+        "attack": {"threat": "linf 0.03"},
+        "sigma": belonging.NOISE.get(defence),
+        "weights": digest_of(model_of(defence), seed),
+        "data": CIFAR10_DIGEST,
+        "split": split,
+        "unit": 64,
+        "alpha": 0.001,
+        "ns": [100, 1000],
+        "n": 100,
+        "share": 0.9,
+        "seed": 0,
+    }
+    path = rows_path(run.place.rows, split, defence, seed, what)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = columns_of(defence, what)
+    head = "# " + json.dumps(
+        {"identity": identity | (changes or {}), "provenance": {"commit": "abc"}}
+    )
+    path.write_text("\n".join([head, f"index,label,{columns}", *COLUMNS[columns], ""]))
+    return path
+
+
+def write_record(run, model, seed, **changes):
+    path = weights_path(run.place.models, model, seed).with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"sha256": digest_of(model, seed), "recipe": find_recipe(model).record()}
+    path.write_text(json.dumps(record | changes))
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(TINY, Place(tmp_path / "models", tmp_path / "rows", torch.device("cpu")), tmp_path)
+    for split, defence, seed, what in belonging._measured(run):
+        write_rows(run, split, defence, seed, what)
+        write_record(run, model_of(defence), seed)
+    return run
+
+
+def refusal(run, error=RowsError):
+    with pytest.raises(error) as caught:
+        write_tables(run)
+    assert "\n" not in str(caught.value)
+    assert not (run.out / "tables").exists()
+    assert not (run.out / "run.json").exists()
+    return str(caught.value)
+
+
+def test_rows_that_belong_together_make_their_tables(run):
+    check_belonging(run)
+    assert write_tables(run)["table1"]
+
+
+PLACES = [
+    ("heldout", "standard", 0, "fgsm"),
+    ("heldout", "standard", 1, "natural"),
+    ("test", "mixed-at", 0, "pgd-linf"),
+    ("heldout", "pgd-l2-at", 0, "fgsm"),
+    ("heldout", smoothed_name(SIGMA), 0, "vote-pgd-l2"),
+    ("heldout", smoothed_name(SIGMAS[-1]), 0, "certificates"),
+]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("weights", "f" * 64),
+        ("data", "0" * 16),
+        ("model", "gaussian-0.99"),
+        ("training_seed", 7),
+        ("split", "elsewhere"),
+        ("seed", 3),
+    ],
+)
+def test_rows_of_another_run_are_refused_by_name(run, place, key, value):
+    path = write_rows(run, *place, changes={key: value})
+    message = refusal(run)
+    assert message.startswith(f"{path} is of {key} {str(value)[:12]}, not ")
+    assert "move it away and measure again" in message
+
+
+@pytest.mark.parametrize("place", PLACES[4:], ids=str)
+def test_votes_under_other_noise_are_refused(run, place):
+    write_rows(run, *place, changes={"sigma": 0.33})
+    assert "is of sigma 0.33, not " in refusal(run)
+
+
+def test_weights_that_were_replaced_after_the_rows_are_seen(run):
+    write_record(run, "mixed-at", 0, sha256="e" * 64)
+    assert "mixed-at" in (message := refusal(run))
+    assert "is of weights" in message
+    assert "not eeeeeeeeeeee as this run" in message
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.5}, {"data": "0" * 16}], ids=str)
+def test_weights_of_another_recipe_or_other_data_are_refused(run, change):
+    write_record(run, "pgd-linf-at", 0, recipe=find_recipe("pgd-linf-at").record() | change)
+    assert "another recipe than pgd-linf-at's" in refusal(run, WeightsError)
+
+
+def test_what_no_table_is_made_of_may_lie_there(run):
+    write_rows(run, "heldout", "standard", 0, "an-older-attack", changes={"weights": "f" * 64})
+    check_belonging(run)
+
+
+def test_all_that_the_tables_read_is_compared(run, monkeypatch):
+    """The list of files is not one that can fall behind the tables."""
+    read = set()
+
+    def spy(original):
+        def read_rows(path, count=None):
+            read.add(path)
+            return original(path, count)
+
+        return read_rows
+
+    for module in (tables, curves, build):
+        monkeypatch.setattr(module, "read_rows", spy(module.read_rows))
+    write_tables(run)
+    assert read <= {rows_path(run.place.rows, *measured) for measured in belonging._measured(run)}
+    assert len(read) > 50

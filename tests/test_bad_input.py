@@ -1,0 +1,998 @@
+"""Hostile and careless input: every mistake gets one line that says what is wrong, what to do.
+
+The table below is also ``docs/messages.md``; ``python tests/test_bad_input.py`` writes it anew.
+"""
+
+# The mistakes of type are made on purpose.
+# mypy: disable-error-code="arg-type"
+
+import contextlib
+import errno
+import functools
+import io
+import json
+import math
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import rvlib.data
+from rvlib.attacks import fgsm, pgd, smoothed_pgd, withstands, withstands_sweep
+from rvlib.cli import main
+from rvlib.data import DataError, load_cifar10, to_float
+from rvlib.device import pick_device
+from rvlib.evaluation import accuracy, certified_accuracy, correct_radii, nested_votes, predictions
+from rvlib.intervals import another_run, wilson
+from rvlib.models.weights import WeightsError, load_weights, save_weights
+from rvlib.noise import stream
+from rvlib.objectives import adversarial, gaussian, standard
+from rvlib.profiles import find_profile
+from rvlib.recipes import ATTACKS, find_attack, find_recipe, on_the_vote
+from rvlib.rows import RowFile, Rows, RowsError, read_rows
+from rvlib.smoothing import (
+    certificate,
+    certified_radius,
+    certify,
+    certify_at,
+    evidence,
+    largest_radius,
+    lower_confidence_bound,
+    predict,
+    sample_under_noise,
+    vote,
+)
+from rvlib.smoothing.certificate import Certificates
+from rvlib.stages.run import Run
+from rvlib.threat_models import L2, Linf, PixelL2
+from rvlib.training import fit
+
+torch.set_num_threads(1)
+PAGE = Path(__file__).parents[1] / "docs" / "messages.md"
+NAN, INF = math.nan, math.inf
+BALL = Linf(8 / 255)
+X = torch.linspace(0.02, 0.95, 48).view(4, 3, 2, 2)
+Y = torch.tensor([0, 1, 2, 1])
+BYTES = (255 * X).byte()
+FULL_GPU = (
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB of "
+    "which 3.10 GiB is free. Process 1 has 76.00 GiB memory in use. If reserved but unallocated "
+    "memory is large try setting PYTORCH_ALLOC_CONF=expandable_segments:True"
+)
+
+
+VAGUE = (r"(cannot be used here: ).*", r"(sha256 |recorded )\w+", r"(epoch )\d/5", r"(loss is )\w+")
+"""What comes before parts of messages that differ between machines."""
+
+
+def network(classes=3):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(12, classes))
+
+
+NET = network()
+
+
+class Case(NamedTuple):
+    """A mistake, a call that makes it in an empty folder, and what it must be told."""
+
+    mistake: str
+    call: Callable[[Path], Any]
+    error: type[Exception]
+    words: str
+
+
+# ---- calls that take some lines ---------------------------------------------------------------
+
+
+class CommandFailed(Exception):
+    """What a command said on stderr before it ended with status 2."""
+
+
+def command(*words, raising=None):
+    """Run a command, its work failing in a given way; what it says must be one line."""
+
+    def work(*arguments):
+        raise raising
+
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
+        if raising:
+            patch.setattr(rvlib.data, "fetch_cifar10", work)
+        assert main([*words]) == 2
+    line = said.getvalue()
+    assert line.startswith("rvlib: ")
+    assert line.endswith("\n")
+    raise CommandFailed(line.removeprefix("rvlib: ")[:-1])
+
+
+def saved(folder, recipe=None):
+    path = folder / "net.safetensors"
+    save_weights(NET, path, {"recipe": recipe or {"name": "toy"}})
+    return path
+
+
+def loaded(path, net=None, recipe=None):
+    load_weights(net or network(), path, recipe or {"name": "toy"})
+
+
+def changed(path, change):
+    path.write_bytes(change(path.read_bytes()))
+    return path
+
+
+def tampered(content):
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def other_net(folder):
+    loaded(saved(folder), network(classes=4))
+
+
+def record_lost(folder):
+    path = saved(folder)
+    path.with_suffix(".json").unlink()
+    loaded(path)
+
+
+def weights_lost(folder):
+    path = saved(folder)
+    path.unlink()
+    loaded(path)
+
+
+def record_damaged(folder):
+    path = saved(folder)
+    path.with_suffix(".json").write_text("{}")
+    loaded(path)
+
+
+def rows_file(folder, identity="a", count=4, **options):
+    return RowFile(
+        folder / "rows.csv", {"model": identity}, {}, ["index", "label"], count, **options
+    )
+
+
+def some_rows(folder):
+    with rows_file(folder) as file:
+        file.append([{"index": i, "label": i % 3} for i in range(4)])
+    return folder / "rows.csv"
+
+
+def read_changed_rows(folder, change):
+    return read_rows(changed(some_rows(folder), change))
+
+
+def data_file(folder, content):
+    (folder / "cifar10.npz").write_bytes(content)
+    return load_cifar10("test", folder)
+
+
+def no_source(folder):
+    def refuse(scratch):
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()):
+        patch.setattr(rvlib.data, "SOURCES", {"download": refuse})
+        load_cifar10("test", folder)
+
+
+def no_folder(folder):
+    (folder / "file").touch()
+    load_cifar10("test", folder / "file" / "data")
+
+
+def train(images=BYTES, labels=Y, **options):
+    settings: dict[str, Any] = {"epochs": 1, "log": lambda line: None} | options
+    return fit(network(), settings.pop("objective", standard), (images, labels), **settings)
+
+
+def checkpoint(folder, change=lambda content: content, **identity):
+    path = folder / "net.checkpoint"
+    train(checkpoint=path, identity={"seed": 0})
+    changed(path, change)
+    train(checkpoint=path, identity={"seed": 0} | identity)
+
+
+def flatten_only():
+    return nn.Flatten(0)
+
+
+def opened(folder, **options):
+    return Run.open("course", "cpu", folder, **options)
+
+
+def with_nan(x):
+    x = x.clone()
+    x[0, 0, 0, 0] = NAN
+    return x
+
+
+CASES = [
+    # images and labels
+    Case("uint8 images", lambda _: pgd(NET, BYTES, Y, BALL), TypeError, "uint8.*to_float"),
+    Case("images in 0..255", lambda _: fgsm(NET, 255 * X, Y, BALL), ValueError, "divide by 255"),
+    Case(
+        "normalised images", lambda _: predict(NET, 4 * X - 2, 0.25), ValueError, "do not normalise"
+    ),
+    Case(
+        "NaN in an image",
+        lambda _: certify(NET, with_nan(X), 0.25),
+        ValueError,
+        r"nan.*not in \[0, 1\]",
+    ),
+    Case(
+        "one image, not a batch",
+        lambda _: pgd(NET, X[0], Y, BALL),
+        ValueError,
+        r"\(3, 2, 2\).*B >= 1",
+    ),
+    Case(
+        "an empty batch",
+        lambda _: sample_under_noise(NET, X[:0], 0.25, 100),
+        ValueError,
+        r"\(0, 3, 2, 2\).*B >= 1",
+    ),
+    Case("an array of NumPy", lambda _: predict(NET, X.numpy(), 0.25), TypeError, "ndarray"),
+    Case("labels as int32", lambda _: fgsm(NET, X, Y.int(), BALL), TypeError, r"int32.*y\.long"),
+    Case("labels as a list", lambda _: pgd(NET, X, Y.tolist(), BALL), TypeError, "list"),
+    Case(
+        "too few labels",
+        lambda _: withstands(NET, X, Y[:2], BALL),
+        ValueError,
+        r"\(2,\) for 4 images",
+    ),
+    Case(
+        "one-hot labels",
+        lambda _: pgd(NET, X, nn.functional.one_hot(Y, 3), BALL),
+        ValueError,
+        "one an image",
+    ),
+    Case("a negative label", lambda _: fgsm(NET, X, -Y, BALL), ValueError, "label -2 is negative"),
+    Case(
+        "a label beyond the classes, attacked",
+        lambda _: pgd(NET, X, Y + 8, BALL),
+        ValueError,
+        "label 10 is no class.* 3 classes",
+    ),
+    Case(
+        "the same, one step", lambda _: fgsm(NET, X, Y + 1, BALL), ValueError, "label 3 is no class"
+    ),
+    Case(
+        "the same, the vote attacked",
+        lambda _: smoothed_pgd(NET, X, Y + 1, BALL, sigma=0.25),
+        ValueError,
+        "label 3 is no class",
+    ),
+    Case(
+        "the same, asked who stands",
+        lambda _: withstands(NET, X, Y + 1, BALL),
+        ValueError,
+        "label 3 is no class",
+    ),
+    Case(
+        "the same, certified at a radius",
+        lambda _: certify_at(NET, X, 0.1, 0.25, labels=Y + 1),
+        ValueError,
+        "label 3 is no class",
+    ),
+    Case("the same, trained", lambda _: train(labels=Y + 1), ValueError, "label 3 is no class"),
+    Case(
+        "the same, evaluated",
+        lambda _: predictions(NET, BYTES, Y + 1, ATTACKS["natural"]),
+        ValueError,
+        "label 3 is no class",
+    ),
+    Case(
+        "labels on another device",
+        lambda _: pgd(NET, X, Y.to("meta"), BALL),
+        ValueError,
+        r"labels are on meta.*to\(x\.device\)",
+    ),
+    Case(
+        "the network on another device",
+        lambda _: pgd(network().to("meta"), X, Y, BALL),
+        ValueError,
+        r"network is on meta.*model\.to",
+    ),
+    # networks
+    Case(
+        "a function for a network",
+        lambda _: pgd(lambda x: x, X, Y, BALL),
+        TypeError,
+        "network is function, not a torch.nn.Module",
+    ),
+    Case(
+        "the same, voting",
+        lambda _: predict(lambda x: x, X, 0.25),
+        TypeError,
+        "network is function",
+    ),
+    Case(
+        "a network that gives no logits",
+        lambda _: pgd(flatten_only(), X, Y, BALL),
+        ValueError,
+        r"gave shape \(48,\).*\(B, K\)",
+    ),
+    Case(
+        "the same, voting",
+        lambda _: predict(nn.Identity(), X, 0.25),
+        ValueError,
+        r"gave shape .*\(B, K\)",
+    ),
+    # balls and steps
+    Case(
+        "eps in 0..255", lambda _: Linf(8), ValueError, "eps=8 looks like 0..255 units; write 8/255"
+    ),
+    Case("eps of colour vectors in 0..255", lambda _: PixelL2(11), ValueError, "write 11/255"),
+    Case("an l2 eps in 0..255", lambda _: L2(128), ValueError, "write 128/255"),
+    Case("eps NaN", lambda _: L2(NAN), ValueError, "eps=nan is not a radius.* >= 0"),
+    Case("a negative eps", lambda _: Linf(-0.1), ValueError, "eps=-0.1 is not a radius"),
+    Case(
+        "eps as text",
+        lambda _: Linf("8/255"),
+        TypeError,
+        "eps='8/255' is str, not a number: write eps=8/255",
+    ),
+    Case("eps as a tensor", lambda _: L2(torch.tensor(0.5)), TypeError, "Tensor, not a number"),
+    Case(
+        "a radius for a ball",
+        lambda _: pgd(NET, X, Y, 0.03),
+        TypeError,
+        r"threat=0\.03 is float, not a ball: write Linf",
+    ),
+    Case(
+        "no steps",
+        lambda _: pgd(NET, X, Y, BALL, steps=0),
+        ValueError,
+        "steps=0 must be a whole number >= 1",
+    ),
+    Case(
+        "half a step",
+        lambda _: pgd(NET, X, Y, BALL, steps=2.5),
+        TypeError,
+        r"steps=2\.5 is float: give a whole number",
+    ),
+    Case(
+        "a step of NaN",
+        lambda _: pgd(NET, X, Y, BALL, step_size=NAN),
+        ValueError,
+        "step_size=nan must be finite",
+    ),
+    Case(
+        "a step downhill",
+        lambda _: smoothed_pgd(NET, X, Y, BALL, sigma=0.25, step_size=-1),
+        ValueError,
+        "step_size=-1 must be",
+    ),
+    Case(
+        "restarts=1.5",
+        lambda _: pgd(NET, X, Y, BALL, restarts=1.5),
+        TypeError,
+        r"restarts=1\.5 is float: give a whole number >= 1",
+    ),
+    Case(
+        "no restart",
+        lambda _: withstands(NET, X, Y, BALL, restarts=0),
+        ValueError,
+        "restarts=0 must be",
+    ),
+    Case(
+        "restarts that would be alike",
+        lambda _: pgd(NET, X, Y, BALL, restarts=2, random_start=False),
+        ValueError,
+        "set random_start=True",
+    ),
+    Case(
+        "a seed for a generator",
+        lambda _: pgd(NET, X, Y, BALL, generator=0),
+        TypeError,
+        "generator=0 is int.*manual_seed",
+    ),
+    Case(
+        "no noisy copies",
+        lambda _: smoothed_pgd(NET, X, Y, BALL, sigma=0.25, draws=0),
+        ValueError,
+        "draws=0 must be",
+    ),
+    Case(
+        "one ball for several",
+        lambda _: withstands_sweep(NET, X, Y, BALL),
+        TypeError,
+        "is one ball: write",
+    ),
+    Case(
+        "balls that shrink",
+        lambda _: withstands_sweep(NET, X, Y, [Linf(0.1), Linf(0.05)]),
+        ValueError,
+        "radii that do not fall",
+    ),
+    Case(
+        "balls of two norms",
+        lambda _: withstands_sweep(NET, X, Y, [Linf(0.1), L2(0.5)]),
+        ValueError,
+        "need one norm",
+    ),
+    Case(
+        "a step size too few",
+        lambda _: withstands_sweep(NET, X, Y, [BALL, Linf(0.1)], step_sizes=[0.1]),
+        ValueError,
+        "1 step_sizes for 2 balls: give one a ball",
+    ),
+    # noise and votes
+    Case("sigma = 0", lambda _: predict(NET, X, 0.0), ValueError, r"sigma=0\.0 must be positive"),
+    Case("sigma NaN", lambda _: certify(NET, X, NAN), ValueError, "sigma=nan must be positive"),
+    Case(
+        "sigma infinite",
+        lambda _: smoothed_pgd(NET, X, Y, BALL, sigma=INF),
+        ValueError,
+        "sigma=inf must be positive and finite",
+    ),
+    Case(
+        "sigma in 0..255",
+        lambda _: certify_at(NET, X, 0.1, 64),
+        ValueError,
+        "sigma=64 looks like 0..255 units; write 64/255",
+    ),
+    Case(
+        "sigma of a training below 0",
+        lambda _: gaussian(-0.25),
+        ValueError,
+        r"sigma=-0\.25 must be positive",
+    ),
+    Case(
+        "sigma of a radius NaN",
+        lambda _: certified_radius(0.9, NAN),
+        ValueError,
+        "sigma=nan must be",
+    ),
+    Case(
+        "sigma as text",
+        lambda _: largest_radius(100, 0.001, "1"),
+        TypeError,
+        "sigma='1' is str, not a number",
+    ),
+    Case(
+        "too few votes to answer",
+        lambda _: predict(NET, X, 0.25, n=10),
+        ValueError,
+        "n=10 can never answer.*n >= 11",
+    ),
+    Case(
+        "too few votes to certify",
+        lambda _: certify(NET, X, 0.25, n=100, alpha=1e-40),
+        ValueError,
+        "n=100 can never certify.*n >= 133",
+    ),
+    Case(
+        "too few votes for a radius",
+        lambda _: certify_at(NET, X, 2.0, 0.25),
+        ValueError,
+        r"can never certify radius 2\.0",
+    ),
+    Case(
+        "votes that are no hundreds",
+        lambda _: sample_under_noise(NET, X, 0.25, 150),
+        ValueError,
+        "whole hundreds, write e.g. n=1000",
+    ),
+    Case(
+        "the most votes no hundreds",
+        lambda _: certify_at(NET, X, 0.1, 0.25, most=150),
+        ValueError,
+        "most=150.*write e.g. most=10_000",
+    ),
+    Case(
+        "n=True",
+        lambda _: predict(NET, X, 0.25, n=True),
+        TypeError,
+        "n=True is bool: give a whole number",
+    ),
+    Case("n=1e3", lambda _: certify(NET, X, 0.25, n=1e3), TypeError, r"n=1000\.0 is float"),
+    Case(
+        "a batch of no copies",
+        lambda _: sample_under_noise(NET, X, 0.25, 100, batch_size=0),
+        ValueError,
+        "batch_size=0 must be",
+    ),
+    Case(
+        "a seed that is no whole number",
+        lambda _: predict(NET, X, 0.25, seed=0.5),
+        TypeError,
+        r"0\.5 is float, not int or str",
+    ),
+    Case(
+        "ids of other images",
+        lambda _: predict(NET, X, 0.25, image_ids=[1]),
+        ValueError,
+        "1 image_ids for 4 images: give one an image",
+    ),
+    Case(
+        "alpha = 0",
+        lambda _: certify(NET, X, 0.25, alpha=0),
+        ValueError,
+        r"alpha=0 must be in \(0, 1\)",
+    ),
+    Case(
+        "alpha in percent",
+        lambda _: vote([[90, 10]], 5),
+        ValueError,
+        r"alpha=5 must be in \(0, 1\)",
+    ),
+    Case(
+        "alpha as text",
+        lambda _: predict(NET, X, 0.25, alpha="0.1"),
+        TypeError,
+        "alpha='0.1' is str",
+    ),
+    Case(
+        "a radius below 0",
+        lambda _: certify_at(NET, X, -0.1, 0.25),
+        ValueError,
+        r"radius=-0\.1: need radius >= 0",
+    ),
+    Case(
+        "numbers of votes that fall",
+        lambda _: nested_votes(NET, BYTES, 0.25, [1000, 100]),
+        ValueError,
+        r"ns=\[1000, 100\] must rise",
+    ),
+    # statistics
+    Case(
+        "shares for votes",
+        lambda _: vote([[0.9, 0.1]], 0.001),
+        ValueError,
+        r"float64: need \(B, K\) integers",
+    ),
+    Case(
+        "negative votes",
+        lambda _: certificate([[90, 10]], [[110, -10]], 0.001, 0.25),
+        ValueError,
+        "counts hold -10 votes",
+    ),
+    Case(
+        "no votes at all",
+        lambda _: vote(np.zeros((0, 3), int), 0.001),
+        ValueError,
+        "no image: give one row an image",
+    ),
+    Case("votes of one image only", lambda _: vote([90, 10], 0.001), ValueError, r"shape \(2,\)"),
+    Case(
+        "selection and estimation of other images",
+        lambda _: certificate([[90, 10]] * 2, [[90, 10]], 0.001, 0.25),
+        ValueError,
+        "not .* like counts",
+    ),
+    Case(
+        "more successes than trials",
+        lambda _: lower_confidence_bound(11, 10, 0.001),
+        ValueError,
+        "k=11 of n=10",
+    ),
+    Case(
+        "half a success",
+        lambda _: lower_confidence_bound(5.5, 10, 0.001),
+        ValueError,
+        r"k=5\.5 of n=10",
+    ),
+    Case(
+        "NaN successes", lambda _: lower_confidence_bound([1, NAN], 10, 0.001), ValueError, "k=nan"
+    ),
+    Case(
+        "a probability above 1",
+        lambda _: certified_radius([0.9, 1.1], 0.25),
+        ValueError,
+        r"p_lower=1\.1 is no probability",
+    ),
+    Case(
+        "a probability NaN",
+        lambda _: certified_radius(NAN, 0.25),
+        ValueError,
+        "p_lower=nan is no probability",
+    ),
+    Case(
+        "evidence against certainty",
+        lambda _: evidence(5, 10, 1.0),
+        ValueError,
+        r"p0=1\.0 must be in \(0, 1\)",
+    ),
+    Case("more right than images", lambda _: wilson(11, 10), ValueError, "11 of 10: need"),
+    Case(
+        "half an image right", lambda _: wilson(5.5, 10), ValueError, r"5\.5 of 10: need .* whole"
+    ),
+    Case(
+        "confidence in percent",
+        lambda _: wilson(5, 10, 95),
+        ValueError,
+        r"confidence=95 .* write 0\.95",
+    ),
+    Case(
+        "shares in percent",
+        lambda _: another_run([56, 57], 1024),
+        ValueError,
+        r"share=56 .* write 0\.56",
+    ),
+    Case(
+        "one seed for many", lambda _: another_run([0.56], 1024), ValueError, "takes at least two"
+    ),
+    Case(
+        "labels of other certificates",
+        lambda _: correct_radii(Certificates(np.array([1]), np.array([0.5])), [1, 2]),
+        ValueError,
+        "2 labels for 1 certificates",
+    ),
+    Case(
+        "certified at a negative radius",
+        lambda _: certified_accuracy(np.array([0.5]), -1),
+        ValueError,
+        "radius=-1.0 must be >= 0",
+    ),
+    Case(
+        "certified of no images",
+        lambda _: certified_accuracy(np.array([]), 0.5),
+        ValueError,
+        r"shape \(0,\)",
+    ),
+    # evaluation and training
+    Case(
+        "floats for stored images",
+        lambda _: predictions(NET, X, Y, ATTACKS["natural"]),
+        TypeError,
+        "float32, not uint8",
+    ),
+    Case("floats for bytes", lambda _: to_float(X), TypeError, "uint8 images.*not torch.float32"),
+    Case(
+        "a batch of no images",
+        lambda _: predictions(NET, BYTES, Y, ATTACKS["natural"], batch_size=0),
+        ValueError,
+        "batch_size=0 must be",
+    ),
+    Case("the accuracy of no rows", lambda _: accuracy(Rows({}, [])), ValueError, "no rows"),
+    Case("no epochs", lambda _: train(epochs=0), ValueError, "epochs=0 must be"),
+    Case("half an epoch", lambda _: train(epochs=0.5), TypeError, r"epochs=0\.5 is float"),
+    Case(
+        "a negative learning rate",
+        lambda _: train(lr=-0.1),
+        ValueError,
+        r"lr=-0\.1 must be finite and >= 0",
+    ),
+    Case("training on floats", lambda _: train(images=X), TypeError, "float32, not uint8"),
+    Case(
+        "training on other labels",
+        lambda _: train(labels=Y[:2]),
+        ValueError,
+        r"\(2,\) for 4 images",
+    ),
+    Case(
+        "a learning rate far too high",
+        lambda _: train(lr=1e38, epochs=5),
+        FloatingPointError,
+        "lower the learning rate",
+    ),
+    Case(
+        "a share of the clean loss above 1",
+        lambda _: adversarial(ATTACKS["fgsm"], 2),
+        ValueError,
+        r"clean_weight=2 must be in \[0, 1\]",
+    ),
+    Case(
+        "a checkpoint of another training",
+        lambda folder: checkpoint(folder, seed=1),
+        WeightsError,
+        "another training.*delete it or move it",
+    ),
+    Case(
+        "a truncated checkpoint",
+        lambda folder: checkpoint(folder, lambda c: c[:200]),
+        WeightsError,
+        "cannot be read: delete it",
+    ),
+    Case(
+        "a tampered checkpoint",
+        lambda folder: checkpoint(folder, tampered),
+        WeightsError,
+        "cannot be read: delete it",
+    ),
+    # weights
+    Case("weights that are missing", weights_lost, WeightsError, r"is missing: train it"),
+    Case("weights without a record", record_lost, WeightsError, "missing: train the model"),
+    Case("a damaged record", record_damaged, WeightsError, "not a weights record: restore it"),
+    Case(
+        "truncated weights",
+        lambda folder: loaded(changed(saved(folder), lambda c: c[:-100])),
+        WeightsError,
+        "not the file its record describes.*restore",
+    ),
+    Case(
+        "tampered weights",
+        lambda folder: loaded(changed(saved(folder), tampered)),
+        WeightsError,
+        "not the file its record describes.*restore",
+    ),
+    Case(
+        "weights of another network", other_net, WeightsError, "weights of another network: restore"
+    ),
+    Case(
+        "weights of another recipe",
+        lambda folder: loaded(saved(folder), recipe={"name": "toy", "lr": 1}),
+        WeightsError,
+        "another recipe .*lr.*: restore",
+    ),
+    # rows
+    Case(
+        "rows that are missing",
+        lambda folder: read_rows(folder / "rows.csv"),
+        RowsError,
+        "missing: measure it first",
+    ),
+    Case(
+        "too few rows",
+        lambda folder: read_rows(some_rows(folder), 9),
+        RowsError,
+        "holds 4 of 9 rows: run the same again",
+    ),
+    Case(
+        "truncated rows",
+        lambda folder: read_changed_rows(folder, lambda c: c[:5]),
+        RowsError,
+        "not a rows file.*delete it",
+    ),
+    Case(
+        "a row taken out",
+        lambda folder: read_changed_rows(folder, lambda c: c.replace(b"1,1\n", b"")),
+        RowsError,
+        "taken out, put in or moved.*delete it",
+    ),
+    Case(
+        "a label overwritten",
+        lambda folder: read_changed_rows(folder, lambda c: c.replace(b"2,2", b"2,x")).integers(
+            "label"
+        ),
+        RowsError,
+        "'label' holds no whole numbers.*measure",
+    ),
+    Case(
+        "a rows file of another run",
+        lambda folder: rows_file(some_rows(folder).parent, identity="b"),
+        RowsError,
+        r"of another run \(differs in model\): move it away",
+    ),
+    Case(
+        "a row without a column",
+        lambda folder: rows_file(folder).append([{"index": 0}]),
+        ValueError,
+        "lacks label: give every column",
+    ),
+    Case(
+        "units of no rows", lambda folder: rows_file(folder, unit=0), ValueError, "unit=0 must be"
+    ),
+    # data
+    Case(
+        "an unknown split",
+        lambda _: load_cifar10("validation"),
+        ValueError,
+        "'validation': choose one of train",
+    ),
+    Case(
+        "damaged data",
+        lambda folder: data_file(folder, b"no archive"),
+        DataError,
+        "damaged or unreadable.*delete it and run again",
+    ),
+    Case("no network", no_source, DataError, "Network is unreachable.*put cifar10.npz"),
+    Case("a data folder that cannot be", no_folder, DataError, "cannot use .*set RVLIB_DATA"),
+    # names and runs
+    Case(
+        "an unknown model",
+        lambda _: find_recipe("standart"),
+        ValueError,
+        "'standart': choose from standard",
+    ),
+    Case(
+        "an unknown attack", lambda _: find_attack("pgd"), ValueError, "'pgd': choose from natural"
+    ),
+    Case(
+        "the vote attacked by nothing",
+        lambda _: on_the_vote(ATTACKS["natural"], 0.25),
+        ValueError,
+        "natural attacks nothing.*use pgd-linf",
+    ),
+    Case(
+        "an unknown profile",
+        lambda _: find_profile("fulll"),
+        ValueError,
+        "'fulll': choose from smoke, course, full",
+    ),
+    Case(
+        "an unknown device",
+        lambda _: pick_device("gpu"),
+        ValueError,
+        "device 'gpu' cannot be used here",
+    ),
+    Case(
+        "a run of a negative seed",
+        lambda folder: opened(folder, seed=-1),
+        ValueError,
+        "seed=-1 must be",
+    ),
+    Case(
+        "a run of an unknown model",
+        lambda folder: opened(folder).attack("standart", "fgsm"),
+        ValueError,
+        "unknown model 'standart'",
+    ),
+    Case(
+        "a noise level that no model has",
+        lambda folder: opened(folder).votes(0.33, ATTACKS["fgsm"]),
+        ValueError,
+        "unknown model 'gaussian-0.33'",
+    ),
+    Case(
+        "images that a profile does not measure",
+        lambda folder: opened(folder).attack("standard", "fgsm", split="test"),
+        ValueError,
+        "split='test': choose heldout",
+    ),
+    Case(
+        "an address of floats",
+        lambda _: stream("cpu", 0.5),
+        TypeError,
+        r"0\.5 is float, not int or str",
+    ),
+    # the command line
+    Case(
+        "command: an unknown profile",
+        lambda _: command("report", "--profile", "fulll"),
+        CommandFailed,
+        "^unknown profile 'fulll': choose from",
+    ),
+    Case(
+        "command: an unknown model",
+        lambda _: command("train", "standart"),
+        CommandFailed,
+        "^unknown model 'standart': choose",
+    ),
+    Case(
+        "command: a negative seed",
+        lambda _: command("measure", "--seed", "-1"),
+        CommandFailed,
+        "^seed=-1 must be",
+    ),
+    Case(
+        "command: no GPU memory",
+        lambda _: command("data", raising=torch.OutOfMemoryError(FULL_GPU)),
+        CommandFailed,
+        r"allocate 20\.00 GiB: end .*RVLIB_MEMORY=2.*--device cpu",
+    ),
+    Case(
+        "command: no memory",
+        lambda _: command("data", raising=MemoryError()),
+        CommandFailed,
+        "^not enough memory: set RVLIB_MEMORY",
+    ),
+    Case(
+        "command: no space",
+        lambda _: command(
+            "data", raising=OSError(errno.ENOSPC, "No space left on device", "rows.csv")
+        ),
+        CommandFailed,
+        "rows.csv.*: free some space.*goes on$",
+    ),
+    Case(
+        "command: a read-only disk",
+        lambda _: command("data", raising=OSError(errno.EROFS, "Read-only file system", "build")),
+        CommandFailed,
+        "build.*set RVLIB_ROOT.*goes on$",
+    ),
+    Case(
+        "command: a file of someone else",
+        lambda _: command(
+            "data", raising=PermissionError(errno.EACCES, "Permission denied", "build")
+        ),
+        CommandFailed,
+        "build.*readable and writable",
+    ),
+    Case(
+        "command: a loss that is no number",
+        lambda _: command(
+            "data",
+            raising=FloatingPointError("epoch 1/4: the loss is nan; lower the learning rate"),
+        ),
+        CommandFailed,
+        "^epoch 1/4: the loss is nan; lower",
+    ),
+]
+
+
+@functools.cache
+def message_of(case):
+    """Make the mistake; return what it is told, the folder's name left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        with pytest.raises(case.error, match=case.words) as caught:
+            case.call(Path(folder))
+        return str(caught.value).replace(folder, "FOLDER")
+
+
+def page():
+    """Write the table as Markdown."""
+    lines = [
+        "# Mistakes and what they are told",
+        "",
+        "Every line is what the code says today: `tests/test_bad_input.py` makes each mistake and",
+        "compares. `FOLDER` stands for a path, `...` for what differs between machines.",
+        "",
+        "| the mistake | the message |",
+        "|---|---|",
+    ]
+    for case in CASES:
+        message = message_of(case)
+        for vague in VAGUE:
+            message = re.sub(vague, r"\1...", message)
+        lines.append(f"| {case.mistake} | {message.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_table_is_long_and_no_mistake_comes_twice():
+    assert len(CASES) >= 50
+    calls = [(case.mistake, case.words) for case in CASES]
+    assert len(set(calls)) == len(calls)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.mistake)
+def test_a_mistake_is_told_in_one_line(case):
+    message = message_of(case)
+    assert message
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+def test_the_page_says_what_the_code_says():
+    assert PAGE.read_text() == page()
+
+
+def test_what_is_refused_leaves_no_trace(tmp_path):
+    """No hook stays on the network, no file in the folder, no mode or gradient changes."""
+    net = network().train()
+    for call in (
+        lambda: pgd(net, X, Y + 8, BALL),
+        lambda: predictions(net, BYTES, Y + 8, ATTACKS["natural"]),
+        lambda: opened(tmp_path).attack("standart", "fgsm"),
+        lambda: opened(tmp_path).attack("standard", "fgsm", split="test"),
+    ):
+        with pytest.raises(ValueError, match=r"label|model|split"):
+            call()
+    assert not net._forward_hooks
+    assert net.training
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_label_beyond_the_classes_is_refused_before_it_is_looked_up():
+    """On a GPU looking it up would end the process' device: the shape alone must do."""
+    seen = []
+
+    class Spy(nn.Module):
+        def forward(self, x):
+            seen.append(len(x))
+            return torch.zeros(len(x), 3, device="meta", requires_grad=True)  # holds no values
+
+    with pytest.raises(ValueError, match="label 3 is no class"):
+        pgd(Spy(), X, Y + 1, BALL)
+    assert seen == [4]
+
+
+def test_the_largest_label_of_all_passes():
+    assert pgd(NET, X, Y, BALL, steps=1).shape == X.shape
+    assert predictions(NET, BYTES, Y, ATTACKS["natural"]).shape == Y.shape
+    assert json.dumps(train().history)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
