@@ -168,7 +168,8 @@ def soak(kills: int, work: Path, seed: int = 0) -> dict[str, Any]:
         # run; less where a round was over too soon.
         spread = 2.0 / a_round * moments.uniform(0.6, 1.2)
         for turn in range(100_000):
-            share = moments.uniform(0, spread)
+            # The report is written in one go: given ever longer, it comes to its end.
+            share = moments.uniform(0, spread * 1.1 ** max(0, turn - a_round))
             if turn % 2:
                 end = runner.run(root, seconds=share * unbroken.seconds)
             else:
