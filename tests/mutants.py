@@ -139,7 +139,7 @@ ATTACKS = (
     )
     + _mutants(
         "rvlib/attacks/smoothed.py",
-        ["attacks/test_smoothed"],
+        ["attacks/test_smoothed", "test_survivors"],
         {
             "mean-of-logs": (
                 "loss = -log_probability.view(noise.shape[:2]).logsumexp(1)",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rvlib.attacks import fgsm, withstands
+from rvlib.attacks import fgsm, smoothed_pgd, withstands
 from rvlib.attacks.ascent import loss_gradient
 from rvlib.evaluation import attacked_batches
 from rvlib.report.curves import radii
@@ -33,6 +33,20 @@ def test_who_falls_at_the_very_last_step_has_fallen(toys):
     found = withstands(toy, x, y, threat, steps=1, step_size=0.1, random_start=False)
     assert torch.equal(found, reached == y)
     assert 0 < found.sum() < len(x)
+
+
+def test_the_attack_on_the_vote_draws_other_noise_at_every_step(toys, batch):
+    # Not only other bits: the images move a little between steps, and their copies with them.
+    (x, y), toy, seen = batch, toys().eval(), []
+    hook = toy.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
+    generator = torch.Generator().manual_seed(0)
+    smoothed_pgd(toy, x, y, Linf(1e-6), sigma=0.25, draws=8, steps=3, generator=generator)
+    hook.remove()
+    draws = torch.stack([copies - x.repeat_interleave(8, 0) for copies in seen[-3:]])
+    assert draws.shape == (3, 32, 3, 4, 4)
+    distances = torch.pdist(draws.flatten(2).flatten(0, 1))
+    # Two draws of 48 pixels lie sqrt(2 * 48) sigma apart, by far more than half of that.
+    assert distances.min() > 0.5 * 0.25 * 96**0.5
 
 
 @pytest.mark.parametrize("right", [True, False])
