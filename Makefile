@@ -10,6 +10,9 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 TOOL  := $(VENV)/.uv
 READY := $(VENV)/.ready
+PEERS := $(VENV)/.peers
+# Tests run side by side, a file after the other in each process.
+WORKERS ?= -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 # uv trusts the certificates that the system trusts, as git and curl do (a proxy may have its own).
 export UV_SYSTEM_CERTS ?= 1
 MIN_PYTHON := $(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
@@ -36,12 +39,11 @@ lab: $(READY) ## open the notebooks in JupyterLab
 site: $(READY) ## write the notebooks and the report as static pages, build/site/index.html
 	$(BIN)/rvlib site --profile $(PROFILE)
 
-bench: $(READY) ## measure the speed of attacks, votes and training beside other libraries
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements-peers.lock
+bench: $(PEERS) ## measure the speed of attacks, votes and training beside other libraries
 	$(BIN)/rvlib bench $(if $(DEVICE),--device $(DEVICE))
 
-test: check chromium ## make check, then every test, doctest and notebook, some of them in a browser
-	$(BIN)/pytest --nbval-lax --nbval-current-env
+test: check chromium $(PEERS) ## make check, then every test, doctest and notebook, some in a browser
+	$(BIN)/pytest --nbval-lax --nbval-current-env $(WORKERS)
 
 mutants: $(READY) ## plant faults in a copy of the library, one at a time; a test must see each
 	$(BIN)/python -m tests.mutants
@@ -87,6 +89,11 @@ $(READY): $(TOOL) pyproject.toml requirements.lock
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --quiet --no-cache --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@echo '$(CURDIR)' > $(TOOL)
+	@touch $@
+
+# Other libraries of attacks, to compare with. The sync above takes them away again.
+$(PEERS): $(READY) requirements-peers.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements-peers.lock
 	@touch $@
 
 $(TOOL):

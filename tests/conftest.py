@@ -1,5 +1,7 @@
 """What several rooms' tests share: the three balls, and networks small enough to test with."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,27 @@ from rvlib.threat_models import L2, Linf, PixelL2
 
 # The tests are many and tiny: threads would wait for each other, and for other jobs' threads.
 torch.set_num_threads(1)
+
+TESTS = Path(__file__).parent
+LONGEST = ("browser", "notebooks")
+"""What would come last by name, and take as long as all the rest: each goes first, in one piece."""
+
+
+def pytest_collection_modifyitems(items):
+    """Say which tests must follow each other in one process: a file's, the browser's, notebooks'.
+
+    The notebooks write into one folder, and one run at a time may.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(room(item.path)))
+    items.sort(key=lambda item: room(item.path) not in LONGEST)
+
+
+def room(path):
+    """Name what a test belongs to."""
+    if path.suffix == ".ipynb":
+        return "notebooks"
+    return "browser" if path.parent == TESTS / "browser" else str(path)
 
 
 @pytest.fixture(params=[Linf(0.1), L2(0.5), PixelL2(0.15)], ids=["linf", "l2", "pixel-l2"])

@@ -95,8 +95,9 @@ def lab(tmp_path_factory):
     """Start a JupyterLab, as a new user has it; lends the address of a notebook, there or in 7."""
     home = tmp_path_factory.mktemp("lab")
     work = home / "notebooks"
-    # Copies: Lab saves what it shows.
+    # Copies: Lab saves what it shows.  And a build folder of their own: one run at a time writes.
     work.mkdir()
+    (home / "report").symlink_to(repository() / "report")
     for notebook in (repository() / "notebooks").glob("*.ipynb"):
         shutil.copy(notebook, work)
     with socket.socket() as free:
@@ -142,7 +143,8 @@ def environment(home):
         "JUPYTERLAB_SETTINGS_DIR": "settings",
         "IPYTHONDIR": "ipython",
     }
-    return os.environ | {name: str(home / folder) for name, folder in folders.items()}
+    own = {name: str(home / folder) for name, folder in folders.items()}
+    return os.environ | own | {"RVLIB_ROOT": str(home)}
 
 
 def wait_for(url, process, log, seconds=120):

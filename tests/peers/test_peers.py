@@ -48,12 +48,12 @@ def precise(model):
 
 @pytest.fixture
 def torchattacks():
-    return pytest.importorskip("torchattacks", reason="optional: make bench installs it")
+    return pytest.importorskip("torchattacks", reason="optional: make test has it")
 
 
 @pytest.fixture
 def foolbox():
-    return pytest.importorskip("foolbox", reason="optional: make bench installs it")
+    return pytest.importorskip("foolbox", reason="optional: make test has it")
 
 
 def ours(threat):

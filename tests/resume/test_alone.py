@@ -50,6 +50,8 @@ if what == "whole":
         write_whole(path, bytes([int(sys.argv[3])]) * 100_000)
 if what == "rows":
     tried = 0
+    print("ready", flush=True)
+    sys.stdin.readline()  # until all four are
     while True:
         try:
             file = RowFile(path, {{"model": "standard"}}, {{}}, ["index"], {COUNT}, {UNIT})
@@ -63,6 +65,7 @@ if what == "rows":
         with file:  # a little, then the other may
             for first in range(file.done, min(file.done + 40, {COUNT}), {UNIT}):
                 file.append([{{"index": i}} for i in range(first, first + {UNIT})])
+                time.sleep(0.002)  # a write on a fast disk is over before another looks
         time.sleep(0.002)
     print(tried)
 """
@@ -71,6 +74,7 @@ if what == "rows":
 def start(path, *words):
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(path), *words],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={"PYTHONPATH": str(Path(rvlib.__file__).parents[1])},
@@ -87,6 +91,7 @@ def holder(tmp_path):
     child.kill()
     child.wait()
     child.stdout.close()
+    child.stdin.close()
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -112,6 +117,10 @@ def test_a_kill_lets_go(tmp_path, holder):
 def test_four_processes_that_take_turns_write_each_row_once(tmp_path):
     path = tmp_path / "rows.csv"
     children = [start(path, "rows") for _ in range(4)]
+    assert [child.stdout.readline() for child in children] == ["ready\n"] * 4
+    for child in children:
+        child.stdin.write("go\n")
+        child.stdin.flush()
     ends = [(child.communicate()[0], child.returncode) for child in children]
     assert [code for _, code in ends] == [0] * 4
     assert sum(int(tried) for tried, _ in ends) > 0  # they did meet
