@@ -11,8 +11,9 @@ BIN   := $(VENV)/bin
 TOOL  := $(VENV)/.uv
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
-# Tests run side by side, a file after the other in each process.
-WORKERS ?= -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+# Tests run side by side: tests/conftest.py says which must stay together. One thread each: threads
+# of several processes wait for each other.
+WORKERS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # uv trusts the certificates that the system trusts, as git and curl do (a proxy may have its own).
 export UV_SYSTEM_CERTS ?= 1
 MIN_PYTHON := $(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
@@ -43,7 +44,7 @@ bench: $(PEERS) ## measure the speed of attacks, votes and training beside other
 	$(BIN)/rvlib bench $(if $(DEVICE),--device $(DEVICE))
 
 test: check chromium $(PEERS) ## make check, then every test, doctest and notebook, some in a browser
-	$(BIN)/pytest --nbval-lax --nbval-current-env $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval-lax --nbval-current-env $(WORKERS)
 
 mutants: $(READY) ## plant faults in a copy of the library, one at a time; a test must see each
 	$(BIN)/python -m tests.mutants

@@ -1,7 +1,5 @@
 """What several rooms' tests share: the three balls, and networks small enough to test with."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -11,26 +9,31 @@ from rvlib.threat_models import L2, Linf, PixelL2
 # The tests are many and tiny: threads would wait for each other, and for other jobs' threads.
 torch.set_num_threads(1)
 
-TESTS = Path(__file__).parent
-LONGEST = ("browser", "notebooks")
-"""What would come last by name, and take as long as all the rest: each goes first, in one piece."""
+ONE_AFTER_THE_OTHER = ("tests/browser", "notebooks")
+"""Folders whose files share a JupyterLab, or one place to write; each takes as long as the rest."""
 
 
 def pytest_collection_modifyitems(items):
-    """Say which tests must follow each other in one process: a file's, the browser's, notebooks'.
-
-    The notebooks write into one folder, and one run at a time may.
-    """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(room(item.path)))
-    items.sort(key=lambda item: room(item.path) not in LONGEST)
+    """Put what takes longest first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: room(item.nodeid) not in ONE_AFTER_THE_OTHER)
 
 
-def room(path):
-    """Name what a test belongs to."""
-    if path.suffix == ".ipynb":
-        return "notebooks"
-    return "browser" if path.parent == TESTS / "browser" else str(path)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Hand out tests by the room: where several processes test, one does all of a room's."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Rooms(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return room(nodeid)
+
+    return Rooms(config, log)
+
+
+def room(nodeid):
+    """Name what must stay in one process: a file, or a folder."""
+    file = nodeid.partition("::")[0]
+    return next((name for name in ONE_AFTER_THE_OTHER if file.startswith(f"{name}/")), file)
 
 
 @pytest.fixture(params=[Linf(0.1), L2(0.5), PixelL2(0.15)], ids=["linf", "l2", "pixel-l2"])
