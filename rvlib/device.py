@@ -74,6 +74,25 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def arithmetic(device: torch.device) -> str:
+    """Say what a network's convolutions and products of ``float32`` are really computed in.
+
+    Parameters
+    ----------
+    device : torch.device
+        What is computed on.
+
+    Returns
+    -------
+    str
+        ``"float32"``; ``"tf32"`` on a GPU where PyTorch may round their factors to 10 bits after
+        the point, as it may by default: a network is then another function, and so is what its
+        votes certify.
+    """
+    rounds = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    return "tf32" if device.type == "cuda" and rounds else "float32"
+
+
 def provenance(device: torch.device) -> dict[str, Any]:
     """Say which code, on what, when: part of every record.
 

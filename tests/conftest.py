@@ -23,7 +23,7 @@ def pytest_xdist_make_scheduler(config, log):
     """Hand out tests by the room: where several processes test, one does all of a room's."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class Rooms(LoadScopeScheduling):
+    class Rooms(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid):
             return room(nodeid)
 

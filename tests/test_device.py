@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,6 +37,24 @@ def test_a_device_that_cannot_compute_is_refused_in_one_line(name):
 
 def test_cpu_has_a_name_and_its_threads():
     assert re.fullmatch(r".*\S.*, 1 threads?", device.device_name(CPU))
+
+
+@pytest.mark.parametrize(
+    ("kind", "convolutions", "products", "expected"),
+    [
+        ("cpu", True, True, "float32"),
+        ("cuda", False, False, "float32"),
+        ("cuda", True, False, "tf32"),
+        ("cuda", False, True, "tf32"),
+    ],
+)
+def test_a_gpu_that_may_round_is_said_to(monkeypatch, kind, convolutions, products, expected):
+    for of, name, may in (
+        (torch.backends, "cudnn", convolutions),
+        (torch.backends.cuda, "matmul", products),
+    ):
+        monkeypatch.setattr(of, name, SimpleNamespace(allow_tf32=may))
+    assert device.arithmetic(torch.device(kind)) == expected
 
 
 def test_provenance_is_complete_and_plain():

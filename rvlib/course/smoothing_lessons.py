@@ -20,9 +20,10 @@ from rvlib.recipes import (
 )
 from rvlib.report.curves import certificate_rows, radii
 from rvlib.report.reference import TITLES
-from rvlib.report.tables import Table
+from rvlib.report.tables import Table, read_csv
 from rvlib.rows import read_rows, rows_path
 from rvlib.smoothing import ABSTAIN, predict
+from rvlib.stages.check import check
 from rvlib.stages.run import Run, table1_cells
 from rvlib.threat_models import L2
 
@@ -183,6 +184,22 @@ def sanity_table(run: Run) -> Table:
     table.append(_check("a promise is kept", smoothed, name, certified, "vote-pgd-l2", attacked))
     table.append(_check("an attack does harm", smoothed, "vote-pgd-l2", attacked, "natural", clean))
     return table
+
+
+def attack_checks(run: Run) -> Table:
+    """Check every network's accuracy under PGD in itself, or find it done: ``rvlib check``.
+
+    Parameters
+    ----------
+    run : Run
+        Its weights and first images are used.
+
+    Returns
+    -------
+    Table
+        One line a defence and check: ``defence, check, images, passed, finding``.
+    """
+    return read_csv(check(run))
 
 
 def is_share(percent: float, n: int) -> bool:

@@ -1,6 +1,7 @@
 """Whether the rows of a run belong together: to these weights, these data, this noise and seed."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,27 @@ def check_belonging(run: Run) -> None:
         _compare(path, read_rows(path).head.get("identity", {}), wanted)
 
 
+def row_commits(run: Run) -> dict[str, int]:
+    """Count, by the commit of the code that measured them, the rows files of a run's tables.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+
+    Returns
+    -------
+    dict of str to int
+        Number of files by commit, most files first: more than one commit is no error, as a long
+        run goes on after a correction elsewhere, but the report says so.
+    """
+    paths = {rows_path(run.place.rows, *measured) for measured in _measured(run)}
+    heads = [read_rows(path).head for path in sorted(paths) if path.exists()]
+    return dict(
+        Counter(head["provenance"].get("commit", "unknown") for head in heads).most_common()
+    )
+
+
 def _measured(run: Run) -> Iterator[Measured]:
     """List all that the tables of a run are made of."""
     profile = run.profile
@@ -92,10 +114,10 @@ def _digest_in_place(run: Run, model: str, seed: int) -> str | None:
 
 
 def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuse a head that says something else; what it does not say is not compared."""
+    """Refuse a head that says something else, or nothing.  None is not known: not compared."""
     for key, value in wanted.items():
         said = found.get(key)
-        if None not in (said, value) and said != value:
+        if value is not None and said != value:
             raise RowsError(
                 f"{path} is of {key} {_short(said)}, not {_short(value)} as this run: "
                 "move it away and measure again"

@@ -22,7 +22,7 @@ from rvlib.recipes import (
     gaussian_name,
     smoothed_name,
 )
-from rvlib.report.belonging import check_belonging
+from rvlib.report.belonging import check_belonging, row_commits
 from rvlib.report.curves import (
     certified_table,
     draw_figure1,
@@ -67,6 +67,9 @@ def write_tables(run: Run) -> dict[str, Table]:
         "seeds": seeds_table(rows, profile.seeds, REPORT_ATTACKS, profile.heldout),
         "sigma": sigma_table(run),
         "certified": certified_table(rows, SIGMAS, profile.ns, RADII, profile.certified),
+        "jointly": certified_table(
+            rows, SIGMAS, profile.ns, RADII, profile.certified, ALPHA / profile.certified
+        ),
         "inside": inside_table(rows, SIGMAS, profile.certified),
         "figure1": figure1_table(rows, SIGMA, SIGMAS, profile.ns, profile.certified),
     }
@@ -154,6 +157,7 @@ def facts(run: Run) -> dict[str, Any]:
         "seeds": profile.seeds,
         "defences": list(DEFENCES),
         "attacks": {name: ATTACKS[name].record() for name in profile.attacks},
+        "rows_from": row_commits(run),
         "vote_attack": {"draws": SMOOTHED_DRAWS, "steps": SMOOTHED_STEPS},
         "data": CIFAR10_DIGEST,
         "weights": records,

@@ -138,7 +138,12 @@ def figure1_table(
 
 
 def certified_table(
-    folder: Path, sigmas: Sequence[float], ns: Sequence[int], at: Sequence[float], images: int
+    folder: Path,
+    sigmas: Sequence[float],
+    ns: Sequence[int],
+    at: Sequence[float],
+    images: int,
+    alpha: float = ALPHA,
 ) -> Table:
     """Summarise the certificates: certified accuracy at a few radii, and the average radius.
 
@@ -154,6 +159,9 @@ def certified_table(
         Radii to print certified accuracy (percent) at.
     images : int
         How many images.
+    alpha : float, default=0.001
+        Failure probability of one image's certificate.  With ``alpha / images`` *all* certificates
+        of a line hold at once with probability 1 - alpha (Bonferroni).
 
     Returns
     -------
@@ -165,7 +173,7 @@ def certified_table(
     for sigma in sigmas:
         rows = certificate_rows(folder, sigma, images)
         for n in ns:
-            found = radii(rows, n)
+            found = radii(rows, n, alpha)
             shares = certified_accuracy(found, list(at))
             table.append(
                 {
@@ -173,9 +181,9 @@ def certified_table(
                     "n": str(n),
                     "images": str(len(found)),
                     **{f"r={r:g}": f"{100 * s:.2f}" for r, s in zip(at, shares, strict=True)},
-                    "ACR": f"{average_certified_radius(found):.3f}",
-                    "cap": f"{np.floor(largest_radius(n, ALPHA, sigma) * 100) / 100:.2f}",
-                    "false_expected": f"{len(found) * ALPHA:.2f}",
+                    "ACR": f"{np.floor(average_certified_radius(found) * 1000) / 1000:.3f}",
+                    "cap": f"{np.floor(largest_radius(n, alpha, sigma) * 100) / 100:.2f}",
+                    "false_expected": f"{len(found) * alpha:.3g}",
                 }
             )
     return table

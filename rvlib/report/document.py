@@ -17,7 +17,17 @@ from rvlib.report.reference import REPORT_TABLE1, TITLES
 from rvlib.report.tables import Table, read_csv
 from rvlib.stages.run import repository
 
-TABLES = ("table1", "further", "seeds", "sigma", "certified", "inside", "figure1")
+TABLES = (
+    "table1",
+    "further",
+    "seeds",
+    "sigma",
+    "certified",
+    "jointly",
+    "inside",
+    "figure1",
+    "sanity",
+)
 """Tables that every run has; ``table2`` is there where the profile measures the test set."""
 
 SIDE, CHANNELS = 32, 3
@@ -208,6 +218,7 @@ def find(run: dict[str, Any], tables: dict[str, Table]) -> dict[str, Any]:
         "widest_figure1": _widest(tables["figure1"]),
         "reach": linf_reach(run, tables["figure1"]),
         "inside": inside_counts(tables["inside"]),
+        "sanity": sanity_counts(tables["sanity"]),
     }
 
 
@@ -340,6 +351,13 @@ def inside_counts(table: Table) -> dict[str, str]:
         "certified_n": table[0]["certified_n"],
         "votes": table[0]["votes"],
     }
+
+
+def sanity_counts(table: Table) -> dict[str, Any]:
+    """Count the checks of ``rvlib check`` that pass, and list those that fail."""
+    failed = [row for row in table if row["passed"] != "yes"]
+    passed = len(table) - len(failed)
+    return {"checks": len(table), "passed": passed, "failed": failed, "images": table[0]["images"]}
 
 
 def linf_reach(run: dict[str, Any], curves: Table) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from rvlib.report.belonging import check_belonging
 from rvlib.stages.run import Run, repository
 
 PARTS = ("models", "rows", "tables", "figures")
@@ -28,9 +29,12 @@ def publish(run: Run, root: Path | None = None) -> list[Path]:
     ------
     ValueError
         If the profile does not train: only a run from scratch is shipped.
+    RowsError, WeightsError
+        If rows and weights do not belong together; nothing is copied.
     """
     if not run.profile.trains:
         raise ValueError(f"profile {run.profile.name!r} is not a run from scratch; use full")
+    check_belonging(run)
     target = (root or repository()) / "report"
     copied = []
     for part in (run.out / name for name in PARTS):

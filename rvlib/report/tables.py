@@ -190,6 +190,28 @@ def grid(table: Table) -> Table:
     ]
 
 
+def sanity_grid(table: Table) -> Table:
+    """Turn the table of ``rvlib check`` into a line a check, a column a defence.
+
+    Parameters
+    ----------
+    table : Table
+        As in ``tables/sanity.csv``.
+
+    Returns
+    -------
+    Table
+        Cells ``yes`` where the check passes, else ``NO``; a dash where it was not made.
+    """
+    defences = list(dict.fromkeys(row["defence"] for row in table))
+    words = {"yes": "yes", "no": "NO"}
+    cells = {(row["defence"], row["check"]): words[row["passed"]] for row in table}
+    return [
+        {"check": check} | {TITLES.get(d, d): cells.get((d, check), "-") for d in defences}
+        for check in dict.fromkeys(row["check"] for row in table)
+    ]
+
+
 def _cell(row: dict[str, str]) -> str:
     text = f"{row['accuracy']} [{row['ci_low']}, {row['ci_high']}]"
     return f"{text} (report: {row['report_value']})" if row["report_value"] else text

@@ -24,7 +24,7 @@ IMAGES = 256
 RESTARTS = 5
 QUERIES = 200
 
-COLUMNS = ("defence", "check", "passed", "finding")
+COLUMNS = ("defence", "check", "images", "passed", "finding")
 
 SURROGATE = "pgd-linf-at"
 """Whose attacked images a network is shown that has no sister of another training seed."""
@@ -59,7 +59,7 @@ def check(run: Run) -> Path:
         failed = [found.name for found in checks if not found.passed]
         result = f"fails {', '.join(failed)}" if failed else f"passes {len(checks)} checks"
         run.log(f"{defence}  {result}  n = {count}  ({time.monotonic() - started:.1f} s)")
-        table += [_row(defence, found) for found in checks]
+        table += [_row(defence, found, count) for found in checks]
     _write(path, table, {"identity": identity, "provenance": provenance(run.place.device)})
     return path
 
@@ -105,6 +105,7 @@ def _identity(run: Run, count: int) -> dict[str, Any]:
         return read_record(weights_path(run.place.models, name, seed))["sha256"]
 
     return {
+        "columns": list(COLUMNS),
         "weights": {name: digest(name, 0) for name in DEFENCES},
         "transfer_from": {name: digest(*surrogate(run, name)) for name in DEFENCES},
         "data": CIFAR10_DIGEST,
@@ -130,9 +131,9 @@ def _found(path: Path, identity: dict[str, Any]) -> bool:
         return False
 
 
-def _row(defence: str, found: Check) -> dict[str, str]:
+def _row(defence: str, found: Check, count: int) -> dict[str, str]:
     finding = found.finding if found.passed else f"{found.finding}; expected: {found.expectation}"
-    values = (defence, found.name, "yes" if found.passed else "no", finding)
+    values = (defence, found.name, str(count), "yes" if found.passed else "no", finding)
     return dict(zip(COLUMNS, values, strict=True))
 
 

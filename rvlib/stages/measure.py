@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rvlib.data import CIFAR10_DIGEST, load_cifar10, to_float
-from rvlib.device import provenance
+from rvlib.device import arithmetic, provenance
 from rvlib.evaluation import (
     nested_votes,
     predictions,
@@ -316,6 +316,9 @@ def _measure(
         "unit": unit,
         "seed": place.seed,
     }
+    if arithmetic(place.device) != "float32":
+        # Another function is measured: rows of the two may not come into one file.
+        identity["arithmetic"] = arithmetic(place.device)
     columns = ["index", "label", *columns]
     file = RowFile(path, identity, provenance(place.device), columns, count, unit)
     if file.done >= count:

@@ -17,7 +17,7 @@ from rvlib.recipes import (
     smoothed_name,
 )
 from rvlib.report import belonging, build, curves, tables
-from rvlib.report.belonging import check_belonging
+from rvlib.report.belonging import check_belonging, row_commits
 from rvlib.report.build import write_tables
 from rvlib.rows import RowsError, rows_path
 from rvlib.stages.measure import Place
@@ -149,6 +149,22 @@ def test_rows_of_another_run_are_refused_by_name(run, place, key, value):
 def test_votes_under_other_noise_are_refused(run, place):
     write_rows(run, *place, changes={"sigma": 0.33})
     assert "is of sigma 0.33, not " in refusal(run)
+
+
+@pytest.mark.parametrize("key", ["weights", "data", "model", "training_seed", "split", "seed"])
+def test_a_head_that_leaves_it_open_is_refused(run, key):
+    write_rows(run, *PLACES[0], changes={key: None})
+    assert f"is of {key} None, not " in refusal(run)
+
+
+def test_the_commits_that_measured_are_counted(run):
+    path = write_rows(run, *PLACES[0])
+    path.write_text(path.read_text().replace('"abc"', '"def"'))
+    counted = row_commits(run)
+    assert list(counted) == ["abc", "def"]
+    assert counted["def"] == 1
+    write_tables(run)
+    assert json.loads((run.out / "run.json").read_text())["rows_from"] == counted
 
 
 def test_weights_that_were_replaced_after_the_rows_are_seen(run):

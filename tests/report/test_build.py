@@ -18,11 +18,13 @@ from rvlib.recipes import (
     smoothed_name,
 )
 from rvlib.report import build
+from rvlib.report.belonging import _measured
 from rvlib.report.build import facts, sigma_table, write_tables
 from rvlib.report.tables import grid, markdown, read_csv
 from rvlib.rows import RowsError, rows_path
 from rvlib.stages.measure import Place
 from rvlib.stages.run import SMOOTHED_ATTACKS, Run
+from tests.report.heads import head_of
 
 COUNT = 4
 TINY = Profile(
@@ -36,16 +38,15 @@ TINY = Profile(
     ns=(100, 1000),
     seeds={"standard": 2},
 )
-TABLES = ("table1", "further", "seeds", "sigma", "certified", "inside", "figure1")
+TABLES = ("table1", "further", "seeds", "sigma", "certified", "jointly", "inside", "figure1")
 
 
 INSIDE = ["0,0,0,0.5,97 3", "1,1,,,", "2,2,,,", "3,0,,,"]
 
 
-def write(path, columns, lines, sigma=None, **more):
+def write(path, columns, lines, **more):
     path.parent.mkdir(parents=True, exist_ok=True)
-    identity = {"attack": {"threat": "linf 0.03"}, "sigma": sigma, **more}
-    head = "# " + json.dumps({"identity": identity, "provenance": {}})
+    head = head_of(path, attack={"threat": "linf 0.03"}, **more)
     path.write_text("\n".join([head, f"index,label,{columns}", *lines, ""]))
 
 
@@ -63,12 +64,12 @@ def fill(folder, splits=("heldout",)):
         for sigma in SIGMAS:
             for recipe in SMOOTHED_ATTACKS:
                 path = rows_path(folder, split, smoothed_name(sigma), 0, recipe.name)
-                write(path, "counts", counts, sigma)
+                write(path, "counts", counts)
             path = rows_path(folder, split, smoothed_name(sigma), 0, "certificates")
-            write(path, "selection,counts_100,counts_1000", certificates, sigma)
+            write(path, "selection,counts_100,counts_1000", certificates)
             path = rows_path(folder, split, smoothed_name(sigma), 0, "inside")
             how = {"ns": [100, 1000], "n": 100, "alpha": 0.001, "share": 0.99}
-            write(path, "certified,radius,counts", INSIDE, sigma, **how)
+            write(path, "certified,radius,counts", INSIDE, **how)
 
 
 def make_run(out, profile=TINY):
@@ -201,7 +202,7 @@ def test_facts_of_a_run(run, monkeypatch):
     path.parent.mkdir(parents=True)
     path.touch()
     path.with_suffix(".json").write_text(json.dumps(record))
-    found = facts(run)
+    found, rows = facts(run), run.place.rows
     kept = {key: value for key, value in record.items() if key not in ("recipe", "history")}
     assert found.pop("weights") == {"standard seed 1": kept}
     assert found.pop("attacks") == {name: ATTACKS[name].record() for name in REPORT_ATTACKS}
@@ -219,6 +220,7 @@ def test_facts_of_a_run(run, monkeypatch):
         "seeds": {"standard": 2},
         "defences": ["standard", "gaussian-0.25", "pgd-pixel-l2-at", "pgd-linf-at", "mixed-at"],
         "vote_attack": {"draws": 16, "steps": 20},
+        "rows_from": {"abc": len({rows_path(rows, *place) for place in _measured(run)})},
         "data": CIFAR10_DIGEST,
         "device": "cpu",
     }

@@ -1,6 +1,7 @@
 """rvlib.report.curves: certified radii that are known give curves that are known."""
 
 import json
+import math
 
 import matplotlib.image
 import numpy as np
@@ -30,9 +31,9 @@ ROWS = (
 )
 
 
-def radius(k, n, sigma=SIGMA):
+def radius(k, n, alpha=ALPHA, sigma=SIGMA):
     """The certified radius by SciPy's own Clopper-Pearson bound."""
-    low = binomtest(k, n, alternative="greater").proportion_ci(1 - ALPHA, method="exact").low
+    low = binomtest(k, n, alternative="greater").proportion_ci(1 - alpha, method="exact").low
     return max(0.0, sigma * norm.ppf(low))
 
 
@@ -195,11 +196,21 @@ def test_certified_table_known_by_heart(tmp_path):
         "r=0.25": "50.00",
         "r=0.5": "25.00",
         "r=1": "0.00",
-        "ACR": f"{(near + far) / 4:.3f}",
+        "ACR": "0.223",  # 0.2236, rounded down
         "cap": "0.61",
-        "false_expected": "0.00",
+        "false_expected": "0.004",
     }
     assert float(line["cap"]) <= far
+    assert 0.2235 < (near + far) / 4 < 0.224
+
+
+def test_jointly_the_certificates_are_those_of_alpha_by_n(tmp_path):
+    write(tmp_path)
+    line = certified_table(tmp_path, (SIGMA,), NS, (0.0, 0.6), 4, ALPHA / 4)[1]
+    near, far = radius(900, 1000, ALPHA / 4), radius(1000, 1000, ALPHA / 4)
+    assert line["ACR"] == f"{math.floor(250 * (near + far)) / 1000:.3f}"
+    assert line["false_expected"] == f"{ALPHA:g}"
+    assert float(line["cap"]) <= far < radius(1000, 1000)
 
 
 @pytest.mark.parametrize("make", [figure1_table, certified_table])
@@ -227,7 +238,7 @@ def test_the_figure_has_two_panels_with_their_caps(figure1):
     assert "1 000" in right.get_title()
     caps = {
         left: [radius(n, n) for n in NS],
-        right: [radius(1000, 1000, sigma) for sigma in (SIGMA, 0.5)],
+        right: [radius(1000, 1000, sigma=sigma) for sigma in (SIGMA, 0.5)],
     }
     for axes, expected in caps.items():
         lines = [line for line in axes.lines if np.size(line.get_xydata())]

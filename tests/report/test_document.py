@@ -23,6 +23,7 @@ HEADS = {
     "seeds": "defence,attack,seeds,mean,std,min,max,low,high,report_value,report_in_range",
     "sigma": "sigma,attack,n,plain,plain_low,plain_high,vote,vote_low,vote_high,vote_abstained",
     "certified": "sigma,n,images,r=0,r=1,ACR,cap,false_expected",
+    "sanity": "defence,check,images,passed,finding",
     "inside": "sigma,certified_n,votes,images,attacked,share,stands,too_close,changed,"
     "false_expected,plausible",
     "figure1": "panel,sigma,n,radius,certified_accuracy,ci_low,ci_high",
@@ -31,6 +32,7 @@ SEEDS = ["standard,natural,2,53.91,1.10,53.12,54.69,41.07,66.27,58.20,yes"]
 SIGMA = [
     f"0.25,{attack},16,50.00,28.00,72.00,56.25,33.18,76.90,18.75" for attack in list(THREATS)[:4]
 ]
+SANITY = ["standard,more steps,64,yes,fine", "mixed-at,8 bits,64,no,3 stand; expected: none"]
 CERTIFIED = ["0.25,100,16,61.37,18.75,0.158,0.37,0.02"]
 INSIDE = ["0.25,100,100,16,9,0.99,7,2,0,0.02,1", "0.50,100,100,16,8,0.99,8,0,0,0.02,1"]
 FIGURE1 = [
@@ -65,6 +67,7 @@ RUN = {
         for name, threat in THREATS.items()
     },
     "vote_attack": {"draws": 16, "steps": 20},
+    "rows_from": {"61669a24b278": 3, "0000000abcde": 1},
     "data": "82e0267fb55400d7",
     "weights": {
         "standard seed 0": {
@@ -110,9 +113,18 @@ def out(tmp_path):
     (tmp_path / "figures").mkdir()
     further = [line("pgd-l2-at", attack, threat) for attack, threat in THREATS.items()]
     bodies = {"table1": lines(), "further": further, "seeds": SEEDS, "sigma": SIGMA}
-    bodies |= {"certified": CERTIFIED, "inside": INSIDE, "figure1": FIGURE1}
+    bodies |= {
+        "certified": CERTIFIED,
+        "jointly": CERTIFIED,
+        "sanity": SANITY,
+        "inside": INSIDE,
+        "figure1": FIGURE1,
+    }
     for name, body in bodies.items():
-        text = "\n".join([HEADS.get(name, HEADS["table1"]), *body]) + "\n"
+        text = (
+            "\n".join([HEADS.get({"jointly": "certified"}.get(name, name), HEADS["table1"]), *body])
+            + "\n"
+        )
         (tmp_path / "tables" / f"{name}.csv").write_text(text)
     (tmp_path / "figures" / "figure1.svg").write_text(SVG)
     (tmp_path / "run.json").write_text(json.dumps(RUN))
@@ -241,6 +253,15 @@ def test_attacks_inside_the_balls_are_added_up(out):
         "percent": "99",
         "certified_n": "100",
         "votes": "100",
+    }
+
+
+def test_checks_that_fail_are_named(out):
+    assert gather(out)["findings"]["sanity"] == {
+        "checks": 2,
+        "passed": 1,
+        "images": "64",
+        "failed": [dict(zip(HEADS["sanity"].split(","), SANITY[1].split(","), strict=True))],
     }
 
 

@@ -1,15 +1,19 @@
 """rvlib.report.publish: what is shipped is what a full run made."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from rvlib.report.publish import publish
+from rvlib.rows import RowsError
 from rvlib.stages.run import Run
+from tests.report.heads import head_of
 
+ROWS = "rows/heldout/standard/seed-0/fgsm.csv"
 MADE = {
     "models/standard/seed-0.safetensors": b"weights",
-    "rows/heldout/standard/seed-0/fgsm.csv": b"rows",
+    ROWS: f"{head_of(Path(ROWS))}\nindex,label,prediction\n0,1,1\n".encode(),
     "tables/table1.csv": b"table",
     "figures/figure1.pdf": b"figure",
     "report.pdf": b"pdf",
@@ -68,6 +72,13 @@ def test_what_was_shipped_before_is_replaced(run, tmp_path):
     write(run.out, MADE)
     publish(run, tmp_path)
     assert content(tmp_path / "report") == MADE
+
+
+def test_rows_of_another_run_are_not_shipped(run, tmp_path):
+    write(run.out, MADE | {ROWS: MADE[ROWS].replace(b'"seed": 0', b'"seed": 1')})
+    with pytest.raises(RowsError, match="is of seed 1, not 0 as this run"):
+        publish(run, tmp_path)
+    assert not (tmp_path / "report").exists()
 
 
 def test_only_a_run_from_scratch_is_shipped(tmp_path):

@@ -4,7 +4,16 @@ import pytest
 
 from rvlib.intervals import another_run
 from rvlib.report import tables
-from rvlib.report.tables import grid, markdown, read_csv, seeds_table, table1, write_csv
+from rvlib.report.reference import TITLES
+from rvlib.report.tables import (
+    grid,
+    markdown,
+    read_csv,
+    sanity_grid,
+    seeds_table,
+    table1,
+    write_csv,
+)
 from rvlib.rows import RowsError
 
 PREDICTIONS = """\
@@ -218,3 +227,21 @@ def test_a_name_without_a_title_stands_for_itself(folder):
     (line,) = grid([table[0] | {"defence": "new-defence", "attack": "new-attack"}])
     assert line["Accuracy, %"] == "new-attack"
     assert "new-defence" in line
+
+
+def test_the_checks_have_a_line_each_and_a_column_a_defence():
+    def line(defence, check, passed):
+        return {"defence": defence, "check": check, "passed": passed}
+
+    found = sanity_grid(
+        [
+            line("standard", "more steps", "yes"),
+            line("standard", "transfer", "no"),
+            line("new-defence", "more steps", "no"),
+        ]
+    )
+    assert [tuple(row.values()) for row in found] == [
+        ("more steps", "yes", "NO"),
+        ("transfer", "NO", "-"),
+    ]
+    assert list(found[0]) == ["check", TITLES["standard"], "new-defence"]

@@ -80,8 +80,8 @@ def test_the_findings_are_those_of_sanity(run, table):
 
 def test_the_markdown_has_the_same_cells(table):
     head, rule, *lines = table.with_suffix(".md").read_text().splitlines()
-    assert head == "| defence | check | passed | finding |"
-    assert rule == "|---|---|---|---|"
+    assert head == "| defence | check | images | passed | finding |"
+    assert rule == "|---|---|---|---|---|"
     assert lines == ["| " + " | ".join(row.values()) + " |" for row in rows(table)]
 
 

@@ -208,6 +208,16 @@ def test_the_head_says_what_was_measured(place, what):
 
 
 @every_measure
+def test_a_gpu_that_rounds_is_another_function(place, what, monkeypatch):
+    MEASURES[what](place)
+    monkeypatch.setattr(measure, "arithmetic", lambda device: "tf32")
+    with pytest.raises(RowsError):
+        MEASURES[what](place)
+    path = MEASURES[what](replace(place, rows=place.rows / "rounded"))
+    assert read_rows(path).head["identity"]["arithmetic"] == "tf32"
+
+
+@every_measure
 def test_each_unit_is_addressed_by_its_first_image(place, monkeypatch, what):
     # An untrained network hardly feels noise, so the arguments are looked at, not the answers.
     name, asked = EVALUATIONS[what], []

@@ -25,6 +25,7 @@ from rvlib.stages.run import (
     repository,
     table1_cells,
 )
+from tests.report.heads import head_of
 
 HELDOUT, TEST, CERTIFIED = 5, 4, 3
 
@@ -81,7 +82,7 @@ class Fake:
 
     def _write(self, path, identity, columns, lines):
         path.parent.mkdir(parents=True, exist_ok=True)
-        head = "# " + json.dumps({"identity": identity, "provenance": {}})
+        head = head_of(path, weights="0" * 64, **identity)
         path.write_text("\n".join([head, f"index,label,{columns}", *lines, ""]))
         return path
 
