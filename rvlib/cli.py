@@ -187,13 +187,13 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 
 def _announce(run) -> None:  # type: ignore[no-untyped-def]
-    from rvlib.stages.estimate import seconds
+    from rvlib.stages.estimate import duration, seconds
 
     cores = os.cpu_count() or 1
-    hours = seconds(run, cores) / 3600
+    left = duration(seconds(run, cores))
     where = f"{cores} CPU cores" if run.place.device.type == "cpu" else str(run.place.device)
     print(
-        f"profile {run.profile.name}: at most about {hours:.1f} h on {where}; "
+        f"profile {run.profile.name}: {left} of trainings and measurements left on {where}; "
         f"stop it at any time, the same command goes on (work so far: {run.out})",
         flush=True,
     )

@@ -2,22 +2,16 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rvlib.data import CIFAR10_DIGEST
 from rvlib.models.weights import WeightsError, read_record
-from rvlib.recipes import REPORT_ATTACKS, SIGMAS, find_recipe, gaussian_name, smoothed_name
+from rvlib.recipes import find_recipe, gaussian_name
 from rvlib.rows import RowsError, read_rows, rows_path
-from rvlib.stages.run import FURTHER, Run, table1_cells
+from rvlib.stages.measurements import NOISE, measurements
+from rvlib.stages.run import Run
 from rvlib.stages.train import weights_path
-
-NOISE = {smoothed_name(sigma): sigma for sigma in SIGMAS}
-"""Noise level of each smoothed network by its name."""
-
-Measured = tuple[str, str, int, str]
-"""Split, defence, training seed, and attack or ``certificates``: what a rows file is of."""
 
 
 def check_belonging(run: Run) -> None:
@@ -39,7 +33,7 @@ def check_belonging(run: Run) -> None:
         If weights in place were made by another recipe than the library's.
     """
     digests: dict[tuple[str, int], str | None] = {}
-    for measured in sorted(set(_measured(run))):
+    for measured in sorted(measurements(run)):
         split, defence, seed, what = measured
         path = rows_path(run.place.rows, split, defence, seed, what)
         if not path.exists():
@@ -74,30 +68,11 @@ def row_commits(run: Run) -> dict[str, int]:
         Number of files by commit, most files first: more than one commit is no error, as a long
         run goes on after a correction elsewhere, but the report says so.
     """
-    paths = {rows_path(run.place.rows, *measured) for measured in _measured(run)}
+    paths = {rows_path(run.place.rows, *measured) for measured in measurements(run)}
     heads = [read_rows(path).head for path in sorted(paths) if path.exists()]
     return dict(
         Counter(head["provenance"].get("commit", "unknown") for head in heads).most_common()
     )
-
-
-def _measured(run: Run) -> Iterator[Measured]:
-    """List all that the tables of a run are made of."""
-    profile = run.profile
-    cells = table1_cells(run)
-    cells += [(model, attack) for model in FURTHER for attack in profile.attacks]
-    for sigma in SIGMAS:
-        both = (gaussian_name(sigma), smoothed_name(sigma))
-        cells += [(defence, attack) for defence in both for attack in REPORT_ATTACKS]
-        cells += [(smoothed_name(sigma), what) for what in ("certificates", "inside")]
-    for defence, what in cells:
-        yield "heldout", defence, 0, what
-        if profile.test:
-            yield "test", defence, 0, what
-    for model, count in profile.seeds.items():
-        for seed in range(count):
-            for attack in REPORT_ATTACKS:
-                yield "heldout", model, seed, attack
 
 
 def _digest_in_place(run: Run, model: str, seed: int) -> str | None:

@@ -109,19 +109,42 @@ def check_parameters(path: Path, parameters: dict[str, Any]) -> None:
 
 
 def _run_one(path: Path, run: Run, parameters: dict[str, Any]) -> bool:
-    """Execute one notebook unless its manifest says that this very notebook came to its end."""
+    """Execute one notebook unless it came to its end as it is and on the rows that are there."""
     manifest = run.out / "finished" / f"{path.stem}.json"
     target = run.out / "notebooks" / path.name
     key = _key(path, run, parameters)
-    if target.exists() and manifest.exists() and _read(manifest).get("key") == key:
+    if target.exists() and manifest.exists() and _is_current(_read(manifest), key, run):
         return False
     # Removed first: after the run it is there only if the last cell was reached.
     manifest.unlink(missing_ok=True)
     _execute(path, target, parameters)
     if not manifest.exists():
         raise NotebookError(f"{path.name} did not reach its last cell; see {target}")
-    write_whole(manifest, json.dumps(_read(manifest) | {"key": key}).encode())
+    finished = _read(manifest) | {"key": key, "rows": _rows_digests(run)}
+    write_whole(manifest, json.dumps(finished, indent=1).encode())
     return True
+
+
+def _is_current(manifest: dict[str, Any], key: str, run: Run) -> bool:
+    """Whether neither the notebook nor any of the rows that it found or made has changed since.
+
+    Rows of later notebooks come after it and do not count.
+    """
+    rows, now = manifest.get("rows"), _rows_digests(run)
+    return (
+        manifest.get("key") == key
+        and isinstance(rows, dict)
+        and all(now.get(name) == digest for name, digest in rows.items())
+    )
+
+
+def _rows_digests(run: Run) -> dict[str, str]:
+    """Digests of the rows that are there, by the names of their files."""
+    rows = run.place.rows
+    return {
+        path.relative_to(rows).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        for path in sorted(rows.rglob("*.csv"))
+    }
 
 
 def _execute(path: Path, target: Path, parameters: dict[str, Any]) -> None:

@@ -67,7 +67,8 @@ def evidence(k: ArrayLike, n: ArrayLike, p0: float, larger: bool = True) -> Floa
     Returns
     -------
     ndarray of float64
-        :math:`\log M_n`.
+        :math:`\log M_n`; -inf where the votes speak so strongly for the contrary that the
+        integral vanishes in double precision, which decides nothing.
 
     References
     ----------

@@ -9,9 +9,11 @@ from torch import nn
 
 from rvlib.models import LeNet
 from rvlib.models.weights import to_device
-from rvlib.recipes import ATTACKS, RECIPES, SIGMAS, SMOOTHED_DRAWS, SMOOTHED_STEPS
+from rvlib.profiles import Profile
+from rvlib.recipes import ATTACKS, RECIPES, SMOOTHED_DRAWS, SMOOTHED_STEPS
 from rvlib.smoothing import sample_under_noise
-from rvlib.stages.run import SMOOTHED_ATTACKS, Run
+from rvlib.stages.measurements import NOISE, missing_rows
+from rvlib.stages.run import Run
 
 TRAINING_IMAGES = 48_976
 
@@ -36,38 +38,47 @@ class Work:
 
 
 def missing_work(run: Run) -> Work:
-    """Count the passes of trainings that are missing, and of all measurements.
+    """Count the passes of the trainings and measurements that are missing.
 
     Parameters
     ----------
     run : Run
-        The run; rows that are there already are not subtracted, so this is an upper bound.
+        The run; weights and rows that are there already do not count.
 
     Returns
     -------
     Work
         Passes.
     """
-    profile = run.profile
-    training = 0
+    training = attacking = voting = 0
     for name, _ in run.untrained():
         recipe = RECIPES[name]
         steps = sum(ATTACKS[a].steps for a in recipe.attacks)
         versions = 1 + len(recipe.attacks)
         training += recipe.epochs * TRAINING_IMAGES * (versions + steps)
-    images = profile.heldout + profile.test
-    networks = len(RECIPES) + sum(profile.seeds.values()) - len(profile.seeds)
-    per_image = sum(max(1, ATTACKS[a].steps) * ATTACKS[a].restarts for a in profile.attacks)
-    vote_attacks = sum(attack.sigma is not None for attack in SMOOTHED_ATTACKS)
-    attacking = images * (networks * per_image + vote_attacks * SMOOTHED_STEPS * SMOOTHED_DRAWS)
-    voting = images * len(SMOOTHED_ATTACKS) * profile.votes
-    # About half of the certified images stop early: their selected class is wrong.
-    voting += len(SIGMAS) * profile.certified * (4 * profile.votes + max(profile.ns) // 2)
+    for (_, defence, _, what), images in missing_rows(run).items():
+        attacks, votes = _passes_an_image(run.profile, defence in NOISE, what)
+        attacking += int(images * attacks)
+        voting += int(images * votes)
     return Work(training, attacking, voting)
 
 
+def _passes_an_image(profile: Profile, smoothed: bool, what: str) -> tuple[float, float]:
+    """Count the passes with gradients, and the votes, of one image of a measurement."""
+    if what == "certificates":
+        # About half of the images stop early: their selected class is wrong.
+        return 0, max(profile.ns) / 2
+    if what == "inside":
+        # About half of the images are certified.
+        return SMOOTHED_STEPS * SMOOTHED_DRAWS / 2, profile.votes / 2
+    votes = profile.votes if smoothed else 0
+    if what not in ATTACKS:  # an attack on the vote
+        return SMOOTHED_STEPS * SMOOTHED_DRAWS, votes
+    return max(1, ATTACKS[what].steps) * ATTACKS[what].restarts, votes
+
+
 def seconds(run: Run, cores: int) -> float:
-    """Estimate the duration of a run on its device.
+    """Estimate how long the trainings and measurements that a run lacks take on its device.
 
     Parameters
     ----------
@@ -87,6 +98,27 @@ def seconds(run: Run, cores: int) -> float:
     training = work.training * _seconds_a_pass(network, 32, device) / side_by_side
     attacking = work.attacking * _seconds_a_pass(network, 256, device)
     return training + attacking + work.voting * _seconds_a_vote(network, device)
+
+
+def duration(seconds: float) -> str:
+    """Say a duration as precisely as an estimate is.
+
+    Parameters
+    ----------
+    seconds : float
+        At least 0.
+
+    Returns
+    -------
+    str
+        ``"about 2.5 h"``, ``"about 7 min"``, ``"less than a minute"``, or ``"nothing"`` at 0.
+    """
+    if seconds == 0:
+        return "nothing"
+    if seconds < 60:
+        return "less than a minute"
+    minutes = seconds / 60
+    return f"about {minutes:.0f} min" if minutes < 99.5 else f"about {minutes / 60:.1f} h"
 
 
 def _seconds_a_pass(network: nn.Module, batch: int, device: torch.device) -> float:

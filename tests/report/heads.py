@@ -4,7 +4,7 @@ import json
 
 from rvlib.data import CIFAR10_DIGEST
 from rvlib.recipes import gaussian_name
-from rvlib.report.belonging import NOISE
+from rvlib.stages.measurements import NOISE
 
 
 def head_of(path, weights=None, **more):

@@ -16,11 +16,12 @@ from rvlib.recipes import (
     gaussian_name,
     smoothed_name,
 )
-from rvlib.report import belonging, build, curves, tables
+from rvlib.report import build, curves, tables
 from rvlib.report.belonging import check_belonging, row_commits
 from rvlib.report.build import write_tables
 from rvlib.rows import RowsError, rows_path
 from rvlib.stages.measure import Place
+from rvlib.stages.measurements import NOISE, measurements
 from rvlib.stages.run import Run
 from rvlib.stages.train import weights_path
 
@@ -48,11 +49,11 @@ def columns_of(defence, what):
         return "selection,counts_100,counts_1000"
     if what == "inside":
         return "certified,radius,counts"
-    return "counts" if defence in belonging.NOISE else "prediction"
+    return "counts" if defence in NOISE else "prediction"
 
 
 def model_of(defence):
-    return gaussian_name(belonging.NOISE[defence]) if defence in belonging.NOISE else defence
+    return gaussian_name(NOISE[defence]) if defence in NOISE else defence
 
 
 def digest_of(model, seed):
@@ -65,7 +66,7 @@ def write_rows(run, split, defence, seed, what, *, changes=None):
         "model": model_of(defence),
         "training_seed": seed,
         "attack": {"threat": "linf 0.03"},
-        "sigma": belonging.NOISE.get(defence),
+        "sigma": NOISE.get(defence),
         "weights": digest_of(model_of(defence), seed),
         "data": CIFAR10_DIGEST,
         "split": split,
@@ -96,7 +97,7 @@ def write_record(run, model, seed, **changes):
 @pytest.fixture
 def run(tmp_path):
     run = Run(TINY, Place(tmp_path / "models", tmp_path / "rows", torch.device("cpu")), tmp_path)
-    for split, defence, seed, what in belonging._measured(run):
+    for split, defence, seed, what in measurements(run):
         write_rows(run, split, defence, seed, what)
         write_record(run, model_of(defence), seed)
     return run
@@ -199,5 +200,5 @@ def test_all_that_the_tables_read_is_compared(run, monkeypatch):
     for module in (tables, curves, build):
         monkeypatch.setattr(module, "read_rows", spy(module.read_rows))
     write_tables(run)
-    assert read <= {rows_path(run.place.rows, *measured) for measured in belonging._measured(run)}
+    assert read <= {rows_path(run.place.rows, *measured) for measured in measurements(run)}
     assert len(read) > 50

@@ -18,11 +18,11 @@ from rvlib.recipes import (
     smoothed_name,
 )
 from rvlib.report import build
-from rvlib.report.belonging import _measured
 from rvlib.report.build import facts, sigma_table, write_tables
 from rvlib.report.tables import grid, markdown, read_csv
 from rvlib.rows import RowsError, rows_path
 from rvlib.stages.measure import Place
+from rvlib.stages.measurements import measurements
 from rvlib.stages.run import SMOOTHED_ATTACKS, Run
 from tests.report.heads import head_of
 
@@ -220,7 +220,7 @@ def test_facts_of_a_run(run, monkeypatch):
         "seeds": {"standard": 2},
         "defences": ["standard", "gaussian-0.25", "pgd-pixel-l2-at", "pgd-linf-at", "mixed-at"],
         "vote_attack": {"draws": 16, "steps": 20},
-        "rows_from": {"abc": len({rows_path(rows, *place) for place in _measured(run)})},
+        "rows_from": {"abc": len({rows_path(rows, *place) for place in measurements(run)})},
         "data": CIFAR10_DIGEST,
         "device": "cpu",
     }

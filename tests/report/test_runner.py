@@ -260,6 +260,35 @@ def write_weights(root):
     path.write_text("{}")
 
 
+def write_rows(run, name, text):
+    path = run.place.rows / "heldout" / "standard" / "seed-0" / f"{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("change", ["other rows", "more rows", "removed"])
+def test_rows_that_a_notebook_found_have_changed_so_it_runs_again(root, run, fake, change):
+    path = write_rows(run, "fgsm", "a\n")
+    run_notebooks(run, root=root)
+    fake.ran.clear()
+    {
+        "other rows": lambda: path.write_text("b\n"),
+        "more rows": lambda: path.write_text("a\na\n"),
+        "removed": path.unlink,
+    }[change]()
+    run_notebooks(run, root=root)
+    assert fake.ran == ["01_first", "02_second"]
+
+
+def test_rows_of_a_later_notebook_do_not_concern_the_earlier_ones(root, run, fake):
+    run_notebooks(run, root=root)
+    fake.ran.clear()
+    write_rows(run, "pgd-linf", "a\n")
+    run_notebooks(run, root=root)
+    assert fake.ran == []
+
+
 @pytest.mark.parametrize("what", CHANGES)
 def test_what_a_notebook_depends_on_has_changed_so_it_runs_again(root, run, fake, package, what):
     run_notebooks(run, root=root)

@@ -16,6 +16,7 @@ from rvlib.report.build import write_tables
 from rvlib.rows import rows_path
 from rvlib.stages import run as module
 from rvlib.stages.measure import Place
+from rvlib.stages.measurements import measurements, missing_rows
 from rvlib.stages.run import (
     SMOOTHED_ATTACKS,
     Run,
@@ -306,6 +307,13 @@ def test_no_cell_is_measured_on_fewer_images_than_the_profile_says(done, name):
     for split, defence, seed, what, count, *_ in fake.asked:
         path = rows_path(run.place.rows, split, defence, seed, what)
         assert path.read_text().count("\n") - 2 >= count, path
+
+
+@every_profile
+def test_the_list_of_measurements_says_what_is_measured(done, name):
+    run, fake = done[name]
+    assert set(measurements(run)) == {tuple(call[:4]) for call in fake.asked}
+    assert missing_rows(run) == {}
 
 
 def test_all_models_are_trained_before_anything_is_measured(done):
