@@ -193,7 +193,7 @@ def _announce(run) -> None:  # type: ignore[no-untyped-def]
     left = duration(seconds(run, cores))
     where = f"{cores} CPU cores" if run.place.device.type == "cpu" else str(run.place.device)
     print(
-        f"profile {run.profile.name}: {left} of trainings and measurements left on {where}; "
+        f"profile {run.profile.name}: left to train and measure on {where}: {left}; "
         f"stop it at any time, the same command goes on (work so far: {run.out})",
         flush=True,
     )

@@ -100,7 +100,8 @@ def test_measure_says_how_long_it_takes_first(calls, capsys, tmp_path):
     assert names(calls) == ["measure_everything"]
     assert profile_of(calls[0][1]) == "smoke"
     out = capsys.readouterr().out
-    assert out.startswith("profile smoke: about 90 min of trainings and measurements left on ")
+    assert out.startswith("profile smoke: left to train and measure on ")
+    assert ": about 90 min; " in out
     assert str(tmp_path / "build" / "smoke") in out
 
 

@@ -1,16 +1,18 @@
 """The shipped ``report/`` is whole: its rows are of its weights, and its tables of its rows."""
 
+import json
 import shutil
 
 import pytest
 import torch
 
 from rvlib.models.weights import read_record
-from rvlib.profiles import find_profile
+from rvlib.profiles import DEFENCES, find_profile
 from rvlib.report.build import write_tables
 from rvlib.rows import RowsError, read_rows
 from rvlib.stages.measure import Place
 from rvlib.stages.run import Run, repository
+from rvlib.stages.train import weights_path
 
 SHIPPED = repository() / "report"
 ROWS = sorted((SHIPPED / "rows").rglob("*.csv"))
@@ -38,7 +40,15 @@ def test_rows_of_the_shipped_weights_make_the_shipped_tables(tmp_path):
     made = {path.name: path.read_bytes() for path in (tmp_path / "tables").iterdir()}
     shipped = {path.name: path.read_bytes() for path in (SHIPPED / "tables").iterdir()}
     assert made == {name: shipped[name] for name in made}
-    assert set(shipped) - set(made) == {"sanity.csv"}  # of `rvlib check`, not of rows
+    # `rvlib check` makes the others, from attacks of its own.
+    assert set(shipped) - set(made) == {"sanity.csv", "sanity.json", "sanity.md"}
+
+
+def test_the_shipped_checks_are_of_the_shipped_weights():
+    found = json.loads((SHIPPED / "tables" / "sanity.json").read_text())["identity"]["weights"]
+    assert set(found) == set(DEFENCES)
+    for name, digest in found.items():
+        assert digest == read_record(weights_path(SHIPPED / "models", name, 0))["sha256"]
 
 
 def test_every_shipped_weight_has_a_record_of_committed_code():
