@@ -102,7 +102,7 @@ def jobs(run: Run) -> Iterator[Job]:
     yield radius_job(f"certified at radius {RADIUS}, LeNet", noisy, *fixed, 10.0)
     yield epoch_job("an epoch of PGD-10 training, LeNet", noisy, x, y, 1.5)
     few = RESNET_TRAINED[device.type]
-    yield epoch_job("an epoch of PGD-10 training, ResNet-18", large, x[:few], y[:few], None)
+    yield epoch_job("an epoch of PGD-10 training, ResNet-18", large, x[:few], y[:few], 1.5)
 
 
 def attack_job(
@@ -197,7 +197,7 @@ def radius_job(name: str, model: nn.Module, x: Images, y: Labels, goal: float) -
     return Job(name, ways, _mean, goal, "both ours; the same guarantee")
 
 
-def epoch_job(name: str, model: nn.Module, x: Images, y: Labels, goal: float | None) -> Job:
+def epoch_job(name: str, model: nn.Module, x: Images, y: Labels, goal: float) -> Job:
     """One pass of adversarial training at the report's batch size, from the same weights."""
     fast, plain = _both(model)
     objective = adversarial(ATTACKS["pgd-linf"])
