@@ -549,7 +549,44 @@ TRAINING = (
     )
 )
 
-MUTANTS = [*ATTACKS, *BALLS, *VOTES, *NUMBERS, *STATE, *TRAINING]
+REPORT = (
+    _mutants(
+        "rvlib/report/belonging.py",
+        ["report/test_belonging"],
+        {
+            "rows-of-replaced-weights-in-the-tables": (
+                'return str(record["sha256"])',
+                "return None",
+            ),
+            "rows-that-leave-open-whose-they-are": (
+                "if value is not None and said != value:",
+                "if value is not None and said is not None and said != value:",
+            ),
+        },
+    )
+    + _mutants(
+        "rvlib/report/runner.py",
+        ["report/test_runner"],
+        {
+            "notebook-kept-when-its-rows-changed": (
+                "and all(now.get(name) == digest for name, digest in rows.items())",
+                "and rows.keys() <= now.keys()",
+            ),
+        },
+    )
+    + _mutants(
+        "rvlib/stages/measurements.py",
+        ["stages/test_estimate"],
+        {
+            "half-a-row-counted": (
+                'path.read_bytes().count(b"\\n") if path.exists() else 0',
+                "len(path.read_bytes().splitlines()) if path.exists() else 0",
+            ),
+        },
+    )
+)
+
+MUTANTS = [*ATTACKS, *BALLS, *VOTES, *NUMBERS, *STATE, *TRAINING, *REPORT]
 
 
 # --- running them --------------------------------------------------------------------------------
