@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import norm
 
 from rvlib.attacks import smoothed_pgd
 from rvlib.evaluation import Accuracy, accuracy
@@ -22,7 +23,8 @@ from rvlib.report.curves import certificate_rows, radii
 from rvlib.report.reference import TITLES
 from rvlib.report.tables import Table, read_csv
 from rvlib.rows import read_rows, rows_path
-from rvlib.smoothing import ABSTAIN, predict
+from rvlib.smoothing import ABSTAIN, evidence, predict
+from rvlib.smoothing.certificate import Floats
 from rvlib.stages.check import check
 from rvlib.stages.run import Run, table1_cells
 from rvlib.threat_models import L2
@@ -36,6 +38,36 @@ ORDERS = (
     ("aim at the vote", "vote-pgd-l2", "pgd-l2"),
 )
 """What must hold of every defence: the accuracy under the first attack is the lower one."""
+
+
+def evidence_curves(
+    shares: Sequence[float], ns: Sequence[int], radius: float, sigma: float
+) -> dict[str, Floats]:
+    r"""Follow the evidence that a class is probable enough for a radius, as its votes come in.
+
+    Parameters
+    ----------
+    shares : sequence of float, in [0, 1]
+        Shares of the votes that the class keeps to.
+    ns : sequence of int
+        Numbers of votes.
+    radius : float, >= 0
+        Euclidean radius in pixel units; it needs the probability :math:`\Phi(r / \sigma)`.
+    sigma : float, > 0
+        Noise level, in pixel units.
+
+    Returns
+    -------
+    dict of str to ndarray of float64
+        Powers of ten, cut at -3 and 9, by a name for each share; and what is to be reached,
+        :math:`1 / \alpha`.
+    """
+    p0 = float(norm.cdf(radius / sigma))
+    curves = {}
+    for share in shares:
+        powers = evidence([round(share * n) for n in ns], ns, p0) / np.log(10)
+        curves[f"{share:.0%} of the votes"] = powers.clip(-3, 9)
+    return curves | {"certified from here": np.full(len(ns), -np.log10(ALPHA))}
 
 
 class Outcome(NamedTuple):

@@ -158,6 +158,8 @@ def small(monkeypatch, pictures, tmp_path):
     monkeypatch.setattr(jobs, "RESNET_TRAINED", {"cpu": 2})
     monkeypatch.setattr(jobs, "CERTIFIED_IMAGES", 2)
     monkeypatch.setattr(jobs, "VOTES", 100)
+    monkeypatch.setattr(jobs, "CERTIFICATES", 2)
+    monkeypatch.setattr(jobs, "CERTIFICATE_VOTES", 500)
     monkeypatch.setattr(jobs, "FIXED_IMAGES", 2)
     monkeypatch.setattr(jobs, "FIXED_VOTES", 500)
     monkeypatch.setattr(run, "REPETITIONS", 2)
@@ -179,14 +181,14 @@ def test_every_job_is_measured_and_written(small, capsys):
     assert path.name == "cpu.json"
     assert record["repetitions"] == 2
     assert set(record["peers"]) == set(run.PEERS)
-    assert len(record["jobs"]) == len(lines) - 1 == 16
+    assert len(record["jobs"]) == len(lines) - 1 == 17
     table = path.with_suffix(".md").read_text()
     assert table == markdown_table(record["jobs"]) + "\n" == capsys.readouterr().out
     for result in record["jobs"]:
         for way in result["ways"].values():
             assert len(way["seconds"]) == 2
         # Our own attack as the peer gives the same answers; votes have other noise.
-        if not any(word in result["job"] for word in ("votes", "certified", "bfloat16")):
+        if not any(word in result["job"] for word in ("votes", "certif", "bfloat16")):
             assert {way["agrees"] for way in result["ways"].values()} == {1.0}, result["job"]
 
 
@@ -210,6 +212,22 @@ def test_votes_are_of_the_images_asked_for(small, monkeypatch):
         if "votes an image" in each.name:
             assert len(each.ways["rvlib"]()) == 2
     assert asked == [(2, 100)] * 4
+
+
+def test_certificates_of_both_ways_are_those_of_the_network():
+    linear = nn.Linear(12, 10)
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.bias.fill_(-9)
+        linear.weight[3, 0], linear.bias[3], linear.bias[5] = 1, 0, 0.5
+    half = nn.Sequential(nn.Flatten(), linear).eval()  # class 3 where the first value exceeds 0.5
+    images = torch.full((4, 3, 2, 2), 0.5).mul(255).to(torch.uint8)
+    images[:, 0, 0, 0] = torch.tensor([255, 140, 255, 0])
+    labels = torch.tensor([3, 3, 5, 5])
+    job = jobs.certificate_job("certificates", half, images, labels, 10.0)
+    for way in job.ways.values():
+        # Two standard deviations within; too near to the plane; of another class; within.
+        assert way().tolist() == [True, False, False, True]
 
 
 def test_the_resnet_is_trained_once(small, monkeypatch):

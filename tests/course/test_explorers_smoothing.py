@@ -18,6 +18,7 @@ from rvlib.course.smoothing_lessons import (
     ORDERS,
     Outcome,
     attack_certified,
+    evidence_curves,
     is_share,
     ladder,
     sanity_table,
@@ -299,6 +300,21 @@ def test_no_attack_succeeds_within_a_certificate_but_beyond(run):
     assert outcomes[0.99].kept + outcomes[0.99].abstained == 2
     assert outcomes[3.0] == Outcome(kept=0, abstained=0, changed=2)
     assert sum(attack_certified(run, 0.25, (0.5,), images=1)[0.5]) == 1
+
+
+def test_the_evidence_of_a_clear_vote_is_enough_and_of_one_at_the_boundary_never():
+    ns = [100, 1000, 100_000]
+    curves = evidence_curves((0.99, 0.5), ns, radius=0.0, sigma=0.25)
+    assert list(curves) == ["99% of the votes", "50% of the votes", "certified from here"]
+    clear, boundary, needed = curves.values()
+    assert needed.tolist() == pytest.approx([3, 3, 3])  # powers of ten: 1 / 0.001
+    assert (clear >= 3).all()
+    assert clear.max() == 9
+    assert (boundary < 0).all()
+    assert boundary.min() >= -3
+    # A uniform mixture over [1/2, 1] has a closed form where all votes agree: (2^(n+1) - 1) / (n + 1).
+    (all_agree, _) = evidence_curves((1.0,), [20], radius=0.0, sigma=0.25).values()
+    assert all_agree[0] == pytest.approx(np.log10((2**21 - 1) / 21), abs=1e-6)
 
 
 # --- 06: the tables ------------------------------------------------------------------------------
