@@ -59,14 +59,14 @@ def evidence_curves(
     Returns
     -------
     dict of str to ndarray of float64
-        Powers of ten, cut at -3 and 9, by a name for each share; and what is to be reached,
+        Powers of ten, cut at -3 and 5, by a name for each share; and what is to be reached,
         :math:`1 / \alpha`.
     """
     p0 = float(norm.cdf(radius / sigma))
     curves = {}
     for share in shares:
         powers = evidence([round(share * n) for n in ns], ns, p0) / np.log(10)
-        curves[f"{share:.0%} of the votes"] = powers.clip(-3, 9)
+        curves[f"{share:.0%} of the votes"] = powers.clip(-3, 5)
     return curves | {"certified from here": np.full(len(ns), -np.log10(ALPHA))}
 
 
