@@ -48,9 +48,10 @@ def check_images(x: Images) -> None:
     Traceback (most recent call last):
     ValueError: images lie in [8, 8], not in [0, 1]: divide by 255, do not normalise
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"images are {kind}, not float: use rvlib.data.to_float on uint8 images")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"images are {type(x).__name__}, not a tensor: use torch.as_tensor")
+    if not x.is_floating_point():
+        raise TypeError(f"images are {x.dtype}, not float: use rvlib.data.to_float on uint8 images")
     if x.dim() != 4 or len(x) == 0:
         raise ValueError(f"images have shape {tuple(x.shape)}, not (B, C, H, W) with B >= 1")
     low, high = (v.item() for v in x.detach().aminmax())
@@ -84,9 +85,10 @@ def check_labels(y: Labels, x: Images) -> int:
     ValueError
         If there is not one label an image, they are on another device, or a label is negative.
     """
-    if not isinstance(y, Tensor) or y.dtype != torch.int64:
-        kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
-        raise TypeError(f"labels are {kind}, not int64: use y.long()")
+    if not isinstance(y, Tensor):
+        raise TypeError(f"labels are {type(y).__name__}, not a tensor: use torch.as_tensor")
+    if y.dtype != torch.int64:
+        raise TypeError(f"labels are {y.dtype}, not int64: use y.long()")
     if y.shape != x.shape[:1]:
         raise ValueError(f"labels have shape {tuple(y.shape)} for {len(x)} images: one an image")
     if y.device != x.device:
@@ -186,4 +188,26 @@ def check_logits(logits: object, images: int, largest_label: int) -> None:
         raise ValueError(
             f"label {largest_label} is no class of this network, whose {logits.shape[1]} classes "
             f"are 0, ..., {logits.shape[1] - 1}: use other labels or another network"
+        )
+
+
+def refuse_nan(found: Tensor) -> None:
+    """Refuse logits with NaN among them: the largest of them is no class.
+
+    Waits for the device, so it stands where answers are fetched anyway.
+
+    Parameters
+    ----------
+    found : Tensor of shape (), bool
+        Whether there was NaN.
+
+    Raises
+    ------
+    ValueError
+        If there was.
+    """
+    if found:
+        raise ValueError(
+            "the network gave NaN, which is no answer: its training diverged, or its numbers "
+            "overflow (half precision?)"
         )

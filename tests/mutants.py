@@ -549,6 +549,21 @@ TRAINING = (
     )
 )
 
+HOSTILE = _mutants(
+    "rvlib/smoothing/votes.py",
+    ["test_bad_input"],
+    {"a-vote-of-nan-counts": ("    refuse_nan(nan)\n", "")},
+) + _mutants(
+    "rvlib/types.py",
+    ["test_bad_input", "test_types"],
+    {
+        "pixels-of-nan-let-in": (
+            "if not (low >= -ROUNDING and high <= 1 + ROUNDING):",
+            "if low < -ROUNDING or high > 1 + ROUNDING:",
+        ),
+    },
+)
+
 REPORT = (
     _mutants(
         "rvlib/report/belonging.py",
@@ -586,7 +601,7 @@ REPORT = (
     )
 )
 
-MUTANTS = [*ATTACKS, *BALLS, *VOTES, *NUMBERS, *STATE, *TRAINING, *REPORT]
+MUTANTS = [*ATTACKS, *BALLS, *VOTES, *NUMBERS, *STATE, *TRAINING, *HOSTILE, *REPORT]
 
 
 # --- running them --------------------------------------------------------------------------------

@@ -205,6 +205,17 @@ def flatten_only():
     return nn.Flatten(0)
 
 
+def broken():
+    """Give a network of which one image in two gets NaN."""
+
+    def half(net, seen, logits):
+        return logits.where(torch.arange(len(logits))[:, None] % 2 == 0, NAN)
+
+    net = network()
+    net.register_forward_hook(half)
+    return net
+
+
 def opened(folder, **options):
     return Run.open("course", "cpu", folder, **options)
 
@@ -240,9 +251,9 @@ CASES = [
         ValueError,
         r"\(0, 3, 2, 2\).*B >= 1",
     ),
-    Case("an array of NumPy", lambda _: predict(NET, X.numpy(), 0.25), TypeError, "ndarray"),
+    Case("an array of NumPy", lambda _: predict(NET, X.numpy(), 0.25), TypeError, "as_tensor"),
     Case("labels as int32", lambda _: fgsm(NET, X, Y.int(), BALL), TypeError, r"int32.*y\.long"),
-    Case("labels as a list", lambda _: pgd(NET, X, Y.tolist(), BALL), TypeError, "list"),
+    Case("labels as a list", lambda _: pgd(NET, X, Y.tolist(), BALL), TypeError, "list.*as_tensor"),
     Case(
         "too few labels",
         lambda _: withstands(NET, X, Y[:2], BALL),
@@ -326,6 +337,24 @@ CASES = [
         lambda _: predict(nn.Identity(), X, 0.25),
         ValueError,
         r"gave shape .*\(B, K\)",
+    ),
+    Case(
+        "a network that gives NaN, voting",
+        lambda _: certify(broken(), X, 0.25, n=1000),
+        ValueError,
+        "gave NaN.*diverged",
+    ),
+    Case(
+        "the same, asked who stands",
+        lambda _: withstands(broken(), X, Y, BALL),
+        ValueError,
+        "gave NaN.*diverged",
+    ),
+    Case(
+        "the same, evaluated",
+        lambda _: predictions(broken(), BYTES, Y, lambda model, x, y, generator: x),
+        ValueError,
+        "gave NaN.*diverged",
     ),
     # balls and steps
     Case(
@@ -506,7 +535,7 @@ CASES = [
         "a seed that is no whole number",
         lambda _: predict(NET, X, 0.25, seed=0.5),
         TypeError,
-        r"0\.5 is float, not int or str",
+        r"seed=0\.5 is float: give a whole number",
     ),
     Case(
         "ids of other images",
@@ -596,6 +625,12 @@ CASES = [
         lambda _: certified_radius(NAN, 0.25),
         ValueError,
         "p_lower=nan is no probability",
+    ),
+    Case(
+        "evidence of more votes than there are",
+        lambda _: evidence(5, 3, 0.5),
+        ValueError,
+        "k=5.* of n=3",
     ),
     Case(
         "evidence against certainty",

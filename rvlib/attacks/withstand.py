@@ -16,7 +16,7 @@ from rvlib.attacks.ascent import (
     under_attack,
 )
 from rvlib.threat_models import ThreatModel
-from rvlib.types import Images, Labels, check_generator
+from rvlib.types import Images, Labels, check_generator, refuse_nan
 
 
 def withstands(
@@ -72,7 +72,7 @@ def withstands(
     Raises
     ------
     TypeError, ValueError
-        As for ``pgd``.
+        As for ``pgd``, or if the network gives NaN.
 
     See Also
     --------
@@ -146,7 +146,8 @@ def withstands_sweep(
     Raises
     ------
     TypeError, ValueError
-        As for ``pgd``; or if the balls are not of one norm and of rising radius.
+        As for ``pgd``; or if the network gives NaN, or the balls are not of one norm and of
+        rising radius.
     """
     check_restarts(restarts, random_start)
     if not isinstance(threats, Sequence):
@@ -187,7 +188,9 @@ def withstands_sweep(
 
 @torch.no_grad()
 def _reads(model: nn.Module, x: Images, y: Labels) -> Tensor:
-    return model(x).argmax(1) == y
+    logits = model(x)
+    refuse_nan(logits.isnan().any())
+    return logits.argmax(1) == y
 
 
 def _run(

@@ -10,7 +10,7 @@ from rvlib.checks import check_whole
 from rvlib.data import to_float
 from rvlib.frozen import answering, frozen
 from rvlib.noise import stream
-from rvlib.types import Images, Labels, check_stored
+from rvlib.types import Images, Labels, check_stored, refuse_nan
 
 
 def attacked_batches(
@@ -95,6 +95,11 @@ def predictions(
     Tensor of shape (N,), int64, on the CPU
         The network's answers; comparing them with the labels gives the accuracy under this
         attack, an upper bound on the robust accuracy.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the images are not stored ones with a label each, or the network gives NaN.
     """
     batches = attacked_batches(
         model, images, labels, attack, first_id=first_id, batch_size=batch_size, seed=seed
@@ -104,5 +109,7 @@ def predictions(
         # Gradients are off for the answer only: an attack of the user's own may need them.
         for x_adv, _ in batches:
             with torch.no_grad():
-                answers.append(model(x_adv).argmax(1).cpu())
+                logits = model(x_adv)
+            refuse_nan(logits.isnan().any())
+            answers.append(logits.argmax(1).cpu())
     return torch.cat(answers)

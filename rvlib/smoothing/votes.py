@@ -12,7 +12,7 @@ from rvlib.grid_noise import GRID, grid_noise, to_grid
 from rvlib.memory import images_at_once
 from rvlib.noise import stream
 from rvlib.stemmed import Stemmed, WholeNetwork, stemmed
-from rvlib.types import Counts, Images, Logits, check_images, check_logits
+from rvlib.types import Counts, Images, Logits, check_images, check_logits, refuse_nan
 
 CHUNK = 100
 """Draws that share a random stream.  Fixed: changing it changes every count."""
@@ -88,8 +88,8 @@ def sample_under_noise(
     Raises
     ------
     ValueError
-        If `sigma`, `n` or `first` make no sample, there is not one id an image, or with `sound` a
-        pixel is no multiple of 1/255.
+        If `sigma`, `n` or `first` make no sample, there is not one id an image, the network gives
+        NaN, or with `sound` a pixel is no multiple of 1/255.
 
     Notes
     -----
@@ -117,7 +117,7 @@ def sample_under_noise(
     """
     check_network(model)
     check_images(x)
-    _check(sigma, n, first, batch_size)
+    _check(sigma, n, first, batch_size, seed)
     pixels = x.detach().to(_device(model, x)).contiguous(memory_format=torch.channels_last)
     network, draw = stemmed(model), partial(_draw, sigma=sigma)
     if sound:
@@ -160,7 +160,7 @@ def _count(
         known = network.network if isinstance(network, WholeNetwork) else network
         batch_size = images_at_once(known, of_image, most, gradient=False, part=rest)
     images, chunks = _tile(len(pixels), len(hundreds), batch_size // CHUNK)
-    counts = torch.zeros(0)
+    counts, nan = torch.zeros(0), torch.tensor(False, device=device)
     for first in range(0, len(hundreds), chunks):
         streams = [stream(device, *address, k) for k in hundreds[first : first + chunks]]
         of_noise = network.stem(draw(pixels[0], streams))  # (D, ...)
@@ -172,7 +172,9 @@ def _count(
             answers = logits.argmax(1).view(len(pairs), -1)  # (I, D)
             if not len(counts):
                 counts = answers.new_zeros(len(pixels), logits.shape[1])
+            nan |= logits.isnan().any()  # looked at in the end: nothing waits for it here
             counts[image : image + images].scatter_add_(1, answers, torch.ones_like(answers))
+    refuse_nan(nan)
     return counts
 
 
@@ -204,11 +206,12 @@ def _device(model: nn.Module, x: Images) -> torch.device:
     return x.device if parameter is None else parameter.device
 
 
-def _check(sigma: float, n: int, first: int, batch_size: int | None) -> None:
+def _check(sigma: float, n: int, first: int, batch_size: int | None, seed: int) -> None:
     check_sigma(sigma)
     if batch_size is not None:
         check_whole("batch_size", batch_size)
-    if n < 1 or n % CHUNK or first < 0 or first % CHUNK:
-        raise ValueError(f"n={n}, first={first}: draws come in whole hundreds, write e.g. n=1000")
-    check_whole("n", n)
+    check_whole("seed", seed, least=0)
+    check_whole("n", n, least=0)
     check_whole("first", first, least=0)
+    if n < 1 or n % CHUNK or first % CHUNK:
+        raise ValueError(f"n={n}, first={first}: draws come in whole hundreds, write e.g. n=1000")
