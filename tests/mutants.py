@@ -24,7 +24,14 @@ import torch
 from rvlib.device import provenance
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("rvlib", "tests", "pyproject.toml", "report/models", "report/profiles")
+COPIED = (
+    "rvlib",
+    "tests",
+    "pyproject.toml",
+    "docs/messages.md",
+    "report/models",
+    "report/profiles",
+)
 RECORD = Path("report/mutants.json")
 AT_ONCE = 2
 TIMEOUT = 120
