@@ -685,9 +685,9 @@ CASES = [
     Case("floats for bytes", lambda _: to_float(X), TypeError, "uint8 images.*not torch.float32"),
     Case(
         "a batch of no images",
-        lambda _: predictions(NET, BYTES, Y, ATTACKS["natural"], batch_size=0),
+        lambda _: predictions(NET, BYTES, Y, ATTACKS["natural"], unit=0),
         ValueError,
-        "batch_size=0 must be",
+        "unit=0 must be",
     ),
     Case("the accuracy of no rows", lambda _: accuracy(Rows({}, [])), ValueError, "no rows"),
     Case("no epochs", lambda _: train(epochs=0), ValueError, "epochs=0 must be"),

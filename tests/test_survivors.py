@@ -60,7 +60,7 @@ def test_the_attack_is_told_the_labels_not_the_answers(toys, right):
         told.append(y)
         return x
 
-    batches = list(attacked_batches(toy, images, labels, attack, batch_size=4))
+    batches = list(attacked_batches(toy, images, labels, attack, unit=4))
     assert torch.equal(torch.cat(told), labels)
     assert torch.equal(torch.cat([y for _, y in batches]), labels)
 

@@ -12,7 +12,7 @@ from rvlib.checks import check_number, check_whole
 from rvlib.frozen import answering, frozen
 from rvlib.memory import images_at_once
 from rvlib.threat_models import ThreatModel
-from rvlib.types import Images, Labels, check_images, check_labels
+from rvlib.types import Images, Labels, Logits, check_images, check_labels
 
 TILE = 256
 """Images attacked at once on a CPU: few enough for its caches, enough to keep it busy."""
@@ -192,6 +192,25 @@ def tiles(model: nn.Module, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
     most = TILE if x.device.type == "cpu" else max(len(x), 1)
     size = images_at_once(model, x, min(most, max(len(x), 1)), gradient=True) if len(x) else 1
     return [tensor.split(size) for tensor in tensors]
+
+
+def logits_in_tiles(model: nn.Module, x: Images) -> Logits:
+    """Logits of a batch, of as many images at once as are attacked at once (``tiles``).
+
+    Parameters
+    ----------
+    model : nn.Module
+        Pixels to logits of shape (B, K).
+    x : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Images.
+
+    Returns
+    -------
+    Tensor of shape (B, K)
+        What the network gives for the whole batch, but for rounding.
+    """
+    (parts,) = tiles(model, x)
+    return torch.cat([model(part) for part in parts])
 
 
 def check_ball(threat: ThreatModel) -> None:

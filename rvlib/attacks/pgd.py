@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from rvlib.attacks.ascent import (
     ascend,
     check_restarts,
+    logits_in_tiles,
     loss_gradient,
     stride,
     tiles,
@@ -129,7 +130,7 @@ def _loss_if_standing(model: nn.Module, x: Images, y: Labels) -> Tensor:
 
     By loss alone a success could be overwritten by a failure of higher loss.
     """
-    logits = model(x)
+    logits = logits_in_tiles(model, x)
     loss = F.cross_entropy(logits.double(), y, reduction="none")
     return torch.where(logits.argmax(1) == y, loss, torch.inf)
 

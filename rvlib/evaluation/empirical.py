@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.attacks import Attack
+from rvlib.attacks.ascent import logits_in_tiles
 from rvlib.checks import check_whole
 from rvlib.data import to_float
 from rvlib.frozen import answering, frozen
@@ -20,7 +21,7 @@ def attacked_batches(
     attack: Attack,
     *,
     first_id: int = 0,
-    batch_size: int = 256,
+    unit: int = 256,
     seed: int = 0,
 ) -> Iterator[tuple[Images, Labels]]:
     """Attack stored images batch by batch.
@@ -37,8 +38,9 @@ def attacked_batches(
         Called once a batch.
     first_id : int, default=0
         Index of the first image, so that a set evaluated in parts is attacked as in the whole.
-    batch_size : int, default=256
-        Images attacked at once.
+    unit : int, default=256
+        Images that share a stream of randomness: part of the seed.  How many of them go through
+        the network at once is for ``rvlib.memory`` to say, and changes no start and no noise.
     seed : int, default=0
         Of the attack's randomness; each batch has a stream addressed by its first image's index.
 
@@ -49,13 +51,13 @@ def attacked_batches(
     y : Tensor of shape (B,), int64
         Their labels, on the same device.
     """
-    check_whole("batch_size", batch_size)
+    check_whole("unit", unit)
     largest_label = check_stored(images, labels)
     device = next(model.parameters()).device
-    for first in range(0, len(images), batch_size):
-        x = to_float(images[first : first + batch_size]).to(device)
+    for first in range(0, len(images), unit):
+        x = to_float(images[first : first + unit]).to(device)
         x = x.contiguous(memory_format=torch.channels_last)
-        y = labels[first : first + batch_size].to(device)
+        y = labels[first : first + unit].to(device)
         with answering(model, largest_label):
             x_adv = attack(model, x, y, stream(device, seed, "attack", first_id + first))
         yield x_adv, y
@@ -68,7 +70,7 @@ def predictions(
     attack: Attack,
     *,
     first_id: int = 0,
-    batch_size: int = 256,
+    unit: int = 256,
     seed: int = 0,
 ) -> Labels:
     """Classify each image as the attack left it.
@@ -85,8 +87,9 @@ def predictions(
         Called once a batch.
     first_id : int, default=0
         Index of the first image.
-    batch_size : int, default=256
-        Images attacked at once.
+    unit : int, default=256
+        Images that share a stream of randomness: part of the seed.  How many of them go through
+        the network at once is for ``rvlib.memory`` to say, and changes no start and no noise.
     seed : int, default=0
         Of the attack's randomness.
 
@@ -102,14 +105,14 @@ def predictions(
         If the images are not stored ones with a label each, or the network gives NaN.
     """
     batches = attacked_batches(
-        model, images, labels, attack, first_id=first_id, batch_size=batch_size, seed=seed
+        model, images, labels, attack, first_id=first_id, unit=unit, seed=seed
     )
     answers = []
     with frozen(model), answering(model, check_stored(images, labels)):
         # Gradients are off for the answer only: an attack of the user's own may need them.
         for x_adv, _ in batches:
             with torch.no_grad():
-                logits = model(x_adv)
+                logits = logits_in_tiles(model, x_adv)
             refuse_nan(logits.isnan().any())
             answers.append(logits.argmax(1).cpu())
     return torch.cat(answers)

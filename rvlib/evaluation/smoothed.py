@@ -23,7 +23,7 @@ def votes_under_attack(
     *,
     first_id: int = 0,
     seed: int = 0,
-    batch_size: int = 256,
+    unit: int = 256,
 ) -> Counts:
     """Attack images, then let the smoothed network vote on them with noise of its own.
 
@@ -45,8 +45,8 @@ def votes_under_attack(
         Index of the first image, so that a set evaluated in parts is attacked as in the whole.
     seed : int, default=0
         Of the attack's randomness and, independently, of the vote's.
-    batch_size : int, default=256
-        Images attacked at once.
+    unit : int, default=256
+        Images that share a stream of the attack's randomness, see ``attacked_batches``.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def votes_under_attack(
         Votes; ``rvlib.smoothing.vote`` calls them.
     """
     batches = attacked_batches(
-        model, images, labels, attack, first_id=first_id, batch_size=batch_size, seed=seed
+        model, images, labels, attack, first_id=first_id, unit=unit, seed=seed
     )
     counts = [
         sample_under_noise(model, x_adv, sigma, n, purpose="prediction", seed=seed)

@@ -90,9 +90,7 @@ def measure_attack(
     """
 
     def step(network: nn.Module, x: Tensor, y: Tensor, first: int) -> list[dict[str, Any]]:
-        answers = predictions(
-            network, x, y, attack, first_id=first, batch_size=len(x), seed=place.seed
-        )
+        answers = predictions(network, x, y, attack, first_id=first, unit=len(x), seed=place.seed)
         return _rows(first, y, prediction=answers.tolist())
 
     return _measure(
@@ -137,7 +135,7 @@ def measure_votes(
 
     def step(network: nn.Module, x: Tensor, y: Tensor, first: int) -> list[dict[str, Any]]:
         counts = votes_under_attack(
-            network, x, y, attack, sigma, n, first_id=first, seed=place.seed, batch_size=len(x)
+            network, x, y, attack, sigma, n, first_id=first, seed=place.seed, unit=len(x)
         )
         return _rows(first, y, counts=_texts(counts))
 

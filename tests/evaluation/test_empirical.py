@@ -73,9 +73,9 @@ def test_under_attack_those_within_reach_change(model, images, labels):
 def test_attacks_without_chance_do_not_depend_on_the_batch_size(
     model, images, labels, attack, batch_size
 ):
-    answers = predictions(model, images, labels, attack, batch_size=batch_size)
+    answers = predictions(model, images, labels, attack, unit=batch_size)
     assert torch.equal(answers, predictions(model, images, labels, attack))
-    batches = attacked_batches(model, images, labels, attack, batch_size=batch_size)
+    batches = attacked_batches(model, images, labels, attack, unit=batch_size)
     x_adv = torch.cat([x for x, _ in batches])
     whole, _ = next(iter(attacked_batches(model, images, labels, attack)))
     assert torch.allclose(x_adv, whole, atol=1e-6)
@@ -83,14 +83,14 @@ def test_attacks_without_chance_do_not_depend_on_the_batch_size(
 
 @pytest.mark.parametrize("batch_size", [4, 30])
 def test_batches_are_the_images_in_order(model, images, labels, batch_size):
-    pairs = list(attacked_batches(model, images, labels, natural, batch_size=batch_size))
+    pairs = list(attacked_batches(model, images, labels, natural, unit=batch_size))
     assert max(len(x) for x, _ in pairs) == batch_size
     assert torch.equal(torch.cat([x for x, _ in pairs]), to_float(images))
     assert torch.equal(torch.cat([y for _, y in pairs]), labels)
 
 
 def attacked(model, images, labels, **options):
-    batches = attacked_batches(model, images, labels, at_random, batch_size=5, **options)
+    batches = attacked_batches(model, images, labels, at_random, unit=5, **options)
     return torch.cat([x for x, _ in batches])
 
 
@@ -105,7 +105,7 @@ def test_a_set_attacked_in_parts_is_attacked_as_in_the_whole(model, images, labe
 
 def test_predictions_pass_first_id_and_seed_on(model, images, labels):
     def answers(images, labels, **options):
-        return predictions(model, images, labels, at_random, batch_size=5, **options)
+        return predictions(model, images, labels, at_random, unit=5, **options)
 
     whole = answers(images, labels)
     assert torch.equal(answers(images[10:], labels[10:], first_id=10), whole[10:])
@@ -130,7 +130,7 @@ def test_the_network_is_left_as_it_was(attack):
     state = {name: value.clone() for name, value in model.state_dict().items()}
     wanted = [parameter.requires_grad for parameter in model.parameters()]
     images = torch.randint(0, 256, (6, 1, 1, 2), dtype=torch.uint8)
-    answers = predictions(model, images, torch.zeros(6, dtype=torch.int64), attack, batch_size=4)
+    answers = predictions(model, images, torch.zeros(6, dtype=torch.int64), attack, unit=4)
     assert not answers.requires_grad
     assert [module.training for module in model.modules()] == modes
     assert [parameter.requires_grad for parameter in model.parameters()] == wanted

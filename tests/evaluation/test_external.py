@@ -47,8 +47,8 @@ def refusal(*arguments, **options):
 
 def test_a_plain_callable_is_evaluated_as_ours(model, images, labels):
     external = from_callable(lambda model, x, y: fgsm(model, x, y, BALL), BALL)
-    found = predictions(model, images, labels, external, batch_size=5)
-    ours = predictions(model, images, labels, lambda m, x, y, g: fgsm(m, x, y, BALL), batch_size=5)
+    found = predictions(model, images, labels, external, unit=5)
+    ours = predictions(model, images, labels, lambda m, x, y, g: fgsm(m, x, y, BALL), unit=5)
     clean = predictions(model, images, labels, lambda m, x, y, g: x)
     assert torch.equal(found, ours)
     assert not torch.equal(found, clean)

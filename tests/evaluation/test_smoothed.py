@@ -77,7 +77,7 @@ def test_the_attacked_images_are_voted_on(images, labels):
 @pytest.mark.parametrize("attack", [natural, inverted])
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 20])
 def test_votes_do_not_depend_on_the_batch_size(images, labels, attack, batch_size):
-    counts = votes(images, labels, attack, batch_size=batch_size)
+    counts = votes(images, labels, attack, unit=batch_size)
     assert torch.equal(counts, votes(images, labels, attack))
 
 
@@ -92,8 +92,7 @@ def test_a_real_attack_does_not_depend_on_the_batch_size_either(images, labels):
         return fgsm(model, x, y, Linf(0.1))
 
     one, other = (
-        votes_under_attack(model, images, labels, attack, SIGMA, 200, batch_size=size)
-        for size in (3, 20)
+        votes_under_attack(model, images, labels, attack, SIGMA, 200, unit=size) for size in (3, 20)
     )
     # At most a vote or two an image lies so near the border that rounding decides.
     assert (one - other).abs().max() <= 2
@@ -102,11 +101,11 @@ def test_a_real_attack_does_not_depend_on_the_batch_size_either(images, labels):
 @pytest.mark.parametrize("cut", [4, 12])
 def test_parts_of_a_set_give_the_votes_of_the_whole(images, labels, cut):
     for attack in (natural, at_random):
-        whole = votes(images, labels, attack, batch_size=4)
-        head = votes(images[:cut], labels[:cut], attack, batch_size=4)
-        tail = votes(images[cut:], labels[cut:], attack, batch_size=4, first_id=cut)
+        whole = votes(images, labels, attack, unit=4)
+        head = votes(images[:cut], labels[:cut], attack, unit=4)
+        tail = votes(images[cut:], labels[cut:], attack, unit=4, first_id=cut)
         assert torch.equal(torch.cat([head, tail]), whole)
-    shifted = votes(images[cut:], labels[cut:], at_random, batch_size=4)
+    shifted = votes(images[cut:], labels[cut:], at_random, unit=4)
     assert not torch.equal(shifted, whole[cut:])
 
 

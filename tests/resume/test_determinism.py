@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rvlib.attacks import pgd
+from rvlib.attacks import ascent, pgd
 from rvlib.data import load_cifar10, to_float
 from rvlib.evaluation import attacked_batches, predictions
 from rvlib.models import load_weights
@@ -56,7 +56,7 @@ def test_the_same_votes_twice_are_the_same(images):
 START = AttackRecipe("start", LINF, 1, 0.0, random_start=True)
 
 
-def starts(images, first_id=0, batch_size=4, seed=0):
+def starts(images, first_id=0, unit=4, seed=0):
     x, y = images
     batches = attacked_batches(
         find_recipe("standard").build(0),
@@ -64,7 +64,7 @@ def starts(images, first_id=0, batch_size=4, seed=0):
         y,
         START,
         first_id=first_id,
-        batch_size=batch_size,
+        unit=unit,
         seed=seed,
     )
     return torch.cat([x_adv for x_adv, _ in batches])
@@ -86,9 +86,24 @@ def test_a_shorter_last_unit_has_the_same_starts(images):
 
 
 def test_another_unit_size_is_other_starts(images):
-    # Which is why rows record their unit, and rows of another unit are refused.
-    assert torch.equal(starts(images, batch_size=4)[:4], starts(images, batch_size=6)[:4])
-    assert not torch.equal(starts(images, batch_size=4)[4:6], starts(images, batch_size=6)[4:6])
+    # The unit is part of the seed: rows record it, and rows of another unit are refused.
+    assert torch.equal(starts(images, unit=4)[:4], starts(images, unit=6)[:4])
+    assert not torch.equal(starts(images, unit=4)[4:6], starts(images, unit=6)[4:6])
+
+
+@pytest.mark.parametrize("at_once", [3, 5])
+def test_how_many_go_at_once_changes_no_start_and_hardly_an_answer(images, monkeypatch, at_once):
+    attack = AttackRecipe("pgd", LINF, 5, 0.02, random_start=True, restarts=2)
+    network = shipped("pgd-linf-at")
+    before = starts(images), predictions(network, images[0], images[1], attack)
+    monkeypatch.setattr(ascent, "TILE", at_once)
+    sizes = []
+    network.register_forward_hook(lambda net, seen, logits: sizes.append(len(logits)))
+    after = starts(images), predictions(network, images[0], images[1], attack)
+    assert max(sizes) == at_once
+    assert torch.equal(before[0], after[0])
+    # A sign that rounding turned may send an image another way: one of twelve at most.
+    assert (before[1] != after[1]).sum() <= 1
 
 
 def test_another_seed_is_other_starts(images):
@@ -115,12 +130,10 @@ def test_the_stream_of_a_unit_is_its_first_images(images):
 # --- answers under an attack ---------------------------------------------------------------------
 
 
-def test_without_random_starts_the_batch_size_changes_rounding_only(images):
+def test_without_random_starts_the_unit_changes_rounding_only(images):
     attack = AttackRecipe("pgd", LINF, 10, 0.02)
     network = shipped("pgd-linf-at")
-    answers = [
-        predictions(network, images[0], images[1], attack, batch_size=size) for size in (1, 5, 12)
-    ]
+    answers = [predictions(network, images[0], images[1], attack, unit=size) for size in (1, 5, 12)]
     # A sign that rounding turned may send an image another way: one of twelve at most.
     assert max((answers[0] != other).sum().item() for other in answers) <= 1
 
@@ -128,7 +141,5 @@ def test_without_random_starts_the_batch_size_changes_rounding_only(images):
 def test_the_same_attack_twice_is_the_same_answers(images):
     attack = AttackRecipe("pgd", LINF, 5, 0.02, random_start=True, restarts=2)
     network = shipped("pgd-linf-at")
-    one, other = (
-        predictions(network, images[0], images[1], attack, batch_size=4) for _ in range(2)
-    )
+    one, other = (predictions(network, images[0], images[1], attack, unit=4) for _ in range(2))
     assert torch.equal(one, other)

@@ -107,7 +107,7 @@ def test_rows_of_an_attack(place, cifar10):
     assert rows.integers("index") == list(range(COUNT))
     assert rows.integers("label") == labels.tolist()
     network = find_recipe("standard").build(0)
-    expected = predictions(network, images, labels, ATTACKS["pgd-linf"], batch_size=UNIT)
+    expected = predictions(network, images, labels, ATTACKS["pgd-linf"], unit=UNIT)
     assert rows.integers("prediction") == expected.tolist()
 
 
@@ -115,7 +115,7 @@ def test_rows_of_a_random_attack_are_drawn_by_unit(place, cifar10):
     images, labels = (tensor[:COUNT] for tensor in cifar10)
     rows = read_rows(MEASURES["votes"](place), COUNT)
     network = find_recipe(gaussian_name(SIGMA)).build(0)
-    expected = votes_under_attack(network, images, labels, RANDOM, SIGMA, 100, batch_size=UNIT)
+    expected = votes_under_attack(network, images, labels, RANDOM, SIGMA, 100, unit=UNIT)
     assert integers(rows, "counts") == expected.tolist()
 
 
