@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ Row = dict[str, str]
 
 class RowsError(RuntimeError):
     """A rows file that is missing, unreadable, incomplete or of another run."""
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a split, a defence or an attack may be called."""
 
 
 def rows_path(folder: Path, split: str, defence: str, seed: int, what: str) -> Path:
@@ -47,7 +52,16 @@ def rows_path(folder: Path, split: str, defence: str, seed: int, what: str) -> P
     -------
     Path
         The file.
+
+    Raises
+    ------
+    ValueError
+        If a name could lead elsewhere: it has other signs than letters, digits, ``.``, ``_`` and
+        ``-``, or begins with one of these three.
     """
+    for name in (split, defence, what):
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name for rows: use letters, digits and . _ -")
     return folder / split / defence / f"seed-{seed}" / f"{what}.csv"
 
 

@@ -1,8 +1,10 @@
 """Attacks of other libraries, evaluated here, with the ball that they claim checked."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -31,12 +33,22 @@ class ExternalAttack:
     threat : ThreatModel
         The ball that it claims to stay in.
     name : str
-        What errors call it.
+        What errors call it, and its rows: letters, digits and ``._-``.
+    origin : str
+        Where it is from: ``"torchattacks 3.5.1"``, say.
     """
 
     attack: Call
     threat: ThreatModel
     name: str
+    origin: str = "a callable"
+
+    def record(self) -> dict[str, Any]:
+        """Say what is known of the attack, for the head of its rows.
+
+        What a callable does is not known: give another name to another one.
+        """
+        return {"name": self.name, "threat": self.threat.name, "origin": self.origin}
 
     def __call__(
         self, model: nn.Module, x: Images, y: Labels, generator: torch.Generator
@@ -106,9 +118,10 @@ def from_torchattacks(
 
     Parameters
     ----------
-    attack : torchattacks.attack.Attack
+    attack : torchattacks.attack.Attack, or a callable that makes one of a network
         As ``torchattacks.PGD(model, eps=...)``; it belongs to its network, and another one is
-        refused when it is called.
+        refused when it is called.  ``lambda model: torchattacks.PGD(model, eps=...)`` is for
+        whichever network is evaluated.
     threat : ThreatModel
         The ball that it claims to stay in: checked on every batch.
     name : str, default=None
@@ -119,17 +132,18 @@ def from_torchattacks(
     ExternalAttack
         As for ``from_callable``.
     """
-    name = name or _kind(attack)
-    if not isinstance(getattr(attack, "model", None), nn.Module):
-        raise TypeError(f"{name} holds no network: make it as torchattacks.PGD(model, eps=8/255)")
+    named: str = name or getattr(attack, "__name__", _kind(attack))
+    of_a_network = isinstance(getattr(attack, "model", None), nn.Module)
+    if not of_a_network and not inspect.isroutine(attack) and not isinstance(attack, type):
+        raise TypeError(f"{named} holds no network: make it as torchattacks.PGD(model, eps=8/255)")
 
     def call(model: nn.Module, x: Images, y: Labels) -> Images:
-        if attack.model is not model:
-            raise ValueError(f"{name} was made for another network than the one evaluated")
-        found: Images = attack(x, y)
+        if of_a_network and attack.model is not model:
+            raise ValueError(f"{named} was made for another network than the one evaluated")
+        found: Images = (attack if of_a_network else attack(model))(x, y)
         return found
 
-    return ExternalAttack(call, threat, name)
+    return ExternalAttack(call, threat, named, _installed("torchattacks"))
 
 
 def from_foolbox(attack: Any, threat: ThreatModel, *, name: str | None = None) -> ExternalAttack:
@@ -158,7 +172,7 @@ def from_foolbox(attack: Any, threat: ThreatModel, *, name: str | None = None) -
         found: Images = clipped
         return found
 
-    return ExternalAttack(call, threat, name or _kind(attack))
+    return ExternalAttack(call, threat, name or _kind(attack), _installed("foolbox"))
 
 
 def _form(found: object) -> str:
@@ -166,6 +180,14 @@ def _form(found: object) -> str:
     if not isinstance(found, Tensor):
         return type(found).__name__
     return f"{tuple(found.shape)} {found.dtype} on {found.device}"
+
+
+def _installed(library: str) -> str:
+    """Name a library with its version."""
+    try:
+        return f"{library} {version(library)}"
+    except PackageNotFoundError:
+        return library
 
 
 def _kind(attack: object) -> str:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from rvlib.data import CIFAR10_DIGEST, load_cifar10, to_float
 from rvlib.device import arithmetic, provenance
 from rvlib.evaluation import (
+    ExternalAttack,
     nested_votes,
     predictions,
     votes,
@@ -64,7 +65,12 @@ Step = Callable[[nn.Module, Tensor, Tensor, int], list[dict[str, Any]]]
 
 
 def measure_attack(
-    place: Place, model: str, seed: int, attack: AttackRecipe, split: str, count: int
+    place: Place,
+    model: str,
+    seed: int,
+    attack: AttackRecipe | ExternalAttack,
+    split: str,
+    count: int,
 ) -> Path:
     """Classify the first `count` images of a split under an attack on the network itself.
 
@@ -76,8 +82,8 @@ def measure_attack(
         A key of ``rvlib.recipes.RECIPES``.
     seed : int
         Its training seed.
-    attack : AttackRecipe
-        The attack.
+    attack : AttackRecipe or ExternalAttack
+        The library's, or one from elsewhere; its rows lie under its name.
     split : str
         ``"heldout"`` (the report's images) or ``"test"``.
     count : int

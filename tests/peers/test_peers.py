@@ -7,6 +7,10 @@ from torch import nn
 from rvlib.attacks import fgsm, pgd, square
 from rvlib.data import load_cifar10, to_float
 from rvlib.evaluation import from_foolbox, from_torchattacks, predictions
+from rvlib.recipes import ATTACKS
+from rvlib.report.tables import table1
+from rvlib.rows import read_rows, rows_path
+from rvlib.stages.measure import Place, measure_attack
 from rvlib.stages.run import Run
 from rvlib.threat_models import L2, Linf
 
@@ -172,3 +176,30 @@ def test_an_object_of_another_network_is_refused(torchattacks, model, images):
     theirs = of_torchattacks(torchattacks, torch.nn.Flatten(), Linf(0.03))
     with pytest.raises(ValueError, match="PGD was made for another network"):
         predictions(model, images[0], images[1], theirs)
+
+
+def test_peers_stand_in_the_table_beside_ours(torchattacks, foolbox, tmp_path):
+    run, ball = Run.open("course", "cpu"), Linf(0.03)
+    place = Place(run.place.models, tmp_path, run.place.device)
+    options = {"steps": STEPS, "alpha": 0.0075, "random_start": False}
+    theirs = [
+        from_torchattacks(
+            lambda model: torchattacks.PGD(model, eps=ball.eps, **options), ball, name="ta-pgd"
+        ),
+        from_foolbox(
+            foolbox.attacks.LinfPGD(steps=STEPS, abs_stepsize=0.0075, random_start=False),
+            ball,
+            name="foolbox-pgd",
+        ),
+    ]
+    measure_attack(place, "pgd-linf-at", 0, ATTACKS["pgd-linf"], "heldout", 64)
+    for attack in theirs:
+        measure_attack(place, "pgd-linf-at", 0, attack, "heldout", 64)
+    cells = [("pgd-linf-at", name) for name in ("pgd-linf", "ta-pgd", "foolbox-pgd")]
+    table = table1(tmp_path, "heldout", cells, 64)
+    assert {line["threat"] for line in table} == {"linf 0.03"}
+    # The same ball on a robust network: within a few images of ours.
+    correct = [int(line["correct"]) for line in table]
+    assert max(correct) - min(correct) <= 4
+    rows = read_rows(rows_path(tmp_path, "heldout", "pgd-linf-at", 0, "ta-pgd"))
+    assert rows.head["identity"]["attack"]["origin"].startswith("torchattacks ")

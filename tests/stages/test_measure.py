@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rvlib.attacks import pgd
 from rvlib.data import CIFAR10_DIGEST, load_cifar10
-from rvlib.evaluation import nested_votes, predictions, votes_under_attack
+from rvlib.evaluation import from_callable, nested_votes, predictions, votes_under_attack
 from rvlib.models import LeNet, save_weights
 from rvlib.models.weights import WeightsError, read_record
 from rvlib.recipes import ALPHA, ATTACKS, LINF, N0, AttackRecipe, find_recipe, gaussian_name
-from rvlib.rows import RowsError, read_rows
+from rvlib.report.tables import grid, table1
+from rvlib.rows import RowsError, read_rows, rows_path
 from rvlib.smoothing import largest_radius
 from rvlib.stages import measure
 from rvlib.stages.measure import (
@@ -117,6 +119,33 @@ def test_rows_of_a_random_attack_are_drawn_by_unit(place, cifar10):
     network = find_recipe(gaussian_name(SIGMA)).build(0)
     expected = votes_under_attack(network, images, labels, RANDOM, SIGMA, 100, unit=UNIT)
     assert integers(rows, "counts") == expected.tolist()
+
+
+def test_an_attack_from_elsewhere_stands_in_the_same_table(place):
+    ours = ATTACKS["pgd-linf"]
+    theirs = from_callable(
+        lambda model, x, y: pgd(model, x, y, LINF, random_start=False), LINF, name="theirs"
+    )
+    for attack in (ours, theirs):
+        measure_attack(place, "standard", 0, attack, SPLIT, COUNT)
+    cells = [("standard", "pgd-linf"), ("standard", "theirs")]
+    one, other = table1(place.rows, SPLIT, cells, COUNT)
+    assert (one["attack"], other["attack"]) == ("pgd-linf", "theirs")
+    assert other["threat"] == one["threat"] == "linf 0.03"
+    assert [line["Accuracy, %"] for line in grid([one, other])] == ["PGD l∞", "theirs"]
+    rows = read_rows(rows_path(place.rows, SPLIT, "standard", 0, "theirs"))
+    assert rows.head["identity"]["attack"]["origin"] == "a callable"
+    # Another attack of the same name from another source is not gone on with.
+    other_source = replace(theirs, origin="elsewhere 1.0")
+    with pytest.raises(RowsError, match="attack"):
+        measure_attack(place, "standard", 0, other_source, SPLIT, COUNT)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", "a b"])
+def test_a_name_that_is_no_file_is_refused(place, name):
+    attack = replace(from_callable(lambda model, x, y: x, LINF, name="x"), name=name)
+    with pytest.raises(ValueError, match="name"):
+        measure_attack(place, "standard", 0, attack, SPLIT, COUNT)
 
 
 def test_rows_of_votes(place, cifar10):
