@@ -132,7 +132,8 @@ def from_torchattacks(
     ExternalAttack
         As for ``from_callable``.
     """
-    named: str = name or getattr(attack, "__name__", _kind(attack))
+    own_name: str = getattr(attack, "__name__", _kind(attack))
+    named = name or own_name
     of_a_network = isinstance(getattr(attack, "model", None), nn.Module)
     if not of_a_network and not inspect.isroutine(attack) and not isinstance(attack, type):
         raise TypeError(f"{named} holds no network: make it as torchattacks.PGD(model, eps=8/255)")
