@@ -182,6 +182,13 @@ def test_votes_stay_within_the_budget(x, monkeypatch):
     assert max(roomy.seen) == 200
 
 
+def test_more_votes_are_no_larger_batches(x):
+    few, many = Widths(20), Widths(20)
+    sample_under_noise(few, x[:2], 0.25, 300)
+    sample_under_noise(many, x[:2], 0.25, 3000)
+    assert max(many.seen) == max(few.seen)
+
+
 # The peak of this process alone: ru_maxrss would start from that of the process that started it.
 RESNET = """
 import re, torch

@@ -87,3 +87,16 @@ def test_an_index_counted_by_another_library_is_the_same_address_or_refused(inde
     except TypeError:
         return
     assert torch.equal(other, draw(7))
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_no_two_streams_of_shared_votes_are_alike(seed):
+    # A CPU's generator is started by the last 32 bits: votes that select and votes that judge
+    # must not be the same draws.
+    hundreds = {"selection": 1, "estimation": 1000, "sequential": 1000, "prediction": 10}
+    starts = [
+        stream("cpu", seed, purpose, k).initial_seed() % 2**32
+        for purpose, count in hundreds.items()
+        for k in range(count)
+    ]
+    assert len(set(starts)) == len(starts)
