@@ -587,6 +587,16 @@ REPORT = (
         },
     )
     + _mutants(
+        "rvlib/report/digests.py",
+        ["report/test_publish", "report/test_belonging"],
+        {
+            "digests-of-rows-not-compared": (
+                "if written.get(name) != found.get(name):",
+                "if (name in written) != (name in found):",
+            ),
+        },
+    )
+    + _mutants(
         "rvlib/report/runner.py",
         ["report/test_runner"],
         {

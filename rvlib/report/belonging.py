@@ -8,6 +8,7 @@ from typing import Any
 from rvlib.data import CIFAR10_DIGEST
 from rvlib.models.weights import WeightsError, read_record
 from rvlib.recipes import find_recipe, gaussian_name
+from rvlib.report.digests import check_sums
 from rvlib.rows import RowsError, read_rows, rows_path
 from rvlib.stages.measurements import NOISE, measurements
 from rvlib.stages.run import Run
@@ -28,10 +29,12 @@ def check_belonging(run: Run) -> None:
     Raises
     ------
     RowsError
-        If the head of a rows file names other weights, data, images or noise, or another seed.
+        If the head of a rows file names other weights, data, images or noise, or another seed; or
+        if shipped rows are not those that were shipped.
     WeightsError
         If weights in place were made by another recipe than the library's.
     """
+    check_sums(run.place.rows)
     digests: dict[tuple[str, int], str | None] = {}
     for measured in sorted(measurements(run)):
         split, defence, seed, what = measured

@@ -19,6 +19,7 @@ from rvlib.recipes import (
 from rvlib.report import build, curves, tables
 from rvlib.report.belonging import check_belonging, row_commits
 from rvlib.report.build import write_tables
+from rvlib.report.digests import write_sums
 from rvlib.rows import RowsError, rows_path
 from rvlib.stages.measure import Place
 from rvlib.stages.measurements import NOISE, measurements
@@ -202,3 +203,10 @@ def test_all_that_the_tables_read_is_compared(run, monkeypatch):
     write_tables(run)
     assert read <= {rows_path(run.place.rows, *measured) for measured in measurements(run)}
     assert len(read) > 50
+
+
+def test_rows_that_are_not_those_whose_digests_are_listed_are_refused(run):
+    path = write_sums(run.place.rows).parent / "heldout" / "standard" / "seed-0" / "fgsm.csv"
+    check_belonging(run)
+    path.write_text(path.read_text().replace("1,1,0", "1,1,1"))
+    assert refusal(run).startswith(f"{path} is not the file that SHA256SUMS lists")

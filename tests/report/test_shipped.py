@@ -9,6 +9,7 @@ import torch
 from rvlib.models.weights import read_record
 from rvlib.profiles import DEFENCES, find_profile
 from rvlib.report.build import write_tables
+from rvlib.report.digests import SUMS, check_sums, write_sums
 from rvlib.rows import RowsError, read_rows
 from rvlib.stages.measure import Place
 from rvlib.stages.run import Run, repository
@@ -58,7 +59,30 @@ def test_every_shipped_weight_has_a_record_of_committed_code():
         assert not read_record(path)["commit"].endswith("+"), path
 
 
-@pytest.mark.parametrize("fault", ["twice", "gone", "other weights"])
+def test_the_digests_of_the_shipped_rows_hold():
+    listed = (SHIPPED / "rows" / SUMS).read_text().splitlines()
+    assert len(listed) == len(ROWS)
+    check_sums(SHIPPED / "rows")
+
+
+@pytest.mark.parametrize("fault", ["added", "removed", "changed"])
+def test_shipped_rows_are_those_whose_digests_are_listed(tmp_path, fault):
+    rows = tmp_path / "rows"
+    shutil.copytree(SHIPPED / "rows" / "heldout" / "standard", rows)
+    write_sums(rows)
+    check_sums(rows)
+    path = rows / "seed-0" / "pgd-linf.csv"
+    if fault == "added":
+        shutil.copy(path, path.with_name("mine.csv"))
+    elif fault == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-2] + b"3\n")
+    with pytest.raises(RowsError, match=r"(mine|pgd-linf)\.csv is no.* file that SHA256SUMS lists"):
+        check_sums(rows)
+
+
+@pytest.mark.parametrize("fault", ["twice", "gone", "other weights", "all right"])
 def test_a_fault_planted_into_the_shipped_rows_is_seen(tmp_path, fault):
     rows = tmp_path / "rows"
     shutil.copytree(SHIPPED / "rows", rows)
@@ -68,8 +92,16 @@ def test_a_fault_planted_into_the_shipped_rows_is_seen(tmp_path, fault):
         lines[3000:4216] = lines[:1216]
     elif fault == "gone":
         lines = lines[:-1]
-    else:
+    elif fault == "other weights":
         head = head.replace('"weights": "', '"weights": "0')
+    else:
+        cells = [line.split(",") for line in lines]
+        lines = [
+            f"{i},{label},{'0 ' * int(label)}1000" + " 0" * (9 - int(label))
+            for i, label, _ in cells
+        ]
     path.write_text("\n".join([head, columns, *lines, ""]))
+    if fault != "all right":  # seen without their digests, too
+        (rows / SUMS).unlink()
     with pytest.raises(RowsError, match=r"vote-pgd-l2\.csv"):
         write_tables(run_on(rows, tmp_path))
