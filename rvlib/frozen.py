@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from rvlib.types import check_logits
 
@@ -25,6 +26,49 @@ def check_network(model: object) -> None:
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         raise TypeError(f"the network is {kind}, not a torch.nn.Module: put it into one's forward")
+
+
+def place_of(model: nn.Module, x: Tensor) -> torch.device:
+    """Say where a network is; one without parameters works where the images are.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    x : Tensor
+        The images.
+
+    Returns
+    -------
+    torch.device
+        Where to send them.
+    """
+    parameter = next(model.parameters(), None)
+    return x.device if parameter is None else parameter.device
+
+
+def check_precision(model: nn.Module, x: Tensor) -> None:
+    """Refuse images in another precision than a network computes in.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network; one in half precision may turn its images into that itself.
+    x : Tensor of shape (B, C, H, W), float
+        The images.
+
+    Raises
+    ------
+    TypeError
+        If the network's numbers are float32 or float64, and the images' others.
+    """
+    parameter = next(model.parameters(), None)
+    known = {torch.float32: "x.float()", torch.float64: "x.double()"}
+    if parameter is not None and parameter.dtype in known and x.dtype != parameter.dtype:
+        raise TypeError(
+            f"images are {x.dtype}, the network computes in {parameter.dtype}: "
+            f"use {known[parameter.dtype]}"
+        )
 
 
 @contextmanager

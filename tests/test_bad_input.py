@@ -216,6 +216,13 @@ def broken():
     return net
 
 
+def diverged():
+    """Give a network whose weights are NaN."""
+    net = network()
+    nn.init.constant_(net[1].weight, NAN)
+    return net
+
+
 def opened(folder, **options):
     return Run.open("course", "cpu", folder, **options)
 
@@ -355,6 +362,24 @@ CASES = [
         lambda _: predictions(broken(), BYTES, Y, lambda model, x, y, generator: x),
         ValueError,
         "gave NaN.*diverged",
+    ),
+    Case(
+        "the same, attacked",
+        lambda _: pgd(diverged(), X, Y, L2(0.5)),
+        ValueError,
+        "gave NaN.*diverged",
+    ),
+    Case(
+        "images in double precision",
+        lambda _: pgd(NET, X.double(), Y, BALL),
+        TypeError,
+        r"float64.*float32: use x\.float",
+    ),
+    Case(
+        "the same, voting",
+        lambda _: certify(NET, X.half(), 0.25),
+        TypeError,
+        r"float16.*float32: use x\.float",
     ),
     # balls and steps
     Case(
@@ -536,6 +561,24 @@ CASES = [
         lambda _: predict(NET, X, 0.25, seed=0.5),
         TypeError,
         r"seed=0\.5 is float: give a whole number",
+    ),
+    Case(
+        "ids that are no whole numbers",
+        lambda _: predict(NET, X, 0.25, image_ids=torch.linspace(0.1, 0.4, 4)),
+        TypeError,
+        r"0\.1.* is float: give a whole number",
+    ),
+    Case(
+        "ids as text",
+        lambda _: certify_at(NET, X, 0.1, 0.25, image_ids="0123"),
+        TypeError,
+        "is str: give a whole number",
+    ),
+    Case(
+        "labels of a radius as a list",
+        lambda _: certify_at(NET, X, 0.1, 0.25, labels=Y.tolist()),
+        TypeError,
+        "list.*as_tensor",
     ),
     Case(
         "ids of other images",

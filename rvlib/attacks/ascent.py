@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rvlib.checks import check_number, check_whole
-from rvlib.frozen import answering, frozen
+from rvlib.frozen import answering, check_precision, frozen, place_of
 from rvlib.memory import images_at_once
 from rvlib.threat_models import ThreatModel
-from rvlib.types import Images, Labels, Logits, check_images, check_labels
+from rvlib.types import Images, Labels, Logits, check_images, check_labels, refuse_nan
 
 TILE = 256
 """Images attacked at once on a CPU: few enough for its caches, enough to keep it busy."""
@@ -163,12 +163,11 @@ def under_attack(model: nn.Module, x: Images, y: Labels) -> Iterator[nn.Module]:
     check_images(x)
     largest_label = check_labels(y, x)
     with frozen(model), answering(model, largest_label):
-        parameter = next(model.parameters(), x)
-        if parameter.device != x.device:
+        if (place := place_of(model, x)) != x.device:
             raise ValueError(
-                f"the network is on {parameter.device}, images on {x.device}: "
-                "use model.to(x.device)"
+                f"the network is on {place}, images on {x.device}: use model.to(x.device)"
             )
+        check_precision(model, x)
         yield model
 
 
@@ -211,6 +210,12 @@ def logits_in_tiles(model: nn.Module, x: Images) -> Logits:
     """
     (parts,) = tiles(model, x)
     return torch.cat([model(part) for part in parts])
+
+
+def without_nan(x_adv: Images) -> Images:
+    """Refuse attacked images with NaN in them: the gradient was none; one look at the end."""
+    refuse_nan(x_adv.isnan().any())
+    return x_adv
 
 
 def check_ball(threat: ThreatModel) -> None:

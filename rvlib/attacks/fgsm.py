@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from rvlib.attacks.ascent import ascend, check_ball, loss_gradient, tiles, under_attack
+from rvlib.attacks.ascent import ascend, check_ball, loss_gradient, tiles, under_attack, without_nan
 from rvlib.threat_models import ThreatModel
 from rvlib.types import Images, Labels
 
@@ -64,4 +64,5 @@ def fgsm(model: nn.Module, x: Images, y: Labels, threat: ThreatModel) -> Images:
     with under_attack(model, x, y):
         parts = zip(*tiles(model, x, y), strict=True)
         gradient = torch.cat([loss_gradient(model, *part) for part in parts])
-    return ascend(lambda _: gradient, x, x, threat, steps=1, step_size=threat.eps)
+    x_adv = ascend(lambda _: gradient, x, x, threat, steps=1, step_size=threat.eps)
+    return without_nan(x_adv)

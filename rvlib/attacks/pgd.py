@@ -12,6 +12,7 @@ from rvlib.attacks.ascent import (
     stride,
     tiles,
     under_attack,
+    without_nan,
 )
 from rvlib.threat_models import ThreatModel
 from rvlib.types import Images, Labels, check_generator
@@ -121,7 +122,7 @@ def pgd(
             if not again.any():
                 break
             x_adv[again] = _worse(model, y[again], x_adv[again], run(again))
-        return x_adv
+        return without_nan(x_adv)
 
 
 @torch.no_grad()

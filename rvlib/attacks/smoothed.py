@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks.ascent import ascend, cross_entropies, stride, under_attack
+from rvlib.attacks.ascent import ascend, cross_entropies, stride, under_attack, without_nan
 from rvlib.checks import check_sigma, check_whole
 from rvlib.memory import images_at_once
 from rvlib.threat_models import ThreatModel
@@ -81,7 +81,7 @@ def smoothed_pgd(
 
     with under_attack(model, x, y):
         check_generator(generator, x)
-        return ascend(gradient, x, x, threat, steps, step)
+        return without_nan(ascend(gradient, x, x, threat, steps, step))
 
 
 def vote_loss_gradient(

@@ -9,7 +9,7 @@ from rvlib.attacks import Attack
 from rvlib.attacks.ascent import logits_in_tiles
 from rvlib.checks import check_whole
 from rvlib.data import to_float
-from rvlib.frozen import answering, frozen
+from rvlib.frozen import answering, frozen, place_of
 from rvlib.noise import stream
 from rvlib.types import Images, Labels, check_stored, refuse_nan
 
@@ -53,7 +53,7 @@ def attacked_batches(
     """
     check_whole("unit", unit)
     largest_label = check_stored(images, labels)
-    device = next(model.parameters()).device
+    device = place_of(model, images)
     for first in range(0, len(images), unit):
         x = to_float(images[first : first + unit]).to(device)
         x = x.contiguous(memory_format=torch.channels_last)

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from rvlib.attacks import smoothed_pgd
+from rvlib.frozen import place_of
 from rvlib.noise import stream
 from rvlib.smoothing import ABSTAIN, sample_under_noise, vote
 from rvlib.smoothing.certificate import Certificates, Integers
@@ -59,7 +60,7 @@ def votes_inside(
     Tensor of shape (B, K), int64
         Votes; rows of zeros where nothing was certified.
     """
-    device = next(model.parameters()).device
+    device = place_of(model, x)
     found = torch.from_numpy((certificates.prediction != ABSTAIN) & (certificates.radius > 0))
     attacked = x.to(device).contiguous(memory_format=torch.channels_last).clone()
     for i in found.nonzero()[:, 0].tolist():

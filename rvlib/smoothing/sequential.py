@@ -14,7 +14,7 @@ from torch import nn
 
 from rvlib.checks import check_number, check_sigma, check_whole
 from rvlib.smoothing.certificate import Floats, Integers, check_alpha
-from rvlib.smoothing.votes import CHUNK, sample_under_noise
+from rvlib.smoothing.votes import CHUNK, sample_under_noise, whole_ids
 from rvlib.types import Images, Labels, check_images, check_labels, check_logits
 
 HOPELESS = 0.01
@@ -171,11 +171,14 @@ def certify_at(
     check_whole("most", most, CHUNK)
     if most % CHUNK:
         raise ValueError(f"most={most}: votes come in whole hundreds, write e.g. most=10_000")
-    largest_label = -1 if labels is None else check_labels(labels.to(x.device), x)
+    if isinstance(labels, torch.Tensor):
+        labels = labels.to(x.device)
+    largest_label = -1 if labels is None else check_labels(labels, x)
     p0 = float(norm.cdf(radius / sigma))
     if p0 == 1 or evidence(most, most, p0) < math.log(1 / alpha):
         raise ValueError(f"most={most} votes can never certify radius {radius} at sigma={sigma}")
 
+    ids = whole_ids(image_ids, len(x))
     draw = partial(
         sample_under_noise, model, sigma=sigma, seed=seed, sound=sound, batch_size=batch_size
     )
@@ -195,7 +198,7 @@ def certify_at(
             n=more,
             first=n,
             purpose="sequential",
-            image_ids=image_ids and [image_ids[i] for i in where],
+            image_ids=None if ids is None else [ids[i] for i in where],
         )
         n += more
         successes[where] += counts.gather(1, prediction[at, None])[:, 0].numpy()

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rvlib.checks import check_sigma, check_whole
-from rvlib.frozen import check_network, frozen
+from rvlib.frozen import check_network, check_precision, frozen, place_of
 from rvlib.grid_noise import GRID, grid_noise, to_grid
 from rvlib.memory import images_at_once
 from rvlib.noise import stream
@@ -117,21 +118,21 @@ def sample_under_noise(
     """
     check_network(model)
     check_images(x)
+    check_precision(model, x)
     _check(sigma, n, first, batch_size, seed)
-    pixels = x.detach().to(_device(model, x)).contiguous(memory_format=torch.channels_last)
+    ids = whole_ids(image_ids, len(x))
+    pixels = x.detach().to(place_of(model, x)).contiguous(memory_format=torch.channels_last)
     network, draw = stemmed(model), partial(_draw, sigma=sigma)
     if sound:
         network, draw, pixels = OnGrid(model), partial(_draw_on_grid, sigma=sigma), to_grid(pixels)
     hundreds = range(first // CHUNK, (first + n) // CHUNK)
     count = partial(_count, network, draw=draw, hundreds=hundreds, batch_size=batch_size)
     with frozen(model), torch.no_grad():
-        if image_ids is None:
+        if ids is None:
             return count(pixels, address=(seed, purpose)).cpu()
-        if len(image_ids) != len(x):
-            raise ValueError(f"{len(image_ids)} image_ids for {len(x)} images: give one an image")
         counts = [
-            count(image, address=(seed, purpose, "image", int(i)))
-            for image, i in zip(pixels.split(1), image_ids, strict=True)
+            count(image, address=(seed, purpose, "image", i))
+            for image, i in zip(pixels.split(1), ids, strict=True)
         ]
         return torch.cat(counts).cpu()
 
@@ -200,10 +201,34 @@ def _draw_on_grid(pixels: Tensor, streams: Sequence[torch.Generator], sigma: flo
     return noise.permute(0, 3, 1, 2).to(pixels.dtype)
 
 
-def _device(model: nn.Module, x: Images) -> torch.device:
-    """Where the network is; a network without parameters works where the images are."""
-    parameter = next(model.parameters(), None)
-    return x.device if parameter is None else parameter.device
+def whole_ids(image_ids: Sequence[int] | None, images: int) -> list[int] | None:
+    """Refuse ids of images that are not one whole number each; None stays None.
+
+    Parameters
+    ----------
+    image_ids : sequence of int, array or tensor, or None
+        The ids.
+    images : int
+        How many images there are.
+
+    Returns
+    -------
+    list of int or None
+        The same as plain numbers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an id is no whole number >= 0, or there is not one an image.
+    """
+    if image_ids is None:
+        return None
+    ids = image_ids.tolist() if isinstance(image_ids, np.ndarray | Tensor) else list(image_ids)
+    if len(ids) != images:
+        raise ValueError(f"{len(ids)} image_ids for {images} images: give one an image")
+    for i in ids:
+        check_whole("an id of image_ids", i, least=0)
+    return [int(i) for i in ids]
 
 
 def _check(sigma: float, n: int, first: int, batch_size: int | None, seed: int) -> None:

@@ -156,3 +156,18 @@ def test_global_random_state_is_not_moved(model, images, labels):
     before = torch.get_rng_state()
     predictions(model, images, labels, at_random)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_network_without_parameters_is_evaluated():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("weight", torch.eye(3, 12))
+
+        def forward(self, x):
+            return x.flatten(1) @ self.weight.T
+
+    images = torch.randint(0, 256, (4, 3, 2, 2), dtype=torch.uint8)
+    labels = torch.zeros(4, dtype=torch.int64)
+    found = predictions(Fixed(), images, labels, lambda model, x, y, generator: x)
+    assert torch.equal(found, images.flatten(1)[:, :3].int().argmax(1))

@@ -3,13 +3,14 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
 from torch import nn
 
 from rvlib.noise import stream
-from rvlib.smoothing import sample_under_noise
+from rvlib.smoothing import certify_at, sample_under_noise
 
 
 class Buckets(nn.Module):
@@ -339,3 +340,14 @@ def test_what_is_not_images_is_refused(x):
         counts_of(2 * x)
     with pytest.raises(ValueError, match=r"not \(B, C, H, W\)"):
         counts_of(x[0])
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_ids_may_be_a_list_an_array_or_a_tensor(kind):
+    x = torch.rand(3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    ids = [5, 0, 7]
+    expected = sample_under_noise(net, x, 0.25, 100, image_ids=ids)
+    assert torch.equal(sample_under_noise(net, x, 0.25, 100, image_ids=kind(ids)), expected)
+    found = [certify_at(net, x, 0.1, 0.25, image_ids=i, most=300) for i in (ids, kind(ids))]
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
