@@ -275,7 +275,7 @@ def _read(path: Path) -> Rows:
         indices = [row["index"] for row in rows if "index" in row]
         if indices != [str(i) for i in range(len(indices))]:
             raise ValueError("rows were taken out, put in or moved")
-    except (ValueError, IndexError) as error:
+    except (ValueError, LookupError, OverflowError, RecursionError, csv.Error) as error:
         raise RowsError(f"{path} is not a rows file ({error}): delete it and run again") from None
     return Rows(head, rows)
 

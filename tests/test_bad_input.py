@@ -175,6 +175,12 @@ def data_file(folder, content):
     return load_cifar10("test", folder)
 
 
+def endless_field(folder):
+    path = folder / "rows.csv"
+    path.write_text("# {}\nindex\n" + "1" * 200_000 + "\n")
+    return read_rows(path)
+
+
 def no_source(folder):
     def refuse(scratch):
         raise OSError(errno.ENETUNREACH, "Network is unreachable")
@@ -675,6 +681,25 @@ CASES = [
         ValueError,
         "k=5.* of n=3",
     ),
+    Case("evidence of half a vote", lambda _: evidence(5.5, 10, 0.5), ValueError, "both whole"),
+    Case(
+        "a bound from no end of votes",
+        lambda _: lower_confidence_bound(math.inf, math.inf, 0.001),
+        ValueError,
+        "both whole: not k=inf of n=inf",
+    ),
+    Case(
+        "a certificate without a selection",
+        lambda _: certificate([[0, 0]], [[99, 1]], 0.001, 0.25),
+        ValueError,
+        "counts0 holds an image without votes",
+    ),
+    Case(
+        "hardly any risk",
+        lambda _: certify(NET, X, 0.25, n=1000, alpha=1e-310),
+        ValueError,
+        "n=1000 can never certify at alpha=1e-310: needs n >= 1030",
+    ),
     Case(
         "evidence against certainty",
         lambda _: evidence(5, 10, 1.0),
@@ -816,6 +841,7 @@ CASES = [
         RowsError,
         "holds 4 of 9 rows: run the same again",
     ),
+    Case("a field without end", endless_field, RowsError, "is not a rows file .field larger"),
     Case(
         "truncated rows",
         lambda folder: read_changed_rows(folder, lambda c: c[:5]),

@@ -84,7 +84,7 @@ def smallest_n_to_certify(alpha: float) -> int:
     10
     """
     check_alpha(alpha)
-    return math.floor(math.log2(1 / alpha)) + 1
+    return math.floor(-math.log2(alpha)) + 1
 
 
 def lower_confidence_bound(k: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
@@ -130,6 +130,7 @@ def lower_confidence_bound(k: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
     k, n = np.asarray(k), np.asarray(n)
     # Written so that NaN, which fails every comparison, is refused too.
     wrong = ~((k >= 0) & (k <= n) & (n >= 1) & (k == np.floor(k)) & (n == np.floor(n)))
+    wrong |= ~np.isfinite(n)
     if wrong.any():
         bad_k, bad_n = (np.broadcast_to(v, wrong.shape)[wrong][0] for v in (k, n))
         raise ValueError(
@@ -285,6 +286,8 @@ def certificate(counts0: ArrayLike, counts: ArrayLike, alpha: float, sigma: floa
     n = counts.sum(1)
     if n.min() < needed:
         raise ValueError(f"n={n.min()} votes can never certify: needs n >= {needed}")
+    if not counts0.any(1).all():
+        raise ValueError("counts0 holds an image without votes: nothing selects its class")
     selected = counts0.argmax(1)
     k = np.take_along_axis(counts, selected[:, None], axis=1)[:, 0]
     radius = certified_radius(lower_confidence_bound(k, n, alpha), sigma)

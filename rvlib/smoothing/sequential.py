@@ -87,8 +87,9 @@ def evidence(k: ArrayLike, n: ArrayLike, p0: float, larger: bool = True) -> Floa
     if not 0 < p0 < 1:
         raise ValueError(f"p0={p0} must be in (0, 1): the probability to exceed")
     k, n = np.asarray(k, dtype=np.float64), np.asarray(n, dtype=np.float64)
-    if not ((k >= 0) & (k <= n)).all():  # NaN fails every comparison
-        raise ValueError(f"k must lie in 0..n: not k={k} of n={n}")
+    # NaN fails every comparison.
+    if not ((k >= 0) & (k <= n) & (k == np.floor(k)) & (n == np.floor(n))).all():
+        raise ValueError(f"k must lie in 0..n, both whole: not k={k} of n={n}")
     if not larger:
         return evidence(n - k, n, 1 - p0)
     # The integral is an incomplete beta function: the mass of Beta(k + 1, n - k + 1) above p0.
