@@ -22,21 +22,21 @@ class Job:
     Parameters
     ----------
     name : str
-        What the table calls it.
+        A key of ``rvlib.bench.plan.GOALS``.
+    on : str
+        What it is done on: how many images and votes.
     ways : mapping of str to Way
         By name, ``rvlib`` among them.
     score : callable
         Makes of the answers a number to print beside the time: an accuracy in percent.
-    goal : float or None
-        How many times faster than the fastest other way it should be; None where none was set.
     note : str, default=""
         What a reader must know of the comparison.
     """
 
     name: str
+    on: str
     ways: Mapping[str, Way]
     score: Callable[[Tensor], float]
-    goal: float | None
     note: str = ""
 
 
@@ -55,7 +55,7 @@ def compare(job: Job, repetitions: int, device: torch.device) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``job, goal, note``; by way ``seconds`` (one a round), ``score`` and ``agrees`` (share of
+        ``job, on, note``; by way ``seconds`` (one a round), ``score`` and ``agrees`` (share of
         images with our answer); ``fastest`` other way; ``ratio`` of its time to ours by round,
         ``median, low, high``.
     """
@@ -63,14 +63,14 @@ def compare(job: Job, repetitions: int, device: torch.device) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in job.ways}
     for _ in range(repetitions):
         for name, way in job.ways.items():
-            seconds[name].append(_time(way, device))
+            seconds[name].append(seconds_of(way, device))
     ours = answers[OURS]
     others = [name for name in job.ways if name != OURS]
     fastest = min(others, key=lambda name: statistics.median(seconds[name]))
     ratios = [b / a for a, b in zip(seconds[OURS], seconds[fastest], strict=True)]
     return {
         "job": job.name,
-        "goal": job.goal,
+        "on": job.on,
         "note": job.note,
         "ways": {
             name: {
@@ -87,8 +87,21 @@ def compare(job: Job, repetitions: int, device: torch.device) -> dict[str, Any]:
     }
 
 
-def _time(way: Way, device: torch.device) -> float:
-    """Seconds that a way takes; on a GPU by its own clock, from idle to idle."""
+def seconds_of(way: Callable[[], object], device: torch.device) -> float:
+    """Say how long a call takes; on a GPU by its own clock, from idle to idle.
+
+    Parameters
+    ----------
+    way : callable
+        What is called, once.
+    device : torch.device
+        Where it runs.
+
+    Returns
+    -------
+    float
+        Seconds.
+    """
     if device.type == "cuda":
         with torch.cuda.device(device):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -101,37 +114,3 @@ def _time(way: Way, device: torch.device) -> float:
     started = time.perf_counter()
     way()
     return time.perf_counter() - started
-
-
-def markdown_table(results: list[dict[str, Any]]) -> str:
-    """Write the comparison as a table.
-
-    Parameters
-    ----------
-    results : list of dict
-        What ``compare`` returned.
-
-    Returns
-    -------
-    str
-        Markdown: a line a job.
-    """
-    head = "| job | goal | times faster (range) | than | ours | theirs | same answers |"
-    lines = [head, "|---|---|---|---|---|---|---|"]
-    for r in results:
-        ours, theirs = r["ways"][OURS], r["ways"][r["fastest"]]
-        cells = [
-            r["job"],
-            "-" if r["goal"] is None else f"{r['goal']:g}",
-            f"**{r['median']:.2f}** ({r['low']:.2f} to {r['high']:.2f})",
-            r["fastest"],
-            _cell(ours),
-            _cell(theirs),
-            f"{100 * theirs['agrees']:.1f} %",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _cell(way: dict[str, Any]) -> str:
-    return f"{statistics.median(way['seconds']):.2f} s, {way['score']:.1f} %"

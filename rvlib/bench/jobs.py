@@ -16,6 +16,21 @@ from rvlib.bench.peers import (
     plain_adversarial_epoch,
     plain_certification,
 )
+from rvlib.bench.plan import (
+    AT_RADIUS,
+    BATCHES,
+    BEST_LOOP_BATCH,
+    BFLOAT16,
+    CERTIFICATES,
+    EPOCH,
+    PGD,
+    RADIUS,
+    ROBUST,
+    SIZES,
+    SWEEP,
+    UNDEFENDED,
+    VOTES,
+)
 from rvlib.data import load_cifar10, to_float
 from rvlib.evaluation import nested_votes
 from rvlib.frozen import frozen
@@ -42,21 +57,8 @@ from rvlib.threat_models import Linf
 from rvlib.types import Images, Labels
 
 RADII = [k / 255 for k in range(1, 9)]
-VOTES = 1000
-SWEEP_IMAGES = 256
-CERTIFIED_IMAGES = 128
-FIXED_IMAGES, FIXED_VOTES, RADIUS = 24, 100_000, 0.25
-CERTIFICATES, CERTIFICATE_VOTES = 48, 10_000
-"""Images and votes of the certificates at a fixed number of votes."""
 LOOP_BATCH = 1000
 """Copies in a batch of Cohen et al.'s script as it comes."""
-BEST_LOOP_BATCH = 100
-"""Copies in a batch that the loop was quickest with on a CPU."""
-
-RESNET_IMAGES = {"cpu": 16, "cuda": 1024}
-RESNET_VOTED = {"cpu": (2, 200), "cuda": (16, 10_000)}
-"""Images and votes of each."""
-RESNET_TRAINED = {"cpu": 32, "cuda": 1024}
 
 
 def jobs(run: Run) -> Iterator[Job]:
@@ -70,46 +72,46 @@ def jobs(run: Run) -> Iterator[Job]:
     Yields
     ------
     Job
-        Attacks first.
+        One for each of ``rvlib.bench.plan.GOALS``, in that order.
     """
     images, labels = load_cifar10("heldout")
     device, count = run.place.device, run.profile.heldout
+    sizes = SIZES[device.type]
     # In PyTorch's own layout, as the peers' users have them.
     x, y = to_float(images[:count]).to(device).contiguous(), labels[:count].to(device)
     robust, undefended = run.model("pgd-linf-at"), run.model("standard")
     noisy, large = run.model(gaussian_name(SIGMA)), short_resnet18(run)
-    few = RESNET_IMAGES[device.type]
+    rounded = Bfloat16(large).eval()
     balls: list[tuple[str, Ball, float]] = [
         ("l∞", LINF, LINF_STEP_SIZE),
         ("l2", TRUE_L2, TRUE_L2_STEP_SIZE),
     ]
+    few = x[: sizes.resnet_attacked], y[: sizes.resnet_attacked]
     for norm, threat, step in balls:
-        yield attack_job(f"PGD-10 {norm}, LeNet", robust, robust, x, y, threat, step, 1.8)
-        name = f"PGD-10 {norm}, ResNet-18"
-        yield attack_job(name, large, large, x[:few], y[:few], threat, step, 1.0)
-        rounded = Bfloat16(large).eval()
-        name += ", ours in bfloat16"
-        yield attack_job(name, large, rounded, x[:few], y[:few], threat, step, 1.8)
-    yield accuracy_job("robust accuracy, undefended LeNet", undefended, x, y, 4.0)
-    yield accuracy_job("robust accuracy, robust LeNet", robust, x, y, 1.5)
-    yield sweep_job("eight radii, robust LeNet", robust, x[:SWEEP_IMAGES], y[:SWEEP_IMAGES], 3.0)
-    certified = x[:CERTIFIED_IMAGES], y[:CERTIFIED_IMAGES]
-    name = "1000 votes an image, LeNet"
-    yield votes_job(name, noisy, noisy, *certified, VOTES, LOOP_BATCH, 10.0)
-    name += f", the loop in batches of {BEST_LOOP_BATCH}"
-    yield votes_job(name, noisy, noisy, *certified, VOTES, BEST_LOOP_BATCH, None)
-    stored = images[:CERTIFICATES].to(device)
-    yield certificate_job("certificates, LeNet", noisy, stored, y[:CERTIFICATES], 10.0)
-    few, votes = RESNET_VOTED[device.type]
-    name = f"{votes} votes an image, ResNet-18"
-    yield votes_job(name, large, large, x[:few], y[:few], votes, LOOP_BATCH, None)
-    name += ", ours in bfloat16"
-    yield votes_job(name, large, Bfloat16(large).eval(), x[:few], y[:few], votes, LOOP_BATCH, None)
-    fixed = x[:FIXED_IMAGES], y[:FIXED_IMAGES]
-    yield radius_job(f"certified at radius {RADIUS}, LeNet", noisy, *fixed, 10.0)
-    yield epoch_job("an epoch of PGD-10 training, LeNet", noisy, x, y, 1.5)
-    few = RESNET_TRAINED[device.type]
-    yield epoch_job("an epoch of PGD-10 training, ResNet-18", large, x[:few], y[:few], 1.5)
+        name = PGD.format(norm=norm, network="LeNet")
+        yield attack_job(name, robust, robust, x, y, threat, step)
+        name = PGD.format(norm=norm, network="ResNet-18")
+        yield attack_job(name, large, large, *few, threat, step)
+        yield attack_job(BFLOAT16.format(job=name), large, rounded, *few, threat, step)
+    yield accuracy_job(UNDEFENDED, undefended, x, y)
+    yield accuracy_job(ROBUST, robust, x, y)
+    yield sweep_job(SWEEP, robust, x[: sizes.swept], y[: sizes.swept])
+    name, (few_images, n) = VOTES.format(network="LeNet"), sizes.voted
+    voted = x[:few_images], y[:few_images]
+    yield votes_job(name, noisy, noisy, *voted, n, LOOP_BATCH)
+    yield votes_job(BATCHES, noisy, noisy, *voted, n, BEST_LOOP_BATCH)
+    few_images, n = sizes.certificates
+    stored = images[:few_images].to(device)
+    yield certificate_job(CERTIFICATES, noisy, stored, y[:few_images], n)
+    name, (few_images, n) = VOTES.format(network="ResNet-18"), sizes.resnet_voted
+    voted = x[:few_images], y[:few_images]
+    yield votes_job(name, large, large, *voted, n, LOOP_BATCH)
+    yield votes_job(BFLOAT16.format(job=name), large, rounded, *voted, n, LOOP_BATCH)
+    few_images, n = sizes.at_radius
+    yield radius_job(AT_RADIUS, noisy, x[:few_images], y[:few_images], n)
+    yield epoch_job(EPOCH.format(network="LeNet"), noisy, x, y)
+    few = x[: sizes.resnet_trained], y[: sizes.resnet_trained]
+    yield epoch_job(EPOCH.format(network="ResNet-18"), large, *few)
 
 
 def attack_job(
@@ -120,7 +122,6 @@ def attack_job(
     y: Labels,
     threat: Ball,
     step_size: float,
-    goal: float,
 ) -> Job:
     """PGD-10 of all images to the last step; ours on `climbed`, theirs on `judge`, who answers."""
     fast, plain = _both(judge)
@@ -132,10 +133,11 @@ def attack_job(
         )
         return _answers(fast, x_adv)
 
-    return Job(name, {OURS: ours, **_peers(plain, x, y, threat, step_size)}, _right(y), goal)
+    ways = {OURS: ours, **_peers(plain, x, y, threat, step_size)}
+    return Job(name, _on(x), ways, _right(y))
 
 
-def accuracy_job(name: str, model: nn.Module, x: Images, y: Labels, goal: float) -> Job:
+def accuracy_job(name: str, model: nn.Module, x: Images, y: Labels) -> Job:
     """Robust accuracy under PGD-10: which images stand."""
     fast, plain = _both(model)
     x_fast = x.contiguous(memory_format=torch.channels_last)
@@ -147,10 +149,10 @@ def accuracy_job(name: str, model: nn.Module, x: Images, y: Labels, goal: float)
 
     peers = _peers(plain, x, y, LINF, LINF_STEP_SIZE)
     ways = {OURS: ours} | {name: _stands([way], y) for name, way in peers.items()}
-    return Job(name, ways, _mean, goal, "ours counts every iterate, theirs the last one")
+    return Job(name, _on(x), ways, _mean, "ours counts every iterate, theirs the last one")
 
 
-def sweep_job(name: str, model: nn.Module, x: Images, y: Labels, goal: float) -> Job:
+def sweep_job(name: str, model: nn.Module, x: Images, y: Labels) -> Job:
     """Robust accuracy at eight radii; one peer run a radius."""
     fast, plain = _both(model)
     x_fast = x.contiguous(memory_format=torch.channels_last)
@@ -161,7 +163,7 @@ def sweep_job(name: str, model: nn.Module, x: Images, y: Labels, goal: float) ->
 
     runs = [_peers(plain, x, y, ball, 2.5 * ball.eps / PGD_STEPS) for ball in threats]
     ways = {OURS: ours} | {name: _stands([run[name] for run in runs], y) for name in runs[0]}
-    return Job(name, ways, _mean, goal, "mean accuracy of the eight")
+    return Job(name, _on(x), ways, _mean, "mean accuracy of the eight")
 
 
 def votes_job(
@@ -172,7 +174,6 @@ def votes_job(
     y: Labels,
     votes: int,
     batch: int,
-    goal: float | None,
 ) -> Job:
     """Votes under noise, and the class that leads; ours of `voting`, the loop's of `model`."""
     _, plain = _both(model)
@@ -185,10 +186,10 @@ def votes_job(
         return plain_certification(plain, x, SIGMA, votes, batch).argmax(1).to(y.device)
 
     ways = {OURS: ours, "Cohen et al.'s loop": loop}
-    return Job(name, ways, _right(y), goal, "other noise: close votes may go another way")
+    return Job(name, _on(x, votes), ways, _right(y), "other noise: close votes may go another way")
 
 
-def certificate_job(name: str, model: nn.Module, images: Images, y: Labels, goal: float) -> Job:
+def certificate_job(name: str, model: nn.Module, images: Images, y: Labels, votes: int) -> Job:
     """Certified accuracy at a fixed number of votes, from uint8 images to radii.
 
     Ours draws no further votes for an image whose selected class is wrong: it is certified rightly
@@ -202,39 +203,38 @@ def certificate_job(name: str, model: nn.Module, images: Images, y: Labels, goal
         return torch.from_numpy((found.prediction == labels) & (found.radius >= RADIUS))
 
     def ours() -> Tensor:
-        ns = [N0, CERTIFICATE_VOTES]
-        selection, counts = nested_votes(model, images, SIGMA, ns, n0=N0, labels=y)
-        sampled = counts[CERTIFICATE_VOTES].sum(1, keepdim=True) > 0
+        selection, counts = nested_votes(model, images, SIGMA, [N0, votes], n0=N0, labels=y)
+        sampled = counts[votes].sum(1, keepdim=True) > 0
         # An image that was left out is certified no more than by the votes it has.
-        return right(selection, torch.where(sampled, counts[CERTIFICATE_VOTES], counts[N0]))
+        return right(selection, torch.where(sampled, counts[votes], counts[N0]))
 
     def loop() -> Tensor:
         selection, counts = (
-            plain_certification(plain, x, SIGMA, n, LOOP_BATCH) for n in (N0, CERTIFICATE_VOTES)
+            plain_certification(plain, x, SIGMA, n, LOOP_BATCH) for n in (N0, votes)
         )
         return right(selection, counts)
 
     ways = {OURS: ours, "Cohen et al.'s loop": loop}
-    return Job(f"{name}, N = {CERTIFICATE_VOTES:,}", ways, _mean, goal, "certified at 0.25")
+    return Job(name, _on(images, votes), ways, _mean, f"certified at {RADIUS}")
 
 
-def radius_job(name: str, model: nn.Module, x: Images, y: Labels, goal: float) -> Job:
+def radius_job(name: str, model: nn.Module, x: Images, y: Labels, votes: int) -> Job:
     """Which images are certified at one radius: as many votes as it takes, or a fixed number."""
     x_fast, labels = x.contiguous(memory_format=torch.channels_last), y.cpu().numpy()
 
     def ours() -> Tensor:
-        found = certify_at(model, x_fast, RADIUS, SIGMA, labels=y, most=FIXED_VOTES)
+        found = certify_at(model, x_fast, RADIUS, SIGMA, labels=y, most=votes)
         return torch.from_numpy((found.prediction == labels) & found.certified)
 
     def fixed() -> Tensor:
-        found = certify(model, x_fast, SIGMA, n=FIXED_VOTES)
+        found = certify(model, x_fast, SIGMA, n=votes)
         return torch.from_numpy((found.prediction == labels) & (found.radius >= RADIUS))
 
-    ways = {OURS: ours, f"N = {FIXED_VOTES:,}": fixed}
-    return Job(name, ways, _mean, goal, "both ours; the same guarantee")
+    ways = {OURS: ours, f"N = {votes:,}": fixed}
+    return Job(name, _on(x, votes), ways, _mean, "both ours; the same guarantee")
 
 
-def epoch_job(name: str, model: nn.Module, x: Images, y: Labels, goal: float) -> Job:
+def epoch_job(name: str, model: nn.Module, x: Images, y: Labels) -> Job:
     """One pass of adversarial training at the report's batch size, from the same weights."""
     fast, plain = _both(model)
     objective = adversarial(ATTACKS["pgd-linf"])
@@ -257,7 +257,12 @@ def epoch_job(name: str, model: nn.Module, x: Images, y: Labels, goal: float) ->
         plain_adversarial_epoch(trained, batches, LINF, PGD_STEPS, LINF_STEP_SIZE, *rates)
         return _answers(trained, x)
 
-    return Job(name, {OURS: ours, "plain loop": loop}, _right(y), goal)
+    return Job(name, _on(x), {OURS: ours, "plain loop": loop}, _right(y))
+
+
+def _on(x: Images, votes: int | None = None) -> str:
+    """Say what a job is done on."""
+    return f"{len(x)} images" + (f", {votes:,} votes each" if votes else "")
 
 
 def _both(model: nn.Module) -> tuple[nn.Module, nn.Module]:

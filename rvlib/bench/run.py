@@ -5,9 +5,13 @@ import platform
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-from rvlib.bench.compare import compare, markdown_table
+from rvlib.bench.compare import compare
 from rvlib.bench.jobs import jobs
+from rvlib.bench.plan import SIZES
+from rvlib.bench.table import NOT_MEASURED, markdown_tables
+from rvlib.bench.whole import measure_whole, wholes
 from rvlib.device import provenance
 from rvlib.files import write_whole
 from rvlib.stages.run import Run, repository
@@ -17,7 +21,9 @@ PEERS = ("torchattacks", "foolbox", "adversarial-robustness-toolbox")
 
 
 def bench(run: Run) -> Path:
-    """Time every job beside the peers that are installed; print and write the table.
+    """Time every job beside the peers that are installed; print and write the tables.
+
+    The record is written after each job: what was measured before an interruption is kept.
 
     Parameters
     ----------
@@ -27,34 +33,41 @@ def bench(run: Run) -> Path:
     Returns
     -------
     Path
-        The record, ``bench/<cpu or cuda>.json`` in the run's folder; beside it the table.
+        The record, ``bench/<cpu or cuda>.json`` in the run's folder; beside it the tables.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no peer is installed.
     """
-    results = []
-    for job in jobs(run):
-        if len(job.ways) > 1:
-            results.append(compare(job, REPETITIONS, run.place.device))
-            r = results[-1]
-            run.log(f"{r['job']}: {r['median']} times faster than {r['fastest']}")
-    if not results:
-        raise FileNotFoundError("no peer is installed: make bench installs them")
-    record = {
-        **provenance(run.place.device),
+    device = run.place.device
+    path = run.out / "bench" / f"{device.type}.json"
+    record: dict[str, Any] = {
+        **provenance(device),
         "machine": platform.machine(),
         "peers": {name: _version(name) for name in PEERS},
         "repetitions": REPETITIONS,
-        "jobs": results,
+        "jobs": [],
+        "wholes": [],
     }
-    path = run.out / "bench" / f"{run.place.device.type}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
-    table = markdown_table(results)
-    write_whole(path.with_suffix(".md"), (table + "\n").encode())
-    print(table)
+    for job in jobs(run):
+        if len(job.ways) < 2:
+            raise FileNotFoundError(f"{job.name}: no peer is installed: make bench installs them")
+        r = compare(job, REPETITIONS, device)
+        record["jobs"].append(r)
+        _write(path, record)
+        run.log(f"{r['job']}: {r['median']} times faster than {r['fastest']}")
+    for whole in wholes(run):
+        r = measure_whole(whole, device)
+        record["wholes"].append(r)
+        _write(path, record)
+        run.log(f"{r['job']}: {r['seconds']} s")
+    print(markdown_tables(record, device.type))
     return path
 
 
 def publish_bench(run: Run, root: Path | None = None) -> Path:
-    """Copy the record and its table into ``report/bench``, and the table into the README.
+    """Copy the record and its tables into ``report/bench``, and every table into the README.
 
     Parameters
     ----------
@@ -72,29 +85,59 @@ def publish_bench(run: Run, root: Path | None = None) -> Path:
     ------
     FileNotFoundError
         If nothing was measured yet.
+    ValueError
+        If the README has no place for the tables.
     """
     root = root or repository()
     measured = run.out / "bench" / f"{run.place.device.type}.json"
     if not measured.exists():
         raise FileNotFoundError(f"{measured} is missing: measure first (make bench)")
-    record = json.loads(measured.read_text())
-    path = root / "report" / "bench" / measured.name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, measured.read_bytes())
-    table = markdown_table(record["jobs"])
-    write_whole(path.with_suffix(".md"), (table + "\n").encode())
     readme = root / "README.md"
-    name = path.with_suffix(".md").relative_to(root).as_posix()
-    shown = (
-        f"<!-- bench: {name} -->\n{record['device']}, torch {record['torch']}, "
-        f"{record['repetitions']} rounds:\n\n{table}\n<!-- /bench -->"
-    )
-    pattern = rf"<!-- bench: {re.escape(name)} -->.*?<!-- /bench -->"
-    text, found = re.subn(pattern, lambda _: shown, readme.read_text(), flags=re.S)
-    if not found:
-        raise ValueError(f"{readme} has no place for the table: <!-- bench: {name} -->")
-    write_whole(readme, text.encode())
-    return path
+    _with_tables(readme.read_text(), root)  # a README without a place is refused before any change
+    _write(root / "report" / "bench" / measured.name, json.loads(measured.read_text()))
+    write_whole(readme, _with_tables(readme.read_text(), root).encode())
+    return root / "report" / "bench" / measured.name
+
+
+def shown(root: Path, device: str) -> str:
+    """Say what the README shows of a kind of device: what was measured on, and the tables.
+
+    Parameters
+    ----------
+    root : Path
+        The folder that holds ``report/``.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+
+    Returns
+    -------
+    str
+        Markdown; where there is no record, the goals and that nothing was measured.
+    """
+    path = root / "report" / "bench" / f"{device}.json"
+    record = json.loads(path.read_text()) if path.exists() else None
+    said = f"GPU: {NOT_MEASURED}." if device == "cuda" else f"CPU: {NOT_MEASURED}."
+    if record:
+        said = f"{record['device']}, torch {record['torch']}, {record['repetitions']} rounds:"
+    return f"{said}\n\n{markdown_tables(record, device)}"
+
+
+def _with_tables(text: str, root: Path) -> str:
+    for device in SIZES:
+        start, end = f"<!-- bench: {device} -->", "<!-- /bench -->"
+        new = f"{start}\n{shown(root, device)}\n{end}"
+        pattern = rf"{re.escape(start)}.*?{re.escape(end)}"
+        text, found = re.subn(pattern, lambda _, new=new: new, text, flags=re.S)  # type: ignore[misc]
+        if not found:
+            raise ValueError(f"the README has no place for the table: {start} … {end}")
+    return text
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    tables = markdown_tables(record, path.stem) + "\n"
+    write_whole(path.with_suffix(".md"), tables.encode())
 
 
 def _version(name: str) -> str:

@@ -117,7 +117,7 @@ def nested_votes(
 
     everything = torch.ones(len(x), dtype=torch.bool)
     selection = sample(everything, n0, 0, "selection")
-    going_on = everything if labels is None else selection.argmax(1) == labels
+    going_on = everything if labels is None else selection.argmax(1) == labels.cpu()
     counts = {ns[0]: sample(everything, ns[0], 0, "estimation")}
     for smaller, n in pairwise(ns):
         counts[n] = torch.zeros_like(selection)

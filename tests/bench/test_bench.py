@@ -1,6 +1,7 @@
 """rvlib.bench: ways of one job are timed in turn, compared image by image, and written down."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -8,14 +9,16 @@ import torch
 from torch import nn
 
 from rvlib.attacks import pgd
-from rvlib.bench import bench, compare, jobs, networks, peers, publish_bench, run
-from rvlib.bench.compare import Job, markdown_table
+from rvlib.bench import bench, compare, jobs, networks, peers, plan, publish_bench, run, whole
+from rvlib.bench.compare import Job
 from rvlib.bench.compare import compare as compare_job
+from rvlib.bench.table import markdown_tables
 from rvlib.models import LeNet
 from rvlib.objectives import adversarial
 from rvlib.profiles import PROFILES
-from rvlib.recipes import ATTACKS, LINF, LINF_STEP_SIZE
-from rvlib.smoothing import sample_under_noise
+from rvlib.recipes import ATTACKS, LINF, LINF_STEP_SIZE, RECIPES, SIGMA
+from rvlib.smoothing import certify, sample_under_noise
+from rvlib.stages import train as stages_train
 from rvlib.stages.measure import Place
 from rvlib.stages.run import Run
 from rvlib.threat_models import L2, Linf
@@ -36,7 +39,7 @@ def job(clock, seconds, answers):
         return do
 
     ways = {name: way(name) for name in seconds}
-    return Job("toy", ways, lambda a: 100 * a.double().mean().item(), 2.0), calls
+    return Job(plan.SWEEP, "2 images", ways, lambda a: 100 * a.double().mean().item()), calls
 
 
 class Clock:
@@ -65,14 +68,34 @@ def test_ratios_are_those_of_each_round_and_the_warm_up_is_not_counted(clock):
     assert found["ways"]["fast"]["agrees"] == 0.75
 
 
-def test_the_table_is_beside_the_fastest(clock):
-    seconds = {"rvlib": [1], "a": [4], "b": [3]}
+def test_the_table_is_beside_the_fastest_and_says_what_was_not_measured(clock):
+    seconds = {"rvlib": [1], "a": [4], "b": [0.03]}
     toy, _ = job(clock, seconds, {name: [1, 0] for name in seconds})
-    table = markdown_table([compare_job(toy, 2, CPU)])
-    line = table.splitlines()[-1]
+    table = markdown_tables({"jobs": [compare_job(toy, 2, CPU)], "wholes": []}, "cpu")
+    lines = table.splitlines()[2:]
+    (line,) = [line for line in lines if "not measured" not in line]
     assert line == (
-        "| toy | 2 | **3.00** (3.00 to 3.00) | b | 1.00 s, 50.0 % | 3.00 s, 50.0 % | 100.0 % |"
+        "| eight radii, robust LeNet | 2 images | 3 | **0.03** (0.03 to 0.03) | b "
+        "| 1.00 s, 50.0 % | 30.0 ms, 50.0 % | 100.0 % |"
     )
+    assert [line.split(" | ")[0][2:] for line in lines] == list(plan.GOALS)
+
+
+def test_a_long_job_is_the_sum_of_its_parts(clock):
+    def part(seconds, score):
+        def do():
+            clock.now += seconds
+            return score
+
+        return do
+
+    long = whole.Whole(plan.MODELS, "2 networks", {"a": part(2, 50.0), "b": part(3, 60.0)})
+    record = {"jobs": [], "wholes": [whole.measure_whole(long, CPU)]}
+    lines = markdown_tables(record, "cuda").splitlines()
+    assert lines[-2:] == [
+        f"| {plan.MODELS} | 2 networks | 120 s | **5.00 s** | a 2.00 s, 50.0 %; b 3.00 s, 60.0 % |",
+        f"| {plan.TEST_SET} | - | 60 s | not measured | - |",
+    ]
 
 
 # --- the plain ways ------------------------------------------------------------------------------
@@ -146,6 +169,18 @@ class Small(Run):
         return LeNet().eval()
 
 
+SMALL = plan.Sizes(
+    resnet_attacked=2,
+    resnet_trained=2,
+    swept=6,
+    voted=(3, 100),
+    certificates=(2, 500),
+    resnet_voted=(2, 100),
+    at_radius=(2, 500),
+    test_set=None,
+)
+
+
 @pytest.fixture
 def small(monkeypatch, pictures, tmp_path):
     """Six images, ten votes, one peer that does as we do."""
@@ -153,15 +188,7 @@ def small(monkeypatch, pictures, tmp_path):
     monkeypatch.setattr(jobs, "load_cifar10", lambda split: ((255 * x).to(torch.uint8), y))
     monkeypatch.setattr(networks, "load_cifar10", lambda split: ((255 * x).to(torch.uint8), y))
     monkeypatch.setattr(networks, "resnet18", LeNet)
-    monkeypatch.setattr(jobs, "RESNET_IMAGES", {"cpu": 2})
-    monkeypatch.setattr(jobs, "RESNET_VOTED", {"cpu": (2, 100)})
-    monkeypatch.setattr(jobs, "RESNET_TRAINED", {"cpu": 2})
-    monkeypatch.setattr(jobs, "CERTIFIED_IMAGES", 2)
-    monkeypatch.setattr(jobs, "VOTES", 100)
-    monkeypatch.setattr(jobs, "CERTIFICATES", 2)
-    monkeypatch.setattr(jobs, "CERTIFICATE_VOTES", 500)
-    monkeypatch.setattr(jobs, "FIXED_IMAGES", 2)
-    monkeypatch.setattr(jobs, "FIXED_VOTES", 500)
+    monkeypatch.setitem(plan.SIZES, "cpu", SMALL)
     monkeypatch.setattr(run, "REPETITIONS", 2)
 
     def attack(threat, steps, step_size):
@@ -181,9 +208,12 @@ def test_every_job_is_measured_and_written(small, capsys):
     assert path.name == "cpu.json"
     assert record["repetitions"] == 2
     assert set(record["peers"]) == set(run.PEERS)
-    assert len(record["jobs"]) == len(lines) - 1 == 17
+    assert [result["job"] for result in record["jobs"]] == list(plan.GOALS)
+    assert len(lines) - 1 == len(plan.GOALS)  # and one of the ResNet-18's training
+    assert record["wholes"] == []
     table = path.with_suffix(".md").read_text()
-    assert table == markdown_table(record["jobs"]) + "\n" == capsys.readouterr().out
+    assert table == markdown_tables(record, "cpu") + "\n" == capsys.readouterr().out
+    assert "not measured" not in table
     for result in record["jobs"]:
         for way in result["ways"].values():
             assert len(way["seconds"]) == 2
@@ -199,7 +229,7 @@ def test_what_stands_is_never_more_than_the_peers(small):
             assert not (each.ways["rvlib"]() & ~each.ways["peer"]()).any()
 
 
-def test_votes_are_of_the_images_asked_for(small, monkeypatch):
+def test_every_job_is_on_what_it_says(small, monkeypatch):
     found, _ = small
     asked = []
 
@@ -209,9 +239,67 @@ def test_votes_are_of_the_images_asked_for(small, monkeypatch):
 
     monkeypatch.setattr(jobs, "sample_under_noise", few)
     for each in jobs.jobs(found):
-        if "votes an image" in each.name:
-            assert len(each.ways["rvlib"]()) == 2
-    assert asked == [(2, 100)] * 4
+        if each.name != plan.SWEEP:  # eight answers an image
+            assert len(each.ways["rvlib"]()) == int(each.on.split()[0])
+    assert asked == [(3, 100)] * 2 + [(2, 100)] * 2
+
+
+def test_the_long_jobs_are_for_a_gpu(small):
+    found, _ = small
+    assert not list(whole.wholes(found))
+    assert plan.SIZES["cuda"].test_set == (10_000, 100_000)
+
+
+def test_the_test_set_is_certified_as_image_by_image(small, monkeypatch, pictures):
+    found, _ = small
+    x, _ = pictures
+    stored = (255 * x).to(torch.uint8)
+    network, generator = found.model("gaussian-0.25"), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        network.fc3.weight.mul_(100)  # sure of itself
+        y = network(stored / 255).argmax(1)
+    wrong = torch.rand(len(y), generator=generator) < 0.5
+    y[wrong] = (y[wrong] + 1) % 10
+    monkeypatch.setattr(Small, "model", lambda self, name: network)
+    monkeypatch.setattr(whole, "load_cifar10", lambda split: (stored, y))
+    result = whole.measure_whole(whole.test_set_job(found, 32, 1000), CPU)
+    one_by_one = certify(network, stored[:32] / 255, SIGMA, n=1000)
+    right = (one_by_one.prediction == y[:32].numpy()) & (one_by_one.radius >= 0.25)
+    assert 0 < right.mean() < 1
+    assert result["parts"]["votes"]["score"] == round(100 * right.mean(), 2)
+    assert result["on"] == "32 images, 1,000 votes each"
+
+
+def test_models_are_trained_from_nothing_and_measured(small, monkeypatch, pictures):
+    found, lines = small
+    x, y = pictures
+    split = (255 * x).to(torch.uint8), y
+    monkeypatch.setattr(whole, "load_cifar10", lambda split_name: split)
+    monkeypatch.setattr(stages_train, "load_cifar10", lambda split_name: split)
+    names = ("standard", "pgd-linf-at")
+    monkeypatch.setattr(whole, "DEFENCES", names)
+    for name in names:
+        monkeypatch.setitem(RECIPES, name, dataclasses.replace(RECIPES[name], epochs=2))
+    result = whole.measure_whole(whole.models_job(found), CPU)
+    assert tuple(result["parts"]) == names
+    assert [line.split()[0] for line in lines] == ["standard"] * 2 + ["pgd-linf-at"] * 2
+    assert all(0 <= part["score"] <= 100 for part in result["parts"].values())
+    assert not list(found.out.rglob("*.safetensors"))  # the shipped ones are not touched
+
+
+def test_what_was_measured_before_an_interruption_is_kept(small, monkeypatch):
+    found, _ = small
+
+    def interrupted(run):
+        yield next(jobs.jobs(run))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "jobs", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench(found)
+    record = json.loads((found.out / "bench" / "cpu.json").read_text())
+    assert len(record["jobs"]) == 1
+    assert "not measured" in (found.out / "bench" / "cpu.md").read_text()
 
 
 def test_certificates_of_both_ways_are_those_of_the_network():
@@ -224,7 +312,7 @@ def test_certificates_of_both_ways_are_those_of_the_network():
     images = torch.full((4, 3, 2, 2), 0.5).mul(255).to(torch.uint8)
     images[:, 0, 0, 0] = torch.tensor([255, 140, 255, 0])
     labels = torch.tensor([3, 3, 5, 5])
-    job = jobs.certificate_job("certificates", half, images, labels, 10.0)
+    job = jobs.certificate_job("certificates", half, images, labels, 10_000)
     for way in job.ways.values():
         # Two standard deviations within; too near to the plane; of another class; within.
         assert way().tolist() == [True, False, False, True]
@@ -242,7 +330,10 @@ def test_the_resnet_is_trained_once(small, monkeypatch):
 
 # --- into the report -----------------------------------------------------------------------------
 
-README = "before\n<!-- bench: report/bench/cpu.md -->\nold\n<!-- /bench -->\nafter\n"
+README = (
+    "before\n<!-- bench: cpu -->\nold\n<!-- /bench -->\nbetween\n"
+    "<!-- bench: cuda -->\n<!-- /bench -->\nafter\n"
+)
 
 
 def test_the_table_goes_where_the_readme_wants_it(small, tmp_path):
@@ -253,10 +344,13 @@ def test_the_table_goes_where_the_readme_wants_it(small, tmp_path):
     measured = bench(found)
     path = publish_bench(found, root)
     assert path.read_bytes() == measured.read_bytes()
+    again = publish_bench(found, root)
+    assert again == path
     table = path.with_suffix(".md").read_text()
     assert table == measured.with_suffix(".md").read_text()
     readme = (root / "README.md").read_text()
     assert table in readme
+    assert "\n<!-- /bench -->\nbetween\n<!-- bench: cuda -->\nGPU: not measured.\n" in readme
     assert "old" not in readme
     assert readme.startswith("before\n")
     assert readme.endswith("\nafter\n")
@@ -275,10 +369,11 @@ def test_a_readme_without_a_place_is_left_alone(small, tmp_path):
     with pytest.raises(ValueError, match="no place for the table"):
         publish_bench(found, tmp_path)
     assert (tmp_path / "README.md").read_text() == "no place"
+    assert not (tmp_path / "report").exists()
 
 
 def test_without_a_peer_it_says_how_to_get_one(small, monkeypatch):
     found, _ = small
-    monkeypatch.setattr(run, "jobs", lambda run: [])
+    monkeypatch.setattr(jobs, "peer_attacks", lambda threat, steps, step_size: {})
     with pytest.raises(FileNotFoundError, match="make bench"):
         bench(found)

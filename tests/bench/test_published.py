@@ -1,30 +1,35 @@
-"""The table in the README is made of the record that lies in report/bench."""
+"""The tables in the README are made of the records that lie in report/bench."""
 
 import json
-import re
 from pathlib import Path
 
-from rvlib.bench.compare import markdown_table
+import pytest
+
+from rvlib.bench.run import shown
+from rvlib.bench.table import markdown_tables
 
 ROOT = Path(__file__).parents[2]
-RECORD = json.loads((ROOT / "report" / "bench" / "cpu.json").read_text())
+RECORDS = sorted((ROOT / "report" / "bench").glob("*.json"))
 
 
-def test_the_readme_has_the_table_of_the_record():
-    table = markdown_table(RECORD["jobs"])
-    assert (ROOT / "report" / "bench" / "cpu.md").read_text() == table + "\n"
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_readme_has_the_tables_of_the_record(device):
     readme = (ROOT / "README.md").read_text()
-    (shown,) = re.findall(
-        r"<!-- bench: report/bench/cpu\.md -->\n(.*?)\n<!-- /bench -->", readme, re.S
-    )
-    said, shown_table = shown.split("\n\n")
-    assert shown_table == table
-    assert said == f"{RECORD['device']}, torch {RECORD['torch']}, {RECORD['repetitions']} rounds:"
+    assert f"<!-- bench: {device} -->\n{shown(ROOT, device)}\n<!-- /bench -->" in readme
 
 
-def test_no_peer_was_missing_and_none_is_more_robust():
-    assert "not installed" not in RECORD["peers"].values()
-    for job in RECORD["jobs"]:
+def test_a_gpu_is_named_or_nothing_is_said_to_be_measured_on_one():
+    assert ROOT / "report" / "bench" / "cpu.json" in RECORDS
+    measured = any(path.stem == "cuda" for path in RECORDS)
+    assert shown(ROOT, "cuda").startswith("GPU: not measured.") != measured
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_no_peer_was_missing_and_none_is_more_robust(path):
+    record = json.loads(path.read_text())
+    assert path.with_suffix(".md").read_text() == markdown_tables(record, path.stem) + "\n"
+    assert "not installed" not in record["peers"].values()
+    for job in record["jobs"]:
         if job["job"].startswith(("robust accuracy", "eight radii")):
             ours = job["ways"]["rvlib"]["score"]
             assert all(ours <= way["score"] for way in job["ways"].values())
