@@ -17,6 +17,7 @@ from rvlib.files import write_whole
 from rvlib.stages.run import Run, repository
 
 REPETITIONS = 5
+END = "<!-- /bench -->"
 PEERS = ("torchattacks", "foolbox", "adversarial-robustness-toolbox")
 
 
@@ -93,10 +94,17 @@ def publish_bench(run: Run, root: Path | None = None) -> Path:
     if not measured.exists():
         raise FileNotFoundError(f"{measured} is missing: measure first (make bench)")
     readme = root / "README.md"
-    _with_tables(readme.read_text(), root)  # a README without a place is refused before any change
-    _write(root / "report" / "bench" / measured.name, json.loads(measured.read_text()))
-    write_whole(readme, _with_tables(readme.read_text(), root).encode())
-    return root / "report" / "bench" / measured.name
+    text = readme.read_text()
+    for device in SIZES:
+        if not re.search(_place(device), text, flags=re.S):
+            raise ValueError(f"{readme} has no place for the table: {_start(device)} … {END}")
+    path = root / "report" / "bench" / measured.name
+    _write(path, json.loads(measured.read_text()))
+    for device in SIZES:
+        new = f"{_start(device)}\n{shown(root, device)}\n{END}"
+        text = re.sub(_place(device), lambda _, new=new: new, text, flags=re.S)  # type: ignore[misc]
+    write_whole(readme, text.encode())
+    return path
 
 
 def shown(root: Path, device: str) -> str:
@@ -122,15 +130,12 @@ def shown(root: Path, device: str) -> str:
     return f"{said}\n\n{markdown_tables(record, device)}"
 
 
-def _with_tables(text: str, root: Path) -> str:
-    for device in SIZES:
-        start, end = f"<!-- bench: {device} -->", "<!-- /bench -->"
-        new = f"{start}\n{shown(root, device)}\n{end}"
-        pattern = rf"{re.escape(start)}.*?{re.escape(end)}"
-        text, found = re.subn(pattern, lambda _, new=new: new, text, flags=re.S)  # type: ignore[misc]
-        if not found:
-            raise ValueError(f"the README has no place for the table: {start} … {end}")
-    return text
+def _start(device: str) -> str:
+    return f"<!-- bench: {device} -->"
+
+
+def _place(device: str) -> str:
+    return rf"{re.escape(_start(device))}.*?{re.escape(END)}"
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:
