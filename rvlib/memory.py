@@ -16,7 +16,7 @@ SHARE = 0.5
 """Share of the free memory that one call may fill; the rest is for libraries' work space."""
 
 FEW = 32
-"""So many images are never too many: for no more than these nothing is counted."""
+"""So many images are counted only where ``RVLIB_MEMORY`` is set: half of what is free holds them."""
 
 SETTING = "RVLIB_MEMORY"
 """Environment variable: the budget in GB (10^9 bytes) instead of a share of what is free."""
@@ -79,7 +79,7 @@ def images_at_once(
     Returns
     -------
     int
-        Between 1 and `most`; `most` itself if that is no more than ``FEW``.
+        Between 1 and `most`; `most` itself if that is no more than ``FEW`` and no budget is set.
 
     Notes
     -----
@@ -87,7 +87,7 @@ def images_at_once(
     is why only a share of the free memory is given out.
     """
     keep_freed()
-    if most <= FEW:
+    if most <= FEW and not os.environ.get(SETTING):
         return max(1, most)
     known = _KNOWN.setdefault(model, {})
     kind = (tuple(x.shape[1:]), x.dtype, x.device, gradient)

@@ -121,11 +121,13 @@ def test_nearly_always_as_many_as_are_wanted(x):
     assert images_at_once(Widths(), x, 40, gradient=True) == 40
 
 
-def test_a_few_are_not_counted(x, monkeypatch):
-    monkeypatch.setenv("RVLIB_MEMORY", "1e-9")
+def test_a_few_are_not_counted_unless_a_budget_is_set(x, monkeypatch):
+    monkeypatch.delenv("RVLIB_MEMORY", raising=False)
     model = Widths()
     assert images_at_once(model, x, 32, gradient=True) == 32
     assert model.seen == []
+    monkeypatch.setenv("RVLIB_MEMORY", "1e-9")
+    assert images_at_once(model, x, 32, gradient=True) == 1
 
 
 def test_never_less_than_one(x, monkeypatch):
@@ -171,11 +173,12 @@ def test_attacks_stay_within_the_budget_and_find_the_same(attack, x, small, monk
     assert torch.allclose(in_parts.float(), at_once.float(), atol=1e-6)
 
 
-def test_votes_stay_within_the_budget(x, monkeypatch):
-    monkeypatch.setenv("RVLIB_MEMORY", "0.005")
+@pytest.mark.parametrize(("room", "most"), [("0.005", 100), ("0.001", 31), ("1e-9", 1)])
+def test_votes_stay_within_the_budget(x, monkeypatch, room, most):
+    monkeypatch.setenv("RVLIB_MEMORY", room)
     model = Widths(20)
     in_parts = sample_under_noise(model, x[:4], 0.25, 200)
-    assert max(model.seen) == 100
+    assert max(model.seen[1:]) == most  # the first call was to count
     monkeypatch.delenv("RVLIB_MEMORY")
     roomy = Widths(20)
     assert torch.equal(sample_under_noise(roomy, x[:4], 0.25, 200), in_parts)

@@ -77,8 +77,8 @@ def sample_under_noise(
         Draw noise in whole steps of 1/255, so that every sum is exact and the certificate holds
         for what the computer computes (``rvlib.grid_noise``).  The first layer is not shared then.
     batch_size : int, default=``default_batch_size(device)``
-        Noisy copies in one forward pass, rounded down to a multiple of 100; the default is less
-        where that many do not fit into memory (``rvlib.memory``).
+        Noisy copies in one forward pass; more than 100 are rounded down to a multiple of 100.  The
+        default is less where that many do not fit into memory (``rvlib.memory``).
 
     Returns
     -------
@@ -168,8 +168,7 @@ def _count(
         for image in range(0, len(pixels), images):
             # Pairs of image and draw (I, D, ...), in batches of I * D.
             pairs = of_image[image : image + images, None] + of_noise
-            logits = network.after_stem(pairs.flatten(0, 1))
-            check_logits(logits, pairs.shape[0] * pairs.shape[1], -1)
+            logits = _logits_of(network, pairs.flatten(0, 1), batch_size)
             answers = logits.argmax(1).view(len(pairs), -1)  # (I, D)
             if not len(counts):
                 counts = answers.new_zeros(len(pixels), logits.shape[1])
@@ -177,6 +176,15 @@ def _count(
             counts[image : image + images].scatter_add_(1, answers, torch.ones_like(answers))
     refuse_nan(nan)
     return counts
+
+
+def _logits_of(network: Stemmed, copies: Images, batch_size: int) -> Logits:
+    """Put noisy copies through the network: a hundred or more at once, unless told fewer."""
+    parts = [copies] if batch_size >= CHUNK else copies.split(batch_size)
+    logits = [network.after_stem(part) for part in parts]
+    for part, found in zip(parts, logits, strict=True):
+        check_logits(found, len(part), -1)
+    return logits[0] if len(logits) == 1 else torch.cat(logits)
 
 
 def _tile(images: int, chunks: int, room: int) -> tuple[int, int]:
