@@ -16,7 +16,7 @@ SHARE = 0.5
 """Share of the free memory that one call may fill; the rest is for libraries' work space."""
 
 FEW = 32
-"""So many images are counted only where ``RVLIB_MEMORY`` is set: half of what is free holds them."""
+"""So many images are counted only where a budget is set: half of what is free holds them."""
 
 SETTING = "RVLIB_MEMORY"
 """Environment variable: the budget in GB (10^9 bytes) instead of a share of what is free."""
