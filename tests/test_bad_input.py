@@ -28,7 +28,14 @@ from rvlib.attacks import fgsm, pgd, smoothed_pgd, withstands, withstands_sweep
 from rvlib.cli import main
 from rvlib.data import DataError, load_cifar10, to_float
 from rvlib.device import pick_device
-from rvlib.evaluation import accuracy, certified_accuracy, correct_radii, nested_votes, predictions
+from rvlib.evaluation import (
+    accuracy,
+    certified_accuracy,
+    correct_radii,
+    nested_votes,
+    predictions,
+    votes_inside,
+)
 from rvlib.intervals import another_run, wilson
 from rvlib.models.weights import WeightsError, load_weights, save_weights
 from rvlib.noise import stream
@@ -486,6 +493,12 @@ CASES = [
         ValueError,
         "1 step_sizes for 2 balls: give one a ball",
     ),
+    Case(
+        "a step backwards",
+        lambda _: withstands_sweep(NET, X, Y, [Linf(0.0), BALL], step_sizes=[-0.1, 0.1]),
+        ValueError,
+        r"step_sizes=\[-0\.1, 0\.1\]: a length is positive",
+    ),
     # noise and votes
     Case("sigma = 0", lambda _: predict(NET, X, 0.0), ValueError, r"sigma=0\.0 must be positive"),
     Case("sigma NaN", lambda _: certify(NET, X, NAN), ValueError, "sigma=nan must be positive"),
@@ -621,6 +634,24 @@ CASES = [
         lambda _: nested_votes(NET, BYTES, 0.25, [1000, 100]),
         ValueError,
         r"ns=\[1000, 100\] must rise",
+    ),
+    Case(
+        "a label beyond the network's classes, for votes",
+        lambda _: nested_votes(NET, BYTES, 0.25, [100], labels=torch.full((len(BYTES),), 99)),
+        ValueError,
+        "label 99, but the network tells",
+    ),
+    Case(
+        "an attack beyond the certified radius",
+        lambda _: votes_inside(NET, X, certify(NET, X, 0.25, n=100), 0.25, share=2.0),
+        ValueError,
+        r"share=2\.0 must lie in \[0, 1\]",
+    ),
+    Case(
+        "certificates of other images",
+        lambda _: votes_inside(NET, X[:1], certify(NET, X, 0.25, n=100), 0.25),
+        ValueError,
+        "certificates for 1 images: give one an image",
     ),
     # statistics
     Case(

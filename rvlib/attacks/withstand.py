@@ -160,6 +160,8 @@ def withstands_sweep(
     asked = [None] * len(radii) if step_sizes is None else list(step_sizes)
     if len(asked) != len(radii):
         raise ValueError(f"{len(asked)} step_sizes for {len(radii)} balls: give one a ball")
+    if any(isinstance(size, float | int) and size < 0 for size in asked):
+        raise ValueError(f"step_sizes={asked}: a length is positive, 2.5 * eps / steps say")
     # Where the radius is zero no step is taken, whatever its length.
     strides = [
         stride(threat, steps, size if threat.eps else None)

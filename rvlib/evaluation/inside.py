@@ -59,7 +59,20 @@ def votes_inside(
     -------
     Tensor of shape (B, K), int64
         Votes; rows of zeros where nothing was certified.
+
+    Raises
+    ------
+    ValueError
+        If `share` lies outside [0, 1], or there is not one certificate an image.
     """
+    if not 0 <= share <= 1:  # NaN is refused, too
+        raise ValueError(
+            f"share={share} must lie in [0, 1]: beyond the radius nothing is certified"
+        )
+    if len(certificates.prediction) != len(x):
+        raise ValueError(
+            f"{len(certificates.prediction)} certificates for {len(x)} images: give one an image"
+        )
     device = place_of(model, x)
     found = torch.from_numpy((certificates.prediction != ABSTAIN) & (certificates.radius > 0))
     attacked = x.to(device).contiguous(memory_format=torch.channels_last).clone()

@@ -1,7 +1,6 @@
 """An evaluation that distrusts itself: what a true robust accuracy cannot do, checked."""
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from rvlib.checks import check_whole
 from rvlib.frozen import check_network, frozen
 from rvlib.noise import stream
 from rvlib.threat_models import Linf
-from rvlib.types import Images, Labels, check_images, check_labels
+from rvlib.types import Images, Labels, check_images, check_labels, refuse_nan
 
 USUAL = Linf(8 / 255)
 """The ball that CIFAR-10 is usually attacked in."""
@@ -176,8 +175,9 @@ def check_answers(model: nn.Module, x: Images) -> None:
     # The caller's random state comes back; between the two askings it goes on.
     with torch.random.fork_rng(devices):
         one, other = _logits(model, x), _logits(model, x)
+    refuse_nan((one.isnan() | other.isnan()).any())
     apart = (one - other).abs().max().item()
-    # Written so that NaN is refused, too.
+    # Written so that infinite logits are refused, too: their difference is NaN.
     if not apart <= SAME * one.abs().max().item():
         changed = int((one.argmax(1) != other.argmax(1)).sum())
         raise ValueError(
@@ -229,8 +229,8 @@ class _Base:
 
     @property
     def allowed(self) -> int:
-        """So many images may fall to the weaker of two attacks alone."""
-        return math.ceil(len(self.x) / 100)
+        """So many images may fall to the weaker of two attacks alone: one in a hundred."""
+        return len(self.x) // 100
 
     def draws(self, purpose: str) -> torch.Generator:
         return stream(self.x.device, self.seed, "sanity", purpose)

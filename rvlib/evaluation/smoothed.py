@@ -106,8 +106,7 @@ def nested_votes(
     ns = list(ns)
     if not ns or ns != sorted(set(ns)):
         raise ValueError(f"ns={ns} must rise in whole hundreds: [100, 1000], say")
-    if labels is not None:
-        check_stored(images, labels)
+    largest = -1 if labels is None else check_stored(images, labels)
     x = to_float(images)
 
     def sample(which: Tensor, n: int, first: int, purpose: str) -> Counts:
@@ -117,6 +116,11 @@ def nested_votes(
 
     everything = torch.ones(len(x), dtype=torch.bool)
     selection = sample(everything, n0, 0, "selection")
+    if largest >= selection.shape[1]:
+        raise ValueError(
+            f"label {largest}, but the network tells {selection.shape[1]} classes apart, 0 to "
+            f"{selection.shape[1] - 1}"
+        )
     going_on = everything if labels is None else selection.argmax(1) == labels.cpu()
     counts = {ns[0]: sample(everything, ns[0], 0, "estimation")}
     for smaller, n in pairwise(ns):

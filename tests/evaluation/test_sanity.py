@@ -225,7 +225,8 @@ def test_a_network_that_answers_twice_differently_is_refused(standard, images, s
 
 
 def test_no_numbers_are_no_answers(standard, images):
-    assert "answers twice differently" in refusal(Wrapped(standard, scale=float("nan")), images)
+    assert "NaN" in refusal(Wrapped(standard, scale=float("nan")), images)
+    assert "answers twice differently" in refusal(Wrapped(standard, scale=float("inf")), images)
 
 
 def test_a_network_of_one_answer_is_taken(standard, images):
