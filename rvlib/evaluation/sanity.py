@@ -1,6 +1,7 @@
 """An evaluation that distrusts itself: what a true robust accuracy cannot do, checked."""
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ USUAL = Linf(8 / 255)
 
 LARGE = 0.5
 """A radius at which every image can be made grey: nothing stands there."""
+
+FEW = 20
+"""Of fewer images none is excused: one of them would be more than one in twenty."""
 
 SAME = 1e-4
 """Two answers that differ by less than this share of the largest logit are one."""
@@ -229,8 +233,8 @@ class _Base:
 
     @property
     def allowed(self) -> int:
-        """So many images may fall to the weaker of two attacks alone: one in a hundred."""
-        return len(self.x) // 100
+        """So many images may fall to the weaker of two attacks alone: one in each hundred."""
+        return math.ceil(len(self.x) / 100) if len(self.x) >= FEW else 0
 
     def draws(self, purpose: str) -> torch.Generator:
         return stream(self.x.device, self.seed, "sanity", purpose)

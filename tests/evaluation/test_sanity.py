@@ -279,3 +279,15 @@ def test_images_of_8_bits_are_whole_levels_in_the_ball(images, eps):
     # The whole of the radius that levels have is used.
     grey = torch.full((1, 1, 1, 1), 128 / 255)
     assert (255 * (to_8_bits(grey + 0.03, grey, Linf(0.03)) - grey)).round().item() == 7
+
+
+@pytest.mark.parametrize(("count", "excused"), [(1, 0), (19, 0), (20, 1), (100, 1), (101, 2)])
+def test_of_few_images_none_is_excused(standard, count, excused):
+    x, y = torch.rand(count, 3, 2, 2), torch.zeros(count, dtype=torch.int64)
+    base = module._Base(standard, x, y, Linf(0.1), 1, 1.0, 0)
+    weak, strong = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.bool)
+    weak[:excused] = True
+    assert base.compare("one", "weak", weak, "strong", strong).passed
+    if excused < count:
+        weak[excused] = True
+        assert not base.compare("one", "weak", weak, "strong", strong).passed
