@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import rvlib
+from rvlib.memory import budget
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -104,8 +105,9 @@ def provenance(device: torch.device) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``rvlib, commit, torch, python, device, date``; the commit ends in ``+`` where the
-        package had uncommitted changes, and is ``"unknown"`` outside a checkout.
+        ``rvlib, commit, torch, python, device, memory, date``; the commit ends in ``+`` where the
+        package had uncommitted changes, and is ``"unknown"`` outside a checkout; `memory` is the
+        budget in bytes that batch sizes follow from (``rvlib.memory``).
     """
     return {
         "rvlib": rvlib.__version__,
@@ -113,6 +115,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": ".".join(map(str, sys.version_info[:3])),
         "device": device_name(device),
+        "memory": budget(device),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

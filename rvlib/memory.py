@@ -3,7 +3,9 @@
 import functools
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,28 @@ FEW = 32
 SETTING = "RVLIB_MEMORY"
 """Environment variable: the budget in GB (10^9 bytes) instead of a share of what is free."""
 
+_HELD: ContextVar[int | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def held_budget(size: int) -> Iterator[None]:
+    """Hold the budget at a number of bytes, whatever is free and whatever is set.
+
+    Batch sizes follow from network, device and budget, and rounding follows from batch sizes: a
+    measurement taken up again with the budget that it was begun with puts the same images through
+    the network together.
+
+    Parameters
+    ----------
+    size : int
+        Bytes, as ``budget`` gave them.
+    """
+    before = _HELD.set(size)
+    try:
+        yield
+    finally:
+        _HELD.reset(before)
+
 
 def budget(device: torch.device) -> int:
     """Say how many bytes a call may fill on a device.
@@ -33,13 +57,16 @@ def budget(device: torch.device) -> int:
     Returns
     -------
     int
-        Bytes: what ``RVLIB_MEMORY`` says, in GB, or half of what is free.
+        Bytes: what ``held_budget`` or else ``RVLIB_MEMORY`` (in GB) says, or half of what is free.
 
     Raises
     ------
     ValueError
         If ``RVLIB_MEMORY`` is not a positive number.
     """
+    held = _HELD.get()
+    if held is not None:
+        return held
     said = os.environ.get(SETTING)
     if said:
         try:
@@ -79,7 +106,8 @@ def images_at_once(
     Returns
     -------
     int
-        Between 1 and `most`; `most` itself if that is no more than ``FEW`` and no budget is set.
+        Between 1 and `most`; `most` itself if that is no more than ``FEW`` and no budget is set or
+        held.
 
     Notes
     -----
@@ -87,7 +115,7 @@ def images_at_once(
     is why only a share of the free memory is given out.
     """
     keep_freed()
-    if most <= FEW and not os.environ.get(SETTING):
+    if most <= FEW and _HELD.get() is None and not os.environ.get(SETTING):
         return max(1, most)
     known = _KNOWN.setdefault(model, {})
     kind = (tuple(x.shape[1:]), x.dtype, x.device, gradient)

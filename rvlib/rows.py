@@ -2,8 +2,8 @@
 
 The first line is ``# `` and a JSON object, the *head*: what was measured (``identity``: weights,
 attack, noise, data, batch size, seed; two runs with the same identity measure the same thing) and
-how it came about (``provenance``: commit, versions, device, date).  Then a CSV header and a line
-an image.  ``pandas.read_csv(path, comment="#")`` reads it too.
+how it came about (``provenance``: commit, versions, device, memory, date).  Then a CSV header and a
+line an image.  ``pandas.read_csv(path, comment="#")`` reads it too.
 """
 
 import contextlib
@@ -113,6 +113,13 @@ class RowFile:
         Rows come in units of this many; where rows are missing, a unit cut short by a kill is
         dropped, so that it is measured again in the same company.
 
+    Attributes
+    ----------
+    done : int
+        How many rows are there.
+    provenance : dict
+        How the first of them came about.
+
     Raises
     ------
     RowsError
@@ -131,6 +138,7 @@ class RowFile:
         check_whole("count", count, least=0)
         check_whole("unit", unit)
         self.path, self.columns, self._count = path, list(columns), count
+        self.provenance = provenance
         self._only: OnlyWriter | None = None
         self.done = self._found(identity) or 0
         sweep(path)
@@ -159,6 +167,8 @@ class RowFile:
             raise RowsError(_difference(self.path, found.head.get("identity"), identity))
         if found.rows and list(found.rows[0]) != self.columns:
             raise RowsError(f"{self.path} has other columns: move it away and run again")
+        told = found.head.get("provenance")
+        self.provenance = told if isinstance(told, dict) else {}
         return len(found.rows)
 
     def _cut(self, keep: int) -> None:

@@ -59,11 +59,12 @@ def test_a_gpu_that_may_round_is_said_to(monkeypatch, kind, convolutions, produc
 
 def test_provenance_is_complete_and_plain():
     record = device.provenance(CPU)
-    assert list(record) == ["rvlib", "commit", "torch", "python", "device", "date"]
+    assert list(record) == ["rvlib", "commit", "torch", "python", "device", "memory", "date"]
     assert json.loads(json.dumps(record)) == record
     assert record["rvlib"] == rvlib.__version__
     assert record["torch"] == torch.__version__
     assert record["device"] == device.device_name(CPU)
+    assert record["memory"] > 0
     assert datetime.fromisoformat(record["date"]).tzinfo is not None
 
 

@@ -9,7 +9,7 @@ import pytest
 import rvlib
 
 FLOORS = [
-    {"types", "files", "checks"},
+    {"types", "files", "checks", "memory"},
     {
         "data",
         "rows",
@@ -18,7 +18,6 @@ FLOORS = [
         "noise",
         "grid_noise",
         "stemmed",
-        "memory",
         "device",
         "intervals",
     },

@@ -10,7 +10,7 @@ from torch import nn
 
 from rvlib import memory
 from rvlib.attacks import fgsm, pgd, smoothed_pgd, withstands
-from rvlib.memory import budget, images_at_once
+from rvlib.memory import budget, held_budget, images_at_once
 from rvlib.models import LeNet
 from rvlib.smoothing import sample_under_noise
 from rvlib.threat_models import Linf
@@ -128,6 +128,17 @@ def test_a_few_are_not_counted_unless_a_budget_is_set(x, monkeypatch):
     assert model.seen == []
     monkeypatch.setenv("RVLIB_MEMORY", "1e-9")
     assert images_at_once(model, x, 32, gradient=True) == 1
+
+
+def test_a_held_budget_stands_above_what_is_set_and_what_is_free(x, monkeypatch):
+    monkeypatch.setenv("RVLIB_MEMORY", "2")
+    with held_budget(1_000_000):
+        assert budget(CPU) == 1_000_000
+        assert 1 <= images_at_once(Widths(20), x, 30, gradient=True) < 30  # few are counted, too
+        with held_budget(7):
+            assert budget(CPU) == 7
+        assert budget(CPU) == 1_000_000
+    assert budget(CPU) == 2_000_000_000
 
 
 def test_never_less_than_one(x, monkeypatch):

@@ -22,6 +22,7 @@ from rvlib.evaluation import (
     votes_under_attack,
 )
 from rvlib.evaluation.inside import SHARE
+from rvlib.memory import budget, held_budget
 from rvlib.models.weights import read_record
 from rvlib.recipes import (
     ALPHA,
@@ -309,8 +310,9 @@ def _measure(
 ) -> Path:
     """Measure unit by unit, each appended as soon as it is there.
 
-    Units are fixed parts of the split, so a run taken up again puts the same images into the same
-    batches as an unbroken one.
+    Units are fixed parts of the split, and the memory that they are cut to fit into is the one that
+    the rows' head tells, so a run taken up again puts the same images into the same batches as an
+    unbroken one.
     """
     model, seed = what["model"], what["training_seed"]
     identity = what | {
@@ -327,7 +329,7 @@ def _measure(
     file = RowFile(path, identity, provenance(place.device), columns, count, unit)
     if file.done >= count:
         return path
-    with file:
+    with file, held_budget(_memory(file, place.device)):
         network = load_model(place.models, model, seed, place.device)
         images, labels = (tensor[:count] for tensor in load_cifar10(split))
         title = f"{'/'.join(path.parts[-4:-1])} {path.stem}"
@@ -336,6 +338,12 @@ def _measure(
             chosen = slice(first, min(first + unit, count))
             file.append(step(network, images[chosen], labels[chosen], first))
     return path
+
+
+def _memory(file: RowFile, device: torch.device) -> int:
+    """Say which budget the rows were begun with, or have one now where their head tells none."""
+    told = file.provenance.get("memory")
+    return told if isinstance(told, int) and told > 0 else budget(device)
 
 
 def _rows(first: int, labels: Tensor, **columns: list[Any]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """rvlib.stages.measure: rows of real images, the same whether or not a run was interrupted."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from rvlib.attacks import pgd
 from rvlib.data import CIFAR10_DIGEST, load_cifar10
 from rvlib.evaluation import from_callable, nested_votes, predictions, votes_under_attack
+from rvlib.memory import budget
 from rvlib.models import LeNet, save_weights
 from rvlib.models.weights import WeightsError, read_record
 from rvlib.recipes import ALPHA, ATTACKS, LINF, N0, AttackRecipe, find_recipe, gaussian_name
@@ -244,6 +246,34 @@ def test_a_gpu_that_rounds_is_another_function(place, what, monkeypatch):
         MEASURES[what](place)
     path = MEASURES[what](replace(place, rows=place.rows / "rounded"))
     assert read_rows(path).head["identity"]["arithmetic"] == "tf32"
+
+
+@every_measure
+def test_rows_are_ended_within_the_memory_that_they_were_begun_with(place, monkeypatch, what):
+    """Free memory changes from day to day; what is measured together must not."""
+    told = iter([5_000_000, 9_000_000])
+    monkeypatch.setattr(measure, "provenance", lambda device: {"memory": next(told)})
+    name, held = EVALUATIONS[what], []
+    real = getattr(measure, name)
+
+    def recording(*words, **options):
+        held.append(budget(place.device))
+        return real(*words, **options)
+
+    monkeypatch.setattr(measure, name, recording)
+    MEASURES[what](place, UNIT)
+    path = MEASURES[what](place)
+    assert held == [5_000_000] * 3
+    assert read_rows(path).head["provenance"] == {"memory": 5_000_000}
+
+
+@pytest.mark.parametrize("told", [{}, {"memory": "much"}, {"memory": 0}, [5]])
+def test_a_head_without_a_budget_gets_one(place, monkeypatch, told):
+    monkeypatch.setenv("RVLIB_MEMORY", "0.003")
+    path = MEASURES["attack"](place, UNIT)
+    path.write_text(path.read_text().replace('{"device": "cpu"}', json.dumps(told)))
+    assert len(read_rows(MEASURES["attack"](place)).rows) == COUNT
+    assert read_rows(path).head["provenance"] == told
 
 
 @every_measure
