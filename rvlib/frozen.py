@@ -116,6 +116,64 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
+def taking(model: nn.Module, x: Tensor) -> Iterator[None]:
+    """Turn what torch says of images that do not fit a network into one line that says so.
+
+    Nothing is tried beforehand: only once something has failed is the network asked for one image.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    x : Tensor of shape (B, C, H, W), float
+        Images like those that it is about to see.
+
+    Yields
+    ------
+    None
+        Nothing; the network is used inside.
+
+    Raises
+    ------
+    ValueError
+        If the network cannot take one of them; any other failure is passed on as it was.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with taking(nn.Conv2d(3, 1, 1), x := torch.zeros(2, 8, 8, 3)):
+    ...     nn.Conv2d(3, 1, 1)(x)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: the network takes no images of shape (8, 8, 3): use x.permute(0, 3, 1, 2) ...
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if _takes(model, x):
+            raise
+        *_, height, width = x.shape
+        looks_last = width <= 4 < min(x.shape[1], height)
+        remedy = (
+            "use x.permute(0, 3, 1, 2), channels come first"
+            if looks_last
+            else f"give what it was made for ({str(error).splitlines()[0]})"
+        )
+        raise ValueError(
+            f"the network takes no images of shape {tuple(x.shape[1:])}: {remedy}"
+        ) from error
+
+
+def _takes(model: nn.Module, x: Tensor) -> bool:
+    """Try one image; a device without memory for it says nothing about the network."""
+    with frozen(model), torch.no_grad():
+        try:
+            model(x[:1].to(place_of(model, x)))
+        except RuntimeError as error:
+            return "memory" in str(error)
+    return True
+
+
+@contextmanager
 def answering(model: nn.Module, largest_label: int) -> Iterator[nn.Module]:
     """Refuse the network's answers if they are no logits, or have no class for a label.
 

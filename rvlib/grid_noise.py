@@ -113,10 +113,9 @@ def _tables(sigma: float) -> tuple[Tensor, Tensor]:
     with mpmath.workdps(40):
         unit, scale = mpmath.mpf(2) ** BITS, GRID * mpmath.mpf(sigma)
         # Between the whole numbers -reach, ..., reach: the result is how many are not exceeded.
-        exact = [
-            int(mpmath.floor(unit * mpmath.ncdf((k + mpmath.mpf(1) / 2) / scale)))
-            for k in range(-reach, reach)
-        ]
+        # Ends are cut where both table and precision end: noise far below a step is no noise.
+        ends = (max(-40, min(40, (k + mpmath.mpf(1) / 2) / scale)) for k in range(-reach, reach))
+        exact = [min(int(mpmath.floor(unit * mpmath.ncdf(z))), 2**BITS - 1) for z in ends]
     thresholds = torch.tensor(exact, dtype=torch.int64)
     first = torch.arange(2**GUIDE_BITS, dtype=torch.int64) << (BITS - GUIDE_BITS)
     last = first + ((1 << (BITS - GUIDE_BITS)) - 1)

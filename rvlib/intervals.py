@@ -2,12 +2,12 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from scipy.stats import norm, t
 
-from rvlib.checks import check_whole
+from rvlib.checks import check_number, check_whole
 
 
 class Interval(NamedTuple):
@@ -63,8 +63,10 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
     >>> tuple(round(end, 4) for end in wilson(596, 1024))
     (0.5516, 0.6119)
     """
-    if n < 1 or not 0 <= correct <= n or correct % 1 or n % 1:
-        raise ValueError(f"{correct} of {n}: need 0 <= correct <= n and n >= 1, both whole")
+    check_whole("correct", correct, least=0)
+    check_whole("n", n)
+    if correct > n:
+        raise ValueError(f"correct={correct} of n={n}: need 0 <= correct <= n")
     _check_confidence(confidence)
     z = norm.isf((1 - confidence) / 2)
     share = correct / n
@@ -118,9 +120,13 @@ def another_run(shares: Sequence[float], n: int, confidence: float = 0.95) -> In
     >>> tuple(round(end, 3) for end in another_run([0.56, 0.57, 0.55], 1024))
     (0.494, 0.626)
     """
+    if not isinstance(shares, Iterable):
+        raise TypeError(f"shares={shares!r} is one number: give the share of each training seed")
+    shares = list(shares)
     if len(shares) < 2:
         raise ValueError(f"{len(shares)} training seed: the spread of seeds takes at least two")
     for share in shares:
+        check_number("share", share, "0.56")
         if not 0 <= share <= 1:
             raise ValueError(f"share={share} must be in [0, 1]; write 0.56, not 56")
     check_whole("n", n)
@@ -134,5 +140,6 @@ def another_run(shares: Sequence[float], n: int, confidence: float = 0.95) -> In
 
 
 def _check_confidence(confidence: float) -> None:
+    check_number("confidence", confidence, "confidence=0.95")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must be in (0, 1); write 0.95, not 95")

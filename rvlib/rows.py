@@ -99,7 +99,7 @@ class RowFile:
 
     Parameters
     ----------
-    path : Path
+    path : Path or str
         The file; its folder is made.
     identity : dict
         What is measured, as plain JSON values.  A file with another identity is refused.
@@ -128,7 +128,7 @@ class RowFile:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         identity: dict[str, Any],
         provenance: dict[str, Any],
         columns: Sequence[str],
@@ -137,7 +137,8 @@ class RowFile:
     ) -> None:
         check_whole("count", count, least=0)
         check_whole("unit", unit)
-        self.path, self.columns, self._count = path, list(columns), count
+        self.path = path = Path(path)
+        self.columns, self._count = list(columns), count
         self.provenance = provenance
         self._only: OnlyWriter | None = None
         self.done = self._found(identity) or 0
@@ -243,12 +244,12 @@ class RowFile:
         self.close()
 
 
-def read_rows(path: Path, count: int | None = None) -> Rows:
+def read_rows(path: Path | str, count: int | None = None) -> Rows:
     """Read a rows file.
 
     Parameters
     ----------
-    path : Path
+    path : Path or str
         The file.
     count : int, default=None
         How many rows to take, from the first on; all by default.
@@ -263,6 +264,7 @@ def read_rows(path: Path, count: int | None = None) -> Rows:
     RowsError
         If the file is missing, unreadable, or holds fewer rows.
     """
+    path = Path(path)
     if not path.exists():
         raise RowsError(f"{path} is missing: measure it first (`make report` does)")
     found = _read(path)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from rvlib.checks import check_number, check_whole
 from rvlib.data import to_float
 from rvlib.files import write_whole
-from rvlib.frozen import answering
+from rvlib.frozen import answering, taking
 from rvlib.models.weights import WeightsError, pack, to_device, unpack
 from rvlib.noise import stream
 from rvlib.objectives import Objective
@@ -59,7 +59,7 @@ def fit(
     seed: int = 0,
     monitor: Monitor | None = None,
     select: str = "natural",
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     identity: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
     log: Callable[[str], None] = print,
@@ -86,7 +86,7 @@ def fit(
         Measures accuracies on held-out images after each epoch.
     select : str, default="natural"
         Which of the monitor's figures decides the best epoch.
-    checkpoint : Path, default=None
+    checkpoint : Path or str, default=None
         Rewritten after each epoch with weights, optimiser and random state; if it is there, the
         training goes on from it and ends with the same weights as an unbroken one.
     identity : dict, default=None
@@ -124,11 +124,12 @@ def fit(
     order = stream("cpu", seed, "order")
     noise = stream(device, seed, "noise")
     state = _State(model, optimizer, order, noise, Fit(), identity or {})
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     if checkpoint is not None and checkpoint.exists():
         state.load(checkpoint)
     for epoch in range(len(state.fit.history), epochs):
         title = f"epoch {epoch + 1}/{epochs}"
-        with answering(model, largest_label):
+        with answering(model, largest_label), taking(model, to_float(images[:1])):
             entry = _epoch(state, objective, images, labels, batch_size, title)
         if monitor:
             entry |= monitor(model)

@@ -38,7 +38,7 @@ def check_images(x: Images) -> None:
     TypeError
         If `x` is not a floating tensor (uint8 images must be divided by 255 first).
     ValueError
-        If `x` has not four dimensions, is empty, holds NaN or leaves [0, 1].
+        If `x` has not four dimensions, is empty, has no pixels, holds NaN or leaves [0, 1].
 
     Examples
     --------
@@ -54,12 +54,18 @@ def check_images(x: Images) -> None:
         raise TypeError(f"images are {x.dtype}, not float: use rvlib.data.to_float on uint8 images")
     if x.dim() != 4 or len(x) == 0:
         raise ValueError(f"images have shape {tuple(x.shape)}, not (B, C, H, W) with B >= 1")
+    _check_pixels(x)
     low, high = (v.item() for v in x.detach().aminmax())
     # Written so that NaN, which fails every comparison, is refused too.
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         raise ValueError(
             f"images lie in [{low:.3g}, {high:.3g}], not in [0, 1]: divide by 255, do not normalise"
         )
+
+
+def _check_pixels(x: Tensor) -> None:
+    if 0 in x.shape:
+        raise ValueError(f"images of shape {tuple(x.shape)} have no pixels: need C, H, W >= 1")
 
 
 def check_labels(y: Labels, x: Images) -> int:
@@ -124,6 +130,7 @@ def check_stored(images: Tensor, labels: Labels) -> int:
         raise TypeError(f"stored images are {kind}, not uint8: give them as load_cifar10 does")
     if images.dim() != 4 or len(images) == 0:
         raise ValueError(f"images have shape {tuple(images.shape)}, not (N, C, H, W) with N >= 1")
+    _check_pixels(images)
     return check_labels(labels, images)
 
 

@@ -4,7 +4,7 @@ The table below is also ``docs/messages.md``; ``python tests/test_bad_input.py``
 """
 
 # The mistakes of type are made on purpose.
-# mypy: disable-error-code="arg-type"
+# mypy: disable-error-code="arg-type,list-item"
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 import rvlib.data
-from rvlib.attacks import fgsm, pgd, smoothed_pgd, withstands, withstands_sweep
+from rvlib.attacks import fgsm, pgd, smoothed_pgd, square, withstands, withstands_sweep
 from rvlib.cli import main
 from rvlib.data import DataError, load_cifar10, to_float
 from rvlib.device import pick_device
@@ -32,6 +32,7 @@ from rvlib.evaluation import (
     accuracy,
     certified_accuracy,
     correct_radii,
+    from_callable,
     nested_votes,
     predictions,
     votes_inside,
@@ -74,7 +75,12 @@ FULL_GPU = (
 )
 
 
-VAGUE = (r"(cannot be used here: ).*", r"(sha256 |recorded )\w+", r"(epoch )\d/5", r"(loss is )\w+")
+VAGUE = (
+    r"(cannot be used here: |was made for )[^|]*",
+    r"(sha256 |recorded )\w+",
+    r"(epoch )\d/5",
+    r"(loss is )\w+",
+)
 """What comes before parts of messages that differ between machines."""
 
 
@@ -85,6 +91,8 @@ def network(classes=3):
 
 
 NET = network()
+CONVOLUTION = nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+HEAD = {"identity": {"attack": {"threat": "linf 0.03"}}}
 
 
 class Case(NamedTuple):
@@ -333,6 +341,42 @@ CASES = [
         ValueError,
         r"network is on meta.*model\.to",
     ),
+    Case(
+        "images of another size",
+        lambda _: pgd(NET, torch.rand(4, 3, 4, 4), Y, BALL),
+        ValueError,
+        r"no images of shape \(3, 4, 4\): give what it was made for",
+    ),
+    Case(
+        "the same, certified",
+        lambda _: certify(NET, torch.rand(4, 3, 4, 4), 0.25),
+        ValueError,
+        r"no images of shape \(3, 4, 4\)",
+    ),
+    Case(
+        "the same, evaluated",
+        lambda _: predictions(NET, torch.zeros(4, 3, 4, 4).byte(), Y, ATTACKS["natural"]),
+        ValueError,
+        r"no images of shape \(3, 4, 4\)",
+    ),
+    Case(
+        "the same, trained",
+        lambda _: fit(network(), standard, (torch.zeros(4, 3, 4, 4).byte(), Y), epochs=1),
+        ValueError,
+        r"no images of shape \(3, 4, 4\)",
+    ),
+    Case(
+        "channels last",
+        lambda _: fgsm(CONVOLUTION, torch.rand(4, 8, 8, 3), Y, BALL),
+        ValueError,
+        r"\(8, 8, 3\): use x\.permute\(0, 3, 1, 2\)",
+    ),
+    Case(
+        "images without pixels",
+        lambda _: pgd(NET, X[:, :, :0], Y, BALL),
+        ValueError,
+        r"have no pixels: need C, H, W >= 1",
+    ),
     # networks
     Case(
         "a function for a network",
@@ -499,6 +543,12 @@ CASES = [
         ValueError,
         r"step_sizes=\[-0\.1, 0\.1\]: a length is positive",
     ),
+    Case(
+        "the area of squares as text",
+        lambda _: square(NET, X, Y, BALL, area="0.8"),
+        TypeError,
+        r"write area=0.8",
+    ),
     # noise and votes
     Case("sigma = 0", lambda _: predict(NET, X, 0.0), ValueError, r"sigma=0\.0 must be positive"),
     Case("sigma NaN", lambda _: certify(NET, X, NAN), ValueError, "sigma=nan must be positive"),
@@ -655,6 +705,24 @@ CASES = [
     ),
     # statistics
     Case(
+        "votes as text",
+        lambda _: lower_confidence_bound("99", 100, 0.001),
+        TypeError,
+        r"k='99' holds no numbers",
+    ),
+    Case(
+        "a probability as text",
+        lambda _: certified_radius("0.9", 0.25),
+        TypeError,
+        r"p_lower='0.9' holds no numbers",
+    ),
+    Case(
+        "votes in words",
+        lambda _: evidence("k", 100, 0.5),
+        TypeError,
+        r"k='k' holds no numbers",
+    ),
+    Case(
         "shares for votes",
         lambda _: vote([[0.9, 0.1]], 0.001),
         ValueError,
@@ -737,9 +805,11 @@ CASES = [
         ValueError,
         r"p0=1\.0 must be in \(0, 1\)",
     ),
-    Case("more right than images", lambda _: wilson(11, 10), ValueError, "11 of 10: need"),
     Case(
-        "half an image right", lambda _: wilson(5.5, 10), ValueError, r"5\.5 of 10: need .* whole"
+        "more right than images", lambda _: wilson(11, 10), ValueError, "correct=11 of n=10: need"
+    ),
+    Case(
+        "half an image right", lambda _: wilson(5.5, 10), TypeError, r"correct=5\.5.* whole number"
     ),
     Case(
         "confidence in percent",
@@ -834,6 +904,78 @@ CASES = [
         WeightsError,
         "cannot be read: delete it",
     ),
+    Case(
+        "an attack of three arguments",
+        lambda _: predictions(NET, BYTES, Y, lambda model, x, y: x),
+        TypeError,
+        r"with rvlib.evaluation.from_callable",
+    ),
+    Case(
+        "an attack that is a name",
+        lambda _: predictions(NET, BYTES, Y, "pgd"),
+        TypeError,
+        r"'pgd' is str, not a callable: give a recipe",
+    ),
+    Case(
+        "an attack that returns nothing",
+        lambda _: predictions(NET, BYTES, Y, lambda *words: None),
+        ValueError,
+        r"returned NoneType.*return the attacked images",
+    ),
+    Case(
+        "an attack that returns one image",
+        lambda _: predictions(NET, BYTES, Y, lambda model, x, y, g: x[:1]),
+        ValueError,
+        r"returned \(1, 3, 2, 2\) for images of shape \(4, 3, 2, 2\)",
+    ),
+    Case(
+        "an attack that leaves the box",
+        lambda _: predictions(NET, BYTES, Y, lambda model, x, y, g: x + 1),
+        ValueError,
+        r"left the box: .*not in \[0, 1\]",
+    ),
+    Case(
+        "a callable without a ball",
+        lambda _: from_callable(lambda model, x, y: x, 0.1),
+        TypeError,
+        r"write Linf\(0\.03\)",
+    ),
+    Case(
+        "one number of votes where several go",
+        lambda _: nested_votes(NET, BYTES, 0.25, 100),
+        TypeError,
+        r"write \[1000\]",
+    ),
+    Case(
+        "votes that are not whole",
+        lambda _: nested_votes(NET, BYTES, 0.25, [100, 200.0]),
+        TypeError,
+        r"give a whole number",
+    ),
+    Case(
+        "the accuracy of one seed, not of several",
+        lambda _: another_run(0.5, 10),
+        TypeError,
+        r"share of each training seed",
+    ),
+    Case(
+        "an accuracy as text",
+        lambda _: another_run(["0.5", "0.6"], 10),
+        TypeError,
+        r"is str, not a number: write 0.56",
+    ),
+    Case(
+        "a count as text",
+        lambda _: wilson("1", 2),
+        TypeError,
+        r"'1' is str: give a whole number",
+    ),
+    Case(
+        "confidence as text",
+        lambda _: wilson(1, 2, "95"),
+        TypeError,
+        r"write confidence=0.95",
+    ),
     # weights
     Case("weights that are missing", weights_lost, WeightsError, r"is missing: train it"),
     Case("weights without a record", record_lost, WeightsError, "missing: train the model"),
@@ -908,6 +1050,18 @@ CASES = [
     Case(
         "units of no rows", lambda folder: rows_file(folder, unit=0), ValueError, "unit=0 must be"
     ),
+    Case(
+        "rows without an attack",
+        lambda _: accuracy(Rows({}, [{"label": "1", "prediction": "1"}])),
+        RowsError,
+        r"names no attack: restore the rows",
+    ),
+    Case(
+        "a vote beyond all numbers",
+        lambda _: accuracy(Rows(HEAD, [{"label": "1", "counts": "1 " + 30 * "9"}])),
+        RowsError,
+        r"holds no votes.*restore the rows",
+    ),
     # data
     Case(
         "an unknown split",
@@ -980,6 +1134,12 @@ CASES = [
         lambda _: stream("cpu", 0.5),
         TypeError,
         r"0\.5 is float, not int or str",
+    ),
+    Case(
+        "a device without numbers",
+        lambda _: pick_device("meta"),
+        ValueError,
+        r"'meta' cannot be used here",
     ),
     # the command line
     Case(

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from rvlib.frozen import frozen
+from rvlib.frozen import frozen, taking
 
 
 def modes(model):
@@ -57,3 +58,42 @@ def test_running_statistics_and_weights_are_untouched(toy, batch):
     with frozen(toy):
         toy(batch[0])
     assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
+
+
+# --- images that do not fit -----------------------------------------------------------------------
+
+
+def test_images_that_do_not_fit_are_told_apart_from_other_failures(toy, batch):
+    x, _ = batch
+    cause = RuntimeError("matrices of other sizes")
+    with (
+        pytest.raises(ValueError, match="takes no images of shape") as caught,
+        taking(toy, x[..., 1:]),
+    ):
+        raise cause
+    assert caught.value.__cause__ is cause
+    with pytest.raises(RuntimeError, match=r"^matrices") as other, taking(toy, x):
+        raise cause
+    assert other.value is cause
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory.", "can't allocate memory: 9 bytes"])
+def test_a_device_without_memory_says_nothing_about_the_images(batch, words):
+    class Full(nn.Module):
+        def forward(self, x):
+            raise RuntimeError(words)
+
+    model = Full()
+    with pytest.raises(RuntimeError, match=words), taking(model, batch[0]):
+        model(batch[0])
+
+
+def test_the_network_is_asked_only_once_something_has_failed(toy, batch):
+    def asked(*_):
+        raise AssertionError
+
+    toy.register_forward_hook(asked)
+    toy.train()
+    with taking(toy, batch[0]):
+        pass
+    assert toy.training

@@ -39,6 +39,12 @@ def test_it_has_the_law_of_the_rounded_gaussian(sigma):
     assert statistic < chi2.isf(1e-4, int(enough.sum()))
 
 
+@pytest.mark.parametrize("sigma", [1e-4, 1e-9, 1e-300])
+def test_noise_far_below_a_step_is_none(sigma):
+    assert not grid_noise((1000,), sigma, generator()).any()
+    assert _tables(sigma)[0].diff().min() >= 0
+
+
 def test_the_thresholds_are_exact():
     thresholds, _ = _tables(0.25)
     reach = len(thresholds) // 2

@@ -44,9 +44,17 @@ def test_a_share_seen_more_often_is_known_better():
     assert widths[-1] == pytest.approx(2 * 0.0098, rel=1e-3)
 
 
-@pytest.mark.parametrize(("k", "n"), [(-1, 10), (11, 10), (0, 0), (0, -5)])
-def test_impossible_counts_are_refused(k, n):
-    with pytest.raises(ValueError, match=rf"^{k} of {n}: need 0 <= correct <= n") as caught:
+@pytest.mark.parametrize(
+    ("k", "n", "words"),
+    [
+        (-1, 10, "^correct=-1 must be a whole number >= 0$"),
+        (11, 10, "^correct=11 of n=10: need 0 <= correct <= n$"),
+        (0, 0, "^n=0 must be a whole number >= 1$"),
+        (0, -5, "^n=-5 must be"),
+    ],
+)
+def test_impossible_counts_are_refused(k, n, words):
+    with pytest.raises(ValueError, match=words) as caught:
         wilson(k, n)
     assert "\n" not in str(caught.value)
 

@@ -66,6 +66,11 @@ def test_the_format(path):
     assert lines == ["index,label,counts", "0,0,0 0", "1,1,1 7"]
 
 
+def test_a_path_may_be_text(path):
+    finish(RowFile(str(path), IDENTITY, PROVENANCE, COLUMNS, COUNT, UNIT))
+    assert read_rows(str(path), COUNT) == read_rows(path)
+
+
 def test_what_was_written_is_read_back(path):
     finish(opened(path))
     found = read_rows(path, COUNT)

@@ -311,6 +311,14 @@ def test_a_killed_training_ends_like_an_unbroken_one(nets, train, tmp_path, obje
     assert 0 < len(said) == EPOCHS - lines + 1  # the epoch whose line failed was not yet kept
 
 
+def test_a_checkpoint_may_be_named_as_text(nets, train, tmp_path):
+    path, said = tmp_path / "checkpoint", list[str]()
+    quietly(nets(), standard, train, checkpoint=str(path))
+    assert path.exists()
+    quietly(nets(), standard, train, checkpoint=str(path), log=said.append)
+    assert not said  # it was taken up: nothing left to do
+
+
 def test_killed_within_an_epoch_it_starts_that_epoch_again(nets, train, tmp_path):
     unbroken, steps = nets(), itertools.count(1)
     quietly(unbroken, gaussian(0.2), train)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rvlib.checks import check_number, check_whole
-from rvlib.frozen import answering, check_precision, frozen, place_of
+from rvlib.frozen import answering, check_precision, frozen, place_of, taking
 from rvlib.memory import images_at_once
 from rvlib.threat_models import ThreatModel
 from rvlib.types import Images, Labels, Logits, check_images, check_labels, refuse_nan
@@ -168,7 +168,8 @@ def under_attack(model: nn.Module, x: Images, y: Labels) -> Iterator[nn.Module]:
                 f"the network is on {place}, images on {x.device}: use model.to(x.device)"
             )
         check_precision(model, x)
-        yield model
+        with taking(model, x):
+            yield model
 
 
 def tiles(model: nn.Module, *tensors: Tensor) -> list[tuple[Tensor, ...]]:

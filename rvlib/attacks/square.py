@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.attacks.ascent import tiles, under_attack
-from rvlib.checks import check_whole
+from rvlib.checks import check_number, check_whole
 from rvlib.threat_models import Linf
 from rvlib.types import Images, Labels, check_generator
 
@@ -89,6 +89,7 @@ def square(
         kind = type(threat).__name__
         raise TypeError(f"threat={threat!r} is {kind}: the Square attack is for the ball Linf")
     check_whole("queries", queries)
+    check_number("area", area, "area=0.8")
     if not 0 < area <= 1:
         raise ValueError(f"area={area} is no share of the image: write a number in (0, 1]")
     with under_attack(model, x, y), torch.no_grad():

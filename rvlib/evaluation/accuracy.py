@@ -1,6 +1,7 @@
 """Accuracy from rows: right, wrong, or no answer, with its interval."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +72,8 @@ def accuracy(rows: Rows, alpha: float = 0.001) -> Accuracy:
     ------
     ValueError
         If there are no rows.
+    RowsError
+        If a column holds something else, or the head names no attack.
     """
     if not rows.rows:
         raise ValueError("no rows, so no accuracy: measure at least one image")
@@ -79,9 +82,18 @@ def accuracy(rows: Rows, alpha: float = 0.001) -> Accuracy:
         answers = vote(votes(rows, "counts"), alpha)
     else:
         answers = np.array(rows.integers("prediction"))
-    threat = rows.head["identity"]["attack"]["threat"]
+    threat = _threat(rows.head)
     correct, abstained = int((answers == labels).sum()), int((answers == ABSTAIN).sum())
     return Accuracy(len(labels), correct, abstained, threat)
+
+
+def _threat(head: dict[str, Any]) -> str:
+    try:
+        return str(head["identity"]["attack"]["threat"])
+    except (KeyError, TypeError):
+        raise RowsError(
+            "the rows' head names no attack: restore the rows, or measure them again"
+        ) from None
 
 
 def votes(rows: Rows, column: str) -> Integers:
@@ -106,9 +118,9 @@ def votes(rows: Rows, column: str) -> Integers:
     """
     try:
         read = [[int(v) for v in row[column].split()] for row in rows.rows]
-    except (KeyError, ValueError) as error:
+        classes = max(map(len, read))
+        return np.array([row or [0] * classes for row in read], dtype=np.int64)
+    except (KeyError, ValueError, OverflowError) as error:
         raise RowsError(
             f"column {column!r} holds no votes ({error}): restore the rows, or measure them again"
         ) from None
-    classes = max(map(len, read))
-    return np.array([row or [0] * classes for row in read], dtype=np.int64)

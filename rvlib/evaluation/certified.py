@@ -29,21 +29,22 @@ def correct_radii(certificates: Certificates, labels: ArrayLike) -> Floats:
     ValueError
         If there is not one label a certificate.
     """
-    answers, labels = certificates.prediction, np.asarray(labels)
+    answers, radius = (np.asarray(part) for part in certificates)
+    labels = np.asarray(labels)
     if labels.shape != answers.shape:
         raise ValueError(f"{labels.size} labels for {answers.size} certificates: give one each")
     right = (answers == labels) & (answers != ABSTAIN)
-    return np.where(right, certificates.radius, -1.0)
+    return np.where(right, radius, -1.0)
 
 
-def certified_accuracy(radii: Floats, radius: float | Sequence[float]) -> NDArray[np.float64]:
+def certified_accuracy(radii: ArrayLike, radius: float | Sequence[float]) -> NDArray[np.float64]:
     r"""Share of images certified to be answered rightly within a radius.
 
     .. math:: \frac{1}{N} \#\{ i : \hat{c}_i = y_i \text{ and } R_i \ge r \}
 
     Parameters
     ----------
-    radii : ndarray of float64, shape (N,)
+    radii : array-like of float, shape (N,)
         From ``correct_radii``.
     radius : float or sequence of float, >= 0
         Radii r in pixel units; at 0 the share answered rightly and not abstained.
@@ -64,19 +65,19 @@ def certified_accuracy(radii: Floats, radius: float | Sequence[float]) -> NDArra
     >>> certified_accuracy(np.array([-1.0, 0.3, 0.6, 0.9]), [0, 0.5, 1]).tolist()
     [0.75, 0.5, 0.0]
     """
-    _check_radii(radii)
+    radii = _check_radii(radii)
     at = np.atleast_1d(np.asarray(radius, dtype=np.float64))
     if not (at >= 0).all():
         raise ValueError(f"radius={at[~(at >= 0)][0]} must be >= 0: an image counts from 0 on")
     return (radii[:, None] >= at).mean(0)
 
 
-def average_certified_radius(radii: Floats) -> float:
+def average_certified_radius(radii: ArrayLike) -> float:
     """Mean over all images of the radius certified rightly, 0 where wrong or abstained (ACR).
 
     Parameters
     ----------
-    radii : ndarray of float64, shape (N,)
+    radii : array-like of float, shape (N,)
         From ``correct_radii``.
 
     Returns
@@ -89,11 +90,13 @@ def average_certified_radius(radii: Floats) -> float:
     >>> average_certified_radius(np.array([-1.0, 0.5, 0.5, 1.0]))
     0.5
     """
-    _check_radii(radii)
+    radii = _check_radii(radii)
     return float(np.maximum(radii, 0).mean())
 
 
-def _check_radii(radii: Floats) -> None:
+def _check_radii(radii: ArrayLike) -> Floats:
+    radii = np.asarray(radii, dtype=np.float64)
     if radii.ndim != 1 or not len(radii) or np.isnan(radii).any():
         what = "NaN" if radii.size and np.isnan(radii).any() else f"shape {radii.shape}"
         raise ValueError(f"radii are of {what}: give one number an image, as correct_radii does")
+    return radii

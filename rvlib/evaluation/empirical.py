@@ -1,5 +1,6 @@
 """What the network answers under attack, image by image."""
 
+import inspect
 from collections.abc import Iterator
 
 import torch
@@ -9,9 +10,9 @@ from rvlib.attacks import Attack
 from rvlib.attacks.ascent import logits_in_tiles
 from rvlib.checks import check_whole
 from rvlib.data import to_float
-from rvlib.frozen import answering, frozen, place_of
+from rvlib.frozen import answering, frozen, place_of, taking
 from rvlib.noise import stream
-from rvlib.types import Images, Labels, check_stored, refuse_nan
+from rvlib.types import Images, Labels, check_images, check_stored, refuse_nan
 
 
 def attacked_batches(
@@ -50,7 +51,14 @@ def attacked_batches(
         Attacked images, ``channels_last``.
     y : Tensor of shape (B,), int64
         Their labels, on the same device.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the images are not stored ones with a label each, `attack` is none, or what it returns
+        is no batch of images like those that it was given.
     """
+    check_attack(attack)
     check_whole("unit", unit)
     largest_label = check_stored(images, labels)
     device = place_of(model, images)
@@ -58,8 +66,9 @@ def attacked_batches(
         x = to_float(images[first : first + unit]).to(device)
         x = x.contiguous(memory_format=torch.channels_last)
         y = labels[first : first + unit].to(device)
-        with answering(model, largest_label):
+        with answering(model, largest_label), taking(model, x):
             x_adv = attack(model, x, y, stream(device, seed, "attack", first_id + first))
+        _check_attacked(x_adv, x)
         yield x_adv, y
 
 
@@ -102,7 +111,7 @@ def predictions(
     Raises
     ------
     TypeError, ValueError
-        If the images are not stored ones with a label each, or the network gives NaN.
+        As for ``attacked_batches``, or if the network gives NaN.
     """
     batches = attacked_batches(
         model, images, labels, attack, first_id=first_id, unit=unit, seed=seed
@@ -111,8 +120,51 @@ def predictions(
     with frozen(model), answering(model, check_stored(images, labels)):
         # Gradients are off for the answer only: an attack of the user's own may need them.
         for x_adv, _ in batches:
-            with torch.no_grad():
+            with torch.no_grad(), taking(model, x_adv):
                 logits = logits_in_tiles(model, x_adv)
             refuse_nan(logits.isnan().any())
             answers.append(logits.argmax(1).cpu())
     return torch.cat(answers)
+
+
+def check_attack(attack: object) -> None:
+    """Refuse what cannot be called with network, images, labels and generator.
+
+    Parameters
+    ----------
+    attack : object
+        The thing to check.
+
+    Raises
+    ------
+    TypeError
+        If it is no callable, or one of other arguments.
+    """
+    if not callable(attack):
+        raise TypeError(
+            f"attack={attack!r} is {type(attack).__name__}, not a callable: give a recipe, as "
+            'rvlib.recipes.ATTACKS["pgd-linf"]'
+        )
+    try:
+        inspect.signature(attack).bind(None, None, None, None)
+    except TypeError:
+        raise TypeError(
+            "attack cannot be called with (model, x, y, generator): make one of (model, x, y) fit "
+            "with rvlib.evaluation.from_callable(attack, Linf(8 / 255))"
+        ) from None
+    except ValueError:
+        return  # written in C: it does not say what it takes
+
+
+def _check_attacked(x_adv: object, x: Images) -> None:
+    """Refuse what an attack returned unless it is a batch of images like those it was given."""
+    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
+        found = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise ValueError(
+            f"the attack returned {found} for images of shape {tuple(x.shape)}: return the "
+            "attacked images"
+        )
+    try:
+        check_images(x_adv)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the attack left the box: {error}") from None

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rvlib.attacks.ascent import check_ball
 from rvlib.frozen import frozen
 from rvlib.threat_models import ThreatModel
 from rvlib.types import Images, Labels
@@ -58,7 +59,7 @@ class ExternalAttack:
         with frozen(model), _usual_layout(model), _seeded(generator, x), torch.enable_grad():
             found = self.attack(model, images, y.clone())
         self._check(found, x)
-        return found.detach()
+        return found.detach().clamp(0, 1)
 
     def _check(self, found: Images, x: Images) -> None:
         if _form(found) != _form(x):
@@ -107,6 +108,7 @@ def from_callable(attack: Call, threat: ThreatModel, *, name: str | None = None)
     """
     if not callable(attack):
         raise TypeError(f"attack is {type(attack).__name__}, not a callable of model, x and y")
+    check_ball(threat)
     own_name: str = getattr(attack, "__name__", _kind(attack))
     return ExternalAttack(attack, threat, name or own_name)
 
@@ -134,6 +136,7 @@ def from_torchattacks(
     """
     own_name: str = getattr(attack, "__name__", _kind(attack))
     named = name or own_name
+    check_ball(threat)
     of_a_network = isinstance(getattr(attack, "model", None), nn.Module)
     if not of_a_network and not inspect.isroutine(attack) and not isinstance(attack, type):
         raise TypeError(f"{named} holds no network: make it as torchattacks.PGD(model, eps=8/255)")
@@ -164,6 +167,7 @@ def from_foolbox(attack: Any, threat: ThreatModel, *, name: str | None = None) -
     ExternalAttack
         As for ``from_callable``; of the three results of foolbox the one clipped to the radius.
     """
+    check_ball(threat)
 
     def call(model: nn.Module, x: Images, y: Labels) -> Images:
         import foolbox

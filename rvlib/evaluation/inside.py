@@ -1,6 +1,8 @@
 """Attack inside certified balls, where no attack can succeed."""
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 
 from rvlib.attacks import smoothed_pgd
@@ -93,14 +95,14 @@ def votes_inside(
     return counts
 
 
-def changed(prediction: Integers, counts: Counts, alpha: float) -> Integers:
+def changed(prediction: Integers, counts: ArrayLike, alpha: float) -> Integers:
     """Say what became of certified answers under an attack inside their balls.
 
     Parameters
     ----------
     prediction : ndarray of int64, shape (B,)
         The certified classes, none of them ABSTAIN.
-    counts : Tensor of shape (B, K), int64
+    counts : array-like of int, shape (B, K)
         Votes at the attacked images.
     alpha : float, in (0, 1)
         Failure probability of one answer.
@@ -111,6 +113,6 @@ def changed(prediction: Integers, counts: Counts, alpha: float) -> Integers:
         0 where the answer stands, 1 where the vote is too close to call, 2 where it changed: for
         a true certificate that happens with probability at most `alpha`.
     """
-    answers = vote(counts.numpy(), alpha)
+    answers = vote(np.asarray(counts), alpha)
     result: Integers = (answers == ABSTAIN) + 2 * ((answers != ABSTAIN) & (answers != prediction))
     return result

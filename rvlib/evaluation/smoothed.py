@@ -1,12 +1,13 @@
 """What the smoothed network answers under attack, and what its votes certify, image by image."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from rvlib.attacks import Attack
+from rvlib.checks import check_whole
 from rvlib.data import to_float
 from rvlib.evaluation.empirical import attacked_batches
 from rvlib.smoothing import sample_under_noise
@@ -103,7 +104,11 @@ def nested_votes(
     counts : dict of int to Tensor of shape (N, K)
         Votes of the estimation by n; rows of zeros where an image was not sampled.
     """
+    if not isinstance(ns, Iterable):
+        raise TypeError(f"ns={ns!r} is one number: write [1000]")
     ns = list(ns)
+    for n in ns:
+        check_whole("a number of ns", n)
     if not ns or ns != sorted(set(ns)):
         raise ValueError(f"ns={ns} must rise in whole hundreds: [100, 1000], say")
     largest = -1 if labels is None else check_stored(images, labels)

@@ -18,14 +18,14 @@ class WeightsError(RuntimeError):
     """Weights that are missing, damaged, or not what was asked for."""
 
 
-def save_weights(model: nn.Module, path: Path, record: dict[str, Any]) -> str:
+def save_weights(model: nn.Module, path: Path | str, record: dict[str, Any]) -> str:
     """Write ``path`` (.safetensors) and its record (.json) so that neither is ever half there.
 
     Parameters
     ----------
     model : nn.Module
         The network whose parameters and buffers are written.
-    path : Path
+    path : Path or str
         Ends in ``.safetensors``; the record goes beside it as ``.json``.
     record : dict
         Recipe, epochs, seed, data digest, commit, versions, device, time, accuracies.  The
@@ -39,6 +39,7 @@ def save_weights(model: nn.Module, path: Path, record: dict[str, Any]) -> str:
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     content = save(state)
     digest = hashlib.sha256(content).hexdigest()
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
     text = json.dumps({**record, "sha256": digest}, indent=2) + "\n"
@@ -47,14 +48,14 @@ def save_weights(model: nn.Module, path: Path, record: dict[str, Any]) -> str:
     return digest
 
 
-def load_weights(model: nn.Module, path: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+def load_weights(model: nn.Module, path: Path | str, recipe: dict[str, Any]) -> dict[str, Any]:
     """Load weights into `model` after checking that they are what they claim to be.
 
     Parameters
     ----------
     model : nn.Module
         The network to fill; its parameters are replaced in place.
-    path : Path
+    path : Path or str
         The ``.safetensors`` file.
     recipe : dict
         The recipe the weights must have been made by (``rvlib.recipes``).
@@ -70,6 +71,7 @@ def load_weights(model: nn.Module, path: Path, recipe: dict[str, Any]) -> dict[s
         If the file or its record is missing, its digest is not the recorded one, it was made by
         another recipe, or it does not fit the network.
     """
+    path = Path(path)
     record = read_record(path)
     if not path.exists():
         raise WeightsError(f"{path} is missing: train it (`rvlib train`) or restore it from git")
@@ -100,12 +102,12 @@ def load_weights(model: nn.Module, path: Path, recipe: dict[str, Any]) -> dict[s
     return record
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path | str) -> dict[str, Any]:
     """Read the record beside a weights file.
 
     Parameters
     ----------
-    path : Path
+    path : Path or str
         The ``.safetensors`` file.
 
     Returns
@@ -118,7 +120,7 @@ def read_record(path: Path) -> dict[str, Any]:
     WeightsError
         If there is none, or it cannot be read.
     """
-    beside = path.with_suffix(".json")
+    beside = Path(path).with_suffix(".json")
     try:
         record = json.loads(beside.read_text())
         if not isinstance(record["sha256"], str) or not isinstance(record["recipe"], dict):

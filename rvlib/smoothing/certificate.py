@@ -38,6 +38,14 @@ def check_alpha(alpha: float) -> None:
         raise ValueError(f"alpha={alpha} must be in (0, 1): the chance of a false certificate")
 
 
+def numbers(name: str, values: ArrayLike) -> NDArray[Any]:
+    """Turn numbers into an array; refuse text, truth values and anything else."""
+    found = np.asarray(values)
+    if found.dtype.kind not in "iuf":
+        raise TypeError(f"{name}={values!r} holds no numbers: write 3 or [1, 2]")
+    return found
+
+
 def smallest_n_to_predict(alpha: float) -> int:
     r"""Smallest number of votes with which a vote can ever be called.
 
@@ -127,7 +135,7 @@ def lower_confidence_bound(k: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
     0.9333
     """
     check_alpha(alpha)
-    k, n = np.asarray(k), np.asarray(n)
+    k, n = numbers("k", k), numbers("n", n)
     # Written so that NaN, which fails every comparison, is refused too.
     wrong = ~((k >= 0) & (k <= n) & (n >= 1) & (k == np.floor(k)) & (n == np.floor(n)))
     wrong |= ~np.isfinite(n)
@@ -171,7 +179,7 @@ def certified_radius(p_lower: ArrayLike, sigma: float) -> Floats:
     [0.0, 0.0, 0.25]
     """
     check_sigma(sigma)
-    p = np.asarray(p_lower, dtype=np.float64)
+    p = numbers("p_lower", p_lower).astype(np.float64)
     wrong = ~((p >= 0) & (p <= 1))
     if wrong.any():
         raise ValueError(f"p_lower={p[wrong][0]} is no probability: give a share in [0, 1]")

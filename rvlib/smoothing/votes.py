@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.checks import check_sigma, check_whole
-from rvlib.frozen import check_network, check_precision, frozen, place_of
+from rvlib.frozen import check_network, check_precision, frozen, place_of, taking
 from rvlib.grid_noise import GRID, grid_noise, to_grid
 from rvlib.memory import images_at_once
 from rvlib.noise import stream
@@ -127,7 +127,7 @@ def sample_under_noise(
         network, draw, pixels = OnGrid(model), partial(_draw_on_grid, sigma=sigma), to_grid(pixels)
     hundreds = range(first // CHUNK, (first + n) // CHUNK)
     count = partial(_count, network, draw=draw, hundreds=hundreds, batch_size=batch_size)
-    with frozen(model), torch.no_grad():
+    with frozen(model), torch.no_grad(), taking(model, pixels):
         if ids is None:
             return count(pixels, address=(seed, purpose)).cpu()
         counts = [

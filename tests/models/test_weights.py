@@ -60,6 +60,12 @@ def test_what_is_loaded_is_what_was_saved(toy, saved, empty):
     assert record == RECORD | {"sha256": hashlib.sha256(saved.read_bytes()).hexdigest()}
 
 
+def test_a_path_may_be_text(toy, empty, path):
+    save_weights(toy, str(path), {"recipe": RECIPE})
+    load_weights(empty, str(path), RECIPE)
+    assert same(empty, toy)
+
+
 def test_weights_in_the_fast_layout_come_back_too(toys, path):
     original = to_device(toys(), "cpu")
     save_weights(original, path, RECORD)

@@ -29,8 +29,8 @@ from rvlib.rows import read_rows
 from rvlib.training import fit
 from tests.resume.worker import PHASES, Runner, make_tiny
 
-CHANGING = {"date", "seconds", "commit"}
-"""When and how fast: different from run to run.  The commit may change under a running test."""
+CHANGING = {"date", "seconds", "commit", "memory"}
+"""When, how fast, in how much free memory.  The commit may change under a running test."""
 KILLS_A_ROUND = 30
 
 
@@ -105,7 +105,7 @@ def read_checkpoint(path: Path) -> None:
 
 
 def contents(root: Path) -> dict[str, Any]:
-    """Read all files by name: bytes, and of records everything but date, seconds and commit."""
+    """Read all files by name: bytes, and of records everything but what changes from run to run."""
     return {str(path.relative_to(root)): content(path) for path in files(root)}
 
 
