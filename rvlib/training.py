@@ -15,7 +15,7 @@ from rvlib.checks import check_number, check_whole
 from rvlib.data import to_float
 from rvlib.files import write_whole
 from rvlib.frozen import answering, taking
-from rvlib.models.weights import WeightsError, pack, to_device, unpack
+from rvlib.models.weights import WeightsError, fill, pack, to_device, unpack
 from rvlib.noise import stream
 from rvlib.objectives import Objective
 from rvlib.types import check_stored
@@ -180,8 +180,8 @@ class _State:
         if saved["identity"] != unpack(pack(self.identity)):
             raise WeightsError(f"{path} belongs to another training: delete it or move it away")
         try:
-            self.model.load_state_dict(saved["model"])
-        except RuntimeError as error:
+            fill(self.model, saved["model"])
+        except (ValueError, AttributeError) as error:
             raise WeightsError(f"{path} holds another network: delete it") from error
         self.optimizer.load_state_dict(saved["optimizer"])
         for parameter, state in self.optimizer.state.items():

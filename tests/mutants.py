@@ -195,6 +195,25 @@ ATTACKS = (
             ),
         },
     )
+    + _mutants(
+        "rvlib/attacks/square.py",
+        ["attacks/test_square"],
+        {
+            "square-out-of-the-box": (
+                "(x[at] + threat.eps * sides[at]).clamp(0, 1)",
+                "x[at] + threat.eps * sides[at]",
+            ),
+            "square-from-where-it-is": (
+                "moved = (x[at] + threat.eps",
+                "moved = (best[at] + threat.eps",
+            ),
+            "worse-squares-kept": ("lower = found < margin[at]", "lower = found != margin[at]"),
+            "squares-as-if-all-stood": (
+                "torch.where(window[at], moved, best[at])",
+                "torch.where(window[: len(at)], moved, best[at])",
+            ),
+        },
+    )
 )
 
 BALLS = _mutants(
@@ -236,6 +255,22 @@ BALLS = _mutants(
 
 VOTES = (
     _mutants(
+        "rvlib/grid_noise.py",
+        ["test_grid_noise"],
+        {
+            "grid-off-by-half-a-step": (
+                "(k + mpmath.mpf(1) / 2) / scale",
+                "mpmath.mpf(k) / scale",
+            ),
+            "unsure-taken-for-sure": (
+                "torch.where(low == high, low, UNSURE)",
+                "low",
+            ),
+            "off-the-grid-taken": ("if off > 1e-3:", "if off > 1:"),
+            "ends-beyond-all-bits": ("ncdf(z))), 2**BITS - 1)", "ncdf(z))), 2**BITS)"),
+        },
+    )
+    + _mutants(
         "rvlib/smoothing/certificate.py",
         ["smoothing/test_certificate"],
         {
@@ -382,6 +417,70 @@ NUMBERS = (
         },
     )
     + _mutants(
+        "rvlib/evaluation/empirical.py",
+        ["test_bad_input"],
+        {
+            "attacked-images-not-looked-at": ("        _check_attacked(x_adv, x)\n", ""),
+        },
+    )
+    + _mutants(
+        "rvlib/evaluation/external.py",
+        ["evaluation/test_external"],
+        {
+            "ball-of-others-trusted": (
+                "if not length <= self.threat.eps + SLACK:",
+                "if length > 2 * self.threat.eps + SLACK:",
+            ),
+            "box-of-others-trusted": (
+                "if not (low >= -SLACK and high <= 1 + SLACK):",
+                "if low < -SLACK:",
+            ),
+            "randomness-of-the-day": ("torch.manual_seed(int(seed))", "torch.seed()"),
+        },
+    )
+    + _mutants(
+        "rvlib/evaluation/sanity.py",
+        ["evaluation/test_sanity"],
+        {
+            "comparison-the-wrong-way": (
+                "alone = int((weak & ~strong).sum())",
+                "alone = int((strong & ~weak).sum())",
+            ),
+            "few-images-excused": (
+                "math.ceil(len(self.x) / 100) if len(self.x) >= FEW else 0",
+                "math.ceil(len(self.x) / 100)",
+            ),
+            "gradients-of-zero-usable": (
+                "usable = gradient.isfinite().all(1) & (gradient != 0).any(1)",
+                "usable = gradient.isfinite().all(1)",
+            ),
+            "eight-bits-out-of-the-ball": (
+                "(LEVELS * x_adv).round().clamp(low, high) / LEVELS",
+                "(LEVELS * x_adv).round() / LEVELS",
+            ),
+            "training-mode-taken": ("    if training:\n        names", "    if 0:\n        names"),
+            "second-answer-not-compared": (
+                "one, other = _logits(model, x), _logits(model, x)",
+                "one = other = _logits(model, x)",
+            ),
+        },
+    )
+    + _mutants(
+        "rvlib/evaluation/inside.py",
+        ["evaluation/test_inside"],
+        {
+            "half-the-certified-radius": (
+                "L2(share * float(certificates.radius[i]))",
+                "L2(0.5 * share * float(certificates.radius[i]))",
+            ),
+            "abstention-taken-for-a-change": (
+                "(answers == ABSTAIN) + 2 * ((answers != ABSTAIN) & (answers != prediction))",
+                "2 * (answers != prediction)",
+            ),
+            "uncertified-images-voted-on": ("    counts[~found] = 0\n", ""),
+        },
+    )
+    + _mutants(
         "rvlib/evaluation/smoothed.py",
         ["evaluation/test_smoothed"],
         {
@@ -446,6 +545,7 @@ STATE = (
                 "    except ArithmeticError:\n        raise\n    else:\n"
                 "        for module, training in modes:",
             ),
+            "every-failure-laid-on-the-images": ("if _takes(model, x):", "if 0:"),
         },
     )
     + _mutants(
@@ -487,6 +587,10 @@ STATE = (
                 'read_record(weights_path(place.models, model, seed))["sha256"]',
                 "model",
             ),
+            "ended-within-other-memory": (
+                "return told if isinstance(told, int) and told > 0 else budget(device)",
+                "return budget(device)",
+            ),
         },
     )
     + _mutants(
@@ -496,6 +600,16 @@ STATE = (
             "digest-not-compared": (
                 'if digest != record["sha256"]:',
                 'if len(digest) != len(record["sha256"]):',
+            ),
+        },
+    )
+    + _mutants(
+        "rvlib/models/weights.py",
+        ["test_properties_training"],
+        {
+            "weights-half-loaded": (
+                "if {name: value.shape for name, value in state.items()} != shapes:",
+                "if state.keys() != shapes.keys():",
             ),
         },
     )

@@ -351,6 +351,23 @@ def test_another_run_is_expected_around_the_mean_of_those_before(shares, n):
     assert fewer.high >= high - 1e-12
 
 
+@often
+@given(shapes, seeds, st.floats(0, 1), st.integers(1, 40), st.floats(0.001, 1))
+def test_squares_of_any_area_help_or_do_nothing(shape, seed, eps, queries, area):
+    model, x, y = problem(shape, seed)
+    found = square(model, x, y, Linf(eps), queries=queries, area=area, generator=seeded(seed))
+
+    def margins(images):
+        answers = model(images).detach()
+        return answers.gather(1, y[:, None])[:, 0] - answers.scatter(1, y[:, None], -math.inf).amax(
+            1
+        )
+
+    assert ((found - x).abs() <= eps + 1e-12).all()
+    assert ((found >= 0) & (found <= 1)).all()
+    assert (margins(found) <= margins(x) + 1e-12).all()
+
+
 # ---- streams and types ------------------------------------------------------------------------
 
 

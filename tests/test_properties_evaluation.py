@@ -20,6 +20,7 @@ from rvlib.evaluation import (
     from_callable,
     nested_votes,
     predictions,
+    sanity,
     votes_inside,
     votes_under_attack,
 )
@@ -199,6 +200,40 @@ def test_no_answer_changes_inside_a_certified_ball(shape, seed, sigma):
         assert (after < 2).all()  # stands, or too close to call
 
 
+# --- sanity checks -------------------------------------------------------------------------------
+
+NEVER_MASKED = {
+    "ball and box",
+    "more steps",
+    "more restarts",
+    "larger radius",
+    "one step",
+    "random noise",
+    "no gradients",
+    "zero gradients",
+}
+
+
+@seldom
+@given(shapes, seeds, st.floats(0.01, 0.3), st.booleans())
+def test_a_linear_network_masks_nothing_and_is_told_the_same_twice(shape, seed, eps, other):
+    model, images, labels = problem(shape, seed)
+    model[1] = nn.Linear(
+        model[1].in_features, 2
+    ).eval()  # of two classes: the loss is monotone on a line
+    x, y = to_float(images), labels % 2
+    options = {"steps": 3, "restarts": 2, "queries": 10, "seed": seed}
+    if other:
+        options["transfer_from"] = problem(shape, seed + 1)[0]
+    checks = sanity(model, x, y, Linf(eps), **options)
+    assert checks == sanity(model, x, y, Linf(eps), **options)
+    names = [check.name for check in checks]
+    assert len(set(names)) == len(names) == 12 + other
+    assert set(names) >= NEVER_MASKED
+    assert not [check for check in checks if check.name in NEVER_MASKED and not check.passed]
+    assert not any("\n" in check.finding + check.expectation for check in checks)
+
+
 # --- rows and files ------------------------------------------------------------------------------
 
 
@@ -220,6 +255,30 @@ def test_rows_come_back_as_written_and_are_counted(answers):
     assert 0 <= found.interval.low <= found.percent <= found.interval.high <= 100
     part = accuracy(Rows(rows.head, rows.rows[:1]))
     assert part.correct == (answers[0][0] == answers[0][1])
+
+
+votes_ = st.lists(st.integers(0, 200), min_size=3, max_size=3).filter(lambda row: sum(row) >= 40)
+alphas = st.floats(1e-6, 0.05)
+
+
+@often
+@given(st.lists(votes_, min_size=1, max_size=20), seeds, alphas, alphas)
+def test_abstentions_are_errors_and_grow_with_caution(rows, seed, one, other):
+    labels = torch.randint(0, CLASSES, (len(rows),), generator=seeded(seed)).tolist()
+    lines = [
+        {"label": str(label), "counts": " ".join(map(str, row))}
+        for label, row in zip(labels, rows, strict=True)
+    ]
+    head = {"identity": {"attack": {"threat": "linf 0.1"}}}
+    careful, bold = (accuracy(Rows(head, lines), alpha) for alpha in sorted((one, other)))
+    assert careful.abstained >= bold.abstained
+    assert careful.correct <= bold.correct
+    assert careful.correct + careful.abstained <= careful.n == len(rows)
+    answers = called(rows, min(one, other))
+    assert careful.correct == sum(answers == labels)
+    answered = careful.n - careful.abstained
+    share = careful.answered_only
+    assert share is None if answered == 0 else share == 100 * careful.correct / answered
 
 
 leaves = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=8)

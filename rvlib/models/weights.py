@@ -94,12 +94,35 @@ def load_weights(model: nn.Module, path: Path | str, recipe: dict[str, Any]) -> 
             "restore it from git or train again"
         )
     try:
-        model.load_state_dict(load(content))
-    except (RuntimeError, SafetensorError) as error:
+        fill(model, load(content))
+    except (ValueError, SafetensorError) as error:
         raise WeightsError(
             f"{path} holds the weights of another network: restore it from git or train again"
         ) from error
     return record
+
+
+def fill(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put parameters and buffers into a network, or leave it as it is where they do not fit.
+
+    ``load_state_dict`` alone copies what fits before it complains of what does not.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network to fill.
+    state : dict of str to Tensor
+        As its ``state_dict`` gives them.
+
+    Raises
+    ------
+    ValueError
+        If names or shapes differ.
+    """
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    if {name: value.shape for name, value in state.items()} != shapes:
+        raise ValueError("names or shapes of parameters differ")
+    model.load_state_dict(state)
 
 
 def read_record(path: Path | str) -> dict[str, Any]:
