@@ -7,8 +7,10 @@ network folders, Windows) nothing is removed and nothing is refused.
 """
 
 import contextlib
+import errno
 import os
 import secrets
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,11 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+
+# A run that looks for what dead ones left holds a file for microseconds; a run that writes, for
+# longer than this many seconds.
+A_SWEEP = 0.2
 
 
 class BusyError(RuntimeError):
@@ -75,7 +82,8 @@ def sweep(path: Path) -> None:
 def _remove_if_free(path: Path) -> None:
     descriptor = os.open(path, os.O_RDWR)
     try:
-        if _lock(descriptor):
+        # Before this lock another sweep may have removed it, and a run made its own by that name.
+        if _lock(descriptor) and os.path.samestat(os.fstat(descriptor), path.stat()):
             path.unlink()
     finally:
         os.close(descriptor)
@@ -142,11 +150,15 @@ def _take(path: Path) -> int | None:
     """Make and lock a file; None where there are no locks.  ``BlockingIOError`` if it is held."""
     if fcntl is None:
         return None
+    patience = time.monotonic() + A_SWEEP
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         if _lock(descriptor) is False:
             os.close(descriptor)
-            raise BlockingIOError
+            if time.monotonic() > patience:
+                raise BlockingIOError(errno.EWOULDBLOCK, "held by another run", str(path))
+            time.sleep(A_SWEEP / 100)
+            continue
         with contextlib.suppress(FileNotFoundError):
             # Between open and lock it may have been swept away, and another made by that name.
             if os.path.samestat(os.fstat(descriptor), path.stat()):

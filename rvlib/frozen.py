@@ -144,7 +144,7 @@ def taking(model: nn.Module, x: Tensor) -> Iterator[None]:
     >>> with taking(nn.Conv2d(3, 1, 1), x := torch.zeros(2, 8, 8, 3)):
     ...     nn.Conv2d(3, 1, 1)(x)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: the network takes no images of shape (8, 8, 3): use x.permute(0, 3, 1, 2) ...
+    ValueError: the network takes no images of shape (8, 8, 3): use x.permute(0, 3, 1, 2)...
     """
     try:
         yield

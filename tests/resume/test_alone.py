@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import rvlib
-from rvlib.files import BusyError, OnlyWriter, sweep, write_whole
+from rvlib import files
+from rvlib.files import A_SWEEP, BusyError, OnlyWriter, sweep, write_whole
 from rvlib.models import save_weights
 from rvlib.recipes import find_recipe
 from rvlib.rows import RowFile, RowsError, read_rows
@@ -65,7 +66,7 @@ if what == "rows":
         with file:  # a little, then the other may
             for first in range(file.done, min(file.done + 40, {COUNT}), {UNIT}):
                 file.append([{{"index": i}} for i in range(first, first + {UNIT})])
-                time.sleep(0.002)  # a write on a fast disk is over before another looks
+                time.sleep({2 * A_SWEEP / 10})  # ten a turn: longer than another is patient
         time.sleep(0.002)
     print(tried)
 """
@@ -235,6 +236,43 @@ def test_a_sweep_in_the_middle_of_a_write_takes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", swept)
     write_whole(path, b"all of it")
     assert path.read_bytes() == b"all of it"
+
+
+def test_a_sweep_that_holds_a_file_for_a_moment_stops_no_write(tmp_path, monkeypatch):
+    lock, held = files._lock, [True]  # by a sweep, between the making of the file and its lock
+
+    def after_a_moment(descriptor):
+        return False if held and held.pop() else lock(descriptor)
+
+    monkeypatch.setattr(files, "_lock", after_a_moment)
+    write_whole(tmp_path / "whole", b"all of it")
+    assert (tmp_path / "whole").read_bytes() == b"all of it"
+    assert held == []
+
+
+def test_a_file_that_is_held_for_good_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_lock", lambda descriptor: False)
+    with pytest.raises(BlockingIOError, match="held by another run") as caught:
+        write_whole(tmp_path / "whole", b"all of it")
+    assert caught.value.filename == str(tmp_path / "whole")
+
+
+def test_a_late_sweep_leaves_the_lock_of_the_next_run(tmp_path, monkeypatch):
+    path, lock = tmp_path / "rows.csv", files._lock
+    beside = tmp_path / ".rows.csv.lock"
+    beside.touch()  # a dead run's
+
+    def late(descriptor):
+        # Another sweep was faster, and a run has begun since.
+        monkeypatch.setattr(files, "_lock", lock)
+        beside.unlink()
+        late.only = OnlyWriter(path)
+        return lock(descriptor)
+
+    monkeypatch.setattr(files, "_lock", late)
+    sweep(path)
+    with late.only, pytest.raises(BusyError):
+        OnlyWriter(path)
 
 
 def test_threads_do_not_disturb_each_other(tmp_path):
