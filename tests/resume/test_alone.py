@@ -261,17 +261,18 @@ def test_a_late_sweep_leaves_the_lock_of_the_next_run(tmp_path, monkeypatch):
     path, lock = tmp_path / "rows.csv", files._lock
     beside = tmp_path / ".rows.csv.lock"
     beside.touch()  # a dead run's
+    begun = []
 
     def late(descriptor):
         # Another sweep was faster, and a run has begun since.
         monkeypatch.setattr(files, "_lock", lock)
         beside.unlink()
-        late.only = OnlyWriter(path)
+        begun.append(OnlyWriter(path))
         return lock(descriptor)
 
     monkeypatch.setattr(files, "_lock", late)
     sweep(path)
-    with late.only, pytest.raises(BusyError):
+    with begun[0], pytest.raises(BusyError):
         OnlyWriter(path)
 
 
