@@ -1,10 +1,65 @@
-"""Numbers that a function can use: one line says which one it cannot, and what to give instead."""
+"""Numbers and callables that a function can use: one line says what to give instead of others."""
 
+import inspect
 import math
+import textwrap
 from numbers import Integral, Real
 
 LARGEST_SIGMA = 10
 """No noise in pixel units of [0, 1] is larger; one in units of 0..255 nearly always is."""
+
+
+def shown(value: object) -> str:
+    """Write a value within one line, the end of a long one left out.
+
+    Parameters
+    ----------
+    value : object
+        What a message is about.
+
+    Returns
+    -------
+    str
+        Its ``repr`` as far as it fits.
+
+    Examples
+    --------
+    >>> shown([[1, 2]])
+    '[[1, 2]]'
+    """
+    return textwrap.shorten(repr(value), 80, placeholder=" ...")
+
+
+def check_callable(name: str, value: object, example: str, remedy: str) -> None:
+    """Refuse what cannot be called with network, images, labels and generator.
+
+    Parameters
+    ----------
+    name : str
+        What the caller calls it.
+    value : object
+        The thing to check: an attack, an objective.
+    example : str
+        What to give instead of what is no callable.
+    remedy : str
+        What to do about a callable of other arguments.
+
+    Raises
+    ------
+    TypeError
+        If it is no callable, or one of other arguments.
+    """
+    if not callable(value):
+        kind = type(value).__name__
+        raise TypeError(f"{name}={shown(value)} is {kind}, not a callable: give {example}")
+    try:
+        inspect.signature(value).bind(None, None, None, None)
+    except TypeError:
+        raise TypeError(
+            f"{name} cannot be called with (model, x, y, generator): {remedy}"
+        ) from None
+    except ValueError:
+        return  # written in C: it does not say what it takes
 
 
 def check_whole(name: str, value: object, least: int = 1) -> None:
@@ -34,7 +89,7 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
         kind = type(value).__name__
-        raise TypeError(f"{name}={value!r} is {kind}: give a whole number >= {least}")
+        raise TypeError(f"{name}={shown(value)} is {kind}: give a whole number >= {least}")
     if value < least:
         raise ValueError(f"{name}={value} must be a whole number >= {least}")
 
@@ -58,7 +113,7 @@ def check_number(name: str, value: object, example: str) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         kind = type(value).__name__
-        raise TypeError(f"{name}={value!r} is {kind}, not a number: write {example}")
+        raise TypeError(f"{name}={shown(value)} is {kind}, not a number: write {example}")
 
 
 def check_sigma(sigma: float) -> None:

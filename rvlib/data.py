@@ -234,7 +234,7 @@ def to_float(images: Tensor) -> Tensor:
     Raises
     ------
     TypeError
-        If ``images`` is not uint8, for instance because it was converted before.
+        If ``images`` is no tensor, or not uint8, for instance because it was converted before.
 
     See Also
     --------
@@ -247,6 +247,9 @@ def to_float(images: Tensor) -> Tensor:
     >>> to_float(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist()
     [0.0, 0.20000000298023224, 1.0]
     """
+    if not isinstance(images, Tensor):
+        remedy = "torch.from_numpy" if isinstance(images, np.ndarray) else "torch.as_tensor"
+        raise TypeError(f"to_float takes a tensor, not {type(images).__name__}: use {remedy}")
     if images.dtype != torch.uint8:
         raise TypeError(f"to_float takes uint8 images in 0..255, not {images.dtype}")
     return images.to(torch.float32).div_(255)

@@ -3,6 +3,8 @@
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,11 +89,62 @@ def arithmetic(device: torch.device) -> str:
     -------
     str
         ``"float32"``; ``"tf32"`` on a GPU where PyTorch may round their factors to 10 bits after
-        the point, as it may by default: a network is then another function, and so is what its
-        votes certify.
+        the point, as it may by default; ``"bf16"`` or ``"tf32"`` on a CPU that was told to round
+        them; the type of ``torch.autocast`` inside of one.  A network is then another function,
+        and so is what its votes certify.
     """
-    rounds = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-    return "tf32" if device.type == "cuda" and rounds else "float32"
+    if torch.is_autocast_enabled(device.type):
+        return str(torch.get_autocast_dtype(device.type)).removeprefix("torch.")
+    if device.type == "cuda":
+        rounds = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+        return "tf32" if rounds else "float32"
+    return _onednn_rounds_to() or "float32"
+
+
+def _onednn_rounds_to() -> str | None:
+    """Say what a CPU's library of convolutions and products was told to round ``float32`` to."""
+    libraries: Any = torch.backends
+    onednn, everything = libraries.mkldnn, libraries.fp32_precision
+    for kind in (onednn.conv, onednn.matmul):
+        # What is not said of a kind is said of the library, or of all libraries.
+        said = (kind.fp32_precision, onednn.fp32_precision, everything)
+        decided = next((precision for precision in said if precision != "none"), "ieee")
+        if decided != "ieee":
+            return str(decided)
+    return None
+
+
+@contextmanager
+def repeatable(device: torch.device, threads: int | None = None) -> Iterator[None]:
+    """Compute so that the same work, done again on the same machine, gives the same bits.
+
+    How many threads share a sum, and which algorithm a GPU's library picks, decide in which order
+    it is added up and so how it is rounded.
+
+    Parameters
+    ----------
+    device : torch.device
+        What is computed on.
+    threads : int, default=None
+        On a CPU, how many threads compute inside; as many as before by default.
+
+    Yields
+    ------
+    None
+        On a CPU the threads are held; on a GPU cuDNN may only use algorithms that repeat.
+    """
+    before = torch.get_num_threads()
+    fixed, tried = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    try:
+        if device.type == "cuda":
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        elif threads is not None and threads != before:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = fixed, tried
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
@@ -105,9 +158,10 @@ def provenance(device: torch.device) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``rvlib, commit, torch, python, device, memory, date``; the commit ends in ``+`` where the
-        package had uncommitted changes, and is ``"unknown"`` outside a checkout; `memory` is the
-        budget in bytes that batch sizes follow from (``rvlib.memory``).
+        ``rvlib, commit, torch, python, device, threads, arithmetic, memory, date``; the commit ends
+        in ``+`` where the package had uncommitted changes, and is ``"unknown"`` outside a checkout;
+        `threads` are those of the CPU; `memory` is the budget in bytes that batch sizes follow from
+        (``rvlib.memory``).
     """
     return {
         "rvlib": rvlib.__version__,
@@ -115,6 +169,8 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": ".".join(map(str, sys.version_info[:3])),
         "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "arithmetic": arithmetic(device),
         "memory": budget(device),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -21,8 +21,11 @@ def check_network(model: object) -> None:
     Raises
     ------
     TypeError
-        If it is not a ``torch.nn.Module``.
+        If it is not a ``torch.nn.Module``, or the class of one.
     """
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        name = model.__name__
+        raise TypeError(f"the network is the class {name}: make one, {name}()")
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         raise TypeError(f"the network is {kind}, not a torch.nn.Module: put it into one's forward")
@@ -71,6 +74,26 @@ def check_precision(model: nn.Module, x: Tensor) -> None:
         )
 
 
+def check_fits(model: nn.Module, x: Tensor) -> None:
+    """Refuse images that are elsewhere than the network, or in another precision.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    x : Tensor of shape (B, C, H, W), float
+        The images.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are.
+    """
+    if (place := place_of(model, x)) != x.device:
+        raise ValueError(f"the network is on {place}, images on {x.device}: use model.to(x.device)")
+    check_precision(model, x)
+
+
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """Hold a network in evaluation mode with its parameters out of the graph.
@@ -116,7 +139,7 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def taking(model: nn.Module, x: Tensor) -> Iterator[None]:
+def taking(model: nn.Module, x: Tensor, *, gradient: bool = False) -> Iterator[None]:
     """Turn what torch says of images that do not fit a network into one line that says so.
 
     Nothing is tried beforehand: only once something has failed is the network asked for one image.
@@ -127,6 +150,9 @@ def taking(model: nn.Module, x: Tensor) -> Iterator[None]:
         The network.
     x : Tensor of shape (B, C, H, W), float
         Images like those that it is about to see.
+    gradient : bool, default=False
+        Whether its answers are differentiated by the pixels, so that they must be floats that
+        depend on them.
 
     Yields
     ------
@@ -135,8 +161,9 @@ def taking(model: nn.Module, x: Tensor) -> Iterator[None]:
 
     Raises
     ------
-    ValueError
-        If the network cannot take one of them; any other failure is passed on as it was.
+    TypeError, ValueError
+        If the network cannot take one of them, or gives no gradient; any other failure is passed on
+        as it was.
 
     Examples
     --------
@@ -150,6 +177,8 @@ def taking(model: nn.Module, x: Tensor) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if _takes(model, x):
+            if gradient:
+                _check_gradient(model, x, error)
             raise
         *_, height, width = x.shape
         looks_last = width <= 4 < min(x.shape[1], height)
@@ -171,6 +200,27 @@ def _takes(model: nn.Module, x: Tensor) -> bool:
         except RuntimeError as error:
             return "memory" in str(error)
     return True
+
+
+def _check_gradient(model: nn.Module, x: Tensor, error: RuntimeError) -> None:
+    """Refuse a network whose answer has no gradient at the image: what an error came from."""
+    with frozen(model), torch.inference_mode(False), torch.enable_grad():
+        x, gradient = x[:1].detach().clone().requires_grad_(True), None
+        try:
+            logits = model(x)
+            if logits.requires_grad:
+                (gradient,) = torch.autograd.grad(logits.sum(), x, allow_unused=True)
+        except RuntimeError:
+            return  # no memory, say: that tells nothing of the network
+    if not logits.is_floating_point():
+        raise TypeError(
+            f"the network's logits are {logits.dtype}, not float: return floats"
+        ) from error
+    if gradient is None:
+        raise ValueError(
+            "the network's answer does not depend on the pixels by a gradient: detach nothing and "
+            "compute in torch, or use square, which needs none"
+        ) from error
 
 
 @contextmanager

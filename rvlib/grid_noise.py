@@ -24,6 +24,7 @@ import mpmath
 import torch
 from torch import Tensor
 
+from rvlib.checks import check_sigma
 from rvlib.types import Images
 
 GRID = 255
@@ -90,12 +91,18 @@ def grid_noise(shape: tuple[int, ...], sigma: float, generator: torch.Generator)
     Tensor of shape `shape`, float32
         Whole numbers: steps of 1/255.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If `sigma` is no noise level.
+
     Notes
     -----
     A uniform whole number below :math:`2^{63}` is compared with the distribution function in the
     same unit, rounded down: every probability is right to :math:`2^{-63}`, so that 100,000 draws of
     a CIFAR-10 image are off by less than :math:`10^{-7}` in total variation.
     """
+    check_sigma(sigma)
     device = generator.device
     uniform = torch.empty(shape, dtype=torch.int64, device=device).random_(generator=generator)
     thresholds, guide = (table.to(device) for table in _tables(float(sigma)))

@@ -199,7 +199,7 @@ class Recipe:
     def build(self, seed: int) -> nn.Module:
         """Make the network with its initial weights, drawn from `seed` alone."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds the GPUs, too
             network: nn.Module = NETWORKS[self.network]()
         return network
 

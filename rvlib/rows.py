@@ -2,8 +2,9 @@
 
 The first line is ``# `` and a JSON object, the *head*: what was measured (``identity``: weights,
 attack, noise, data, batch size, seed; two runs with the same identity measure the same thing) and
-how it came about (``provenance``: commit, versions, device, memory, date).  Then a CSV header and a
-line an image.  ``pandas.read_csv(path, comment="#")`` reads it too.
+how it came about (``provenance``: commit, versions, device, memory, date; where another version or
+machine went on with it, ``further`` says which and from which row).  Then a CSV header and a line
+an image.  ``pandas.read_csv(path, comment="#")`` reads it too.
 """
 
 import contextlib
@@ -27,6 +28,9 @@ Row = dict[str, str]
 class RowsError(RuntimeError):
     """A rows file that is missing, unreadable, incomplete or of another run."""
 
+
+PASSING = {"date", "memory"}
+"""What of a provenance may differ from one stretch of a run to the next without being told."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a split, a defence or an attack may be called."""
@@ -104,7 +108,8 @@ class RowFile:
     identity : dict
         What is measured, as plain JSON values.  A file with another identity is refused.
     provenance : dict
-        How it comes about; kept from the first run if the file is there.
+        How it comes about; kept from the first run if the file is there.  Where rows are missing
+        and it differs in more than date and memory, it is added to the head as ``further``.
     columns : sequence of str
         Names of the columns.
     count : int
@@ -155,7 +160,7 @@ class RowFile:
             head = json.dumps({"identity": identity, "provenance": provenance})
             write_whole(path, f"# {head}\n{','.join(self.columns)}\n".encode())
         elif found < count:
-            self._cut(found - found % unit)
+            self._go_on(found - found % unit, provenance)
         self._close_if_done()
 
     def _found(self, identity: dict[str, Any]) -> int | None:
@@ -168,14 +173,24 @@ class RowFile:
             raise RowsError(_difference(self.path, found.head.get("identity"), identity))
         if found.rows and list(found.rows[0]) != self.columns:
             raise RowsError(f"{self.path} has other columns: move it away and run again")
-        told = found.head.get("provenance")
-        self.provenance = told if isinstance(told, dict) else {}
+        self.provenance = found.head["provenance"]
         return len(found.rows)
 
-    def _cut(self, keep: int) -> None:
+    def _go_on(self, keep: int, provenance: dict[str, Any]) -> None:
         """Keep whole rows up to a number; a half-written line and a half-written unit go."""
         lines = self.path.read_bytes().splitlines(keepends=True)[: 2 + keep]
-        os.truncate(self.path, sum(map(len, lines)))
+        head = json.loads(lines[0].removeprefix(b"# "))
+        # What was told of rows that go is told anew.
+        further = [told for told in head.pop("further", []) if told["from"] < keep]
+        if _lasting(provenance) != _lasting((further or [self.provenance])[-1]):
+            further.append({"from": keep, **provenance})
+        if further:
+            head["further"] = further
+        first = f"# {json.dumps(head)}\n".encode()
+        if first == lines[0]:
+            os.truncate(self.path, sum(map(len, lines)))
+        else:
+            write_whole(self.path, b"".join([first, *lines[1:]]))
         self.done = keep
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -282,6 +297,7 @@ def _read(path: Path) -> Rows:
         rows = list(csv.DictReader(lines[1:]))
         if not lines[0].startswith("# ") or not isinstance(head, dict):
             raise ValueError("no head")
+        _check_head(head)
         if any(None in row or None in row.values() for row in rows):
             raise ValueError("a row of another length")
         indices = [row["index"] for row in rows if "index" in row]
@@ -290,6 +306,22 @@ def _read(path: Path) -> Rows:
     except (ValueError, LookupError, OverflowError, RecursionError, csv.Error) as error:
         raise RowsError(f"{path} is not a rows file ({error}): delete it and run again") from None
     return Rows(head, rows)
+
+
+def _check_head(head: dict[str, Any]) -> None:
+    """Refuse a head whose parts are not of the kind that is written."""
+    further = head.get("further", [])
+    parts = [head.get("identity"), head.get("provenance")]
+    parts += further if isinstance(further, list) else [further]
+    starts = [part.get("from") for part in parts[2:] if isinstance(part, dict)]
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError("its head does not tell what it is of and how it came about")
+    if not all(isinstance(start, int) for start in starts):
+        raise ValueError("its head does not tell from which row another run went on")
+
+
+def _lasting(provenance: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in provenance.items() if k not in {*PASSING, "from"}}
 
 
 def _difference(path: Path, found: Any, wanted: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The only optimiser loop: any network, any objective, resumable after a kill."""
 
 import copy
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ from tqdm import tqdm
 
 from rvlib.checks import check_number, check_whole
 from rvlib.data import to_float
+from rvlib.device import pick_device
 from rvlib.files import write_whole
-from rvlib.frozen import answering, taking
+from rvlib.frozen import answering, check_network, taking
 from rvlib.models.weights import WeightsError, fill, pack, to_device, unpack
 from rvlib.noise import stream
 from rvlib.objectives import Objective
+from rvlib.objectives.base import check_objective
 from rvlib.types import check_stored
 
 Split = tuple[Tensor, Tensor]
@@ -90,7 +93,8 @@ def fit(
         Rewritten after each epoch with weights, optimiser and random state; if it is there, the
         training goes on from it and ends with the same weights as an unbroken one.
     identity : dict, default=None
-        What the checkpoint belongs to (recipe, seed, data); another one's is refused.
+        What the checkpoint belongs to beyond images, labels, `batch_size`, `lr`, `momentum`,
+        `seed`, `select` and the kind of device, which it always tells; another one's is refused.
     device : torch.device or str, default="cpu"
         Where to train.
     log : callable, default=print
@@ -104,8 +108,8 @@ def fit(
     Raises
     ------
     TypeError, ValueError
-        If the images are not stored ones, the labels do not fit them or the network, or a number
-        makes no training.
+        If network or objective are none, no parameter may change, the images are not stored ones,
+        the labels do not fit them or the network, or a number or the device makes no training.
     WeightsError
         If the checkpoint is unreadable or belongs to another training.
     FloatingPointError
@@ -117,16 +121,24 @@ def fit(
         check_number(name, value, f"{name}=0.01" if name == "lr" else f"{name}=0.9")
         if not 0 <= value < math.inf:
             raise ValueError(f"{name}={value} must be finite and >= 0")
+    _check_parts(model, objective, train)
     largest_label = check_stored(*train)
+    device = pick_device(str(device))
     model = to_device(model, device)
     images, labels = (tensor.to(device) for tensor in train)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
     order = stream("cpu", seed, "order")
     noise = stream(device, seed, "noise")
-    state = _State(model, optimizer, order, noise, Fit(), identity or {})
     checkpoint = None if checkpoint is None else Path(checkpoint)
-    if checkpoint is not None and checkpoint.exists():
-        state.load(checkpoint)
+    state = _State(model, optimizer, order, noise, Fit(), dict(identity or {}))
+    if checkpoint is not None:
+        numbers = {"batch_size": batch_size, "lr": lr, "momentum": momentum, "seed": seed}
+        kind = torch.device(device).type  # another kind of device has other generators
+        state.identity |= {
+            "fit": {**numbers, "select": select, "device": kind, "data": _sum(train)}
+        }
+        if checkpoint.exists():
+            state.load(checkpoint)
     for epoch in range(len(state.fit.history), epochs):
         title = f"epoch {epoch + 1}/{epochs}"
         with answering(model, largest_label), taking(model, to_float(images[:1])):
@@ -140,6 +152,17 @@ def fit(
         if checkpoint is not None:
             state.save(checkpoint)
     return state.fit
+
+
+def _check_parts(model: nn.Module, objective: Objective, train: object) -> None:
+    """Refuse what is no network with something to learn, no objective, no pair of tensors."""
+    check_network(model)
+    check_objective(objective)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("the network has no parameter to train: use model.requires_grad_(True)")
+    if not isinstance(train, tuple | list) or len(train) != 2:
+        many = f" of {len(train)}" if isinstance(train, tuple | list) else ""
+        raise TypeError(f"train is {type(train).__name__}{many}: give (images, labels)")
 
 
 @dataclass
@@ -189,9 +212,21 @@ class _State:
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     # In the parameter's layout again, which the file does not keep.
                     state[name] = torch.empty_like(parameter).copy_(value)
-        self.order.set_state(saved["order"])
-        self.noise.set_state(saved["noise"])
+        try:
+            self.order.set_state(saved["order"])
+            self.noise.set_state(saved["noise"])
+        except (RuntimeError, TypeError) as error:
+            raise WeightsError(f"{path} cannot be read: delete it and train again") from error
         self.fit = Fit(saved["history"], saved["best_epoch"], saved["best_state"])
+
+
+def _sum(train: Split) -> str:
+    """Make a digest of training images and labels."""
+    digest = hashlib.sha256()
+    for tensor in train:
+        digest.update(repr(tuple(tensor.shape)).encode())
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _epoch(

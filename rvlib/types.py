@@ -182,7 +182,7 @@ def check_logits(logits: object, images: int, largest_label: int) -> None:
     Raises
     ------
     TypeError, ValueError
-        If the answer is not a tensor of shape (images, K) with K > `largest_label`.
+        If the answer is not a tensor of shape (images, K) with K >= 2 and K > `largest_label`.
     """
     if not isinstance(logits, Tensor):
         raise TypeError(f"the network gave {type(logits).__name__}, not a tensor: return logits")
@@ -191,6 +191,8 @@ def check_logits(logits: object, images: int, largest_label: int) -> None:
             f"the network gave shape {tuple(logits.shape)} for {images} images: "
             "logits are of shape (B, K)"
         )
+    if logits.shape[1] < 2:
+        raise ValueError(f"the network tells {logits.shape[1]} class apart: need 2 or more")
     if largest_label >= logits.shape[1]:
         raise ValueError(
             f"label {largest_label} is no class of this network, whose {logits.shape[1]} classes "

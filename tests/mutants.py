@@ -574,7 +574,10 @@ STATE = (
                 'content[: content.rfind(b"\\n") + 1].decode()',
                 "content.decode()",
             ),
-            "unit-cut-short-kept": ("self._cut(found - found % unit)", "self._cut(found)"),
+            "unit-cut-short-kept": (
+                "self._go_on(found - found % unit, provenance)",
+                "self._go_on(found, provenance)",
+            ),
             "rows-not-synced": ("os.fsync(file.fileno())", "pass"),
         },
     )
@@ -588,8 +591,8 @@ STATE = (
                 "model",
             ),
             "ended-within-other-memory": (
-                "return told if isinstance(told, int) and told > 0 else budget(device)",
-                "return budget(device)",
+                "return told if isinstance(told, int) and told > 0 else now",
+                "return now",
             ),
         },
     )

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rvlib.data
 from rvlib.attacks import fgsm, pgd, smoothed_pgd, square, withstands, withstands_sweep
@@ -35,12 +35,16 @@ from rvlib.evaluation import (
     from_callable,
     nested_votes,
     predictions,
+    sanity,
     votes_inside,
 )
+from rvlib.evaluation import changed as changed_inside
+from rvlib.grid_noise import grid_noise
 from rvlib.intervals import another_run, wilson
+from rvlib.models import LeNet
 from rvlib.models.weights import WeightsError, load_weights, save_weights
 from rvlib.noise import stream
-from rvlib.objectives import adversarial, gaussian, standard
+from rvlib.objectives import adversarial, gaussian, mixed, standard
 from rvlib.profiles import find_profile
 from rvlib.recipes import ATTACKS, find_attack, find_recipe, on_the_vote
 from rvlib.rows import RowFile, Rows, RowsError, read_rows
@@ -92,6 +96,7 @@ def network(classes=3):
 
 NET = network()
 CONVOLUTION = nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+WORDS = [["a long word of many letters", "another one, longer than it"]] * 4
 HEAD = {"identity": {"attack": {"threat": "linf 0.03"}}}
 
 
@@ -237,6 +242,25 @@ def broken():
     return net
 
 
+def answering_with(change):
+    """Give a network whose answers are changed on their way out."""
+    net = network().eval()
+    net.register_forward_hook(lambda net, seen, logits: change(logits))
+    return net
+
+
+def cut_off(logits):
+    """Go on from numbers that no gradient leads to, but from there one does."""
+    return logits.detach().requires_grad_()
+
+
+def tied():
+    """Give a network two of whose layers are one."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), nn.Linear(12, 12))
+    net[2].weight = net[1].weight
+    return net
+
+
 def diverged():
     """Give a network whose weights are NaN."""
     net = network()
@@ -366,6 +390,12 @@ CASES = [
         r"no images of shape \(3, 4, 4\)",
     ),
     Case(
+        "the same, their evaluation checked",
+        lambda _: sanity(network().eval(), torch.rand(4, 3, 4, 4), Y),
+        ValueError,
+        r"no images of shape \(3, 4, 4\): give what it was made for",
+    ),
+    Case(
         "channels last",
         lambda _: fgsm(CONVOLUTION, torch.rand(4, 8, 8, 3), Y, BALL),
         ValueError,
@@ -438,6 +468,84 @@ CASES = [
         TypeError,
         r"float16.*float32: use x\.float",
     ),
+    Case(
+        "the same, their evaluation checked",
+        lambda _: sanity(network().eval(), X.double(), Y),
+        TypeError,
+        r"float64.*float32: use x\.float",
+    ),
+    Case(
+        "a network that detaches its answer",
+        lambda _: pgd(answering_with(Tensor.detach), X, Y, BALL),
+        ValueError,
+        "answer does not depend on the pixels by a gradient.*use square",
+    ),
+    Case(
+        "the same, one step",
+        lambda _: fgsm(answering_with(cut_off), X, Y, BALL),
+        ValueError,
+        "answer does not depend on the pixels by a gradient.*use square",
+    ),
+    Case(
+        "the same, the vote attacked",
+        lambda _: smoothed_pgd(answering_with(cut_off), X, Y, BALL, sigma=0.25),
+        ValueError,
+        "does not depend on the pixels by a gradient",
+    ),
+    Case(
+        "the same, asked who stands",
+        lambda _: withstands(answering_with(Tensor.detach), X, Y, BALL),
+        ValueError,
+        "does not depend on the pixels by a gradient",
+    ),
+    Case(
+        "the same, its evaluation checked",
+        lambda _: sanity(answering_with(Tensor.detach), X, Y),
+        ValueError,
+        "does not depend on the pixels by a gradient",
+    ),
+    Case(
+        "a network whose logits are integers",
+        lambda _: pgd(answering_with(Tensor.long), X, Y, BALL),
+        TypeError,
+        r"logits are torch\.int64, not float: return",
+    ),
+    Case(
+        "the same, one step",
+        lambda _: fgsm(answering_with(Tensor.long), X, Y, BALL),
+        TypeError,
+        r"logits are torch\.int64, not float",
+    ),
+    Case(
+        "the same, without gradients",
+        lambda _: square(answering_with(Tensor.long), X, Y, BALL),
+        TypeError,
+        r"logits are torch\.int64, not float",
+    ),
+    Case(
+        "a network of a single class, answering",
+        lambda _: predict(network(classes=1), X, 0.25),
+        ValueError,
+        "tells 1 class apart: need 2 or more",
+    ),
+    Case(
+        "the same, certified",
+        lambda _: certify(network(classes=1), X, 0.25),
+        ValueError,
+        "tells 1 class apart",
+    ),
+    Case(
+        "the same, certified at a radius",
+        lambda _: certify_at(network(classes=1), X, 0.1, 0.25),
+        ValueError,
+        "tells 1 class apart",
+    ),
+    Case(
+        "the same, attacked",
+        lambda _: pgd(network(classes=1), X, 0 * Y, BALL),
+        ValueError,
+        "tells 1 class apart",
+    ),
     # balls and steps
     Case(
         "eps in 0..255", lambda _: Linf(8), ValueError, "eps=8 looks like 0..255 units; write 8/255"
@@ -482,6 +590,12 @@ CASES = [
         lambda _: smoothed_pgd(NET, X, Y, BALL, sigma=0.25, step_size=-1),
         ValueError,
         "step_size=-1 must be",
+    ),
+    Case(
+        "a step as text",
+        lambda _: sanity(network().eval(), X, Y, step_size="1"),
+        TypeError,
+        "step_size='1' is str, not a number: write step_size=2/255",
     ),
     Case(
         "restarts=1.5",
@@ -703,6 +817,24 @@ CASES = [
         ValueError,
         "certificates for 1 images: give one an image",
     ),
+    Case(
+        "a share of the radius as text",
+        lambda _: votes_inside(NET, X, certify(NET, X, 0.25, n=100), 0.25, share="a"),
+        TypeError,
+        r"share='a' is str, not a number: write share=0\.99",
+    ),
+    Case(
+        "one id for all images",
+        lambda _: certify(NET, X, 0.25, image_ids=5),
+        TypeError,
+        r"image_ids=5 is int: give one whole number an image, range\(4\)",
+    ),
+    Case(
+        "noise on the grid of sigma = 0",
+        lambda _: grid_noise((2,), 0, torch.Generator()),
+        ValueError,
+        "sigma=0 must be positive",
+    ),
     # statistics
     Case(
         "votes as text",
@@ -746,6 +878,42 @@ CASES = [
         lambda _: certificate([[90, 10]] * 2, [[90, 10]], 0.001, 0.25),
         ValueError,
         "not .* like counts",
+    ),
+    Case(
+        "votes of several numbers of classes",
+        lambda _: vote([[90, 10], [100]], 0.001),
+        ValueError,
+        "rows of counts differ in length: give each as many numbers",
+    ),
+    Case(
+        "the same, certified",
+        lambda _: certificate([[90, 10], [100]], [[90, 10], [100]], 0.001, 0.25),
+        ValueError,
+        "rows of counts0 differ in length",
+    ),
+    Case(
+        "the same, of radii",
+        lambda _: certified_radius([[0.9, 0.8], [0.7]], 0.25),
+        ValueError,
+        "rows of p_lower differ in length",
+    ),
+    Case(
+        "successes of other trials",
+        lambda _: lower_confidence_bound([1, 2], [10, 20, 30], 0.001),
+        ValueError,
+        r"k has shape \(2,\), n \(3,\): give one n for all k, or one each",
+    ),
+    Case(
+        "evidence of other votes",
+        lambda _: evidence([1, 2], [10, 20, 30], 0.5),
+        ValueError,
+        r"k has shape \(2,\), n \(3,\)",
+    ),
+    Case(
+        "answers and votes of other images",
+        lambda _: changed_inside(np.array([1, 2]), [[90, 10]] * 3, 0.001),
+        ValueError,
+        "2 predictions for the votes of 3 images: give one an image",
     ),
     Case(
         "more successes than trials",
@@ -833,6 +1001,30 @@ CASES = [
         "2 labels for 1 certificates",
     ),
     Case(
+        "labels of certificates in words",
+        lambda _: correct_radii(Certificates(np.array([1]), np.array([0.5])), ["cat"]),
+        TypeError,
+        r"labels=\['cat'\] holds no numbers",
+    ),
+    Case(
+        "the same, as an array of several lines",
+        lambda _: correct_radii(Certificates(Y.numpy(), X[:, 0, 0, 0].numpy()), np.array(WORDS)),
+        TypeError,
+        r"labels=array.* holds no numbers",
+    ),
+    Case(
+        "a certified radius as text",
+        lambda _: certified_accuracy([0.5], "a"),
+        TypeError,
+        "radius='a' holds no numbers",
+    ),
+    Case(
+        "radii of several lengths",
+        lambda _: certified_accuracy([[0.5, 0.1], [0.2]], 0.1),
+        ValueError,
+        "rows of radii differ in length",
+    ),
+    Case(
         "certified at a negative radius",
         lambda _: certified_accuracy(np.array([0.5]), -1),
         ValueError,
@@ -852,6 +1044,12 @@ CASES = [
         "float32, not uint8",
     ),
     Case("floats for bytes", lambda _: to_float(X), TypeError, "uint8 images.*not torch.float32"),
+    Case(
+        "an array of NumPy for bytes",
+        lambda _: to_float(BYTES.numpy()),
+        TypeError,
+        r"takes a tensor, not ndarray: use torch\.from_numpy",
+    ),
     Case(
         "a batch of no images",
         lambda _: predictions(NET, BYTES, Y, ATTACKS["natural"], unit=0),
@@ -885,6 +1083,66 @@ CASES = [
         lambda _: adversarial(ATTACKS["fgsm"], 2),
         ValueError,
         r"clean_weight=2 must be in \[0, 1\]",
+    ),
+    Case(
+        "training of nothing",
+        lambda _: fit(network().requires_grad_(False), standard, (BYTES, Y), epochs=1),
+        ValueError,
+        r"no parameter to train: use model\.requires_grad_\(True\)",
+    ),
+    Case(
+        "training of a class",
+        lambda _: fit(LeNet, standard, (BYTES, Y), epochs=1),
+        TypeError,
+        r"network is the class LeNet: make one, LeNet\(\)",
+    ),
+    Case(
+        "training on three things",
+        lambda _: fit(network(), standard, (BYTES, Y, Y), epochs=1),
+        TypeError,
+        r"train is tuple of 3: give \(images, labels\)",
+    ),
+    Case(
+        "training on images without labels",
+        lambda _: fit(network(), standard, BYTES, epochs=1),
+        TypeError,
+        r"train is Tensor: give \(images, labels\)",
+    ),
+    Case(
+        "training without an objective",
+        lambda _: train(objective=None),
+        TypeError,
+        r"objective=None is NoneType, not a callable: give rvlib\.objectives\.standard",
+    ),
+    Case(
+        "a maker of objectives for one",
+        lambda _: train(objective=gaussian),
+        TypeError,
+        r"objective cannot be called with .*: .*gaussian\(0\.25\)",
+    ),
+    Case(
+        "training on an unknown device",
+        lambda _: train(device="gpu"),
+        ValueError,
+        "device 'gpu' cannot be used here",
+    ),
+    Case(
+        "training against a name",
+        lambda _: adversarial("pgd"),
+        TypeError,
+        r"'pgd' is str, not a callable: give a recipe",
+    ),
+    Case(
+        "training against several names",
+        lambda _: mixed(["pgd"]),
+        TypeError,
+        r"'pgd' is str, not a callable: give a recipe",
+    ),
+    Case(
+        "one attack for several",
+        lambda _: mixed(ATTACKS["fgsm"]),
+        TypeError,
+        r"attacks is AttackRecipe: write \[attack\]",
     ),
     Case(
         "a checkpoint of another training",
@@ -1000,6 +1258,18 @@ CASES = [
         lambda folder: loaded(saved(folder), recipe={"name": "toy", "lr": 1}),
         WeightsError,
         "another recipe .*lr.*: restore",
+    ),
+    Case(
+        "weights of which two are one",
+        lambda folder: save_weights(tied(), folder / "net.safetensors", {}),
+        ValueError,
+        "1.weight and 2.weight share memory.*clone",
+    ),
+    Case(
+        "weights in the place of their record",
+        lambda folder: save_weights(NET, folder / "net.json", {}),
+        ValueError,
+        "net.json does not end in .safetensors",
     ),
     # rows
     Case(
@@ -1260,8 +1530,10 @@ def test_what_is_refused_leaves_no_trace(tmp_path):
         lambda: predictions(net, BYTES, Y + 8, ATTACKS["natural"]),
         lambda: opened(tmp_path).attack("standart", "fgsm"),
         lambda: opened(tmp_path).attack("standard", "fgsm", split="test"),
+        lambda: save_weights(net, tmp_path / "net.json", {}),
+        lambda: save_weights(tied(), tmp_path / "net.safetensors", {}),
     ):
-        with pytest.raises(ValueError, match=r"label|model|split"):
+        with pytest.raises(ValueError, match=r"label|model|split|safetensors|share memory"):
             call()
     assert not net._forward_hooks
     assert net.training

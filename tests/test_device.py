@@ -5,6 +5,7 @@ import re
 import subprocess
 from datetime import datetime
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -57,14 +58,78 @@ def test_a_gpu_that_may_round_is_said_to(monkeypatch, kind, convolutions, produc
     assert device.arithmetic(torch.device(kind)) == expected
 
 
+def test_autocast_is_said():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert device.arithmetic(CPU) == "bfloat16"
+    assert device.arithmetic(CPU) == "float32"
+
+
+@pytest.mark.parametrize(
+    ("convolutions", "products", "library", "everything", "expected"),
+    [
+        ("none", "none", "none", "none", "float32"),
+        ("ieee", "ieee", "bf16", "tf32", "float32"),
+        ("bf16", "none", "none", "none", "bf16"),
+        ("none", "bf16", "none", "none", "bf16"),
+        ("none", "none", "tf32", "none", "tf32"),
+        ("none", "none", "none", "tf32", "tf32"),
+        ("none", "none", "ieee", "tf32", "float32"),
+    ],
+)
+def test_a_cpu_that_was_told_to_round_is_said_to(
+    monkeypatch, convolutions, products, library, everything, expected
+):
+    conv, matmul = (SimpleNamespace(fp32_precision=said) for said in (convolutions, products))
+    onednn = SimpleNamespace(conv=conv, matmul=matmul, fp32_precision=library)
+    backends = SimpleNamespace(mkldnn=onednn, fp32_precision=everything)
+    monkeypatch.setattr(torch, "backends", backends)
+    assert device.arithmetic(CPU) == expected
+
+
+def test_what_this_torch_says_of_rounding_is_read():
+    onednn: Any = torch.backends.mkldnn
+    assert onednn.conv.fp32_precision in {"none", "ieee"}
+    assert device.arithmetic(CPU) == "float32"
+
+
+def test_threads_are_held_and_come_back(two_threads):
+    with device.repeatable(CPU):
+        assert torch.get_num_threads() == 2
+    with device.repeatable(CPU, 1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    with pytest.raises(KeyError), device.repeatable(CPU, 1):
+        raise KeyError
+    assert torch.get_num_threads() == 2
+
+
+def test_a_gpus_library_may_only_repeat_and_is_then_let_go(monkeypatch):
+    library = SimpleNamespace(deterministic=False, benchmark=True)
+    monkeypatch.setattr(torch.backends, "cudnn", library)
+    with device.repeatable(torch.device("cuda"), 1):
+        assert (library.deterministic, library.benchmark) == (True, False)
+    assert (library.deterministic, library.benchmark) == (False, True)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_provenance_is_complete_and_plain():
     record = device.provenance(CPU)
-    assert list(record) == ["rvlib", "commit", "torch", "python", "device", "memory", "date"]
+    keys = "rvlib commit torch python device threads arithmetic memory date"
+    assert list(record) == keys.split()
     assert json.loads(json.dumps(record)) == record
     assert record["rvlib"] == rvlib.__version__
     assert record["torch"] == torch.__version__
     assert record["device"] == device.device_name(CPU)
     assert record["memory"] > 0
+    assert record["threads"] == torch.get_num_threads()
+    assert record["arithmetic"] == "float32"
     assert datetime.fromisoformat(record["date"]).tzinfo is not None
 
 

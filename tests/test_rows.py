@@ -155,6 +155,37 @@ def test_provenance_is_that_of_the_first_run(path):
     assert read_rows(path, COUNT).head["provenance"] == PROVENANCE
 
 
+NEWER = {"date": "2025-05-05", "memory": 7, "commit": "def"}
+
+
+def gone_on_with(path, provenance, count=COUNT):
+    finish(RowFile(path, IDENTITY, provenance, COLUMNS, count, UNIT), count)
+    return read_rows(path, count).head
+
+
+def test_who_else_went_on_with_it_is_told_once_and_from_where(path, whole):
+    opened(path).append(rows(0, 6))
+    for last in (8, COUNT):
+        head = gone_on_with(path, NEWER, last)
+        assert head["provenance"] == PROVENANCE
+        assert head["further"] == [{"from": 4, **NEWER}]
+    assert path.read_bytes().split(b"\n", 1)[1] == whole.split(b"\n", 1)[1]
+    # The rows are there: whoever looks now has no part in them.
+    assert gone_on_with(path, {"commit": "third"})["further"] == [{"from": 4, **NEWER}]
+
+
+def test_what_is_told_of_rows_that_are_measured_anew_is_told_anew(path):
+    opened(path, 4).append(rows(0, 4))
+    RowFile(path, IDENTITY, NEWER, COLUMNS, COUNT, UNIT).append(rows(4, 5))
+    head = gone_on_with(path, {"commit": "third"})
+    assert head["further"] == [{"from": 4, "commit": "third"}]
+
+
+def test_another_date_and_other_memory_are_no_other_run(path):
+    opened(path).append(rows(0, 4))
+    assert "further" not in gone_on_with(path, {"date": "2025-05-05", "memory": 7})
+
+
 @pytest.mark.parametrize(
     ("there", "kept"), [(0, 0), (1, 0), (3, 0), (4, 4), (5, 4), (7, 4), (8, 8), (9, 8), (10, 10)]
 )
@@ -265,6 +296,11 @@ DAMAGED = {
     "head is a list": b"# []\nindex,label,counts\n0,0,1\n",
     "a cell too many": b'# {"identity": {}}\nindex,label,counts\n0,0,1,2\n',
     "a cell too few": b'# {"identity": {}}\nindex,label,counts\n0,0\n1,1,1\n',
+    "no provenance": b'# {"identity": {}}\nindex,label\n0,0\n1,1\n',
+    "provenance is text": b'# {"identity": {}, "provenance": "x"}\nindex,label\n0,0\n1,1\n',
+    "identity is null": b'# {"identity": null, "provenance": {}}\nindex,label\n0,0\n1,1\n',
+    "further is a number": b'# {"identity": {}, "provenance": {}, "further": 5}\nindex\n0\n',
+    "further starts nowhere": b'# {"identity": {}, "provenance": {}, "further": [{}]}\nindex\n0\n',
     "not text": b"\x89PNG\r\n\x1a\n\xff\xfe\n\x00\x00\n",
     "not text below": b'# {"identity": {}}\nindex,label,counts\n0,0,\xff\xfe\n',
 }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks import pgd
 from rvlib.data import to_float
-from rvlib.models.weights import WeightsError
+from rvlib.models.weights import WeightsError, pack, unpack
 from rvlib.objectives import Loss, adversarial, gaussian, standard
 from rvlib.threat_models import Linf
 from rvlib.training import fit
@@ -405,6 +405,35 @@ def test_a_foreign_checkpoint_is_refused_in_one_line(nets, train, tmp_path, iden
     assert "\n" not in str(refusal.value)
     assert path.read_bytes() == content
     assert same(net, nets())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"lr": 0.5}, {"momentum": 0.0}, {"batch_size": 5}, {"seed": 3}], ids=str
+)
+def test_a_checkpoint_of_other_numbers_is_refused_untold(nets, train, tmp_path, changes):
+    path = tmp_path / "checkpoint"
+    quietly(nets(), standard, train, checkpoint=path, epochs=1)
+    with pytest.raises(WeightsError, match="belongs to another training"):
+        quietly(nets(), standard, train, checkpoint=path, **changes)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_checkpoint_of_other_images_or_labels_is_refused(nets, train, tmp_path, part):
+    path = tmp_path / "checkpoint"
+    quietly(nets(), standard, train, checkpoint=path, epochs=1)
+    other = [tensor.clone() for tensor in train]
+    other[part][0] = (other[part][0] + 1) % 2
+    with pytest.raises(WeightsError, match="belongs to another training"):
+        quietly(nets(), standard, tuple(other), checkpoint=path)
+
+
+def test_a_checkpoint_with_another_devices_randomness_is_refused(nets, train, tmp_path):
+    path = tmp_path / "checkpoint"
+    quietly(nets(), standard, train, checkpoint=path, epochs=1)
+    saved = unpack(path.read_bytes())
+    path.write_bytes(pack(saved | {"noise": saved["noise"][:16]}))  # as long as a GPU's
+    with pytest.raises(WeightsError, match="cannot be read: delete it and train again"):
+        quietly(nets(), standard, train, checkpoint=path)
 
 
 def test_a_checkpoint_of_another_network_is_refused_in_one_line(nets, flat, train, tmp_path):

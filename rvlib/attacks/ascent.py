@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rvlib.checks import check_number, check_whole
-from rvlib.frozen import answering, check_precision, frozen, place_of, taking
+from rvlib.frozen import answering, check_fits, frozen, taking
 from rvlib.memory import images_at_once
 from rvlib.threat_models import ThreatModel
 from rvlib.types import Images, Labels, Logits, check_images, check_labels, refuse_nan
@@ -163,12 +163,8 @@ def under_attack(model: nn.Module, x: Images, y: Labels) -> Iterator[nn.Module]:
     check_images(x)
     largest_label = check_labels(y, x)
     with frozen(model), answering(model, largest_label):
-        if (place := place_of(model, x)) != x.device:
-            raise ValueError(
-                f"the network is on {place}, images on {x.device}: use model.to(x.device)"
-            )
-        check_precision(model, x)
-        with taking(model, x):
+        check_fits(model, x)
+        with taking(model, x, gradient=True):
             yield model
 
 

@@ -30,7 +30,7 @@ def short_resnet18(run: Run) -> nn.Module:
     path = run.out / "bench" / "resnet18.safetensors"
     recipe = {"images": TRAINED_ON, "sigma": SIGMA, "batch_size": BATCH_SIZE, "lr": LEARNING_RATE}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         network = to_device(resnet18(), run.place.device)
     if not path.exists():
         images, labels = (tensor[:TRAINED_ON] for tensor in load_cifar10("train"))

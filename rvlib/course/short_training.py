@@ -186,7 +186,7 @@ def one_layer(x: Images, seed: int) -> nn.Module:
         Maps pixels of shape (B, 3, 32, 32) to logits of shape (B, 10).
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         layers = [nn.Conv2d(3, FILTERS, 3, padding=1), nn.ReLU(), nn.Flatten()]
         answer = nn.Linear(FILTERS * 32 * 32, 10)
     return nn.Sequential(_Standardise(x), *layers, answer).to(x.device)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rvlib.smoothing import ABSTAIN
-from rvlib.smoothing.certificate import Certificates, Floats
+from rvlib.smoothing.certificate import Certificates, Floats, numbers
 
 
 def correct_radii(certificates: Certificates, labels: ArrayLike) -> Floats:
@@ -26,11 +26,11 @@ def correct_radii(certificates: Certificates, labels: ArrayLike) -> Floats:
 
     Raises
     ------
-    ValueError
-        If there is not one label a certificate.
+    TypeError, ValueError
+        If the labels are no numbers, or there is not one a certificate.
     """
     answers, radius = (np.asarray(part) for part in certificates)
-    labels = np.asarray(labels)
+    labels = numbers("labels", labels)
     if labels.shape != answers.shape:
         raise ValueError(f"{labels.size} labels for {answers.size} certificates: give one each")
     right = (answers == labels) & (answers != ABSTAIN)
@@ -66,7 +66,7 @@ def certified_accuracy(radii: ArrayLike, radius: float | Sequence[float]) -> NDA
     [0.75, 0.5, 0.0]
     """
     radii = _check_radii(radii)
-    at = np.atleast_1d(np.asarray(radius, dtype=np.float64))
+    at = np.atleast_1d(numbers("radius", radius).astype(np.float64))
     if not (at >= 0).all():
         raise ValueError(f"radius={at[~(at >= 0)][0]} must be >= 0: an image counts from 0 on")
     return (radii[:, None] >= at).mean(0)
@@ -95,7 +95,7 @@ def average_certified_radius(radii: ArrayLike) -> float:
 
 
 def _check_radii(radii: ArrayLike) -> Floats:
-    radii = np.asarray(radii, dtype=np.float64)
+    radii = numbers("radii", radii).astype(np.float64)
     if radii.ndim != 1 or not len(radii) or np.isnan(radii).any():
         what = "NaN" if radii.size and np.isnan(radii).any() else f"shape {radii.shape}"
         raise ValueError(f"radii are of {what}: give one number an image, as correct_radii does")

@@ -1,6 +1,5 @@
 """What the network answers under attack, image by image."""
 
-import inspect
 from collections.abc import Iterator
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks import Attack
 from rvlib.attacks.ascent import logits_in_tiles
+from rvlib.attacks.base import check_attack
 from rvlib.checks import check_whole
 from rvlib.data import to_float
 from rvlib.frozen import answering, frozen, place_of, taking
@@ -125,35 +125,6 @@ def predictions(
             refuse_nan(logits.isnan().any())
             answers.append(logits.argmax(1).cpu())
     return torch.cat(answers)
-
-
-def check_attack(attack: object) -> None:
-    """Refuse what cannot be called with network, images, labels and generator.
-
-    Parameters
-    ----------
-    attack : object
-        The thing to check.
-
-    Raises
-    ------
-    TypeError
-        If it is no callable, or one of other arguments.
-    """
-    if not callable(attack):
-        raise TypeError(
-            f"attack={attack!r} is {type(attack).__name__}, not a callable: give a recipe, as "
-            'rvlib.recipes.ATTACKS["pgd-linf"]'
-        )
-    try:
-        inspect.signature(attack).bind(None, None, None, None)
-    except TypeError:
-        raise TypeError(
-            "attack cannot be called with (model, x, y, generator): make one of (model, x, y) fit "
-            "with rvlib.evaluation.from_callable(attack, Linf(8 / 255))"
-        ) from None
-    except ValueError:
-        return  # written in C: it does not say what it takes
 
 
 def _check_attacked(x_adv: object, x: Images) -> None:

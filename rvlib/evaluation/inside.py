@@ -1,11 +1,11 @@
 """Attack inside certified balls, where no attack can succeed."""
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
 from rvlib.attacks import smoothed_pgd
+from rvlib.checks import check_number
 from rvlib.frozen import place_of
 from rvlib.noise import stream
 from rvlib.smoothing import ABSTAIN, sample_under_noise, vote
@@ -64,9 +64,10 @@ def votes_inside(
 
     Raises
     ------
-    ValueError
-        If `share` lies outside [0, 1], or there is not one certificate an image.
+    TypeError, ValueError
+        If `share` is no number or lies outside [0, 1], or there is not one certificate an image.
     """
+    check_number("share", share, f"share={SHARE}")
     if not 0 <= share <= 1:  # NaN is refused, too
         raise ValueError(
             f"share={share} must lie in [0, 1]: beyond the radius nothing is certified"
@@ -112,7 +113,17 @@ def changed(prediction: Integers, counts: ArrayLike, alpha: float) -> Integers:
     ndarray of int64, shape (B,)
         0 where the answer stands, 1 where the vote is too close to call, 2 where it changed: for
         a true certificate that happens with probability at most `alpha`.
+
+    Raises
+    ------
+    ValueError
+        If there is not one class for the votes of each image.
     """
-    answers = vote(np.asarray(counts), alpha)
+    answers = vote(counts, alpha)
+    if len(prediction) != len(answers):
+        raise ValueError(
+            f"{len(prediction)} predictions for the votes of {len(answers)} images: give one an "
+            "image"
+        )
     result: Integers = (answers == ABSTAIN) + 2 * ((answers != ABSTAIN) & (answers != prediction))
     return result

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.attacks import fgsm, pgd, square
-from rvlib.attacks.ascent import loss_gradient, tiles
-from rvlib.checks import check_whole
-from rvlib.frozen import check_network, frozen
+from rvlib.attacks.ascent import loss_gradient, stride, tiles
+from rvlib.frozen import check_fits, check_network, frozen, taking
 from rvlib.noise import stream
 from rvlib.threat_models import Linf
 from rvlib.types import Images, Labels, check_images, check_labels, refuse_nan
@@ -132,7 +131,7 @@ def sanity(
        arXiv:1902.06705.
     """
     _check_ball(threat)
-    check_whole("steps", steps)
+    stride(threat, steps, step_size)
     check_images(x)
     check_labels(y, x)
     check_answers(model, x)
@@ -161,8 +160,9 @@ def check_answers(model: nn.Module, x: Images) -> None:
 
     Raises
     ------
-    ValueError
-        If a part of it is in training mode, or the second answers are not the first.
+    TypeError, ValueError
+        If it does not fit the images, a part of it is in training mode, or the second answers are
+        not the first.
 
     Examples
     --------
@@ -171,13 +171,14 @@ def check_answers(model: nn.Module, x: Images) -> None:
     ValueError: the network is in training mode (Sequential, Flatten, Dropout): call model.eval()
     """
     check_network(model)
+    check_fits(model, x)
     training = dict.fromkeys(type(m).__name__ for m in model.modules() if m.training)
     if training:
         names = ", ".join([*list(training)[:3], *(["..."] if len(training) > 3 else [])])
         raise ValueError(f"the network is in training mode ({names}): call model.eval()")
     devices = [x.device] if x.device.type == "cuda" else []
     # The caller's random state comes back; between the two askings it goes on.
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), taking(model, x):
         one, other = _logits(model, x), _logits(model, x)
     refuse_nan((one.isnan() | other.isnan()).any())
     apart = (one - other).abs().max().item()

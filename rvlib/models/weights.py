@@ -35,17 +35,40 @@ def save_weights(model: nn.Module, path: Path | str, record: dict[str, Any]) -> 
     -------
     str
         SHA-256 of the weights file.
+
+    Raises
+    ------
+    ValueError
+        If `path` has another ending, or two parameters are one: nothing is written then.
     """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"{path} does not end in .safetensors, as weights do: their record goes beside them as "
+            ".json"
+        )
+    _check_apart(model.state_dict())
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     content = save(state)
     digest = hashlib.sha256(content).hexdigest()
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
     text = json.dumps({**record, "sha256": digest}, indent=2) + "\n"
     # The record last: weights without a record count as not yet there.
     write_whole(path.with_suffix(".json"), text.encode())
     return digest
+
+
+def _check_apart(state: dict[str, Tensor]) -> None:
+    """Refuse parameters that share memory, which safetensors does not write."""
+    names: dict[tuple[torch.device, int], str] = {}
+    for name, value in state.items():
+        first = names.setdefault((value.device, value.data_ptr()), name)
+        if first != name and value.numel():
+            raise ValueError(
+                f"{first} and {name} share memory, which weights on disk cannot: give one of them "
+                "a clone() of its own"
+            )
 
 
 def load_weights(model: nn.Module, path: Path | str, recipe: dict[str, Any]) -> dict[str, Any]:

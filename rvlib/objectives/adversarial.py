@@ -1,12 +1,12 @@
 """Adversarial training: learn the clean images and the ones attacked just now."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rvlib.attacks.base import Attack
+from rvlib.attacks.base import Attack, check_attack
 from rvlib.checks import check_number
 from rvlib.objectives.base import Loss, Objective
 from rvlib.types import Images, Labels
@@ -34,8 +34,8 @@ def adversarial(attack: Attack, clean_weight: float = 0.5) -> Objective:
 
     Raises
     ------
-    ValueError
-        If `clean_weight` is outside [0, 1].
+    TypeError, ValueError
+        If `attack` is none, or `clean_weight` is outside [0, 1].
 
     References
     ----------
@@ -67,7 +67,15 @@ def mixed(attacks: Sequence[Attack]) -> Objective:
     -------
     Objective
         Its logits are those of the clean images.
+
+    Raises
+    ------
+    TypeError
+        If they are no sequence of attacks.
     """
+    if not isinstance(attacks, Iterable):
+        raise TypeError(f"attacks is {type(attacks).__name__}: write [attack], or use adversarial")
+    attacks = list(attacks)
     share = 1 / (1 + len(attacks))
     return weighted([share] * (1 + len(attacks)), attacks)
 
@@ -86,7 +94,14 @@ def weighted(weights: Sequence[float], attacks: Sequence[Attack]) -> Objective:
     -------
     Objective
         Its logits are those of the clean images.
+
+    Raises
+    ------
+    TypeError
+        If one of them is no attack.
     """
+    for attack in attacks:
+        check_attack(attack)
 
     def objective(model: nn.Module, x: Images, y: Labels, generator: torch.Generator) -> Loss:
         versions = [x, *(attack(model, x, y, generator) for attack in attacks)]

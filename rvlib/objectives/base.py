@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from rvlib.checks import check_callable
 from rvlib.types import Images, Labels, Logits
 
 
@@ -28,3 +29,24 @@ class Objective(Protocol):
 
     def __call__(self, model: nn.Module, x: Images, y: Labels, generator: torch.Generator) -> Loss:
         """Return the loss of a batch; `generator` is the only source of randomness."""
+
+
+def check_objective(objective: object) -> None:
+    """Refuse what cannot be called with network, images, labels and generator.
+
+    Parameters
+    ----------
+    objective : object
+        The thing to check.
+
+    Raises
+    ------
+    TypeError
+        If it is no callable, or one of other arguments: ``gaussian``, which makes objectives.
+    """
+    check_callable(
+        "objective",
+        objective,
+        "rvlib.objectives.standard, say",
+        "give standard, or what gaussian(0.25) or adversarial(attack) makes",
+    )

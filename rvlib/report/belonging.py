@@ -1,16 +1,19 @@
-"""Whether the rows of a run belong together: to these weights, these data, this noise and seed."""
+"""Whether the rows of a run belong together: to these weights, data, attacks, noise and seed."""
 
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rvlib.data import CIFAR10_DIGEST
+from rvlib.evaluation import votes
 from rvlib.models.weights import WeightsError, read_record
 from rvlib.recipes import find_recipe, gaussian_name
 from rvlib.report.digests import check_sums
-from rvlib.rows import RowsError, read_rows, rows_path
-from rvlib.stages.measurements import NOISE, measurements
+from rvlib.rows import Rows, RowsError, read_rows, rows_path
+from rvlib.stages.measurements import NOISE, identity, measurements
 from rvlib.stages.run import Run
 from rvlib.stages.train import weights_path
 
@@ -29,32 +32,44 @@ def check_belonging(run: Run) -> None:
     Raises
     ------
     RowsError
-        If the head of a rows file names other weights, data, images or noise, or another seed; or
-        if shipped rows are not those that were shipped.
+        If the head of a rows file names other weights, data, images, attack, noise or numbers of
+        votes, or another seed; if some were computed otherwise than the others; if votes are not as
+        many as the head says, or two files do not agree on a label; or if shipped rows are not
+        those that were shipped.
     WeightsError
         If weights in place were made by another recipe than the library's.
     """
     check_sums(run.place.rows)
     digests: dict[tuple[str, int], str | None] = {}
+    computed: dict[str, Any] = {}
+    labels: dict[str, list[str]] = {}
     for measured in sorted(measurements(run)):
-        split, defence, seed, what = measured
-        path = rows_path(run.place.rows, split, defence, seed, what)
+        split, defence, seed, _ = measured
+        path = rows_path(run.place.rows, *measured)
         if not path.exists():
             continue
-        sigma = NOISE.get(defence)
-        model = defence if sigma is None else gaussian_name(sigma)
+        model = gaussian_name(NOISE[defence]) if defence in NOISE else defence
         if (model, seed) not in digests:
             digests[model, seed] = _digest_in_place(run, model, seed)
+        rows = read_rows(path)
+        found = rows.head["identity"]
         wanted = {
             "weights": digests[model, seed],
-            "model": model,
-            "training_seed": seed,
-            "sigma": sigma,
             "data": CIFAR10_DIGEST,
             "split": split,
             "seed": run.place.seed,
+            **identity(run.profile, measured),
         }
-        _compare(path, read_rows(path).head.get("identity", {}), wanted)
+        _compare(path, found, wanted)
+        # One function and one kind of noise for all: those of the first file.
+        function = {
+            "arithmetic": found.get("arithmetic", "float32"),
+            "device": found.get("device", "cpu"),
+        }
+        computed = computed or function
+        _compare(path, function, computed)
+        _check_votes(path, rows)
+        _check_labels(path, rows, labels.setdefault(split, []))
 
 
 def row_commits(run: Run) -> dict[str, int]:
@@ -69,13 +84,16 @@ def row_commits(run: Run) -> dict[str, int]:
     -------
     dict of str to int
         Number of files by commit, most files first: more than one commit is no error, as a long
-        run goes on after a correction elsewhere, but the report says so.
+        run goes on after a correction elsewhere, but the report says so.  A file that several
+        commits have worked on counts for each.
     """
     paths = {rows_path(run.place.rows, *measured) for measured in measurements(run)}
     heads = [read_rows(path).head for path in sorted(paths) if path.exists()]
-    return dict(
-        Counter(head["provenance"].get("commit", "unknown") for head in heads).most_common()
-    )
+    commits = [
+        {told.get("commit", "unknown") for told in [head["provenance"], *head.get("further", [])]}
+        for head in heads
+    ]
+    return dict(Counter(commit for found in commits for commit in sorted(found)).most_common())
 
 
 def _digest_in_place(run: Run, model: str, seed: int) -> str | None:
@@ -103,4 +121,31 @@ def _compare(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 
 def _short(value: Any) -> str:
-    return str(value)[:12]
+    return str(value)[:12] if isinstance(value, str) else str(value)
+
+
+def _check_votes(path: Path, rows: Rows) -> None:
+    """Refuse votes that are not as many as the head says; an image may have been left out."""
+    found = rows.head["identity"]
+    columns = {f"counts_{n}": n for n in found.get("ns", [])}
+    columns |= {"counts": found.get("n"), "selection": found.get("n0")}
+    for column in columns.keys() & set(rows.rows[0] if rows.rows else ()):
+        sums = votes(rows, column).sum(1)
+        wrong = np.flatnonzero((sums != columns[column]) & (sums != 0))
+        if len(wrong):
+            raise RowsError(
+                f"{path} has {sums[wrong[0]]} votes of image {wrong[0]} in {column!r}, not "
+                f"{columns[column]}: move it away and measure again"
+            )
+
+
+def _check_labels(path: Path, rows: Rows, known: list[str]) -> None:
+    """Refuse labels that other files of the split do not have; learn what they did not say."""
+    labels = [row["label"] for row in rows.rows]
+    for i, (label, other) in enumerate(zip(labels, known, strict=False)):
+        if label != other:
+            raise RowsError(
+                f"{path} says that image {i} is of class {label}, other rows say {other}: restore "
+                "the rows, or measure them again"
+            )
+    known += labels[len(known) :]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, binom, norm
 
-from rvlib.checks import check_number, check_sigma
+from rvlib.checks import check_number, check_sigma, shown
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -40,10 +40,38 @@ def check_alpha(alpha: float) -> None:
 
 def numbers(name: str, values: ArrayLike) -> NDArray[Any]:
     """Turn numbers into an array; refuse text, truth values and anything else."""
-    found = np.asarray(values)
+    found = rectangular(name, values)
     if found.dtype.kind not in "iuf":
-        raise TypeError(f"{name}={values!r} holds no numbers: write 3 or [1, 2]")
+        raise TypeError(f"{name}={shown(values)} holds no numbers: write 3 or [1, 2]")
     return found
+
+
+def rectangular(name: str, values: ArrayLike) -> NDArray[Any]:
+    """Turn nested lists into an array; refuse rows of several lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise ValueError(f"rows of {name} differ in length: give each as many numbers") from None
+
+
+def check_trials(k: ArrayLike, n: ArrayLike, least: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Refuse what is not k successes of n trials, both whole, n being `least` or more."""
+    k, n = numbers("k", k), numbers("n", n)
+    try:
+        shape = np.broadcast_shapes(k.shape, n.shape)
+    except ValueError:
+        raise ValueError(
+            f"k has shape {k.shape}, n {n.shape}: give one n for all k, or one each"
+        ) from None
+    # Written so that NaN, which fails every comparison, is refused too.
+    right = (k >= 0) & (k <= n) & (n >= least) & (k == np.floor(k)) & (n == np.floor(n))
+    right &= np.isfinite(n)
+    if not right.all():
+        bad_k, bad_n = (np.broadcast_to(v, shape)[~right][0] for v in (k, n))
+        raise ValueError(
+            f"k must lie in 0..n, and n be at least {least}, both whole: not k={bad_k} of n={bad_n}"
+        )
+    return k, n
 
 
 def smallest_n_to_predict(alpha: float) -> int:
@@ -135,15 +163,7 @@ def lower_confidence_bound(k: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
     0.9333
     """
     check_alpha(alpha)
-    k, n = numbers("k", k), numbers("n", n)
-    # Written so that NaN, which fails every comparison, is refused too.
-    wrong = ~((k >= 0) & (k <= n) & (n >= 1) & (k == np.floor(k)) & (n == np.floor(n)))
-    wrong |= ~np.isfinite(n)
-    if wrong.any():
-        bad_k, bad_n = (np.broadcast_to(v, wrong.shape)[wrong][0] for v in (k, n))
-        raise ValueError(
-            f"k must lie in 0..n, and n be at least 1, both whole: not k={bad_k} of n={bad_n}"
-        )
+    k, n = check_trials(k, n, least=1)
     # Beta(0, ...) has no quantiles; zero successes bound nothing.
     bound = beta.ppf(alpha, np.maximum(k, 1), n - np.maximum(k, 1) + 1)
     return np.where(k > 0, bound, 0.0)
@@ -241,7 +261,7 @@ def vote(counts: ArrayLike, alpha: float) -> Integers:
     >>> vote([[90, 10], [55, 45]], alpha=0.001).tolist()
     [0, -1]
     """
-    counts = _check_counts(counts)
+    counts = _check_counts("counts", counts)
     needed = smallest_n_to_predict(alpha)
     if counts.sum(1).min() < needed:
         raise ValueError(f"n={counts.sum(1).min()} votes can never answer: needs n >= {needed}")
@@ -287,7 +307,7 @@ def certificate(counts0: ArrayLike, counts: ArrayLike, alpha: float, sigma: floa
     >>> certificate([[100, 0]], [[999, 1]], alpha=0.001, sigma=0.25).radius.round(3).tolist()
     [0.589]
     """
-    counts0, counts = _check_counts(counts0), _check_counts(counts)
+    counts0, counts = _check_counts("counts0", counts0), _check_counts("counts", counts)
     if counts0.shape != counts.shape:
         raise ValueError(f"counts0 has shape {counts0.shape}, not {counts.shape} like counts")
     needed = smallest_n_to_certify(alpha)
@@ -302,11 +322,11 @@ def certificate(counts0: ArrayLike, counts: ArrayLike, alpha: float, sigma: floa
     return Certificates(np.where(radius > 0, selected, ABSTAIN), radius)
 
 
-def _check_counts(counts: ArrayLike) -> NDArray[Any]:
-    counts = np.asarray(counts)
+def _check_counts(name: str, counts: ArrayLike) -> NDArray[Any]:
+    counts = rectangular(name, counts)
     if counts.ndim != 2 or counts.shape[1] < 2 or not np.issubdtype(counts.dtype, np.integer):
-        raise ValueError(f"counts have shape {counts.shape}, {counts.dtype}: need (B, K) integers")
+        raise ValueError(f"{name} have shape {counts.shape}, {counts.dtype}: need (B, K) integers")
     if counts.size == 0 or counts.min() < 0:
         what = "no image" if counts.size == 0 else f"{counts.min()} votes"
-        raise ValueError(f"counts hold {what}: give one row an image, votes from 0 on")
+        raise ValueError(f"{name} hold {what}: give one row an image, votes from 0 on")
     return counts

@@ -13,7 +13,7 @@ from scipy.stats import beta, norm
 from torch import nn
 
 from rvlib.checks import check_number, check_sigma, check_whole
-from rvlib.smoothing.certificate import Floats, Integers, check_alpha, numbers
+from rvlib.smoothing.certificate import Floats, Integers, check_alpha, check_trials
 from rvlib.smoothing.votes import CHUNK, sample_under_noise, whole_ids
 from rvlib.types import Images, Labels, check_images, check_labels, check_logits
 
@@ -87,10 +87,7 @@ def evidence(k: ArrayLike, n: ArrayLike, p0: float, larger: bool = True) -> Floa
     check_number("p0", p0, "p0=0.5")
     if not 0 < p0 < 1:
         raise ValueError(f"p0={p0} must be in (0, 1): the probability to exceed")
-    k, n = numbers("k", k).astype(np.float64), numbers("n", n).astype(np.float64)
-    # NaN fails every comparison.
-    if not ((k >= 0) & (k <= n) & (k == np.floor(k)) & (n == np.floor(n))).all():
-        raise ValueError(f"k must lie in 0..n, both whole: not k={k} of n={n}")
+    k, n = (v.astype(np.float64) for v in check_trials(k, n, least=0))
     if not larger:
         return evidence(n - k, n, 1 - p0)
     # The integral is an incomplete beta function: the mass of Beta(k + 1, n - k + 1) above p0.

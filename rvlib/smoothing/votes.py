@@ -1,6 +1,6 @@
 """Counting votes under noise: many images at once, on the device, without any statistics."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import numpy as np
@@ -231,7 +231,13 @@ def whole_ids(image_ids: Sequence[int] | None, images: int) -> list[int] | None:
     """
     if image_ids is None:
         return None
-    ids = image_ids.tolist() if isinstance(image_ids, np.ndarray | Tensor) else list(image_ids)
+    given = image_ids.tolist() if isinstance(image_ids, np.ndarray | Tensor) else image_ids
+    if not isinstance(given, Iterable):
+        raise TypeError(
+            f"image_ids={given!r} is {type(given).__name__}: give one whole number an image, "
+            f"range({images}), say"
+        )
+    ids = list(given)
     if len(ids) != images:
         raise ValueError(f"{len(ids)} image_ids for {images} images: give one an image")
     for i in ids:

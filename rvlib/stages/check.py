@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rvlib.data import CIFAR10_DIGEST
-from rvlib.device import provenance
+from rvlib.device import arithmetic, provenance
 from rvlib.evaluation import Check, sanity
 from rvlib.files import write_whole
 from rvlib.models.weights import read_record
@@ -109,6 +109,8 @@ def _identity(run: Run, count: int) -> dict[str, Any]:
         "weights": {name: digest(name, 0) for name in DEFENCES},
         "transfer_from": {name: digest(*surrogate(run, name)) for name in DEFENCES},
         "data": CIFAR10_DIGEST,
+        "device": run.place.device.type,
+        "arithmetic": arithmetic(run.place.device),
         "split": "heldout",
         "images": count,
         "seed": run.place.seed,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rvlib.data import CIFAR10_DIGEST, load_cifar10, to_float
-from rvlib.device import arithmetic, provenance
+from rvlib.device import arithmetic, provenance, repeatable
 from rvlib.evaluation import (
     ExternalAttack,
     nested_votes,
@@ -103,7 +103,7 @@ def measure_attack(
     return _measure(
         place,
         rows_path(place.rows, split, model, seed, attack.name),
-        {"model": model, "training_seed": seed, "attack": attack.record()},
+        attack_identity(model, seed, attack),
         ["prediction"],
         split,
         count,
@@ -146,17 +146,10 @@ def measure_votes(
         )
         return _rows(first, y, counts=_texts(counts))
 
-    model = gaussian_name(sigma)
     return _measure(
         place,
         rows_path(place.rows, split, smoothed_name(sigma), seed, attack.name),
-        {
-            "model": model,
-            "training_seed": seed,
-            "attack": attack.record(),
-            "sigma": sigma,
-            "n": n,
-        },
+        votes_identity(sigma, seed, attack, n),
         ["counts"],
         split,
         count,
@@ -198,11 +191,10 @@ def measure_certificates(
         columns = {f"counts_{n}": _texts(counts[n]) for n in ns}
         return _rows(first, y, selection=_texts(selection), **columns)
 
-    model = gaussian_name(sigma)
     return _measure(
         place,
         rows_path(place.rows, split, smoothed_name(sigma), seed, "certificates"),
-        {"model": model, "training_seed": seed, "sigma": sigma, "n0": N0, "ns": ns},
+        certificates_identity(sigma, seed, ns),
         ["selection", *(f"counts_{n}" for n in ns)],
         split,
         count,
@@ -263,28 +255,38 @@ def measure_inside(
             counts=_texts(counts),
         )
 
-    model = gaussian_name(sigma)
     return _measure(
         place,
         rows_path(place.rows, split, smoothed_name(sigma), seed, "inside"),
-        {
-            "model": model,
-            "training_seed": seed,
-            "sigma": sigma,
-            "n0": N0,
-            "ns": list(ns),
-            "n": n,
-            "alpha": ALPHA,
-            "share": SHARE,
-            "steps": SMOOTHED_STEPS,
-            "draws": SMOOTHED_DRAWS,
-        },
+        inside_identity(sigma, seed, ns, n),
         ["certified", "radius", "counts"],
         split,
         count,
         64,
         step,
     )
+
+
+def attack_identity(model: str, seed: int, attack: AttackRecipe | ExternalAttack) -> dict[str, Any]:
+    """Say what ``measure_attack`` measures, but for weights, images and randomness."""
+    return {"model": model, "training_seed": seed, "attack": attack.record()}
+
+
+def votes_identity(sigma: float, seed: int, attack: AttackRecipe, n: int) -> dict[str, Any]:
+    """Say the same of ``measure_votes``."""
+    return attack_identity(gaussian_name(sigma), seed, attack) | {"sigma": sigma, "n": n}
+
+
+def certificates_identity(sigma: float, seed: int, ns: Sequence[int]) -> dict[str, Any]:
+    """Say the same of ``measure_certificates``."""
+    model = {"model": gaussian_name(sigma), "training_seed": seed}
+    return model | {"sigma": sigma, "n0": N0, "ns": list(ns)}
+
+
+def inside_identity(sigma: float, seed: int, ns: Sequence[int], n: int) -> dict[str, Any]:
+    """Say the same of ``measure_inside``."""
+    attack = {"share": SHARE, "steps": SMOOTHED_STEPS, "draws": SMOOTHED_DRAWS}
+    return certificates_identity(sigma, seed, ns) | {"n": n, "alpha": ALPHA} | attack
 
 
 def _certificates(rows: Rows, chosen: slice, n: int, sigma: float) -> Certificates:
@@ -310,9 +312,9 @@ def _measure(
 ) -> Path:
     """Measure unit by unit, each appended as soon as it is there.
 
-    Units are fixed parts of the split, and the memory that they are cut to fit into is the one that
-    the rows' head tells, so a run taken up again puts the same images into the same batches as an
-    unbroken one.
+    Units are fixed parts of the split; the memory that they are cut to fit into and the number of
+    threads are those that the rows' head tells, so a run taken up again puts the same images into
+    the same batches, and adds up in the same order, as an unbroken one.
     """
     model, seed = what["model"], what["training_seed"]
     identity = what | {
@@ -322,14 +324,18 @@ def _measure(
         "unit": unit,
         "seed": place.seed,
     }
+    # Another function is measured, and other noise: rows of the two may not come into one file.
     if arithmetic(place.device) != "float32":
-        # Another function is measured: rows of the two may not come into one file.
         identity["arithmetic"] = arithmetic(place.device)
+    if place.device.type != "cpu":
+        identity["device"] = place.device.type
     columns = ["index", "label", *columns]
     file = RowFile(path, identity, provenance(place.device), columns, count, unit)
     if file.done >= count:
         return path
-    with file, held_budget(_memory(file, place.device)):
+    threads = _told(file, "threads", torch.get_num_threads())
+    memory = _told(file, "memory", budget(place.device))
+    with file, held_budget(memory), repeatable(place.device, threads):
         network = load_model(place.models, model, seed, place.device)
         images, labels = (tensor[:count] for tensor in load_cifar10(split))
         title = f"{'/'.join(path.parts[-4:-1])} {path.stem}"
@@ -340,10 +346,10 @@ def _measure(
     return path
 
 
-def _memory(file: RowFile, device: torch.device) -> int:
-    """Say which budget the rows were begun with, or have one now where their head tells none."""
-    told = file.provenance.get("memory")
-    return told if isinstance(told, int) and told > 0 else budget(device)
+def _told(file: RowFile, what: str, now: int) -> int:
+    """Say what the rows were begun with, or what is the case now where their head tells nothing."""
+    told = file.provenance.get(what)
+    return told if isinstance(told, int) and told > 0 else now
 
 
 def _rows(first: int, labels: Tensor, **columns: list[Any]) -> list[dict[str, Any]]:

@@ -1,10 +1,16 @@
 """All that a run measures: a list to check, to count and to estimate from."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from rvlib.profiles import DEFENCES
-from rvlib.recipes import REPORT_ATTACKS, SIGMA, SIGMAS, gaussian_name, smoothed_name
+from rvlib.profiles import DEFENCES, Profile
+from rvlib.recipes import ATTACKS, REPORT_ATTACKS, SIGMA, SIGMAS, gaussian_name, smoothed_name
 from rvlib.rows import rows_path
+from rvlib.stages.measure import (
+    attack_identity,
+    certificates_identity,
+    inside_identity,
+    votes_identity,
+)
 from rvlib.stages.run import FURTHER, SMOOTHED_ATTACKS, Run
 
 NOISE = {smoothed_name(sigma): sigma for sigma in SIGMAS}
@@ -74,6 +80,33 @@ def measurements(run: Run) -> dict[Measurement, int]:
             for attack in REPORT_ATTACKS:
                 add(profile.heldout, "heldout", model, attack, seed)
     return found
+
+
+def identity(profile: Profile, measurement: Measurement) -> dict[str, Any]:
+    """Say what the head of a rows file tells that a run measures, but for weights and images.
+
+    Parameters
+    ----------
+    profile : Profile
+        The run's.
+    measurement : Measurement
+        One of ``measurements``.
+
+    Returns
+    -------
+    dict
+        Model, attack, noise and numbers of votes.
+    """
+    _, defence, seed, what = measurement
+    if defence not in NOISE:
+        return attack_identity(defence, seed, ATTACKS[what])
+    sigma = NOISE[defence]
+    if what == "certificates":
+        return certificates_identity(sigma, seed, profile.ns)
+    if what == "inside":
+        return inside_identity(sigma, seed, profile.ns, profile.votes)
+    attacks = {attack.name: attack for attack in SMOOTHED_ATTACKS} | ATTACKS
+    return votes_identity(sigma, seed, attacks[what], profile.votes)
 
 
 def missing_rows(run: Run) -> dict[Measurement, int]:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from rvlib.data import load_cifar10
-from rvlib.device import provenance
+from rvlib.device import provenance, repeatable
 from rvlib.evaluation import predictions
 from rvlib.files import OnlyWriter, sweep
 from rvlib.models import load_weights, save_weights
@@ -21,6 +22,10 @@ from rvlib.recipes import ATTACKS, Recipe, find_recipe
 from rvlib.training import Fit, Monitor, Split, fit
 
 Log = Callable[[str], None]
+
+THREADS = 1
+"""Of a training on a CPU: in another number of threads sums are rounded otherwise, and after some
+epochs other weights come out, whether trainings go side by side or one is left to be ended."""
 
 
 def weights_path(models: Path, name: str, seed: int) -> Path:
@@ -92,7 +97,7 @@ def train(
     path = weights_path(models, name, seed)
     checkpoint = checkpoint_path(work, name, seed)
     if not _written(path):
-        with OnlyWriter(path):
+        with OnlyWriter(path), repeatable(device, THREADS):
             if not _written(path):  # again: another run may have ended just now
                 _train(recipe, seed, path, checkpoint, device, log)
     load_weights(recipe.build(seed), path, recipe.record())
@@ -152,12 +157,17 @@ def _train(
         monitor=_monitor(recipe, load_cifar10("heldout")),
         select=recipe.select,
         checkpoint=checkpoint,
-        identity={"recipe": recipe.record(), "seed": seed},
+        identity=identity(recipe, seed),
         device=device,
         log=lambda line: log(f"{recipe.name} seed {seed}  {line}"),
     )
     seconds = round(time.monotonic() - started, 1)
     save_weights(model, path, _record(recipe, seed, result, device, seconds))
+
+
+def identity(recipe: Recipe, seed: int) -> dict[str, Any]:
+    """Say what the checkpoint of a training belongs to."""
+    return {"recipe": recipe.record(), "seed": seed}
 
 
 def _monitor(recipe: Recipe, heldout: Split) -> Monitor:
@@ -202,7 +212,7 @@ def train_all(
     """Train several models, on CPUs several at once.
 
     A small network keeps one core busy and gains little from a second: two trainings side by side
-    finish earlier than one after the other with two threads each.
+    finish earlier than one after the other with two threads each.  So each has one (``THREADS``).
 
     Parameters
     ----------
@@ -224,13 +234,26 @@ def train_all(
     if min(jobs, len(pairs)) <= 1:
         return [train(name, seed, models, work, device, _flush) for name, seed in pairs]
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        jobs, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=end_with_parent) as pool:
         running = [
             pool.submit(train, name, seed, models, work, device, _flush) for name, seed in pairs
         ]
         return [future.result() for future in running]
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, however that ended.
+
+    Otherwise trainings would go on after a kill, and bar the same command from going on with them.
+    """
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _flush(line: str) -> None:

@@ -22,7 +22,7 @@ from rvlib.report.build import write_tables
 from rvlib.report.digests import write_sums
 from rvlib.rows import RowsError, rows_path
 from rvlib.stages.measure import Place
-from rvlib.stages.measurements import NOISE, measurements
+from rvlib.stages.measurements import NOISE, Measurement, identity, measurements
 from rvlib.stages.run import Run
 from rvlib.stages.train import weights_path
 
@@ -61,29 +61,20 @@ def digest_of(model, seed):
     return f"{model} {seed}".encode().hex().ljust(64, "0")
 
 
-def write_rows(run, split, defence, seed, what, *, changes=None):
+def write_rows(run, split, defence, seed, what, *, changes=None, known=True):
     """Write rows as a run does, but for some changes of what their head says."""
-    identity = {
-        "model": model_of(defence),
-        "training_seed": seed,
-        "attack": {"threat": "linf 0.03"},
-        "sigma": NOISE.get(defence),
+    told = identity(run.profile, Measurement(split, defence, seed, what)) if known else {}
+    told |= {
         "weights": digest_of(model_of(defence), seed),
         "data": CIFAR10_DIGEST,
         "split": split,
         "unit": 64,
-        "alpha": 0.001,
-        "ns": [100, 1000],
-        "n": 100,
-        "share": 0.9,
         "seed": 0,
     }
     path = rows_path(run.place.rows, split, defence, seed, what)
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = columns_of(defence, what)
-    head = "# " + json.dumps(
-        {"identity": identity | (changes or {}), "provenance": {"commit": "abc"}}
-    )
+    head = "# " + json.dumps({"identity": told | (changes or {}), "provenance": {"commit": "abc"}})
     path.write_text("\n".join([head, f"index,label,{columns}", *COLUMNS[columns], ""]))
     return path
 
@@ -153,6 +144,59 @@ def test_votes_under_other_noise_are_refused(run, place):
     assert "is of sigma 0.33, not " in refusal(run)
 
 
+@pytest.mark.parametrize(
+    ("place", "key", "value"),
+    [
+        (PLACES[0], "attack", {"threat": "linf 0.03", "steps": 1}),
+        (PLACES[2], "arithmetic", "tf32"),
+        (PLACES[2], "device", "cuda"),
+        (PLACES[4], "n", 1000),
+        (PLACES[4], "attack", None),
+        (PLACES[5], "n0", 10),
+        (PLACES[5], "ns", [100]),
+    ],
+    ids=str,
+)
+def test_what_was_measured_otherwise_is_refused(run, place, key, value):
+    path = write_rows(run, *place, changes={key: value})
+    assert refusal(run).startswith(f"{path} is of {key} {value}, not ")
+
+
+@pytest.mark.parametrize("key", ["alpha", "share", "draws", "steps"])
+def test_attacks_inside_other_balls_are_refused(run, key):
+    write_rows(run, "heldout", smoothed_name(SIGMA), 0, "inside", changes={key: 0.5})
+    assert f"is of {key} 0.5, not " in refusal(run)
+
+
+def test_rows_that_were_all_computed_alike_belong_together(run):
+    for split, defence, seed, what in measurements(run):
+        changes = {"arithmetic": "tf32", "device": "cuda"}
+        write_rows(run, split, defence, seed, what, changes=changes)
+    check_belonging(run)
+
+
+@pytest.mark.parametrize(
+    ("place", "before", "after", "said"),
+    [
+        (PLACES[4], "95 5", "95 6", "has 101 votes of image 1 in 'counts', not 100"),
+        (PLACES[5], "990 10", "99 1", "has 100 votes of image 0 in 'counts_1000', not 1000"),
+        (PLACES[5], "100 0,", "90 0,", "has 90 votes of image 0 in 'selection', not 100"),
+    ],
+    ids=str,
+)
+def test_votes_that_are_too_many_or_too_few_are_refused(run, place, before, after, said):
+    path = write_rows(run, *place)
+    path.write_text(path.read_text().replace(before, after))
+    assert f"{path} {said}" in refusal(run)
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_another_label_than_that_of_other_rows_is_refused(run, place):
+    path = write_rows(run, *place)
+    path.write_text(path.read_text().replace("\n1,1,", "\n1,2,"))
+    assert "that image 1 is of class" in refusal(run)
+
+
 @pytest.mark.parametrize("key", ["weights", "data", "model", "training_seed", "split", "seed"])
 def test_a_head_that_leaves_it_open_is_refused(run, key):
     write_rows(run, *PLACES[0], changes={key: None})
@@ -162,9 +206,14 @@ def test_a_head_that_leaves_it_open_is_refused(run, key):
 def test_the_commits_that_measured_are_counted(run):
     path = write_rows(run, *PLACES[0])
     path.write_text(path.read_text().replace('"abc"', '"def"'))
+    path = write_rows(run, *PLACES[1])
+    head, _, rest = path.read_text().partition("\n")
+    told = json.loads(head.removeprefix("# ")) | {"further": [{"from": 1, "commit": "def"}]}
+    path.write_text(f"# {json.dumps(told)}\n{rest}")  # begun by one, ended by the other
     counted = row_commits(run)
     assert list(counted) == ["abc", "def"]
-    assert counted["def"] == 1
+    assert counted["def"] == 2
+    assert counted["abc"] == len(measurements(run)) - 1
     write_tables(run)
     assert json.loads((run.out / "run.json").read_text())["rows_from"] == counted
 
@@ -183,7 +232,7 @@ def test_weights_of_another_recipe_or_other_data_are_refused(run, change):
 
 
 def test_what_no_table_is_made_of_may_lie_there(run):
-    write_rows(run, "heldout", "standard", 0, "an-older-attack", changes={"weights": "f" * 64})
+    write_rows(run, "heldout", "standard", 0, "an-older-attack", known=False)
     check_belonging(run)
 
 

@@ -46,7 +46,7 @@ INSIDE = ["0,0,0,0.5,97 3", "1,1,,,", "2,2,,,", "3,0,,,"]
 
 def write(path, columns, lines, **more):
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = head_of(path, attack={"threat": "linf 0.03"}, **more)
+    head = head_of(TINY, path, **more)
     path.write_text("\n".join([head, f"index,label,{columns}", *lines, ""]))
 
 
@@ -54,7 +54,8 @@ def fill(folder, splits=("heldout",)):
     """All rows that the tiny profile needs: networks right twice, votes once and one abstention."""
     predictions = ["0,0,0", "1,1,1", "2,2,0", "3,0,2"]
     counts = ["0,0,99 1 0", "1,1,95 5 0", "2,2,0 50 50", "3,0,10 0 90"]
-    certificates = ["0,0,100 0,99 1,990 10", *(f"{i},0,20 80,10 90," for i in (1, 2, 3))]
+    certificates = ["0,0,100 0,99 1,990 10", "1,1,80 20,90 10,"]
+    certificates += ["2,2,20 80,10 90,", "3,0,20 80,10 90,"]
     for split in splits:
         for model in RECIPES:
             for seed in range(TINY.seeds.get(model, 1)):
@@ -68,8 +69,7 @@ def fill(folder, splits=("heldout",)):
             path = rows_path(folder, split, smoothed_name(sigma), 0, "certificates")
             write(path, "selection,counts_100,counts_1000", certificates)
             path = rows_path(folder, split, smoothed_name(sigma), 0, "inside")
-            how = {"ns": [100, 1000], "n": 100, "alpha": 0.001, "share": 0.99}
-            write(path, "certified,radius,counts", INSIDE, **how)
+            write(path, "certified,radius,counts", INSIDE)
 
 
 def make_run(out, profile=TINY):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rvlib.profiles import find_profile
 from rvlib.report import publish as publishing
 from rvlib.report.publish import publish, unfinished
 from rvlib.rows import RowsError
@@ -16,7 +17,7 @@ from tests.report.heads import head_of
 ROWS = "rows/heldout/standard/seed-0/fgsm.csv"
 MADE = {
     "models/standard/seed-0.safetensors": b"weights",
-    ROWS: f"{head_of(Path(ROWS))}\nindex,label,prediction\n0,1,1\n".encode(),
+    ROWS: f"{head_of(find_profile('full'), Path(ROWS))}\nindex,label,prediction\n0,1,1\n".encode(),
     "tables/table1.csv": b"table",
     "figures/figure1.pdf": b"figure",
     "report.pdf": b"pdf",

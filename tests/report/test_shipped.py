@@ -3,14 +3,19 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
+from rvlib.evaluation import changed, votes
 from rvlib.models.weights import read_record
 from rvlib.profiles import DEFENCES, find_profile
+from rvlib.recipes import ALPHA, SIGMAS
 from rvlib.report.build import write_tables
 from rvlib.report.digests import SUMS, check_sums, write_sums
 from rvlib.rows import RowsError, read_rows
+from rvlib.smoothing import ABSTAIN
 from rvlib.stages.measure import Place
 from rvlib.stages.run import Run, repository
 from rvlib.stages.train import weights_path
@@ -50,6 +55,27 @@ def test_the_shipped_checks_are_of_the_shipped_weights():
     assert set(found) == set(DEFENCES)
     for name, digest in found.items():
         assert digest == read_record(weights_path(SHIPPED / "models", name, 0))["sha256"]
+
+
+def test_no_attack_inside_the_shipped_certificates_changed_more_answers_than_alpha_allows():
+    attacked = changes = close = 0
+    paths = sorted((SHIPPED / "rows" / "heldout").glob("smoothed-*/seed-0/inside.csv"))
+    assert len(paths) == len(SIGMAS)
+    for path in paths:
+        rows = read_rows(path)
+        told = rows.head["identity"]
+        assert told["share"] == 0.99
+        radii = [row["radius"] for row in rows.rows]
+        certified = np.array([radius != "" for radius in radii])
+        prediction = np.array([int(row["certified"] or ABSTAIN) for row in rows.rows])[certified]
+        outcomes = changed(prediction, votes(rows, "counts")[certified], told["alpha"])
+        attacked += certified.sum()
+        close += (outcomes == 1).sum()
+        changes += (outcomes == 2).sum()
+    assert attacked > 1000
+    assert close < 0.1 * attacked
+    # A false certificate with probability alpha, and an answer of the vote with another.
+    assert changes <= binom.isf(1e-4, attacked, 2 * ALPHA)
 
 
 def test_every_shipped_weight_has_a_record_of_committed_code():

@@ -19,15 +19,14 @@ from xml.etree import ElementTree
 import torch
 from PIL import Image
 
-from rvlib.data import load_cifar10
 from rvlib.device import provenance
 from rvlib.files import write_whole
 from rvlib.models import load_weights
+from rvlib.models.weights import fill, unpack
 from rvlib.recipes import find_recipe
 from rvlib.report.tables import read_csv
 from rvlib.rows import read_rows
-from rvlib.training import fit
-from tests.resume.worker import PHASES, Runner, make_tiny
+from tests.resume.worker import PHASES, End, Runner, make_tiny
 
 CHANGING = {"date", "seconds", "commit", "memory"}
 """When, how fast, in how much free memory.  The commit may change under a running test."""
@@ -76,29 +75,20 @@ def read(path: Path) -> None:
         Image.open(io.BytesIO(content)).verify()
     elif path.suffix == ".pdf":
         assert content.startswith(b"%PDF-")
-        assert content.endswith(b"%%EOF\n")
+        assert content.rstrip().endswith(b"%%EOF")
+    elif path.suffix == ".html":
+        assert content.rstrip().endswith(b"</html>")
     else:
         assert path.suffix == ".md", "a file of no known kind"
         assert content.endswith(b"\n")
 
 
 def read_checkpoint(path: Path) -> None:
-    """Go on with it to the end of the first epoch, which it holds: nothing but reading."""
+    """Read it as a training does; its weights fit the network of its recipe."""
     name, seed = path.parent.name, int(path.stem.removeprefix("seed-"))
-    recipe = find_recipe(name)
-    images, labels = load_cifar10("heldout")
-    network = recipe.build(seed)
-    done: list[str] = []
-    fit(
-        network,
-        recipe.make_objective(),
-        (images[:1], labels[:1]),
-        epochs=1,
-        checkpoint=path,
-        identity={"recipe": recipe.record(), "seed": seed},
-        log=done.append,
-    )
-    assert not done
+    saved = unpack(path.read_bytes())
+    assert saved["history"]
+    fill(find_recipe(name).build(seed), saved["model"])
 
 
 # --- comparing -----------------------------------------------------------------------------------
@@ -137,7 +127,8 @@ def soak(kills: int, work: Path, seed: int = 0) -> dict[str, Any]:
 
     Half of the kills come after a random time, half just before a random file operation: a
     rename, a truncation, a removal, an opening to write.  Each round starts with an empty folder
-    and ends when the run comes to its end by itself.
+    and ends when the run comes to its end by itself.  Phases that no kill has hit by then are hit
+    on purpose, each in a round of its own.
 
     Parameters
     ----------
@@ -161,16 +152,21 @@ def soak(kills: int, work: Path, seed: int = 0) -> dict[str, Any]:
     hit = {"time": 0, "file operation": 0}
     wrong, read, rounds = [], 0, 0
     a_round = min(1.5 * kills, KILLS_A_ROUND)  # 1.5: one round for few
-    while sum(hit.values()) < kills:
+    while sum(hit.values()) < kills or not all(phases[phase] for phase in PHASES):
         root = work / "killed"
         rounds += 1
+        aimed = None
+        if sum(hit.values()) >= kills:
+            aimed = _moment_in(next(p for p in PHASES if not phases[p]), unbroken, moments)
         # A kill loses what is not yet on disk: a little more than the mean share of an unbroken
         # run; less where a round was over too soon.
         spread = 2.0 / a_round * moments.uniform(0.6, 1.2)
         for turn in range(100_000):
             # The report is written in one go: given ever longer, it comes to its end.
             share = moments.uniform(0, spread * 1.1 ** max(0, turn - a_round))
-            if turn % 2:
+            if aimed is not None:
+                end = runner.run(root, event=aimed if turn == 0 else None)
+            elif turn % 2:
                 end = runner.run(root, seconds=share * unbroken.seconds)
             else:
                 end = runner.run(root, event=1 + int(share * unbroken.events))
@@ -201,6 +197,12 @@ def soak(kills: int, work: Path, seed: int = 0) -> dict[str, Any]:
         "wrong": wrong,
         "result": "as an unbroken run" if not wrong else "NOT as an unbroken run",
     }
+
+
+def _moment_in(phase: str, unbroken: End, moments: random.Random) -> int:
+    """Choose a file operation of a phase of an unbroken run."""
+    later = [count for count in unbroken.begun.values() if count > unbroken.begun[phase]]
+    return moments.randint(unbroken.begun[phase] + 1, min(later, default=unbroken.events))
 
 
 def main() -> int:

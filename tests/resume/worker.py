@@ -1,4 +1,4 @@
-"""A whole run, tiny but real: ten trainings, attacks, votes, certificates, tables and figures.
+"""A whole run, tiny but real: trainings, attacks, votes, certificates, checks, the printed report.
 
 Everything that the library does between CIFAR-10 and Table 1, on 64 training and 8 held-out
 images.  A ``Runner`` runs it in processes of their own, which can be killed at any moment.
@@ -14,7 +14,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -22,9 +24,11 @@ import torch
 from rvlib import data, device, recipes
 from rvlib.profiles import DEFENCES, PROFILES, Profile
 from rvlib.recipes import ATTACKS, RECIPES, REPORT_ATTACKS, SIGMAS
+from rvlib.report import document
 from rvlib.report.build import write_tables
 from rvlib.stages import measure, train
 from rvlib.stages import run as run_stage
+from rvlib.stages.check import check
 from rvlib.stages.run import (
     FURTHER,
     SMOOTHED_ATTACKS,
@@ -61,6 +65,9 @@ def make_tiny() -> None:
     # Asking git for each of a hundred records would take longer than all the work.
     commit = device._commit()
     device._commit = lambda: commit
+    # Printed in the report, whose bytes are compared.
+    moment = datetime(2000, 1, 1, tzinfo=UTC)
+    vars(device)["datetime"] = SimpleNamespace(now=lambda zone: moment)
     splits = {}
     for split, count in IMAGES.items():
         images, labels = data.load_cifar10(split)
@@ -84,6 +91,7 @@ def certify(run: Run) -> None:
 def report(run: Run) -> None:
     measure_everything(run)  # what is there is found, what further rows there are is measured
     write_tables(run)
+    document.build(run.out)
 
 
 PHASES: dict[str, Callable[[Run], object]] = {
@@ -91,6 +99,7 @@ PHASES: dict[str, Callable[[Run], object]] = {
     "attacks": lambda run: measure_networks(run, [*DEFENCES, *FURTHER]),
     "votes": measure_smoothing,
     "certificates": certify,
+    "check": check,
     "report": report,
 }
 
@@ -106,17 +115,20 @@ class End(NamedTuple):
     phase: str
     seconds: float
     events: int
+    begun: dict[str, int]
+    """By phase, how many file events there were before it."""
 
 
 class Runner:
     """Starts runs by forking, so that only the first one waits for PyTorch."""
 
     def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, 8)  # the phase and the number of file events
+        # The number of the phase, of file events, and of those before each phase.
+        self._shared = mmap.mmap(-1, 4 * (2 + len(PHASES)))
 
     def run(self, root: Path, seconds: float | None = None, event: int | None = None) -> End:
         """Run in a folder; kill it after some time, or just before one of its file operations."""
-        self._shared[:] = bytes(8)
+        self._shared[:] = bytes(len(self._shared))
         started = time.monotonic()
         child = os.fork()
         if child == 0:
@@ -127,18 +139,21 @@ class Runner:
             ended, status = os.waitpid(child, os.WNOHANG)
             took = time.monotonic() - started
             if ended:
-                phase = ["start", *PHASES][self._shared[0]]
+                phase = ["start", *PHASES][self._number(0)]
                 code = os.waitstatus_to_exitcode(status)
-                return End(code, phase, took, self._events)
+                begun = {name: self._number(2 + i) for i, name in enumerate(PHASES)}
+                return End(code, phase, took, self._number(1), begun)
             # Not waited for yet, so the number is still that of the child.
             if seconds is not None and took >= seconds:
                 os.killpg(child, signal.SIGKILL)
                 seconds = None
             time.sleep(0.001)
 
-    @property
-    def _events(self) -> int:
-        return int.from_bytes(self._shared[4:8], "little")
+    def _number(self, place: int) -> int:
+        return int.from_bytes(self._shared[4 * place : 4 * place + 4], "little")
+
+    def _tell(self, place: int, number: int) -> None:
+        self._shared[4 * place : 4 * place + 4] = number.to_bytes(4, "little")
 
     def _child(self, root: Path, event: int | None) -> None:
         status = 1
@@ -148,7 +163,8 @@ class Runner:
             sys.addaudithook(self._counting(str(root), event))
             run = open_run(root)
             for number, work in enumerate(PHASES.values(), start=1):
-                self._shared[0] = number
+                self._tell(0, number)
+                self._tell(1 + number, self._number(1))
                 work(run)
             status = 0
         except BaseException:
@@ -165,8 +181,8 @@ class Runner:
             reading = name == "open" and not _writes(words)
             if reading or not str(words[0]).startswith(root):
                 return
-            count = self._events + 1
-            self._shared[4:8] = count.to_bytes(4, "little")
+            count = self._number(1) + 1
+            self._tell(1, count)
             if count == event:
                 os.killpg(os.getpgid(0), signal.SIGKILL)
 

@@ -68,16 +68,17 @@ def simulated(monkeypatch):
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.001])
-@pytest.mark.parametrize("p", [0.6, 0.9, 0.99])
+@pytest.mark.parametrize("p", [0.5, 0.6, 0.9, 0.99])
 def test_stopping_when_it_looks_good_certifies_falsely_in_at_most_alpha(simulated, p, alpha):
     # The radius is a hair beyond the true one, where being wrong is easiest.
     radius = SIGMA * norm.ppf(p) + 1e-9
     x = torch.full((RUNS, 1, 1, 1), p, dtype=torch.float64)
     found = certify_at(Chances(), x, radius, SIGMA, alpha=alpha, most=5000)
-    false = found.certified & (found.prediction == 0)
-    assert false.sum() <= at_most(alpha)
+    # Whatever the class: the right one is not certain that far, and the wrong one nowhere.
+    false = found.certified.sum()
+    assert false <= at_most(alpha)
     # Giving up early leaves most of alpha unused, but some of ten thousand do slip through.
-    assert alpha < 0.01 or false.sum() > 0
+    assert alpha < 0.01 or false > 0
 
 
 def test_well_inside_it_certifies_nearly_all(simulated):

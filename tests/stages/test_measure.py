@@ -267,7 +267,7 @@ def test_rows_are_ended_within_the_memory_that_they_were_begun_with(place, monke
     assert read_rows(path).head["provenance"] == {"memory": 5_000_000}
 
 
-@pytest.mark.parametrize("told", [{}, {"memory": "much"}, {"memory": 0}, [5]])
+@pytest.mark.parametrize("told", [{}, {"memory": "much"}, {"memory": 0}])
 def test_a_head_without_a_budget_gets_one(place, monkeypatch, told):
     monkeypatch.setenv("RVLIB_MEMORY", "0.003")
     path = MEASURES["attack"](place, UNIT)

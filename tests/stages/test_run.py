@@ -10,7 +10,7 @@ import torch
 
 from rvlib.evaluation import Accuracy
 from rvlib.profiles import DEFENCES, PROFILES
-from rvlib.recipes import ALPHA, ATTACKS, RECIPES, REPORT_ATTACKS, SIGMA, SIGMAS, smoothed_name
+from rvlib.recipes import ATTACKS, RECIPES, REPORT_ATTACKS, SIGMA, SIGMAS, smoothed_name
 from rvlib.report import build
 from rvlib.report.build import write_tables
 from rvlib.rows import rows_path
@@ -56,7 +56,7 @@ class Fake:
         self.asked.append((split, model, seed, attack.name, count))
         path = rows_path(place.rows, split, model, seed, attack.name)
         lines = [f"{i},{i % 2},0" for i in range(count)]
-        return self._write(path, {"attack": attack.record()}, "prediction", lines)
+        return self._write(path, "prediction", lines)
 
     def votes(self, place, sigma, seed, attack, split, count, n):
         self.asked.append((split, smoothed_name(sigma), seed, attack.name, count, n))
@@ -64,26 +64,27 @@ class Fake:
         if path.exists():  # as the real one: more rows than asked for are kept
             return path
         lines = [f"{i},{i % 2},{n - 1} 1" for i in range(count)]
-        return self._write(path, {"attack": attack.record()}, "counts", lines)
+        return self._write(path, "counts", lines, votes=n)
 
     def certificates(self, place, sigma, seed, split, count, ns):
         self.asked.append((split, smoothed_name(sigma), seed, "certificates", count, ns))
         path = rows_path(place.rows, split, smoothed_name(sigma), seed, "certificates")
         lines = [f"0,0,100 0,{','.join(f'{n} 0' for n in ns)}"]
-        lines += [f"{i},1,100 0,{ns[0]} 0{',' * (len(ns) - 1)}" for i in range(1, count)]
+        for i in range(1, count):  # another class is selected
+            other = "100 0" if i % 2 else "0 100"
+            lines.append(f"{i},{i % 2},{other},{ns[0]} 0{',' * (len(ns) - 1)}")
         columns = ",".join(["selection", *(f"counts_{n}" for n in ns)])
-        return self._write(path, {"sigma": sigma}, columns, lines)
+        return self._write(path, columns, lines, ns=ns)
 
     def inside(self, place, sigma, seed, split, count, ns, n):
         self.asked.append((split, smoothed_name(sigma), seed, "inside", count, ns, n))
         path = rows_path(place.rows, split, smoothed_name(sigma), seed, "inside")
-        lines = [f"0,0,0,0.1,{n} 0", *(f"{i},1,,," for i in range(1, count))]
-        how = {"ns": list(ns), "n": n, "alpha": ALPHA, "share": 0.99}
-        return self._write(path, how, "certified,radius,counts", lines)
+        lines = [f"0,0,0,0.1,{n} 0", *(f"{i},{i % 2},,," for i in range(1, count))]
+        return self._write(path, "certified,radius,counts", lines, votes=n, ns=ns)
 
-    def _write(self, path, identity, columns, lines):
+    def _write(self, path, columns, lines, **numbers):
         path.parent.mkdir(parents=True, exist_ok=True)
-        head = head_of(path, weights="0" * 64, **identity)
+        head = head_of(replace(PROFILES["full"], **numbers), path, weights="0" * 64)
         path.write_text("\n".join([head, f"index,label,{columns}", *lines, ""]))
         return path
 

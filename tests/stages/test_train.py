@@ -3,11 +3,16 @@
 import dataclasses
 import hashlib
 import json
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 
 from rvlib.evaluation import predictions
+from rvlib.files import BusyError, OnlyWriter
 from rvlib.models import save_weights
 from rvlib.models.weights import WeightsError, read_record
 from rvlib.recipes import ATTACKS, RECIPES, Recipe
@@ -318,3 +323,82 @@ def test_side_by_side_they_come_back_in_the_order_given(folders, monkeypatch):
         save_weights(network, weights_path(folders[0], name, seed), record)
     paths = run_all(folders, pairs, jobs=2)
     assert paths == [weights_path(folders[0], name, seed) for name, seed in pairs]
+
+
+# --- threads and processes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pairs", [[("standard", 0)], [("standard", 0), ("gaussian-0.25", 0)]])
+def test_in_this_process_a_training_has_one_thread(folders, monkeypatch, pairs):
+    """As in a pool: which networks were left to a resumed run must not change any."""
+    seen, before = [], torch.get_num_threads()
+    real = stage._train
+
+    def recording(*words):
+        seen.append(torch.get_num_threads())
+        real(*words)
+
+    monkeypatch.setattr(stage, "_train", recording)
+    torch.set_num_threads(2)
+    try:
+        run_all(folders, pairs, jobs=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1] * len(pairs)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from rvlib.stages.train import train_all
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    pairs = [("standard", 0), ("standard", 1)]
+    train_all(pairs, folder / "models", folder / "work", torch.device("cpu"), jobs=2)
+"""
+
+
+@pytest.mark.slow
+def test_trainings_side_by_side_end_with_the_process_that_was_killed(tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    found = os.pathsep.join(sys.path)  # the children must find what this process finds
+    parent = subprocess.Popen(
+        [sys.executable, script, tmp_path],
+        env=os.environ | {"PYTHONPATH": found},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # its helper says what the killed one left
+    )
+    weights = [weights_path(tmp_path / "models", "standard", seed) for seed in (0, 1)]
+    try:
+        wait_until(lambda: all(beside(path).exists() for path in weights))
+        time.sleep(0.5)
+        assert parent.poll() is None  # at work, for minutes
+        for path in weights:
+            with pytest.raises(BusyError):
+                OnlyWriter(path)
+    finally:
+        parent.kill()  # it alone: what it started is on its own
+        parent.wait()
+    wait_until(lambda: all(is_free(path) for path in weights), 10)
+
+
+def beside(path):
+    return path.with_name(f".{path.name}.lock")
+
+
+def is_free(path):
+    try:
+        with OnlyWriter(path):
+            return True
+    except BusyError:
+        return False
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.1)
