@@ -30,6 +30,27 @@ def shown(value: object) -> str:
     return textwrap.shorten(repr(value), 80, placeholder=" ...")
 
 
+def first_line(error: Exception) -> str:
+    """Say an error's reason in one line; its kind where it gives none.
+
+    Parameters
+    ----------
+    error : Exception
+        What was raised.
+
+    Returns
+    -------
+    str
+        The first line of its message.
+
+    Examples
+    --------
+    >>> first_line(NotImplementedError())
+    'NotImplementedError'
+    """
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def check_callable(name: str, value: object, example: str, remedy: str) -> None:
     """Refuse what cannot be called with network, images, labels and generator.
 
@@ -141,4 +162,4 @@ def check_sigma(sigma: float) -> None:
             f"sigma={sigma} must be positive and finite, in pixel units of [0, 1]: 0.25, say"
         )
     if sigma > LARGEST_SIGMA:
-        raise ValueError(f"sigma={sigma:g} looks like 0..255 units; write {sigma:g}/255")
+        raise ValueError(f"sigma={sigma} looks like 0..255 units; write {sigma}/255")

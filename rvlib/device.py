@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import rvlib
+from rvlib.checks import first_line
 from rvlib.memory import budget
 
 
@@ -43,9 +44,8 @@ def pick_device(name: str | None = None) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # the device "meta" has tensors, but no numbers
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here: {reason}") from None
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ValueError(f"device {name!r} cannot be used here: {first_line(error)}") from None
     return device
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rvlib.checks import first_line
 from rvlib.types import check_logits
 
 
@@ -185,7 +186,7 @@ def taking(model: nn.Module, x: Tensor, *, gradient: bool = False) -> Iterator[N
         remedy = (
             "use x.permute(0, 3, 1, 2), channels come first"
             if looks_last
-            else f"give what it was made for ({str(error).splitlines()[0]})"
+            else f"give what it was made for ({first_line(error)})"
         )
         raise ValueError(
             f"the network takes no images of shape {tuple(x.shape[1:])}: {remedy}"

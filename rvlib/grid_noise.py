@@ -58,9 +58,11 @@ def to_grid(x: Images) -> Tensor:
 
     Raises
     ------
-    ValueError
-        If a pixel lies off the grid.
+    TypeError, ValueError
+        If a pixel lies off the grid, or the type of the pixels is too short for exact sums.
     """
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"images are {x.dtype}, whose sums are rounded: use x.float()")
     steps = (x * GRID).round()
     off = (x * GRID - steps).abs().max().item()
     if off > 1e-3:

@@ -73,7 +73,7 @@ def budget(device: torch.device) -> int:
             gigabytes = float(said)
         except ValueError:
             gigabytes = 0.0
-        if not 0 < gigabytes < float("inf"):
+        if not 0 < gigabytes * 1e9 < float("inf"):
             raise ValueError(f"{SETTING}={said!r} must be a positive number of GB, as in 2")
         return int(gigabytes * 1e9)
     return int(SHARE * (_free_on_gpu(device) if device.type == "cuda" else _free_on_host()))

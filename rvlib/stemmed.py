@@ -19,6 +19,9 @@ class Stemmed(nn.Module, ABC):
     the two in a row are not the quickest way to the same logits.
     """
 
+    stem_is_one_layer = False
+    """Whether each output of ``stem`` is a sum of weights times pixels, and of a weight."""
+
     @abstractmethod
     def stem(self, x: Images) -> Tensor:
         """Apply the affine first part: images (B, C, H, W) to features (B, ...), contiguous."""
@@ -74,12 +77,19 @@ def stemmed(model: nn.Module) -> Stemmed:
     """
     # A forward written elsewhere than the parts (that standardises its input, say) or a hook would
     # be bypassed by calling the parts: then the whole network is the rest.
-    hooks = model._forward_hooks or model._forward_pre_hooks
-    if isinstance(model, Stemmed) and not hooks:
-        forward = _written_in(type(model), "forward")
-        if forward is Stemmed or forward is _written_in(type(model), "after_stem"):
+    if isinstance(model, Stemmed) and not _is_hooked(model):
+        forward, *parts = (
+            _written_in(type(model), method) for method in ("forward", "stem", "after_stem")
+        )
+        if forward is Stemmed or all(part is forward for part in parts):
             return model
     return WholeNetwork(model)
+
+
+def _is_hooked(model: nn.Module) -> bool:
+    """Say whether something was put into the way of a forward pass, here or in a part."""
+    hooks = (module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    return "forward" in vars(model) or any(hooks)
 
 
 def _written_in(kind: type, method: str) -> type:

@@ -50,7 +50,7 @@ def _check_eps(eps: float, largest: float) -> None:
     if not 0 <= eps < math.inf:
         raise ValueError(f"eps={eps} is not a radius: write a finite number >= 0")
     if eps > largest:
-        raise ValueError(f"eps={eps:g} looks like 0..255 units; write {eps:g}/255")
+        raise ValueError(f"eps={eps} looks like 0..255 units; write {eps}/255")
 
 
 def _normal(x: Images, generator: torch.Generator | None) -> Tensor:

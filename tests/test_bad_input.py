@@ -837,6 +837,18 @@ CASES = [
     ),
     # statistics
     Case(
+        "sums that are rounded, to be sound",
+        lambda _: certify(
+            nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).bfloat16(),
+            X.bfloat16(),
+            0.25,
+            n=100,
+            sound=True,
+        ),
+        TypeError,
+        "images are torch.bfloat16, whose sums are rounded: use x.float()",
+    ),
+    Case(
         "votes as text",
         lambda _: lower_confidence_bound("99", 100, 0.001),
         TypeError,
@@ -1331,6 +1343,12 @@ CASES = [
         lambda _: accuracy(Rows(HEAD, [{"label": "1", "counts": "1 " + 30 * "9"}])),
         RowsError,
         r"holds no votes.*restore the rows",
+    ),
+    Case(
+        "a negative number of stored votes",
+        lambda _: accuracy(Rows(HEAD, [{"label": "1", "counts": "110 -10"}])),
+        RowsError,
+        r"holds no votes \(a negative number\): restore the rows",
     ),
     # data
     Case(

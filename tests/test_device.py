@@ -29,7 +29,7 @@ def test_a_named_device_is_taken(monkeypatch):
     assert device.pick_device("cpu") == CPU
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x", "hpu", "privateuseone"])
 def test_a_device_that_cannot_compute_is_refused_in_one_line(name):
     with pytest.raises(ValueError, match=f"device '{name}' cannot be used here: ") as refusal:
         device.pick_device(name)

@@ -97,3 +97,15 @@ def test_the_network_is_asked_only_once_something_has_failed(toy, batch):
     with taking(toy, batch[0]):
         pass
     assert toy.training
+
+
+def test_a_network_that_fails_without_a_word_is_named_by_its_kind_of_error(batch):
+    class Unwritten(nn.Module):
+        def forward(self, x):
+            raise NotImplementedError
+
+    with (
+        pytest.raises(ValueError, match=r"made for \(NotImplementedError\)"),
+        taking(Unwritten(), batch[0]),
+    ):
+        Unwritten()(batch[0])

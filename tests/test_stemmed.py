@@ -73,7 +73,35 @@ class OtherRest(LeNet):
         return -super().after_stem(z)
 
 
-@pytest.mark.parametrize("make", [Standardised, standardised_by_a_hook, upside_down, OtherRest])
+def hooked_inside():
+    model = LeNet()
+    model.conv2.register_forward_hook(lambda module, inputs, features: features.flip(1))
+    return model
+
+
+class OtherStem(LeNet):
+    def stem(self, x):
+        return super().stem(1 - x)
+
+
+def replaced():
+    model = LeNet()
+    vars(model)["forward"] = lambda x: x.flatten(1)[:, :10]
+    return model
+
+
+MAKERS = [
+    Standardised,
+    standardised_by_a_hook,
+    upside_down,
+    OtherRest,
+    hooked_inside,
+    OtherStem,
+    replaced,
+]
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_what_a_network_does_besides_its_parts_is_not_bypassed(make, x):
     model = make().eval()
     assert stemmed(model) is not model

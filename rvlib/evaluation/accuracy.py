@@ -119,6 +119,8 @@ def votes(rows: Rows, column: str) -> Integers:
     try:
         read = [[int(v) for v in row[column].split()] for row in rows.rows]
         classes = max(map(len, read))
+        if any(v < 0 for row in read for v in row):
+            raise ValueError("a negative number")
         return np.array([row or [0] * classes for row in read], dtype=np.int64)
     except (KeyError, ValueError, OverflowError) as error:
         raise RowsError(

@@ -31,6 +31,8 @@ class LeNet(Stemmed):
     62006
     """
 
+    stem_is_one_layer = True
+
     def __init__(self, classes: int = 10) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 6, 5)

@@ -30,7 +30,8 @@ class Bfloat16(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = copy.deepcopy(network).to(torch.bfloat16)
-        self.train(network.training)
+        # Not by train(): a part that was set apart, a batch normalisation say, stays so.
+        self.training = network.training
 
     def forward(self, x: Images) -> Logits:
         """Map pixels to logits, with bfloat16 in between."""

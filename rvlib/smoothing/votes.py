@@ -12,6 +12,7 @@ from rvlib.frozen import check_network, check_precision, frozen, place_of, takin
 from rvlib.grid_noise import GRID, grid_noise, to_grid
 from rvlib.memory import images_at_once
 from rvlib.noise import stream
+from rvlib.smoothing.exact_stem import ExactStem, can_be_exact
 from rvlib.stemmed import Stemmed, WholeNetwork, stemmed
 from rvlib.types import Counts, Images, Logits, check_images, check_logits, refuse_nan
 
@@ -75,7 +76,8 @@ def sample_under_noise(
         images' errors are independent.  A LeNet takes two to three times as long.
     sound : bool, default=False
         Draw noise in whole steps of 1/255, so that every sum is exact and the certificate holds
-        for what the computer computes (``rvlib.grid_noise``).  The first layer is not shared then.
+        for what the computer computes (``rvlib.grid_noise``); the first layer is shared where its
+        sums are exact, too (``rvlib.smoothing.exact_stem``).
     batch_size : int, default=``default_batch_size(device)``
         Noisy copies in one forward pass; more than 100 are rounded down to a multiple of 100.  The
         default is less where that many do not fit into memory (``rvlib.memory``).
@@ -124,7 +126,8 @@ def sample_under_noise(
     pixels = x.detach().to(place_of(model, x)).contiguous(memory_format=torch.channels_last)
     network, draw = stemmed(model), partial(_draw, sigma=sigma)
     if sound:
-        network, draw, pixels = OnGrid(model), partial(_draw_on_grid, sigma=sigma), to_grid(pixels)
+        pixels, draw = to_grid(pixels), partial(_draw_on_grid, sigma=sigma)
+        network = _on_grid(network, pixels, sigma)
     hundreds = range(first // CHUNK, (first + n) // CHUNK)
     count = partial(_count, network, draw=draw, hundreds=hundreds, batch_size=batch_size)
     with frozen(model), torch.no_grad(), taking(model, pixels):
@@ -135,6 +138,13 @@ def sample_under_noise(
             for image, i in zip(pixels.split(1), ids, strict=True)
         ]
         return torch.cat(counts).cpu()
+
+
+def _on_grid(network: Stemmed, steps: Images, sigma: float) -> Stemmed:
+    """Make of a network of pixels one of steps that sees nothing but exact sums."""
+    if can_be_exact(network, steps, sigma):
+        return ExactStem(network, steps)
+    return OnGrid(network.network if isinstance(network, WholeNetwork) else network)
 
 
 class OnGrid(WholeNetwork):
@@ -158,7 +168,7 @@ def _count(
     of_image = network.stem(pixels) - network.stem(torch.zeros_like(pixels[:1]))  # (B, ...)
     if batch_size is None:
         rest, most = network.after_stem, default_batch_size(device)
-        known = network.network if isinstance(network, WholeNetwork) else network
+        known = network.network if isinstance(network, WholeNetwork | ExactStem) else network
         batch_size = images_at_once(known, of_image, most, gradient=False, part=rest)
     images, chunks = _tile(len(pixels), len(hundreds), batch_size // CHUNK)
     counts, nan = torch.zeros(0), torch.tensor(False, device=device)

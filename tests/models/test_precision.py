@@ -45,3 +45,11 @@ def test_it_is_attacked_like_any_network():
     x_adv = pgd(model, x, torch.zeros(2, dtype=torch.int64), Linf(0.125), random_start=False)
     assert x_adv.dtype == torch.float32
     assert (x_adv - x)[0].flatten().tolist() == [-0.125, 0.125, -0.125]
+
+
+def test_a_part_that_was_set_apart_stays_so():
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten()).train()
+    network[1].eval()  # its statistics are not to move
+    rounded = Bfloat16(network)
+    assert rounded.training
+    assert [module.training for module in rounded.network.modules()] == [True, True, False, True]
