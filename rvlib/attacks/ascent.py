@@ -60,9 +60,9 @@ def logits_and_gradient(model: nn.Module, x: Images, y: Labels) -> tuple[Tensor,
     # Tensors of inference mode cannot be differentiated: their copies made outside of it can.
     with torch.inference_mode(False), torch.enable_grad():
         x, y = x.detach().clone().requires_grad_(True), y.clone()
-        # The sum, not the mean: an image's gradient must not depend on the size of its batch.
         logits = model(x)
-        (gradient,) = torch.autograd.grad(cross_entropies(logits, y).sum(), x)
+        # Of the sum, not the mean: an image's gradient must not depend on the size of its batch.
+        (gradient,) = torch.autograd.grad(logits, x, cross_entropy_gradients(logits.detach(), y))
     return logits.detach(), gradient
 
 
@@ -95,6 +95,34 @@ def cross_entropies(logits: Tensor, y: Labels) -> Tensor:
     label = y[:, None]
     others = logits.scatter(1, label, float("-inf")).logsumexp(1)
     return F.softplus(others - logits.gather(1, label)[:, 0])
+
+
+def cross_entropy_gradients(logits: Tensor, y: Labels) -> Tensor:
+    r"""Differentiate ``cross_entropies`` by the logits: written out, in fewer steps than autograd.
+
+    .. math:: \frac{\partial L}{\partial z_y} = -s, \qquad
+        \frac{\partial L}{\partial z_k} = s \, e^{z_k - m - z_y}
+        \quad (k \ne y), \qquad s = \frac{e^m}{e^m + 1}
+
+    Parameters
+    ----------
+    logits : Tensor of shape (B, K), float
+        The network's answers.
+    y : Tensor of shape (B,), int64
+        True labels.
+
+    Returns
+    -------
+    Tensor of shape (B, K)
+        On a CPU what autograd finds, to the last bit.
+    """
+    label = y[:, None]
+    others = logits.scatter(1, label, float("-inf"))
+    log_sum = others.logsumexp(1, keepdim=True)
+    margin = log_sum - logits.gather(1, label)
+    # As autograd computes it: to the last bit, and 1 where e^m would overflow.
+    slope = torch.ops.aten.softplus_backward(torch.ones_like(margin), margin, 1, 20)
+    return ((others - log_sum).exp() * slope).scatter(1, label, -slope)
 
 
 def ascend(

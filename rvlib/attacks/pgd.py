@@ -104,7 +104,7 @@ def pgd(
     with under_attack(model, x, y):
         check_generator(generator, x)
 
-        def run(chosen: Tensor) -> Images:
+        def run(chosen: Tensor | slice) -> Images:
             # Drawn for the whole batch: an image's start does not depend on who else goes on.
             delta = threat.sample(x, generator) if random_start else torch.zeros_like(x)
             cut = tiles(model, x[chosen], y[chosen], (x + delta).clamp(0, 1)[chosen])
@@ -116,7 +116,7 @@ def pgd(
 
             return ascend(gradient, images, start, threat, steps, step)
 
-        x_adv = run(torch.ones_like(y, dtype=torch.bool))
+        x_adv = run(slice(None))
         for _ in range(restarts - 1):
             again = _loss_if_standing(model, x_adv, y) < torch.inf
             if not again.any():

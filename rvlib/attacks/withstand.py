@@ -208,11 +208,11 @@ def _run(
     alive, x_t = torch.arange(len(x), device=x.device), start
     for _ in range(steps):
         logits, gradient = logits_and_gradient(model, x_t, y)
-        stands = logits.argmax(1) == y
-        alive, x, y = alive[stands], x[stands], y[stands]
+        at = (logits.argmax(1) == y).nonzero()[:, 0]  # once: finding them waits for a GPU
+        alive, x, y, x_t, gradient = (each[at] for each in (alive, x, y, x_t, gradient))
         if not len(alive):
             break
-        x_t = ascend(_known(gradient[stands]), x, x_t[stands], threat, 1, step_size)
+        x_t = ascend(_known(gradient), x, x_t, threat, 1, step_size)
     stands = torch.zeros(len(start), dtype=torch.bool, device=x.device)
     if len(alive):
         stands[alive[_reads(model, x_t, y)]] = True

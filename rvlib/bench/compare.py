@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import chi2_contingency
 from torch import Tensor
 
 Way = Callable[[], Tensor]
-"""Does the job; returns one answer an image, by which ways are compared."""
+"""Does the job; returns one answer an image, by which ways are compared, or votes (B, K)."""
 
 OURS = "rvlib"
 
@@ -41,7 +43,7 @@ class Job:
 
 
 def compare(job: Job, repetitions: int, device: torch.device) -> dict[str, Any]:
-    """Time the ways of a job in turn, after one round to warm up.
+    """Time the ways of a job in turn, after one round to warm up; each round begins with another.
 
     Parameters
     ----------
@@ -56,14 +58,17 @@ def compare(job: Job, repetitions: int, device: torch.device) -> dict[str, Any]:
     -------
     dict
         ``job, on, note``; by way ``seconds`` (one a round), ``score`` and ``agrees`` (share of
-        images with our answer); ``fastest`` other way; ``ratio`` of its time to ours by round,
-        ``median, low, high``.
+        images with our answer), for votes also ``same_law``; ``fastest`` other way; ``ratio`` of
+        its time to ours by round, ``median, low, high``.
     """
-    answers = {name: way() for name, way in job.ways.items()}
+    found = {name: way() for name, way in job.ways.items()}
+    answers = {name: given.argmax(1) if given.ndim == 2 else given for name, given in found.items()}
     seconds: dict[str, list[float]] = {name: [] for name in job.ways}
-    for _ in range(repetitions):
-        for name, way in job.ways.items():
-            seconds[name].append(seconds_of(way, device))
+    names = list(job.ways)
+    for turn in range(repetitions):
+        first = turn % len(names)  # whoever comes first finds the memory that the last one left
+        for name in names[first:] + names[:first]:
+            seconds[name].append(seconds_of(job.ways[name], device))
     ours = answers[OURS]
     others = [name for name in job.ways if name != OURS]
     fastest = min(others, key=lambda name: statistics.median(seconds[name]))
@@ -77,6 +82,7 @@ def compare(job: Job, repetitions: int, device: torch.device) -> dict[str, Any]:
                 "seconds": [round(s, 4) for s in seconds[name]],
                 "score": round(job.score(answers[name]), 2),
                 "agrees": round((answers[name] == ours).double().mean().item(), 4),
+                **_law(found[name], found[OURS]),
             }
             for name in job.ways
         },
@@ -85,6 +91,38 @@ def compare(job: Job, repetitions: int, device: torch.device) -> dict[str, Any]:
         "low": round(min(ratios), 2),
         "high": round(max(ratios), 2),
     }
+
+
+def _law(votes: Tensor, ours: Tensor) -> dict[str, float]:
+    if votes is ours or votes.ndim < 2:
+        return {}
+    return {"same_law": round(same_law(votes, ours), 4)}
+
+
+def same_law(votes: Tensor, others: Tensor) -> float:
+    """Test whether two lots of votes are of the same law, image by image.
+
+    Parameters
+    ----------
+    votes, others : Tensor of shape (B, K), int64
+        Votes of each class, of independent noise.
+
+    Returns
+    -------
+    float
+        The smallest p-value of a chi-square test of homogeneity among the images, times their
+        number (Bonferroni): small where the laws differ.  Classes with fewer than ten votes in the
+        two together count as one.
+    """
+    smallest = 1.0
+    for one, other in zip(votes.tolist(), others.tolist(), strict=True):
+        table = np.array([one, other])
+        rare = table.sum(0) < 10
+        table = np.column_stack([table[:, ~rare], table[:, rare].sum(1)])
+        table = table[:, table.sum(0) > 0]
+        if table.shape[1] > 1:
+            smallest = min(smallest, chi2_contingency(table, correction=False).pvalue)
+    return float(min(1.0, smallest * len(votes)))
 
 
 def seconds_of(way: Callable[[], object], device: torch.device) -> float:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.attacks import pgd, withstands, withstands_sweep
+from rvlib.attacks.ascent import TILE
 from rvlib.bench.compare import OURS, Job, Way
 from rvlib.bench.networks import short_resnet18
 from rvlib.bench.peers import (
@@ -27,7 +28,9 @@ from rvlib.bench.plan import (
     RADIUS,
     ROBUST,
     SIZES,
+    SOUND,
     SWEEP,
+    TILES,
     UNDEFENDED,
     VOTES,
 )
@@ -35,6 +38,7 @@ from rvlib.data import load_cifar10, to_float
 from rvlib.evaluation import nested_votes
 from rvlib.frozen import frozen
 from rvlib.models import Bfloat16
+from rvlib.noise import stream
 from rvlib.objectives import adversarial
 from rvlib.recipes import (
     ALPHA,
@@ -54,9 +58,11 @@ from rvlib.recipes import (
 from rvlib.smoothing import certificate, certify, certify_at, sample_under_noise
 from rvlib.stages.run import Run
 from rvlib.threat_models import Linf
+from rvlib.training import fit
 from rvlib.types import Images, Labels
 
 RADII = [k / 255 for k in range(1, 9)]
+OTHER_NOISE = "other noise: close votes may go another way"
 LOOP_BATCH = 1000
 """Copies in a batch of Cohen et al.'s script as it comes."""
 
@@ -90,6 +96,8 @@ def jobs(run: Run) -> Iterator[Job]:
     for norm, threat, step in balls:
         name = PGD.format(norm=norm, network="LeNet")
         yield attack_job(name, robust, robust, x, y, threat, step)
+        name = TILES.format(norm=norm)
+        yield attack_job(name, robust, robust, x, y, threat, step, batch=TILE)
         name = PGD.format(norm=norm, network="ResNet-18")
         yield attack_job(name, large, large, *few, threat, step)
         yield attack_job(BFLOAT16.format(job=name), large, rounded, *few, threat, step)
@@ -100,6 +108,7 @@ def jobs(run: Run) -> Iterator[Job]:
     voted = x[:few_images], y[:few_images]
     yield votes_job(name, noisy, noisy, *voted, n, LOOP_BATCH)
     yield votes_job(BATCHES, noisy, noisy, *voted, n, BEST_LOOP_BATCH)
+    yield sound_job(SOUND, noisy, *voted, n)
     few_images, n = sizes.certificates
     stored = images[:few_images].to(device)
     yield certificate_job(CERTIFICATES, noisy, stored, y[:few_images], n)
@@ -109,9 +118,9 @@ def jobs(run: Run) -> Iterator[Job]:
     yield votes_job(BFLOAT16.format(job=name), large, rounded, *voted, n, LOOP_BATCH)
     few_images, n = sizes.at_radius
     yield radius_job(AT_RADIUS, noisy, x[:few_images], y[:few_images], n)
-    yield epoch_job(EPOCH.format(network="LeNet"), noisy, x, y)
-    few = x[: sizes.resnet_trained], y[: sizes.resnet_trained]
-    yield epoch_job(EPOCH.format(network="ResNet-18"), large, *few)
+    yield epoch_job(EPOCH.format(network="LeNet"), noisy, images[:count], labels[:count], device)
+    few = images[: sizes.resnet_trained], labels[: sizes.resnet_trained]
+    yield epoch_job(EPOCH.format(network="ResNet-18"), large, *few, device)
 
 
 def attack_job(
@@ -122,8 +131,12 @@ def attack_job(
     y: Labels,
     threat: Ball,
     step_size: float,
+    batch: int | None = None,
 ) -> Job:
-    """PGD-10 of all images to the last step; ours on `climbed`, theirs on `judge`, who answers."""
+    """PGD-10 of all images to the last step; ours on `climbed`, theirs on `judge`, who answers.
+
+    The peers are given all images at once, as they are used, or `batch` at a time.
+    """
     fast, plain = _both(judge)
     x_fast = x.contiguous(memory_format=torch.channels_last)
 
@@ -133,7 +146,7 @@ def attack_job(
         )
         return _answers(fast, x_adv)
 
-    ways = {OURS: ours, **_peers(plain, x, y, threat, step_size)}
+    ways = {OURS: ours, **_peers(plain, x, y, threat, step_size, batch)}
     return Job(name, _on(x), ways, _right(y))
 
 
@@ -180,13 +193,27 @@ def votes_job(
     x_fast = x.contiguous(memory_format=torch.channels_last)
 
     def ours() -> Tensor:
-        return sample_under_noise(voting, x_fast, SIGMA, votes).argmax(1).to(y.device)
+        return sample_under_noise(voting, x_fast, SIGMA, votes)
 
     def loop() -> Tensor:
-        return plain_certification(plain, x, SIGMA, votes, batch).argmax(1).to(y.device)
+        return plain_certification(plain, x, SIGMA, votes, batch)
 
     ways = {OURS: ours, "Cohen et al.'s loop": loop}
-    return Job(name, _on(x, votes), ways, _right(y), "other noise: close votes may go another way")
+    return Job(name, _on(x, votes), ways, _right(y.cpu()), OTHER_NOISE)
+
+
+def sound_job(name: str, model: nn.Module, x: Images, y: Labels, votes: int) -> Job:
+    """Votes under noise on the grid, whose sums are exact, beside those under ordinary noise."""
+    x_fast = x.contiguous(memory_format=torch.channels_last)
+
+    def ours() -> Tensor:
+        return sample_under_noise(model, x_fast, SIGMA, votes, sound=True)
+
+    def ordinary() -> Tensor:
+        return sample_under_noise(model, x_fast, SIGMA, votes)
+
+    ways = {OURS: ours, "rvlib's ordinary votes": ordinary}
+    return Job(name, _on(x, votes), ways, _right(y.cpu()), OTHER_NOISE)
 
 
 def certificate_job(name: str, model: nn.Module, images: Images, y: Labels, votes: int) -> Job:
@@ -234,26 +261,38 @@ def radius_job(name: str, model: nn.Module, x: Images, y: Labels, votes: int) ->
     return Job(name, _on(x, votes), ways, _mean, "both ours; the same guarantee")
 
 
-def epoch_job(name: str, model: nn.Module, x: Images, y: Labels) -> Job:
-    """One pass of adversarial training at the report's batch size, from the same weights."""
+def epoch_job(
+    name: str, model: nn.Module, images: Tensor, labels: Labels, device: torch.device
+) -> Job:
+    """One epoch of adversarial training at the report's batch size, from the same weights.
+
+    Ours is ``rvlib.training.fit`` on stored images.  The loop is given the same batches in the same
+    order, ready made.
+    """
     fast, plain = _both(model)
-    objective = adversarial(ATTACKS["pgd-linf"])
-    batches = list(zip(x.split(BATCH_SIZE), y.split(BATCH_SIZE), strict=True))
+    objective, lr = adversarial(ATTACKS["pgd-linf"]), LEARNING_RATE / 10
+    order = torch.randperm(len(images), generator=stream("cpu", 0, "order"))
+    x, y = to_float(images).to(device).contiguous(), labels.to(device)
+    batches = [(x[at], y[at]) for at in order.to(device).split(BATCH_SIZE)]
 
     def ours() -> Tensor:
-        trained = copy.deepcopy(fast).train()
-        optimizer = torch.optim.SGD(trained.parameters(), lr=LEARNING_RATE / 10, momentum=MOMENTUM)
-        generator = torch.Generator(x.device)
-        for images, labels in batches:
-            batch = images.contiguous(memory_format=torch.channels_last)
-            optimizer.zero_grad(set_to_none=True)
-            objective(trained, batch, labels, generator).value.backward()
-            optimizer.step()
+        trained = copy.deepcopy(fast)
+        fit(
+            trained,
+            objective,
+            (images, labels),
+            epochs=1,
+            batch_size=BATCH_SIZE,
+            lr=lr,
+            momentum=MOMENTUM,
+            device=device,
+            log=lambda line: None,
+        )
         return _answers(trained, x)
 
     def loop() -> Tensor:
         trained = copy.deepcopy(plain)
-        rates = LEARNING_RATE / 10, MOMENTUM
+        rates = lr, MOMENTUM
         plain_adversarial_epoch(trained, batches, LINF, PGD_STEPS, LINF_STEP_SIZE, *rates)
         return _answers(trained, x)
 
@@ -270,9 +309,13 @@ def _both(model: nn.Module) -> tuple[nn.Module, nn.Module]:
     return model, copy.deepcopy(model).to(memory_format=torch.contiguous_format)
 
 
-def _peers(model: nn.Module, x: Images, y: Labels, threat: Ball, step: float) -> dict[str, Way]:
+def _peers(
+    model: nn.Module, x: Images, y: Labels, threat: Ball, step: float, batch: int | None = None
+) -> dict[str, Way]:
+    parts = list(zip(x.split(batch or len(x)), y.split(batch or len(x)), strict=True))
+
     def way(attack: Attack) -> Way:
-        return lambda: _answers(model, attack(model, x, y))
+        return lambda: torch.cat([_answers(model, attack(model, *part)) for part in parts])
 
     return {name: way(a) for name, a in peer_attacks(threat, PGD_STEPS, step).items()}
 
@@ -288,7 +331,10 @@ def _answers(model: nn.Module, x: Images) -> Tensor:
 
 
 def _right(y: Labels) -> Callable[[Tensor], float]:
-    return lambda answers: 100 * (answers == y).double().mean().item()
+    def score(answers: Tensor) -> float:
+        return 100 * (answers == y).double().mean().item()
+
+    return score
 
 
 def _mean(stands: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from rvlib.attacks.ascent import TILE
 from rvlib.recipes import SIGMA
 
 CPU, CUDA = "cpu", "cuda"
@@ -11,10 +12,12 @@ BEST_LOOP_BATCH = 100
 """Copies in a batch that Cohen et al.'s loop was quickest with on a CPU."""
 
 PGD = "PGD-10 {norm}, {network}"
+TILES = f"PGD-10 {{norm}}, LeNet, theirs in batches of {TILE}"
 BFLOAT16 = "{job}, ours in bfloat16"
 UNDEFENDED = "robust accuracy, undefended LeNet"
 ROBUST = "robust accuracy, robust LeNet"
 SWEEP = "eight radii, robust LeNet"
+SOUND = "sound votes, LeNet"
 VOTES = "votes, {network}"
 BATCHES = f"votes, LeNet, the loop in batches of {BEST_LOOP_BATCH}"
 CERTIFICATES = "certificates, LeNet"
@@ -23,16 +26,19 @@ EPOCH = "an epoch of PGD-10 training, {network}"
 
 GOALS: dict[str, dict[str, float | None]] = {
     PGD.format(norm="l∞", network="LeNet"): {CPU: 1.8, CUDA: 2.0},
-    PGD.format(norm="l∞", network="ResNet-18"): {CPU: 1.0, CUDA: 1.0},
+    TILES.format(norm="l∞"): {CPU: None, CUDA: None},
+    PGD.format(norm="l∞", network="ResNet-18"): {CPU: 1.0, CUDA: 2.0},
     BFLOAT16.format(job=PGD.format(norm="l∞", network="ResNet-18")): {CPU: 1.8, CUDA: 2.0},
     PGD.format(norm="l2", network="LeNet"): {CPU: 1.8, CUDA: 2.0},
-    PGD.format(norm="l2", network="ResNet-18"): {CPU: 1.0, CUDA: 1.0},
+    TILES.format(norm="l2"): {CPU: None, CUDA: None},
+    PGD.format(norm="l2", network="ResNet-18"): {CPU: 1.0, CUDA: 2.0},
     BFLOAT16.format(job=PGD.format(norm="l2", network="ResNet-18")): {CPU: 1.8, CUDA: 2.0},
     UNDEFENDED: {CPU: 4.0, CUDA: 4.0},
     ROBUST: {CPU: 1.5, CUDA: 1.5},
     SWEEP: {CPU: 3.0, CUDA: 3.0},
     VOTES.format(network="LeNet"): {CPU: 10.0, CUDA: 10.0},
     BATCHES: {CPU: None, CUDA: None},
+    SOUND: {CPU: 1.0, CUDA: 1.0},
     CERTIFICATES: {CPU: 10.0, CUDA: 10.0},
     VOTES.format(network="ResNet-18"): {CPU: None, CUDA: 10.0},
     BFLOAT16.format(job=VOTES.format(network="ResNet-18")): {CPU: None, CUDA: 10.0},

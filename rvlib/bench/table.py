@@ -58,7 +58,8 @@ def _line(name: str, goal: float | None, result: dict[str, Any] | None) -> str:
         result["fastest"],
         _way(ours),
         _way(theirs),
-        f"{100 * theirs['agrees']:.1f} %",
+        f"{100 * theirs['agrees']:.1f} %"
+        + (f", same law: p = {theirs['same_law']:.2f}" if "same_law" in theirs else ""),
     )
 
 
@@ -66,13 +67,12 @@ def _whole_line(name: str, goal: float, result: dict[str, Any] | None) -> str:
     wanted = f"{goal:g} s"
     if result is None:
         return _cells(name, "-", wanted, NOT_MEASURED, "-")
+    total = "not finished" if result["seconds"] is None else f"**{_seconds(result['seconds'])}**"
     parts = (
         f"{part} {_seconds(values['seconds'])}, {values['score']:.1f} %"
         for part, values in result["parts"].items()
     )
-    return _cells(
-        name, result["on"], wanted, f"**{_seconds(result['seconds'])}**", "; ".join(parts)
-    )
+    return _cells(name, result["on"], wanted, total, "; ".join(parts))
 
 
 def _way(way: dict[str, Any]) -> str:

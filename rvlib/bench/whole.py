@@ -44,7 +44,7 @@ class Whole:
     note: str = ""
 
 
-def measure_whole(whole: Whole, device: torch.device) -> dict[str, Any]:
+def measure_whole(whole: Whole, device: torch.device) -> Iterator[dict[str, Any]]:
     """Time the parts of a job, each once.
 
     Parameters
@@ -54,24 +54,25 @@ def measure_whole(whole: Whole, device: torch.device) -> dict[str, Any]:
     device : torch.device
         Where it runs: a GPU is waited for.
 
-    Returns
-    -------
+    Yields
+    ------
     dict
-        ``job, on, note``; by part ``seconds`` and ``score``; ``seconds`` of all.
+        After each part ``job, on, note``; by part ``seconds`` and ``score``; ``seconds`` of all,
+        None until the last one.
     """
     parts: dict[str, dict[str, float]] = {}
     for name, part in whole.parts.items():
         scores: list[float] = []
         seconds = seconds_of(lambda part=part, into=scores: into.append(part()), device)  # type: ignore[misc]
         parts[name] = {"seconds": round(seconds, 2), "score": round(scores[0], 2)}
-    total = round(sum(part["seconds"] for part in parts.values()), 2)
-    return {
-        "job": whole.name,
-        "on": whole.on,
-        "note": whole.note,
-        "parts": parts,
-        "seconds": total,
-    }
+        total = round(sum(part["seconds"] for part in parts.values()), 2)
+        yield {
+            "job": whole.name,
+            "on": whole.on,
+            "note": whole.note,
+            "parts": dict(parts),
+            "seconds": total if len(parts) == len(whole.parts) else None,
+        }
 
 
 def wholes(run: Run) -> Iterator[Whole]:
@@ -99,8 +100,7 @@ def test_set_job(run: Run, images: int, votes: int) -> Whole:
     def certified() -> float:
         model = run.model(gaussian_name(SIGMA))
         stored, y = (tensor[:images] for tensor in load_cifar10("test"))
-        x = stored.to(run.place.device)
-        selection, counts = nested_votes(model, x, SIGMA, [N0, votes], n0=N0, labels=y)
+        selection, counts = nested_votes(model, stored, SIGMA, [N0, votes], n0=N0, labels=y)
         sampled = counts[votes].sum(1, keepdim=True) > 0
         found = certificate(
             selection, torch.where(sampled, counts[votes], counts[N0]), ALPHA, SIGMA

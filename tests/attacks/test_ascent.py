@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from rvlib.attacks import fgsm, pgd
-from rvlib.attacks.ascent import cross_entropies, loss_gradient
+from rvlib.attacks.ascent import cross_entropies, cross_entropy_gradients, loss_gradient
 from rvlib.threat_models import Linf
 
 
@@ -29,6 +29,24 @@ def test_two_classes_and_a_batch():
     z = torch.tensor([[2.0, -1.0], [0.5, 0.5]])
     y = torch.tensor([0, 1])
     assert torch.allclose(cross_entropies(z, y), F.cross_entropy(z, y, reduction="none"))
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0, 300.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_derivative_written_out_is_that_of_autograd_to_the_last_bit(scale, dtype):
+    generator = torch.Generator().manual_seed(0)
+    z = scale * torch.randn(500, 10, generator=generator, dtype=dtype)
+    y = torch.randint(10, (500,), generator=generator)
+    z.requires_grad_(True)
+    (expected,) = torch.autograd.grad(cross_entropies(z, y).sum(), z)
+    assert torch.equal(cross_entropy_gradients(z.detach(), y), expected)
+
+
+def test_the_derivative_of_two_classes_is_known():
+    z, y = torch.tensor([[1.0, 0.0], [-90.0, 90.0]], dtype=torch.float64), torch.tensor([0, 0])
+    s = 1 / (1 + torch.e)
+    found = cross_entropy_gradients(z, y)
+    assert torch.allclose(found, torch.tensor([[-s, s], [-1, 1]], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("margin", [20.0, 40.0, 80.0])
