@@ -116,8 +116,8 @@ ATTACKS = (
         ["test_survivors"],
         {
             "gradient-of-the-mean": (
-                "cross_entropies(logits, y).sum(), x)",
-                "cross_entropies(logits, y).mean(), x)",
+                "cross_entropy_gradients(logits.detach(), y))",
+                "cross_entropy_gradients(logits.detach(), y) / len(x))",
             ),
         },
     )
@@ -174,8 +174,8 @@ ATTACKS = (
         ["attacks/test_withstand", "test_survivors"],
         {
             "fooled-but-came-back": (
-                "stands = logits.argmax(1) == y\n",
-                "stands = torch.ones_like(y, dtype=torch.bool)\n",
+                "at = (logits.argmax(1) == y).nonzero()[:, 0]",
+                "at = torch.arange(len(y))",
             ),
             "index-lost-after-filtering": (
                 "stands[alive[_reads(model, x_t, y)]] = True",
@@ -369,9 +369,26 @@ VOTES = (
         ["test_stemmed"],
         {
             "hooks-passed-by": (
-                "hooks = model._forward_hooks or model._forward_pre_hooks",
-                "hooks = model._forward_hooks",
+                "hooks = (module._forward_hooks or module._forward_pre_hooks for",
+                "hooks = (module._forward_hooks for",
             ),
+            "hooks-inside-passed-by": ("for module in model.modules())", "for module in [model])"),
+            "another-stem-passed-by": ("all(part is forward for part in parts)", "True"),
+        },
+    )
+    + _mutants(
+        "rvlib/smoothing/exact_stem.py",
+        ["smoothing/test_exact_stem"],
+        {
+            "two-digits-of-three": ("DIGITS = 3", "DIGITS = 2"),
+            "sums-of-digits-rounded": (").double() / BASE**j", ") / BASE**j"),
+            "weights-not-in-digits": ("found = (rest / unit).round()", "found = rest / unit"),
+            "bound-of-the-sum-alone": (
+                "_changed(digit, torch.abs).stem(steps)",
+                "digit.stem(steps)",
+            ),
+            "a-gpu-trusted-to-add": ('x.device.type != "cpu" or ', ""),
+            "bias-lost": ("torch.add(self._bias, z.float(), alpha=1 / GRID)", "z.float() / GRID"),
         },
     )
 )
@@ -579,6 +596,9 @@ STATE = (
                 "self._go_on(found, provenance)",
             ),
             "rows-not-synced": ("os.fsync(file.fileno())", "pass"),
+            "who-went-on-is-not-told": ("if further:\n", "if False:\n"),
+            "told-of-rows-that-are-gone": ('if told["from"] < keep]', "]"),
+            "heads-not-looked-at": ("        _check_head(head)\n", ""),
         },
     )
     + _mutants(
@@ -593,6 +613,40 @@ STATE = (
             "ended-within-other-memory": (
                 "return told if isinstance(told, int) and told > 0 else now",
                 "return now",
+            ),
+            "ended-in-other-threads": (
+                "repeatable(place.device, threads)",
+                "repeatable(place.device)",
+            ),
+        },
+    )
+    + _mutants(
+        "rvlib/stages/train.py",
+        ["stages/test_train"],
+        {
+            "threads-as-they-come": ("THREADS = 1\n", "THREADS = None\n"),
+            "pools-that-outlive-their-parent": (", initializer=end_with_parent", ""),
+        },
+    )
+    + _mutants(
+        "rvlib/files.py",
+        ["resume/test_alone"],
+        {
+            "a-late-sweep-takes-a-lock": (
+                "if _lock(descriptor) and os.path.samestat(os.fstat(descriptor), path.stat()):",
+                "if _lock(descriptor):",
+            ),
+            "no-patience-with-a-sweep": ("A_SWEEP = 0.2", "A_SWEEP = -1.0"),
+        },
+    )
+    + _mutants(
+        "rvlib/device.py",
+        ["test_device"],
+        {
+            "autocast-not-said": ("if torch.is_autocast_enabled(device.type):", "if False:"),
+            "threads-not-given-back": (
+                "if torch.get_num_threads() != before:",
+                "if torch.get_num_threads() > before:",
             ),
         },
     )
@@ -623,6 +677,11 @@ TRAINING = (
         "rvlib/training.py",
         ["test_training"],
         {
+            "checkpoint-of-other-images": ('"data": _sum(train)', '"data": ""'),
+            "checkpoint-of-another-device": (
+                "except (RuntimeError, TypeError) as error:",
+                "except KeyError as error:",
+            ),
             "resumed-without-momentum": (
                 'self.optimizer.load_state_dict(saved["optimizer"])',
                 "pass",
@@ -693,6 +752,13 @@ REPORT = (
         "rvlib/report/belonging.py",
         ["report/test_belonging"],
         {
+            "rows-of-other-attacks-in-the-tables": ("**identity(run.profile, measured),", ""),
+            "tf32-beside-float32": ("_compare(path, function, computed)", "pass"),
+            "votes-not-counted": ("_check_votes(path, rows)\n", "pass\n"),
+            "labels-not-compared": (
+                "_check_labels(path, rows, labels.setdefault(split, []))",
+                "pass",
+            ),
             "rows-of-replaced-weights-in-the-tables": (
                 'return str(record["sha256"])',
                 "return None",

@@ -108,12 +108,8 @@ def test_a_long_job_is_the_sum_of_its_parts(clock):
 def test_votes_of_one_law_are_told_from_votes_of_another():
     generator = torch.Generator().manual_seed(0)
     p = torch.rand(50, 10, generator=generator).softmax(1)
-    one, other = (
-        torch.stack(
-            [q.multinomial(1000, True, generator=generator).bincount(minlength=10) for q in p]
-        )
-        for _ in range(2)
-    )
+    drawn = (p.multinomial(1000, True, generator=generator) for _ in range(2))
+    one, other = (torch.stack([row.bincount(minlength=10) for row in rows]) for rows in drawn)
     assert compare.same_law(one, other) > 0.01
     assert compare.same_law(one, one) == 1
     # The planted fault: of one image a few votes in a hundred go elsewhere.
@@ -122,9 +118,8 @@ def test_votes_of_one_law_are_told_from_votes_of_another():
 
 
 def test_an_image_of_one_answer_says_nothing_against_the_law():
-    assert (
-        compare.same_law(torch.tensor([[100, 0], [99, 1]]), torch.tensor([[100, 0], [98, 2]])) == 1
-    )
+    one, other = torch.tensor([[100, 0], [99, 1]]), torch.tensor([[100, 0], [98, 2]])
+    assert compare.same_law(one, other) == 1
 
 
 # --- the plain ways ------------------------------------------------------------------------------

@@ -267,6 +267,30 @@ def test_rows_are_ended_within_the_memory_that_they_were_begun_with(place, monke
     assert read_rows(path).head["provenance"] == {"memory": 5_000_000}
 
 
+@every_measure
+def test_rows_are_ended_with_the_threads_that_they_were_begun_with(place, monkeypatch, what):
+    """Sums are rounded otherwise in another number of threads."""
+    monkeypatch.setattr(measure, "provenance", lambda _: {"threads": torch.get_num_threads()})
+    name, held, before = EVALUATIONS[what], [], torch.get_num_threads()
+    real = getattr(measure, name)
+
+    def recording(*words, **options):
+        held.append(torch.get_num_threads())
+        return real(*words, **options)
+
+    monkeypatch.setattr(measure, name, recording)
+    try:
+        torch.set_num_threads(2)
+        MEASURES[what](place, UNIT)
+        torch.set_num_threads(1)
+        path = MEASURES[what](place)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert held == [2] * 3
+    assert read_rows(path).head["provenance"] == {"threads": 2}
+
+
 @pytest.mark.parametrize("told", [{}, {"memory": "much"}, {"memory": 0}])
 def test_a_head_without_a_budget_gets_one(place, monkeypatch, told):
     monkeypatch.setenv("RVLIB_MEMORY", "0.003")
