@@ -107,12 +107,19 @@ def grid_noise(shape: tuple[int, ...], sigma: float, generator: torch.Generator)
     check_sigma(sigma)
     device = generator.device
     uniform = torch.empty(shape, dtype=torch.int64, device=device).random_(generator=generator)
-    thresholds, guide = (table.to(device) for table in _tables(float(sigma)))
+    thresholds, guide = _tables_on(device, float(sigma))
     k = guide.take(uniform >> (BITS - GUIDE_BITS))
     # A few cells in a hundred hold a threshold: there all bits decide.
     where = (k == UNSURE).nonzero(as_tuple=True)
     k[where] = torch.bucketize(uniform[where], thresholds, right=True, out_int32=True)
     return (k - len(thresholds) // 2).float()
+
+
+@functools.lru_cache(maxsize=16)
+def _tables_on(device: torch.device, sigma: float) -> tuple[Tensor, Tensor]:
+    """Put the tables on a device once, not at every draw."""
+    thresholds, guide = _tables(sigma)
+    return thresholds.to(device), guide.to(device)
 
 
 @functools.lru_cache(maxsize=16)

@@ -8,10 +8,11 @@ import torch
 def stream(device: torch.device | str, *address: int | str) -> torch.Generator:
     """Open the random stream of an address.
 
-    The same address always gives the same stream on the same kind of device.  Those of different
-    addresses have seeds from 63 bits of a SHA-256, of which torch's generator on a CPU uses 32:
-    among m streams about m^2 / 2^33 pairs are alike.  None are among those that one seed's shared
-    votes come from, selection and 100,000 votes of each kind (tested for the first hundred seeds).
+    The same address always gives the same stream on the same kind of device; GPUs of another model
+    may share out large draws otherwise.  Streams of different addresses have seeds from 63 bits of
+    a SHA-256, of which torch's generator on a CPU uses 32: among m streams about m^2 / 2^33 pairs
+    are alike.  None are among those that one seed's shared votes come from, selection and 100,000
+    votes of each kind (tested for the first hundred seeds).
 
     Parameters
     ----------

@@ -62,14 +62,43 @@ def check_belonging(run: Run) -> None:
         }
         _compare(path, found, wanted)
         # One function and one kind of noise for all: those of the first file.
-        function = {
-            "arithmetic": found.get("arithmetic", "float32"),
-            "device": found.get("device", "cpu"),
-        }
+        function = _function(found)
         computed = computed or function
         _compare(path, function, computed)
         _check_votes(path, rows)
         _check_labels(path, rows, labels.setdefault(split, []))
+
+
+def rows_function(run: Run) -> dict[str, Any]:
+    """Say what the rows of a run were computed in and put through a network together.
+
+    Parameters
+    ----------
+    run : Run
+        The run; its rows belong together (``check_belonging``).
+
+    Returns
+    -------
+    dict
+        ``arithmetic`` and kind of ``device``, of all; ``attacked`` and ``voted``, images a unit.
+    """
+    units: dict[str, int] = {}
+    function: dict[str, Any] = {}
+    for measured in measurements(run):
+        path = rows_path(run.place.rows, *measured)
+        if path.exists():
+            found = read_rows(path, 0).head["identity"]
+            function = _function(found)
+            units["voted" if measured.defence in NOISE else "attacked"] = found.get("unit", 0)
+    return function | units
+
+
+def _function(identity: dict[str, Any]) -> dict[str, Any]:
+    """Say which function of the weights rows are of; they tell only what is not usual."""
+    return {
+        "arithmetic": identity.get("arithmetic", "float32"),
+        "device": identity.get("device", "cpu"),
+    }
 
 
 def row_commits(run: Run) -> dict[str, int]:

@@ -22,7 +22,7 @@ from rvlib.recipes import (
     gaussian_name,
     smoothed_name,
 )
-from rvlib.report.belonging import check_belonging, row_commits
+from rvlib.report.belonging import check_belonging, row_commits, rows_function
 from rvlib.report.curves import (
     certified_table,
     draw_figure1,
@@ -158,6 +158,7 @@ def facts(run: Run) -> dict[str, Any]:
         "defences": list(DEFENCES),
         "attacks": {name: ATTACKS[name].record() for name in profile.attacks},
         "rows_from": row_commits(run),
+        "rows_function": rows_function(run),
         "vote_attack": {"draws": SMOOTHED_DRAWS, "steps": SMOOTHED_STEPS},
         "data": CIFAR10_DIGEST,
         "weights": records,

@@ -15,5 +15,6 @@ def head_of(profile, path, weights=None, **more):
         "data": CIFAR10_DIGEST,
         "split": split,
         "seed": 0,
+        "unit": 4,
     }
     return "# " + json.dumps({"identity": told | more, "provenance": {"commit": "abc"}})

@@ -220,6 +220,7 @@ def test_facts_of_a_run(run, monkeypatch):
         "seeds": {"standard": 2},
         "defences": ["standard", "gaussian-0.25", "pgd-pixel-l2-at", "pgd-linf-at", "mixed-at"],
         "vote_attack": {"draws": 16, "steps": 20},
+        "rows_function": {"arithmetic": "float32", "device": "cpu", "attacked": 4, "voted": 4},
         "rows_from": {"abc": len({rows_path(rows, *place) for place in measurements(run)})},
         "data": CIFAR10_DIGEST,
         "device": "cpu",

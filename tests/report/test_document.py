@@ -68,6 +68,7 @@ RUN = {
     },
     "vote_attack": {"draws": 16, "steps": 20},
     "rows_from": {"61669a24b278": 3, "0000000abcde": 1},
+    "rows_function": {"arithmetic": "float32", "device": "cpu", "attacked": 256, "voted": 64},
     "data": "82e0267fb55400d7",
     "weights": {
         "standard seed 0": {
