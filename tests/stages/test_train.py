@@ -1,9 +1,11 @@
 """rvlib.stages.train: two epochs on a few random images, finished, killed, gone on with."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -368,6 +370,7 @@ def test_trainings_side_by_side_end_with_the_process_that_was_killed(tmp_path):
     parent = subprocess.Popen(
         [sys.executable, script, tmp_path],
         env=os.environ | {"PYTHONPATH": found},
+        start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,  # its helper says what the killed one left
     )
@@ -379,10 +382,13 @@ def test_trainings_side_by_side_end_with_the_process_that_was_killed(tmp_path):
         for path in weights:
             with pytest.raises(BusyError):
                 OnlyWriter(path)
-    finally:
         parent.kill()  # it alone: what it started is on its own
         parent.wait()
-    wait_until(lambda: all(is_free(path) for path in weights), 10)
+        wait_until(lambda: all(is_free(path) for path in weights), 10)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)  # should they live on after all
+        parent.wait()
 
 
 def beside(path):
