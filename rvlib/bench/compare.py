@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,17 @@ Way = Callable[[], Tensor]
 """Does the job; returns one answer an image, by which ways are compared, or votes (B, K)."""
 
 OURS = "rvlib"
+
+
+class Once(NamedTuple):
+    """What a way found when it did its job once, and in how many seconds."""
+
+    found: Tensor
+    seconds: float
+
+
+Do = Callable[["Job", str], Once]
+"""Does a way of a job, by its name, once."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,27 @@ class Job:
     note: str = ""
 
 
-def compare(job: Job, repetitions: int, device: torch.device) -> dict[str, Any]:
+def once(way: Way, device: torch.device) -> Once:
+    """Do a job once and time it.
+
+    Parameters
+    ----------
+    way : Way
+        The way to do it.
+    device : torch.device
+        Where it runs: a GPU is waited for.
+
+    Returns
+    -------
+    Once
+        What it found, on the CPU, and how long it took.
+    """
+    found: list[Tensor] = []
+    seconds = seconds_of(lambda: found.append(way()), device)
+    return Once(found[0].cpu(), seconds)
+
+
+def compare(job: Job, repetitions: int, do: Do) -> dict[str, Any]:
     """Time the ways of a job in turn, after one round to warm up; each round begins with another.
 
     Parameters
@@ -51,8 +82,8 @@ def compare(job: Job, repetitions: int, device: torch.device) -> dict[str, Any]:
         The job.
     repetitions : int
         Rounds; in each every way runs once.
-    device : torch.device
-        Where it runs: a GPU is waited for.
+    do : callable
+        Does a way once, here (``once``) or in a process of its own (``rvlib.bench.apart``).
 
     Returns
     -------
@@ -61,14 +92,14 @@ def compare(job: Job, repetitions: int, device: torch.device) -> dict[str, Any]:
         images with our answer), for votes also ``same_law``; ``fastest`` other way; ``ratio`` of
         its time to ours by round, ``median, low, high``.
     """
-    found = {name: way() for name, way in job.ways.items()}
+    found = {name: do(job, name).found for name in job.ways}
     answers = {name: given.argmax(1) if given.ndim == 2 else given for name, given in found.items()}
     seconds: dict[str, list[float]] = {name: [] for name in job.ways}
     names = list(job.ways)
     for turn in range(repetitions):
         first = turn % len(names)  # whoever comes first finds the memory that the last one left
         for name in names[first:] + names[:first]:
-            seconds[name].append(seconds_of(job.ways[name], device))
+            seconds[name].append(do(job, name).seconds)
     ours = answers[OURS]
     others = [name for name in job.ways if name != OURS]
     fastest = min(others, key=lambda name: statistics.median(seconds[name]))

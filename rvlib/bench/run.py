@@ -3,11 +3,14 @@
 import json
 import platform
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rvlib.bench.compare import compare
+from rvlib.bench.apart import apart
+from rvlib.bench.compare import Do, compare
 from rvlib.bench.jobs import jobs
 from rvlib.bench.plan import SIZES
 from rvlib.bench.table import NOT_MEASURED, markdown_tables
@@ -21,7 +24,7 @@ END = "<!-- /bench -->"
 PEERS = ("torchattacks", "foolbox", "adversarial-robustness-toolbox")
 
 
-def bench(run: Run) -> Path:
+def bench(run: Run, lend: Callable[[Run], AbstractContextManager[Do]] = apart) -> Path:
     """Time every job beside the peers that are installed; print and write the tables.
 
     The record is written after each job: what was measured before an interruption is kept.
@@ -30,6 +33,8 @@ def bench(run: Run) -> Path:
     ----------
     run : Run
         Whose networks, images, device and folder to use.
+    lend : callable, default=``rvlib.bench.apart.apart``
+        Makes of the run a context that lends what does a way once.
 
     Returns
     -------
@@ -51,14 +56,15 @@ def bench(run: Run) -> Path:
         "jobs": [],
         "wholes": [],
     }
-    for job in jobs(run):
-        if len(job.ways) < 2:
-            run.log(f"{job.name}: left out, as no peer is installed (make bench installs them)")
-            continue
-        r = compare(job, REPETITIONS, device)
-        record["jobs"].append(r)
-        _write(path, record)
-        run.log(f"{r['job']}: {r['median']} times faster than {r['fastest']}")
+    with lend(run) as do:
+        for job in jobs(run):
+            if len(job.ways) < 2:
+                run.log(f"{job.name}: left out, as no peer is installed (make bench installs them)")
+                continue
+            r = compare(job, REPETITIONS, do)
+            record["jobs"].append(r)
+            _write(path, record)
+            run.log(f"{r['job']}: {r['median']} times faster than {r['fastest']}")
     for whole in wholes(run):
         before = record["wholes"]
         for r in measure_whole(whole, device):

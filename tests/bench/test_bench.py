@@ -1,8 +1,11 @@
 """rvlib.bench: ways of one job are timed in turn, compared image by image, and written down."""
 
+import contextlib
 import copy
 import dataclasses
 import json
+import multiprocessing
+import os
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torch import nn
 
 from rvlib.attacks import pgd
 from rvlib.bench import bench, compare, jobs, networks, peers, plan, publish_bench, run, whole
+from rvlib.bench.apart import apart
 from rvlib.bench.compare import Job
 from rvlib.bench.compare import compare as compare_job
 from rvlib.bench.table import markdown_tables
@@ -22,8 +26,19 @@ from rvlib.stages import train as stages_train
 from rvlib.stages.measure import Place
 from rvlib.stages.run import Run
 from rvlib.threat_models import L2, Linf
+from tests.bench.toys import toy_jobs
 
 CPU = torch.device("cpu")
+
+
+def here(job, way):
+    """Do a way of a job in this process."""
+    return compare.once(job.ways[way], CPU)
+
+
+@contextlib.contextmanager
+def lend_here(run):
+    yield here
 
 
 def job(clock, seconds, answers):
@@ -60,7 +75,7 @@ def test_ratios_are_those_of_each_round_and_the_warm_up_is_not_counted(clock):
     seconds = {"rvlib": [50, 1, 2, 1], "slow": [9, 8, 8, 8], "fast": [7, 3, 4, 5]}  # by call
     answers = {"rvlib": [1, 0, 1, 1], "slow": [1, 0, 1, 1], "fast": [1, 1, 1, 1]}
     toy, calls = job(clock, seconds, answers)
-    found = compare_job(toy, 3, CPU)
+    found = compare_job(toy, 3, here)
     order = ["rvlib", "slow", "fast"]
     # After the warm-up in turn, beginning with another one each round.
     assert calls == order + order + order[1:] + order[:1] + order[2:] + order[:2]
@@ -73,7 +88,7 @@ def test_ratios_are_those_of_each_round_and_the_warm_up_is_not_counted(clock):
 def test_the_table_is_beside_the_fastest_and_says_what_was_not_measured(clock):
     seconds = {"rvlib": [1], "a": [4], "b": [0.03]}
     toy, _ = job(clock, seconds, {name: [1, 0] for name in seconds})
-    table = markdown_tables({"jobs": [compare_job(toy, 2, CPU)], "wholes": []}, "cpu")
+    table = markdown_tables({"jobs": [compare_job(toy, 2, here)], "wholes": []}, "cpu")
     lines = table.splitlines()[2:]
     (line,) = [line for line in lines if "not measured" not in line]
     assert line == (
@@ -227,7 +242,7 @@ def small(monkeypatch, pictures, tmp_path):
 
 def test_every_job_is_measured_and_written(small, capsys):
     found, lines = small
-    path = bench(found)
+    path = bench(found, lend_here)
     record = json.loads(path.read_text())
     assert path.name == "cpu.json"
     assert record["repetitions"] == 2
@@ -320,7 +335,7 @@ def test_what_was_measured_before_an_interruption_is_kept(small, monkeypatch):
 
     monkeypatch.setattr(run, "jobs", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        bench(found)
+        bench(found, lend_here)
     record = json.loads((found.out / "bench" / "cpu.json").read_text())
     assert len(record["jobs"]) == 1
     assert "not measured" in (found.out / "bench" / "cpu.md").read_text()
@@ -352,6 +367,23 @@ def test_the_resnet_is_trained_once(small, monkeypatch):
     assert len(lines) == 1
 
 
+@pytest.mark.slow
+def test_each_way_has_a_process_of_its_own():
+    first, second, third = toy_jobs(None)
+    with apart(Run.open("smoke", "cpu"), toy_jobs) as do:
+        ours, theirs = (do(first, way).found.tolist() for way in first.ways)
+        assert len({os.getpid(), ours[0], theirs[0]}) == 3
+        assert do(first, "rvlib").found.tolist() == [ours[0], 2]
+        assert do(second, "rvlib").found.tolist() == [ours[0], 3]
+        assert do(second, "rvlib").seconds > 0
+        with pytest.raises(ValueError, match="it cannot be done"):
+            do(third, "rvlib")
+        children = multiprocessing.active_children()
+    for child in children:
+        child.join(20)
+        assert not child.is_alive()
+
+
 # --- into the report -----------------------------------------------------------------------------
 
 README = (
@@ -365,7 +397,7 @@ def test_the_table_goes_where_the_readme_wants_it(small, tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     (root / "README.md").write_text(README)
-    measured = bench(found)
+    measured = bench(found, lend_here)
     path = publish_bench(found, root)
     assert path.read_bytes() == measured.read_bytes()
     again = publish_bench(found, root)
@@ -389,7 +421,7 @@ def test_what_was_not_measured_is_not_published(small, tmp_path):
 def test_a_readme_without_a_place_is_left_alone(small, tmp_path):
     found, _ = small
     (tmp_path / "README.md").write_text("no place")
-    bench(found)
+    bench(found, lend_here)
     with pytest.raises(ValueError, match="no place for the table"):
         publish_bench(found, tmp_path)
     assert (tmp_path / "README.md").read_text() == "no place"
@@ -399,7 +431,7 @@ def test_a_readme_without_a_place_is_left_alone(small, tmp_path):
 def test_without_a_peer_it_says_how_to_get_one_and_does_the_rest(small, monkeypatch):
     found, lines = small
     monkeypatch.setattr(jobs, "peer_attacks", lambda threat, steps, step_size: {})
-    record = json.loads(bench(found).read_text())
+    record = json.loads(bench(found, lend_here).read_text())
     theirs = [name for name in plan.GOALS if name.startswith(("PGD", "robust", "eight"))]
     assert [result["job"] for result in record["jobs"]] == [
         name for name in plan.GOALS if name not in theirs
