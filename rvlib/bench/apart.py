@@ -11,6 +11,8 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
+import torch
+
 from rvlib.bench.compare import Job, Once, once
 from rvlib.bench.jobs import jobs
 from rvlib.stages.run import Run
@@ -55,16 +57,15 @@ class Apart:
         if way not in self._pipes:
             self._pipes[way], theirs = multiprocessing.Pipe()
             spawn = multiprocessing.get_context("spawn")
-            spawn.Process(
-                target=_work, args=(theirs, self._run, self._make, way), daemon=True
-            ).start()
+            words = theirs, self._run, self._make, way
+            spawn.Process(target=_work, args=words, daemon=True).start()
             theirs.close()
         self._pipes[way].send(job.name)
         answer: Any = self._pipes[way].recv()
         if isinstance(answer, Exception):
             raise answer
-        found: Once = answer
-        return found
+        found, seconds = answer
+        return Once(torch.from_numpy(found), seconds)
 
     def close(self) -> None:
         """Let the processes end."""
@@ -100,7 +101,8 @@ def _work(pipe: Connection, run: Run, make: Callable[[Run], Iterable[Job]], way:
         asked = pipe.recv()
         for job in make(run):
             while asked == job.name:
-                pipe.send(once(job.ways[way], run.place.device))
+                found, seconds = once(job.ways[way], run.place.device)
+                pipe.send((found.numpy(), seconds))
                 asked = pipe.recv()
     except EOFError:
         return
