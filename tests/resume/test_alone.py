@@ -37,8 +37,6 @@ def fill(file, until=COUNT):
 PROGRAM = f"""
 import sys, time
 from pathlib import Path
-from rvlib.models import save_weights
-from rvlib.recipes import find_recipe
 from rvlib.rows import RowFile, RowsError
 from rvlib.files import OnlyWriter, write_whole
 path, what = Path(sys.argv[1]), sys.argv[2]
