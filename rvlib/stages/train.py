@@ -157,17 +157,12 @@ def _train(
         monitor=_monitor(recipe, load_cifar10("heldout")),
         select=recipe.select,
         checkpoint=checkpoint,
-        identity=identity(recipe, seed),
+        identity={"recipe": recipe.record(), "seed": seed},
         device=device,
         log=lambda line: log(f"{recipe.name} seed {seed}  {line}"),
     )
     seconds = round(time.monotonic() - started, 1)
     save_weights(model, path, _record(recipe, seed, result, device, seconds))
-
-
-def identity(recipe: Recipe, seed: int) -> dict[str, Any]:
-    """Say what the checkpoint of a training belongs to."""
-    return {"recipe": recipe.record(), "seed": seed}
 
 
 def _monitor(recipe: Recipe, heldout: Split) -> Monitor:
