@@ -1,165 +1,116 @@
-"""Numbers and callables that a function can use: one line says what to give instead of others."""
+"""The mistakes that people make, each caught once, where a public function is entered."""
 
-import inspect
-import math
-import textwrap
-from numbers import Integral, Real
+import warnings
 
-LARGEST_SIGMA = 10
-"""No noise in pixel units of [0, 1] is larger; one in units of 0..255 nearly always is."""
+import torch
+from torch import Tensor, nn
 
+from rvlib.inference import eval_mode
+from rvlib.threat_models import ThreatModel
 
-def shown(value: object) -> str:
-    """Write a value within one line, the end of a long one left out.
-
-    Parameters
-    ----------
-    value : object
-        What a message is about.
-
-    Returns
-    -------
-    str
-        Its ``repr`` as far as it fits.
-
-    Examples
-    --------
-    >>> shown([[1, 2]])
-    '[[1, 2]]'
-    """
-    return textwrap.shorten(repr(value), 80, placeholder=" ...")
+ROUNDING = 1e-6
+"""How far a pixel may lie outside [0, 1]: float32 rounding, no more."""
 
 
-def first_line(error: Exception) -> str:
-    """Say an error's reason in one line; its kind where it gives none.
-
-    Parameters
-    ----------
-    error : Exception
-        What was raised.
-
-    Returns
-    -------
-    str
-        The first line of its message.
-
-    Examples
-    --------
-    >>> first_line(NotImplementedError())
-    'NotImplementedError'
-    """
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def check_callable(name: str, value: object, example: str, remedy: str) -> None:
-    """Refuse what cannot be called with network, images, labels and generator.
-
-    Parameters
-    ----------
-    name : str
-        What the caller calls it.
-    value : object
-        The thing to check: an attack, an objective.
-    example : str
-        What to give instead of what is no callable.
-    remedy : str
-        What to do about a callable of other arguments.
-
-    Raises
-    ------
-    TypeError
-        If it is no callable, or one of other arguments.
-    """
-    if not callable(value):
-        kind = type(value).__name__
-        raise TypeError(f"{name}={shown(value)} is {kind}, not a callable: give {example}")
-    try:
-        inspect.signature(value).bind(None, None, None, None)
-    except TypeError:
-        raise TypeError(
-            f"{name} cannot be called with (model, x, y, generator): {remedy}"
-        ) from None
-    except ValueError:
-        return  # written in C: it does not say what it takes
-
-
-def check_whole(name: str, value: object, least: int = 1) -> None:
-    """Refuse what is no whole number, and what is too small.
-
-    Parameters
-    ----------
-    name : str
-        What the caller calls it.
-    value : object
-        The number; True and False are none.
-    least : int, default=1
-        The smallest that makes sense.
-
-    Raises
-    ------
-    TypeError
-        If it is no whole number; 2.0 is none either.
-    ValueError
-        If it is below `least`.
-
-    Examples
-    --------
-    >>> check_whole("restarts", 1.5)
-    Traceback (most recent call last):
-    TypeError: restarts=1.5 is float: give a whole number >= 1
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        kind = type(value).__name__
-        raise TypeError(f"{name}={shown(value)} is {kind}: give a whole number >= {least}")
-    if value < least:
-        raise ValueError(f"{name}={value} must be a whole number >= {least}")
-
-
-def check_number(name: str, value: object, example: str) -> None:
-    """Refuse what is no real number: text, a tensor, True.
-
-    Parameters
-    ----------
-    name : str
-        What the caller calls it.
-    value : object
-        The number.
-    example : str
-        What to write instead.
-
-    Raises
-    ------
-    TypeError
-        If it is no number.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        kind = type(value).__name__
-        raise TypeError(f"{name}={shown(value)} is {kind}, not a number: write {example}")
-
-
-def check_sigma(sigma: float) -> None:
-    """Refuse a noise level that is not positive, not finite or in units of 0..255.
-
-    Parameters
-    ----------
-    sigma : float
-        Standard deviation in pixel units of [0, 1].
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is no number, or none that noise can have.
-
-    Examples
-    --------
-    >>> check_sigma(64)
-    Traceback (most recent call last):
-    ValueError: sigma=64 looks like 0..255 units; write 64/255
-    """
-    check_number("sigma", sigma, "sigma=0.25")
-    if not 0 < sigma < math.inf:
+def check_images(x: Tensor) -> None:
+    """Refuse anything but a batch of pixels in [0, 1]."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"images are {type(x).__name__}, not a tensor: use torch.as_tensor")
+    if x.dim() == 3:
+        raise ValueError(f"images have shape {tuple(x.shape)}: add the batch dimension, x[None]")
+    if x.dim() != 4 or x.numel() == 0:
+        raise ValueError(f"images have shape {tuple(x.shape)}, not (B, C, H, W) without zeros")
+    if not x.is_floating_point():
+        raise TypeError(f"images are {x.dtype}, not float in [0, 1]: use rvlib.to_float")
+    low, high = torch.stack(x.detach().aminmax()).tolist()
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN fails this, too
         raise ValueError(
-            f"sigma={sigma} must be positive and finite, in pixel units of [0, 1]: 0.25, say"
+            f"images lie in [{low:.3g}, {high:.3g}], not in [0, 1]: divide by 255; normalisation "
+            "belongs into the network, nn.Sequential(rvlib.Normalize(mean, std), network)"
         )
-    if sigma > LARGEST_SIGMA:
-        raise ValueError(f"sigma={sigma} looks like 0..255 units; write {sigma}/255")
+
+
+def check_labels(y: Tensor, x: Tensor) -> int:
+    """Refuse anything but one class index an image; return the largest."""
+    if not isinstance(y, Tensor) or y.dtype != torch.int64:
+        kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(f"labels are {kind}, not an int64 tensor: use torch.as_tensor(y).long()")
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"labels have shape {tuple(y.shape)} for {len(x)} images: one an image")
+    if y.device != x.device:
+        raise ValueError(f"labels are on {y.device}, images on {x.device}: use y.to(x.device)")
+    low, high = torch.stack(y.aminmax()).tolist()
+    if low < 0:
+        raise ValueError(f"label {low} is negative: classes are 0, ..., K-1")
+    return int(high)
+
+
+def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> None:
+    """Show the network one image; refuse what is no network for these images and labels.
+
+    An error of the network's own code passes through untouched.
+    """
+    if not isinstance(model, nn.Module):
+        kind = model.__name__ if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"the network is {kind}, not an instance of torch.nn.Module")
+    try:
+        with eval_mode(model), torch.no_grad():
+            logits = model(x[:1].clone())
+    except RuntimeError as error:
+        if (hint := _mismatch(model, x)) is not None:
+            raise ValueError(hint) from error
+        raise
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the network returned {shape} for one image: return logits (B, K)")
+    if logits.shape[1] < 2:
+        raise ValueError("the network has a single logit z: return torch.cat((zeros, z), 1)")
+    if largest_label >= logits.shape[1]:
+        raise ValueError(
+            f"label {largest_label} is no class of this network: its {logits.shape[1]} classes are "
+            f"0, ..., {logits.shape[1] - 1}"
+        )
+    low, total = torch.stack((logits.amin(), logits.sum())).tolist()
+    if total != total:
+        raise ValueError("the network gave NaN: its training diverged, or its numbers overflow")
+    if low >= 0 and abs(total - 1) < 1e-4:
+        warnings.warn("the network seems to return probabilities: return logits", stacklevel=4)
+
+
+def _mismatch(model: nn.Module, x: Tensor) -> str | None:
+    """Name the device, precision or layout that does not fit, None if all do."""
+    weights = [p for p in model.parameters() if p.is_floating_point()]
+    if weights and x.device not in {p.device for p in weights}:
+        return f"the network is on {weights[0].device}, images on {x.device}: use .to(device)"
+    if weights and x.dtype not in {p.dtype for p in weights}:
+        return f"the network computes in {weights[0].dtype}, images are {x.dtype}: use x.to(dtype)"
+    if x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
+        return f"images have shape {tuple(x.shape)}: channels come first, x.permute(0, 3, 1, 2)"
+    return None
+
+
+def check_threat(threat: ThreatModel, x: Tensor) -> None:
+    """Refuse a bare number for a ball; warn of a Euclidean radius in 0..255 units."""
+    if not hasattr(threat, "project"):
+        raise TypeError(f"threat={threat!r} is no ball: write rvlib.Linf({threat!r}), say")
+    if isinstance(threat.eps, Tensor):
+        if threat.eps.shape != x.shape[:1]:
+            raise ValueError(f"eps has shape {tuple(threat.eps.shape)} for {len(x)} images")
+    elif threat.name.startswith("l2 ") and threat.eps > 0.1 * x[0].numel() ** 0.5:
+        warnings.warn(
+            f"L2({threat.eps:g}) is more than a tenth of the image's diagonal: forgotten /255?",
+            stacklevel=4,
+        )
+
+
+def check_attack(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> None:
+    """Check the first four arguments of every attack."""
+    check_images(x)
+    check_threat(threat, x)
+    check_network(model, x, check_labels(y, x))
+
+
+def check_name(kind: str, name: str, known: object) -> None:
+    """Refuse a name that is not registered."""
+    if name not in known:  # type: ignore[operator]
+        raise ValueError(f"unknown {kind} {name!r}: choose from {', '.join(known)}")  # type: ignore[call-overload]

@@ -1,10 +1,8 @@
-"""Where to compute, and what to say about it in a record."""
+"""Where to compute, and what a record says about it."""
 
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +10,6 @@ from typing import Any
 import torch
 
 import rvlib
-from rvlib.checks import first_line
-from rvlib.memory import budget
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -21,147 +17,66 @@ def pick_device(name: str | None = None) -> torch.device:
 
     Parameters
     ----------
-    name : str, default=None
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None or ``"auto"`` chooses.
+    name : str, optional
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
 
     Returns
     -------
     torch.device
-        A device that can be used.
 
     Raises
     ------
     ValueError
-        If the named device is not one that torch can use here.
-
-    Examples
-    --------
-    >>> pick_device("cpu")
-    device(type='cpu')
+        If the device cannot be used here.
     """
-    if name in (None, "auto", ""):
+    if not name or name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # the device "meta" has tensors, but no numbers
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise ValueError(f"device {name!r} cannot be used here: {first_line(error)}") from None
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"device {name!r} cannot be used here: {reason}") from None
     return device
 
 
-def device_name(device: torch.device) -> str:
-    """Name the hardware.
-
-    Parameters
-    ----------
-    device : torch.device
-        What is computed on.
-
-    Returns
-    -------
-    str
-        The GPU's model, or the CPU's with the number of threads used.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{_cpu_model()}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
 def arithmetic(device: torch.device) -> str:
-    """Say what a network's convolutions and products of ``float32`` are really computed in.
-
-    Parameters
-    ----------
-    device : torch.device
-        What is computed on.
+    """Name the type that a network's float32 convolutions and products are computed in.
 
     Returns
     -------
     str
-        ``"float32"``; ``"tf32"`` on a GPU where PyTorch may round their factors to 10 bits after
-        the point, as it may by default; ``"bf16"`` or ``"tf32"`` on a CPU that was told to round
-        them; the type of ``torch.autocast`` inside of one.  A network is then another function,
-        and so is what its votes certify.
+        ``"float32"``, or ``"tf32"``, ``"bf16"``, or the type of an active autocast.
     """
     if torch.is_autocast_enabled(device.type):
         return str(torch.get_autocast_dtype(device.type)).removeprefix("torch.")
+    backends: Any = torch.backends  # the precision settings are not in PyTorch's type stubs
     if device.type == "cuda":
-        rounds = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
-        return "tf32" if rounds else "float32"
-    return _onednn_rounds_to() or "float32"
-
-
-def _onednn_rounds_to() -> str | None:
-    """Say what a CPU's library of convolutions and products was told to round ``float32`` to."""
-    libraries: Any = torch.backends
-    onednn, everything = libraries.mkldnn, libraries.fp32_precision
-    for kind in (onednn.conv, onednn.matmul):
-        # What is not said of a kind is said of the library, or of all libraries.
-        said = (kind.fp32_precision, onednn.fp32_precision, everything)
+        places = [
+            (backends.cudnn.conv, backends.cudnn, backends),
+            (backends.cuda.matmul, backends.cuda, backends),
+        ]
+    else:
+        places = [
+            (kind, backends.mkldnn, backends)
+            for kind in (backends.mkldnn.conv, backends.mkldnn.matmul)
+        ]
+    for settings in places:
+        # What is not set for an operation is inherited from its library, or from all of them.
+        said = [getattr(place, "fp32_precision", "none") for place in settings]
         decided = next((precision for precision in said if precision != "none"), "ieee")
         if decided != "ieee":
             return str(decided)
-    return None
-
-
-@contextmanager
-def repeatable(device: torch.device, threads: int | None = None) -> Iterator[None]:
-    """Compute so that the same work, done again on the same machine, gives the same bits.
-
-    How many threads share a sum, and which algorithm a GPU's library picks, decide in which order
-    it is added up and so how it is rounded.
-
-    Parameters
-    ----------
-    device : torch.device
-        What is computed on.
-    threads : int, default=None
-        On a CPU, how many threads compute inside; as many as before by default.
-
-    Yields
-    ------
-    None
-        On a CPU the threads are held; on a GPU cuDNN may only use algorithms that repeat.
-    """
-    before = torch.get_num_threads()
-    fixed, tried = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    try:
-        if device.type == "cuda":
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        elif threads is not None and threads != before:
-            torch.set_num_threads(threads)
-        yield
-    finally:
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = fixed, tried
-        if torch.get_num_threads() != before:
-            torch.set_num_threads(before)
+    return "float32"
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Say which code, on what, when: part of every record.
-
-    Parameters
-    ----------
-    device : torch.device
-        What was computed on.
+    """Which code, on what, when: part of every record.
 
     Returns
     -------
     dict
-        ``rvlib, commit, torch, python, device, threads, arithmetic, memory, date``; the commit ends
-        in ``+`` where the package had uncommitted changes, and is ``"unknown"`` outside a checkout;
-        `threads` are those of the CPU; `memory` is the budget in bytes that batch sizes follow from
-        (``rvlib.memory``).
+        Versions, the commit of rvlib's own checkout, device, threads, arithmetic, date.
     """
     return {
         "rvlib": rvlib.__version__,
@@ -171,22 +86,40 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "arithmetic": arithmetic(device),
-        "memory": budget(device),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
+def device_name(device: torch.device) -> str:
+    """Name of the hardware: the GPU's, or the processor's with the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{_cpu_model()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
 def _commit() -> str:
-    package = Path(__file__).parent
+    """Commit of this package's own checkout, not of a project that it is installed into."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return "unknown"
 
     def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words], cwd=package, capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     try:
-        commit = git("rev-parse", "--short=12", "HEAD")
-        return commit + ("+" if git("status", "--porcelain", "--", ".") else "")
+        changed = git("status", "--porcelain", "--", "rvlib")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

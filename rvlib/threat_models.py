@@ -1,21 +1,18 @@
-r"""What may the adversary do?  Three balls of perturbations, each a radius and five verbs.
+r"""What may the adversary do?  Three balls of perturbations, each a radius and four verbs.
 
-Every ball :math:`\mathcal{S} = \{\delta : \|\delta\| \le \epsilon\}` lives in pixel units of
-[0, 1].  A new norm is one more frozen dataclass; no attack changes.
+A ball is :math:`\mathcal{S} = \{\delta : \|\delta\| \le \epsilon\}` in pixel units of [0, 1].
+A new norm is one more frozen dataclass; no attack changes.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from rvlib.checks import check_number
-from rvlib.types import Images
-
-TINY = 1e-12
-"""Guard against division by zero where a direction or a perturbation vanishes."""
+Radius = float | Tensor
+"""One radius, or one an image: a tensor of shape (B,)."""
 
 
 class ThreatModel(Protocol):
@@ -25,12 +22,15 @@ class ThreatModel(Protocol):
     """
 
     @property
-    def eps(self) -> float:
-        """Radius in pixel units of [0, 1]."""
+    def eps(self) -> Radius:
+        """Radius in pixel units of [0, 1], a float or one value an image (B,)."""
 
     @property
     def name(self) -> str:
-        """What rows and tables call it."""
+        """Norm and radius, as tables print them."""
+
+    def at(self, index: Any) -> Self:
+        """Return the ball for some of the images only: itself unless `eps` is one an image."""
 
     def norm(self, delta: Tensor) -> Tensor:
         """Length of each image's perturbation, shape (B,)."""
@@ -41,30 +41,78 @@ class ThreatModel(Protocol):
     def steepest(self, grad: Tensor) -> Tensor:
         """Direction of length one that raises a loss with this gradient most."""
 
-    def sample(self, x: Images, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Uniform perturbation from the ball, shaped like `x`."""
 
 
-def _check_eps(eps: float, largest: float) -> None:
-    check_number("eps", eps, "eps=8/255")
-    if not 0 <= eps < math.inf:
-        raise ValueError(f"eps={eps} is not a radius: write a finite number >= 0")
-    if eps > largest:
-        raise ValueError(f"eps={eps} looks like 0..255 units; write {eps}/255")
+def per_image(value: Radius) -> Radius:
+    """Shape a value an image for arithmetic with images: (B,) becomes (B, 1, 1, 1)."""
+    return value.view(-1, 1, 1, 1) if isinstance(value, Tensor) else value
 
 
-def _normal(x: Images, generator: torch.Generator | None) -> Tensor:
+def _unit(v: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """Divide vectors by their Euclidean length; a zero vector stays zero.
+
+    First by the power of two below their largest entry, which is exact: squares of small gradients
+    would underflow, and the length of a step would depend on the scale of the logits.
+    """
+    tiny = torch.finfo(v.dtype).tiny
+    v = v * v.abs().amax(dim, keepdim=True).clamp_min(tiny).log2().floor().neg().exp2()
+    return v / torch.linalg.vector_norm(v, dim=dim, keepdim=True).clamp_min(tiny)
+
+
+def _shrink(delta: Tensor, eps: Radius, dim: tuple[int, ...]) -> Tensor:
+    """Scale vectors longer than `eps` down to that length."""
+    length = torch.linalg.vector_norm(delta, dim=dim, keepdim=True)
+    return delta * (per_image(eps) / length.clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1)
+
+
+def _normal(x: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 @dataclass(frozen=True)
-class Linf:
+class _Ball:
+    """What the three balls share."""
+
+    eps: Radius
+
+    def __post_init__(self) -> None:
+        low, high = (
+            (self.eps.min().item(), self.eps.max().item())
+            if isinstance(self.eps, Tensor)
+            else (self.eps, self.eps)
+        )
+        if not (low >= 0 and math.isfinite(high)):  # NaN fails this, too
+            raise ValueError(f"eps={self.eps} is not a radius: give a finite number >= 0")
+        if high > self._largest:
+            raise ValueError(
+                f"eps={high:g} is larger than any image in [0, 1]: write {high:g}/255, perhaps"
+            )
+
+    _largest = math.inf
+    _norm = ""
+
+    @property
+    def name(self) -> str:
+        """Norm and radius, as tables print them: ``linf 0.03``."""
+        if isinstance(self.eps, Tensor):
+            return f"{self._norm} {self.eps.min():.6g} to {self.eps.max():.6g}"
+        return f"{self._norm} {self.eps:.6g}"
+
+    def at(self, index: Any) -> Self:
+        """Return the ball for some of the images only: itself unless `eps` is one an image."""
+        return replace(self, eps=self.eps[index]) if isinstance(self.eps, Tensor) else self
+
+
+@dataclass(frozen=True)
+class Linf(_Ball):
     r"""Every channel of every pixel may move by `eps`: :math:`\max_i |\delta_i| \le \epsilon`.
 
     Parameters
     ----------
-    eps : float, in [0, 1]
-        Radius in pixel units; 8/255 is the field's usual value on CIFAR-10.
+    eps : float or Tensor of shape (B,), in [0, 1]
+        Radius in pixel units; 8/255 is the usual value on CIFAR-10.  One an image if a tensor.
 
     Raises
     ------
@@ -82,16 +130,8 @@ class Linf:
     tensor([[[[ 0.1000, -0.0500]]]])
     """
 
-    eps: float
-
-    def __post_init__(self) -> None:
-        """Check the radius."""
-        _check_eps(self.eps, largest=1)
-
-    @property
-    def name(self) -> str:
-        """What rows and tables call it."""
-        return f"linf {self.eps:.6g}"
+    _largest = 1
+    _norm = "linf"
 
     def norm(self, delta: Tensor) -> Tensor:
         """Largest absolute entry of each image's perturbation, shape (B,)."""
@@ -99,31 +139,32 @@ class Linf:
 
     def project(self, delta: Tensor) -> Tensor:
         """Clamp every entry to [-eps, eps]."""
-        return delta.clamp(-self.eps, self.eps)
+        eps = per_image(self.eps)
+        return delta.clamp(-eps, eps)  # type: ignore[arg-type]
 
     def steepest(self, grad: Tensor) -> Tensor:
         """Sign of the gradient: the corner of the unit cube, value of the l1 (dual) norm."""
         return grad.sign()
 
-    def sample(self, x: Images, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Uniform on the cube: every entry independently uniform on [-eps, eps]."""
         uniform = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        return (2 * uniform - 1) * self.eps
+        return (2 * uniform - 1) * per_image(self.eps)
 
 
 @dataclass(frozen=True)
-class L2:
+class L2(_Ball):
     r"""The standard Euclidean ball over the whole image: :math:`\|\delta\|_2 \le \epsilon`.
 
     Parameters
     ----------
-    eps : float, >= 0
-        Radius in pixel units; 0.5 is the field's usual value on CIFAR-10.
+    eps : float or Tensor of shape (B,), >= 0
+        Radius in pixel units; 0.5 is the usual value on CIFAR-10.  One an image if a tensor.
 
     Raises
     ------
     ValueError
-        If `eps` is negative, not finite, or above 64, which no [0, 1] image of 3 x 32 x 32 allows.
+        If `eps` is negative or not finite.
 
     See Also
     --------
@@ -136,16 +177,7 @@ class L2:
     (tensor([5.]), tensor([[[[0.6000, 0.8000]]]]))
     """
 
-    eps: float
-
-    def __post_init__(self) -> None:
-        """Check the radius."""
-        _check_eps(self.eps, largest=64)
-
-    @property
-    def name(self) -> str:
-        """What rows and tables call it."""
-        return f"l2 {self.eps:.6g}"
+    _norm = "l2"
 
     def norm(self, delta: Tensor) -> Tensor:
         """Euclidean length of each image's perturbation, shape (B,)."""
@@ -153,23 +185,21 @@ class L2:
 
     def project(self, delta: Tensor) -> Tensor:
         """Shrink each image's perturbation to length at most eps."""
-        length = self.norm(delta)[:, None, None, None]
-        return delta * (self.eps / length.clamp_min(TINY)).clamp_max(1)
+        return _shrink(delta, self.eps, (1, 2, 3))
 
     def steepest(self, grad: Tensor) -> Tensor:
         """Gradient over its length: value of the l2 norm (its own dual)."""
-        return grad / self.norm(grad).clamp_min(TINY)[:, None, None, None]
+        return _unit(grad, (1, 2, 3))
 
-    def sample(self, x: Images, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Uniform in the ball: a uniform direction times a length r with (r/eps)^d uniform."""
         direction = self.steepest(_normal(x, generator))
         uniform = torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype)
-        length = self.eps * uniform ** (1 / x[0].numel())
-        return direction * length[:, None, None, None]
+        return direction * per_image(self.eps * uniform ** (1 / x[0].numel()))
 
 
 @dataclass(frozen=True)
-class PixelL2:
+class PixelL2(_Ball):
     r"""The colour vector of every pixel may move by `eps` in Euclidean length.
 
     .. math:: \max_{h,w} \Big( \sum_c \delta_{c,h,w}^2 \Big)^{1/2} \le \epsilon
@@ -180,8 +210,8 @@ class PixelL2:
 
     Parameters
     ----------
-    eps : float, in [0, 2]
-        Radius of each pixel's colour vector in pixel units.
+    eps : float or Tensor of shape (B,), in [0, 2]
+        Radius of each pixel's colour vector in pixel units.  One an image if a tensor.
 
     Raises
     ------
@@ -199,16 +229,8 @@ class PixelL2:
     (tensor([1.7321]), tensor([2.4495]))
     """
 
-    eps: float
-
-    def __post_init__(self) -> None:
-        """Check the radius."""
-        _check_eps(self.eps, largest=2)
-
-    @property
-    def name(self) -> str:
-        """What rows and tables call it."""
-        return f"pixel-l2 {self.eps:.6g}"
+    _largest = 2
+    _norm = "pixel-l2"
 
     def norm(self, delta: Tensor) -> Tensor:
         """Largest colour-vector length of each image's perturbation, shape (B,)."""
@@ -216,15 +238,14 @@ class PixelL2:
 
     def project(self, delta: Tensor) -> Tensor:
         """Shrink each pixel's colour vector to length at most eps."""
-        length = delta.norm(dim=1, keepdim=True)
-        return delta * (self.eps / length.clamp_min(TINY)).clamp_max(1)
+        return _shrink(delta, self.eps, (1,))
 
     def steepest(self, grad: Tensor) -> Tensor:
         """Each pixel's gradient over its length: value of the sum of those lengths (dual)."""
-        return grad / grad.norm(dim=1, keepdim=True).clamp_min(TINY)
+        return _unit(grad, (1,))
 
-    def sample(self, x: Images, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Uniform: every pixel's colour vector independently uniform in its small ball."""
         direction = self.steepest(_normal(x, generator))
         uniform = torch.rand(x[:, :1].shape, generator=generator, device=x.device, dtype=x.dtype)
-        return direction * self.eps * uniform ** (1 / x.shape[1])
+        return direction * per_image(self.eps) * uniform ** (1 / x.shape[1])

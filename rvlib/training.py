@@ -1,30 +1,27 @@
 """The only optimiser loop: any network, any objective, resumable after a kill."""
 
-import copy
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
-from rvlib.checks import check_number, check_whole
+from rvlib.checks import check_images, check_labels, check_network
 from rvlib.data import to_float
 from rvlib.device import pick_device
-from rvlib.files import write_whole
-from rvlib.frozen import answering, check_network, taking
-from rvlib.models.weights import WeightsError, fill, pack, to_device, unpack
-from rvlib.noise import stream
+from rvlib.models import WeightsError, to_device
 from rvlib.objectives import Objective
-from rvlib.objectives.base import check_objective
-from rvlib.types import check_stored
+from rvlib.results import plain
+from rvlib.smoothing.noise import stream
 
-Split = tuple[Tensor, Tensor]
-"""Images (N, 3, 32, 32) uint8 and labels (N,) int64."""
+Data = tuple[Tensor, Tensor] | DataLoader[Any]
+"""Images (N, C, H, W), bytes or floats in [0, 1], and labels (N,); or batches of both."""
 
 Monitor = Callable[[nn.Module], dict[str, float]]
 """Accuracies on held-out images, by name, measured after each epoch."""
@@ -37,12 +34,11 @@ class Fit:
     Parameters
     ----------
     history : list of dict
-        One entry an epoch: ``loss, accuracy`` (on the training images as they passed) and
-        the monitor's accuracies.
+        Mean loss and accuracy of each epoch, and what the monitor measured after it.
     best_epoch : int
-        The epoch that the monitor's chosen figure was highest in.
+        Index of the epoch with the highest monitored accuracy; the last one without a monitor.
     best_state : dict
-        That epoch's weights.
+        Its weights, on the CPU; empty without a monitor.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -53,224 +49,310 @@ class Fit:
 def fit(
     model: nn.Module,
     objective: Objective,
-    train: Split,
+    train: Data,
     *,
     epochs: int,
     batch_size: int = 32,
     lr: float = 0.01,
     momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    autocast: torch.dtype | None = None,
     seed: int = 0,
     monitor: Monitor | None = None,
     select: str = "natural",
     checkpoint: Path | str | None = None,
     identity: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] | None = None,
 ) -> Fit:
-    """Train a network with stochastic gradient descent.
+    r"""Train a network with stochastic gradient descent on an objective.
+
+    Each step descends :math:`J(\theta, x, y)`, the `objective`, on one batch.
 
     Parameters
     ----------
     model : nn.Module
-        The network, initialised; trained in place and moved to `device`.
+        The network; moved to `device`, trained in place, left in training mode.
     objective : Objective
-        The loss of a batch (``rvlib.objectives``).
-    train : pair of Tensor
-        Images (N, 3, 32, 32) uint8 and labels (N,) int64.
-    epochs : int, >= 1
-        Passes over the training images, each in a fresh order; the last batch may be smaller.
+        The loss of a batch: ``standard``, or what ``gaussian``, ``adversarial``, ... make.
+    train : (images, labels) or DataLoader
+        Images (N, C, H, W), uint8 or float in [0, 1], with labels (N,) int64, shuffled anew each
+        epoch; or a loader of such batches.
+    epochs : int
+        Passes over the training images.
     batch_size : int, default=32
-        Images a step.
-    lr, momentum : float, default=0.01, 0.9
-        Of SGD; constant, as in the report.
+        Images a step; a loader has its own.
+    lr, momentum, weight_decay : float, default=0.01, 0.9, 0
+        Of SGD, the default optimiser.
+    optimizer : callable, optional
+        ``optimizer(parameters)`` makes another one.
+    schedule : callable, optional
+        ``schedule(optimizer, steps)`` makes a learning-rate scheduler of PyTorch for so many steps,
+        stepped after every batch, as
+        ``lambda o, n: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=n)``.
+    augment : callable, optional
+        ``augment(x, generator)`` returns a random version of the batch, on the device.
+    autocast : torch.dtype, optional
+        Run the objective under autocast in this type, as ``torch.bfloat16``.
     seed : int, default=0
-        Of the order and of the objective's randomness; initial weights are the caller's.
-    monitor : callable, default=None
-        Measures accuracies on held-out images after each epoch.
+        Of the order of the images and of all noise.
+    monitor : callable, optional
+        ``monitor(model)`` gives held-out accuracies by name after each epoch.
     select : str, default="natural"
-        Which of the monitor's figures decides the best epoch.
-    checkpoint : Path or str, default=None
-        Rewritten after each epoch with weights, optimiser and random state; if it is there, the
-        training goes on from it and ends with the same weights as an unbroken one.
-    identity : dict, default=None
-        What the checkpoint belongs to beyond images, labels, `batch_size`, `lr`, `momentum`,
-        `seed`, `select` and the kind of device, which it always tells; another one's is refused.
+        Which of them chooses the best epoch.
+    checkpoint : Path or str, optional
+        Written after each epoch, read at the start: a killed training continues, bit for bit.
+    identity : dict, optional
+        What the checkpoint must be of, beside the arguments above.
     device : torch.device or str, default="cpu"
         Where to train.
-    log : callable, default=print
-        Takes one line an epoch.
+    log : callable, optional
+        Given one line after each epoch.
 
     Returns
     -------
     Fit
-        The history and the best epoch; `model` holds the last epoch.
+        The history, and the best epoch with its weights.
 
     Raises
     ------
     TypeError, ValueError
-        If network or objective are none, no parameter may change, the images are not stored ones,
-        the labels do not fit them or the network, or a number or the device makes no training.
-    WeightsError
-        If the checkpoint is unreadable or belongs to another training.
+        If images, labels and network do not fit each other; before the first step.
     FloatingPointError
-        If the loss becomes NaN or infinite.
+        If the loss of an epoch is not finite.
+    WeightsError
+        If the checkpoint is damaged or another training's.
+
+    Examples
+    --------
+    >>> from rvlib import standard
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    >>> images = torch.cat([torch.zeros(32, 3, 2, 2), torch.ones(32, 3, 2, 2)])
+    >>> labels = torch.arange(2).repeat_interleave(32)
+    >>> fit(model, standard, (images, labels), epochs=5, lr=0.1).history[-1]["accuracy"]
+    1.0
     """
-    check_whole("epochs", epochs)
-    check_whole("batch_size", batch_size)
-    for name, value in (("lr", lr), ("momentum", momentum)):
-        check_number(name, value, f"{name}=0.01" if name == "lr" else f"{name}=0.9")
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name}={value} must be finite and >= 0")
-    _check_parts(model, objective, train)
-    largest_label = check_stored(*train)
     device = pick_device(str(device))
     model = to_device(model, device)
-    images, labels = (tensor.to(device) for tensor in train)
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
-    order = stream("cpu", seed, "order")
-    noise = stream(device, seed, "noise")
-    checkpoint = None if checkpoint is None else Path(checkpoint)
-    state = _State(model, optimizer, order, noise, Fit(), dict(identity or {}))
-    if checkpoint is not None:
-        numbers = {"batch_size": batch_size, "lr": lr, "momentum": momentum, "seed": seed}
-        kind = torch.device(device).type  # another kind of device has other generators
-        state.identity |= {
-            "fit": {**numbers, "select": select, "device": kind, "data": _sum(train)}
-        }
-        if checkpoint.exists():
-            state.load(checkpoint)
+    batches = _batches(train, batch_size, device)
+    _check_start(model, train, batch_size, device)
+    make = optimizer or (
+        lambda p: torch.optim.SGD(p, float(lr), float(momentum), weight_decay=float(weight_decay))
+    )
+    state = _State(model, make(model.parameters()), seed, device)
+    if schedule is not None:
+        state.scheduler = schedule(state.optimizer, epochs * len(batches))
+    numbers = {"batch_size": batch_size, "lr": lr, "momentum": momentum, "seed": seed}
+    recipe = {**numbers, "weight_decay": weight_decay, "select": select, "device": device.type}
+    file = None if checkpoint is None else Path(checkpoint)
+    if file is not None:
+        state.identity = plain({**(identity or {}), "fit": recipe, "data": _digest(train)})
+        if file.exists():
+            state.load(file)
+    if len(state.fit.history) > epochs:
+        raise WeightsError(
+            f"{file} has {len(state.fit.history)} epochs, not {epochs}: move it away"
+        )
     for epoch in range(len(state.fit.history), epochs):
         title = f"epoch {epoch + 1}/{epochs}"
-        with answering(model, largest_label), taking(model, to_float(images[:1])):
-            entry = _epoch(state, objective, images, labels, batch_size, title)
-        if monitor:
-            entry |= monitor(model)
-            if select not in entry:
-                raise ValueError(f"select={select!r} is none of {', '.join(entry)}")
-        _remember(state.fit, entry, model, select)
-        log(_line(epoch + 1, epochs, entry))
-        if checkpoint is not None:
-            state.save(checkpoint)
+        entry = _epoch(state, objective, batches, augment, autocast, title)
+        state.remember(entry | _monitored(monitor, model, select), select)
+        if log is not None:
+            accuracies = "  ".join(
+                f"{k} {v:.1%}" for k, v in state.fit.history[-1].items() if k != "loss"
+            )
+            log(f"{title}  loss {entry['loss']:.4f}  {accuracies}")
+        if file is not None:
+            state.save(file)
     return state.fit
-
-
-def _check_parts(model: nn.Module, objective: Objective, train: object) -> None:
-    """Refuse what is no network with something to learn, no objective, no pair of tensors."""
-    check_network(model)
-    check_objective(objective)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("the network has no parameter to train: use model.requires_grad_(True)")
-    if not isinstance(train, tuple | list) or len(train) != 2:
-        many = f" of {len(train)}" if isinstance(train, tuple | list) else ""
-        raise TypeError(f"train is {type(train).__name__}{many}: give (images, labels)")
 
 
 @dataclass
 class _State:
-    """Everything that an unbroken training would carry from one epoch to the next."""
+    """Everything that an unbroken training carries from one epoch to the next."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    order: torch.Generator
-    noise: torch.Generator
-    fit: Fit
-    identity: dict[str, Any]
+    seed: int
+    device: torch.device
+    scheduler: Any = None
+    identity: dict[str, Any] = field(default_factory=dict)
+    fit: Fit = field(default_factory=Fit)
 
-    def _content(self) -> dict[str, Any]:
-        return {
+    def __post_init__(self) -> None:
+        self.order = stream("cpu", self.seed, "order")
+        self.noise = stream(self.device, self.seed, "noise")
+
+    def remember(self, entry: dict[str, float], select: str) -> None:
+        """Append an epoch; keep its weights if its monitored accuracy is the highest so far."""
+        fit = self.fit
+        fit.history.append(entry)
+        best = fit.history[fit.best_epoch].get(select, -1.0) if fit.best_state else -1.0
+        if select in entry and entry[select] > best:
+            fit.best_epoch = len(fit.history) - 1
+            fit.best_state = {k: v.cpu().clone() for k, v in self.model.state_dict().items()}
+        elif select not in entry:
+            fit.best_epoch = len(fit.history) - 1
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
             "identity": self.identity,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
             "order": self.order.get_state(),
             "noise": self.noise.get_state(),
-            "history": self.fit.history,
-            "best_epoch": self.fit.best_epoch,
-            "best_state": self.fit.best_state,
+            "fit": vars(self.fit),
         }
-
-    def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, pack(self._content()))
+        temporary = path.with_name(f".{path.name}.tmp")
+        torch.save(content, temporary)
+        temporary.replace(path)
 
     def load(self, path: Path) -> None:
+        """Continue from a checkpoint of the same training."""
         try:
-            saved = unpack(path.read_bytes())
-            if saved.keys() != self._content().keys():
-                raise KeyError("another file's content")
+            saved = torch.load(path, map_location=self.device, weights_only=True)
+            identity = saved["identity"]
         except Exception as error:
             raise WeightsError(f"{path} cannot be read: delete it and train again") from error
-        # As it comes back from a file: with lists for tuples.
-        if saved["identity"] != unpack(pack(self.identity)):
+        if identity != self.identity:
             raise WeightsError(f"{path} belongs to another training: delete it or move it away")
         try:
-            fill(self.model, saved["model"])
-        except (ValueError, AttributeError) as error:
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except (RuntimeError, ValueError) as error:
             raise WeightsError(f"{path} holds another network: delete it") from error
-        self.optimizer.load_state_dict(saved["optimizer"])
-        for parameter, state in self.optimizer.state.items():
-            for name, value in state.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    # In the parameter's layout again, which the file does not keep.
-                    state[name] = torch.empty_like(parameter).copy_(value)
-        try:
-            self.order.set_state(saved["order"])
-            self.noise.set_state(saved["noise"])
-        except (RuntimeError, TypeError) as error:
-            raise WeightsError(f"{path} cannot be read: delete it and train again") from error
-        self.fit = Fit(saved["history"], saved["best_epoch"], saved["best_state"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(saved["scheduler"])
+        self.order.set_state(saved["order"].cpu())
+        self.noise.set_state(saved["noise"].cpu())
+        self.fit = Fit(**saved["fit"])
 
 
-def _sum(train: Split) -> str:
-    """Make a digest of training images and labels."""
-    digest = hashlib.sha256()
-    for tensor in train:
-        digest.update(repr(tuple(tensor.shape)).encode())
-        digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
+class _Shuffled:
+    """Batches of tensors on the device, in an order drawn anew each epoch."""
+
+    def __init__(self, images: Tensor, labels: Tensor, batch_size: int) -> None:
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def epoch(self, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images as floats, and labels."""
+        permutation = torch.randperm(len(self.images), generator=order).to(self.images.device)
+        for batch in permutation.split(self.batch_size):
+            yield self.images[batch], self.labels[batch]
+
+
+class _Loaded:
+    """Batches of a loader, moved to the device."""
+
+    def __init__(self, loader: DataLoader[Any], device: torch.device) -> None:
+        self.loader, self.device = loader, device
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def epoch(self, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the loader's batches; their order is its own affair."""
+        for x, y in self.loader:
+            yield (
+                x.to(self.device, non_blocking=True),
+                torch.as_tensor(y).to(self.device, non_blocking=True),
+            )
+
+
+def _batches(train: Data, batch_size: int, device: torch.device) -> _Shuffled | _Loaded:
+    if isinstance(train, DataLoader):
+        return _Loaded(train, device)
+    if not isinstance(train, Sequence) or len(train) != 2:
+        raise TypeError(f"train is {type(train).__name__}: give (images, labels) or a DataLoader")
+    images, labels = train
+    return _Shuffled(images.to(device), labels.to(device), batch_size)
+
+
+def _floats(x: Tensor) -> Tensor:
+    """Pixels in [0, 1], in the memory layout that convolutions are fastest in."""
+    x = to_float(x) if x.dtype == torch.uint8 else x
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _check_start(model: nn.Module, train: Data, batch_size: int, device: torch.device) -> None:
+    """Refuse before the first step what would fail after an epoch's work."""
+    if isinstance(train, DataLoader):
+        x, y = next(iter(train))
+        images, labels = x, torch.as_tensor(y)
+    else:
+        images, labels = train
+    x = _floats(images[:1]).to(device)
+    check_images(x)
+    check_network(model, x, check_labels(labels, images))
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("the network has no parameter to train: use model.requires_grad_(True)")
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        raise ValueError("gradients are switched off: call fit outside of torch.no_grad()")
+    norms = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
+    if norms and not isinstance(train, DataLoader) and len(images) % batch_size == 1:
+        raise ValueError(
+            f"the last of the batches of {batch_size} would hold one image, which batch "
+            "normalisation cannot train on: choose another batch_size"
+        )
 
 
 def _epoch(
     state: _State,
     objective: Objective,
-    images: Tensor,
-    labels: Tensor,
-    batch_size: int,
+    batches: _Shuffled | _Loaded,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None,
+    autocast: torch.dtype | None,
     title: str,
 ) -> dict[str, float]:
-    """One pass over the training images; returns mean loss and accuracy as they passed."""
-    state.model.train()
-    order = torch.randperm(len(images), generator=state.order).to(images.device)
-    loss_sum = torch.zeros((), device=images.device, dtype=torch.float64)
-    correct = torch.zeros((), device=images.device, dtype=torch.int64)
-    # disable=None: a bar where a person watches a terminal, nothing in logs and notebooks.
-    bar = tqdm(order.split(batch_size), desc=title, disable=None, leave=False, mininterval=0.5)
-    for step, batch in enumerate(bar, start=1):
-        x = to_float(images[batch]).contiguous(memory_format=torch.channels_last)
-        y = labels[batch]
-        loss, logits = objective(state.model, x, y, state.noise)
+    """One pass over the training images; mean loss and accuracy as they passed."""
+    model, device = state.model.train(), state.device
+    seen, loss_sum, correct = 0, torch.zeros((), device=device), torch.zeros((), device=device)
+    # A bar where a person watches a terminal or notebook; it goes away afterwards.
+    bar = tqdm(batches.epoch(state.order), title, len(batches), leave=False, disable=None)
+    for x, y in bar:
+        x = _floats(x)
+        if augment is not None:
+            x = augment(x, state.noise)
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            loss, logits = objective(model, x, y, state.noise)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         state.optimizer.step()
-        loss_sum += loss.detach() * len(batch)
-        correct += (logits.argmax(1) == y).sum()
-        if step % 100 == 0 and not bar.disable:  # reading the figures waits for the device
-            seen = step * batch_size
-            bar.set_postfix(loss=f"{loss_sum / seen:.3f}", accuracy=f"{correct / seen:.1%}")
-    mean = loss_sum.item() / len(images)
-    if not abs(mean) < float("inf"):
+        if state.scheduler is not None:
+            state.scheduler.step()
+        seen += len(x)
+        loss_sum += loss.detach() * len(x)
+        correct += (logits.detach().argmax(1) == y).sum()
+    mean = loss_sum.item() / seen
+    if not math.isfinite(mean):
         raise FloatingPointError(f"{title}: the loss is {mean}; lower the learning rate")
-    return {"loss": mean, "accuracy": correct.item() / len(images)}
+    return {"loss": mean, "accuracy": correct.item() / seen}
 
 
-def _remember(fit: Fit, entry: dict[str, float], model: nn.Module, select: str) -> None:
-    """Append an epoch, and keep its weights if its held-out figure is the highest so far."""
-    fit.history.append(entry)
-    best = fit.history[fit.best_epoch].get(select, 0.0) if fit.best_state else -1.0
-    if entry.get(select, 0.0) > best:
-        fit.best_epoch = len(fit.history) - 1
-        fit.best_state = copy.deepcopy(model.state_dict())
+def _monitored(monitor: Monitor | None, model: nn.Module, select: str) -> dict[str, float]:
+    if monitor is None:
+        return {}
+    found = {name: float(value) for name, value in monitor(model).items()}
+    if select not in found:
+        raise ValueError(f"select={select!r} is none of the monitor's {', '.join(found)}")
+    return found
 
 
-def _line(epoch: int, epochs: int, entry: dict[str, float]) -> str:
-    accuracies = "  ".join(f"{k} {v:.1%}" for k, v in entry.items() if k != "loss")
-    return f"epoch {epoch}/{epochs}  loss {entry['loss']:.4f}  {accuracies}"
+def _digest(train: Data) -> str:
+    """Digest of training images and labels; a loader has none."""
+    if isinstance(train, DataLoader):
+        return "a loader"
+    digest = hashlib.sha256()
+    for tensor in train:
+        digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()

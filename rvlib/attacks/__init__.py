@@ -1,9 +1,13 @@
 """How does the adversary do it?  Functions ``attack(model, x, y, threat, ...) -> x_adv``."""
 
-from rvlib.attacks.base import Attack as Attack
 from rvlib.attacks.fgsm import fgsm as fgsm
+from rvlib.attacks.gradient import dlr as dlr
+from rvlib.attacks.gradient import input_gradient as input_gradient
+from rvlib.attacks.gradient import log_odds as log_odds
+from rvlib.attacks.gradient import margin as margin
+from rvlib.attacks.gradient import targeted_dlr as targeted_dlr
+from rvlib.attacks.gradient import towards as towards
 from rvlib.attacks.pgd import pgd as pgd
+from rvlib.attacks.robust_mask import robust_mask as robust_mask
 from rvlib.attacks.smoothed import smoothed_pgd as smoothed_pgd
 from rvlib.attacks.square import square as square
-from rvlib.attacks.withstand import withstands as withstands
-from rvlib.attacks.withstand import withstands_sweep as withstands_sweep

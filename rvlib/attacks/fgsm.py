@@ -1,14 +1,22 @@
 """The fast gradient sign method: one step to the edge of the ball."""
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from rvlib.attacks.ascent import ascend, check_ball, loss_gradient, tiles, under_attack, without_nan
-from rvlib.threat_models import ThreatModel
-from rvlib.types import Images, Labels
+from rvlib.attacks.gradient import Loss, attack, input_gradient, log_odds
+from rvlib.inference import in_batches
+from rvlib.threat_models import ThreatModel, per_image
 
 
-def fgsm(model: nn.Module, x: Images, y: Labels, threat: ThreatModel) -> Images:
+@attack
+def fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    *,
+    loss: Loss = log_odds,
+    batch_size: int | None = None,
+) -> Tensor:
     r"""Attack a batch with one gradient step of full length (FGSM).
 
     .. math:: \hat{x} = \Pi_{[0,1]} \big( x + \epsilon \, v(\nabla_x L(\theta, x, y)) \big)
@@ -20,18 +28,24 @@ def fgsm(model: nn.Module, x: Images, y: Labels, threat: ThreatModel) -> Images:
     ----------
     model : nn.Module
         Maps images to logits of shape (B, K).  Takes pixels, not normalised inputs.  Runs in
-        evaluation mode; modes, ``requires_grad`` and ``.grad`` come back as they were.
+        evaluation mode; modes and ``.grad`` are left as they were.
     x : Tensor of shape (B, C, H, W), float, in [0, 1]
         Clean images.
     y : Tensor of shape (B,), int64, in {0, ..., K-1}
         True labels.
     threat : ThreatModel
         Norm and radius; ``threat.eps`` is in pixel units of [0, 1].
+    loss : callable, default=log_odds
+        The loss to raise, ``loss(logits, y) -> (B,)``; the default has the cross-entropy's
+        direction.
+    batch_size : int, optional
+        Images a forward pass; by default 256 on a CPU, all on a GPU.
 
     Returns
     -------
     Tensor of shape (B, C, H, W), float, in [0, 1]
-        Attacked images, detached, with ``threat.norm(x_adv - x) <= threat.eps``.
+        Attacked images, detached, with ``threat.norm(x_adv - x) <= threat.eps`` (``L2`` and
+        ``PixelL2``: up to the rounding of the norm itself, a millionth of it).
 
     Raises
     ------
@@ -40,7 +54,7 @@ def fgsm(model: nn.Module, x: Images, y: Labels, threat: ThreatModel) -> Images:
 
     See Also
     --------
-    rvlib.attacks.pgd : Several smaller steps, a stronger attack.
+    pgd : Several smaller steps, a stronger attack.
 
     Notes
     -----
@@ -54,15 +68,11 @@ def fgsm(model: nn.Module, x: Images, y: Labels, threat: ThreatModel) -> Images:
     Examples
     --------
     >>> import torch
-    >>> from rvlib.threat_models import Linf
+    >>> from rvlib import Linf, fgsm
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 2))
     >>> x, y = torch.full((1, 3, 1, 1), 0.5), torch.tensor([0])
     >>> (fgsm(model, x, y, Linf(8 / 255)) - x).abs().mul(255).round().flatten().tolist()
     [8.0, 8.0, 8.0]
     """
-    check_ball(threat)
-    with under_attack(model, x, y):
-        parts = zip(*tiles(model, x, y), strict=True)
-        gradient = torch.cat([loss_gradient(model, *part) for part in parts])
-    x_adv = ascend(lambda _: gradient, x, x, threat, steps=1, step_size=threat.eps)
-    return without_nan(x_adv)
+    gradient = in_batches(lambda x, y: input_gradient(model, x, y, loss), batch_size, x, y)
+    return (x + per_image(threat.eps) * threat.steepest(gradient)).clamp(0, 1)

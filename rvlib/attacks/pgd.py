@@ -1,35 +1,31 @@
 """Projected gradient descent: the attack that the field trains and measures with."""
 
+from collections.abc import Callable
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rvlib.attacks.ascent import (
-    ascend,
-    check_restarts,
-    logits_in_tiles,
-    loss_gradient,
-    stride,
-    tiles,
-    under_attack,
-    without_nan,
-)
+from rvlib.attacks.gradient import Loss, attack, default_step, input_gradient, log_odds
+from rvlib.inference import in_batches, logits_of, select
 from rvlib.threat_models import ThreatModel
-from rvlib.types import Images, Labels, check_generator
 
 
+@attack
 def pgd(
     model: nn.Module,
-    x: Images,
-    y: Labels,
+    x: Tensor,
+    y: Tensor,
     threat: ThreatModel,
     *,
     steps: int = 10,
-    step_size: float | None = None,
+    step_size: float | Tensor | None = None,
     random_start: bool = True,
     restarts: int = 1,
+    loss: Loss = log_odds,
+    targets: Tensor | None = None,
     generator: torch.Generator | None = None,
-) -> Images:
+    batch_size: int | None = None,
+) -> Tensor:
     r"""Attack a batch by projected gradient ascent on the loss (PGD).
 
     Runs ``steps`` times
@@ -44,30 +40,39 @@ def pgd(
     ----------
     model : nn.Module
         Maps images to logits of shape (B, K).  Takes pixels, not normalised inputs.  Runs in
-        evaluation mode; modes, ``requires_grad`` and ``.grad`` come back as they were.
+        evaluation mode; modes and ``.grad`` are left as they were.
     x : Tensor of shape (B, C, H, W), float, in [0, 1]
         Clean images.
     y : Tensor of shape (B,), int64, in {0, ..., K-1}
         True labels.
     threat : ThreatModel
-        Norm and radius; ``threat.eps`` is in pixel units of [0, 1].
+        Norm and radius; ``threat.eps`` is in pixel units of [0, 1], one value or one an image.
     steps : int, default=10
         Number of gradient steps.
-    step_size : float, default=2.5 * threat.eps / steps
+    step_size : float or Tensor of shape (B,), default=2.5 * threat.eps / steps
         Length of one step in the norm of `threat`, in pixel units.
     random_start : bool, default=True
         Start at a uniform point of the ball instead of at `x`.
     restarts : int, default=1
         Number of independent runs; needs `random_start`.  Only images that are not fooled yet
         go on to the next one, and each keeps the example of the highest loss until one fools.
-    generator : torch.Generator, default=None
+    loss : callable, default=log_odds
+        The loss to raise, ``loss(logits, y) -> (B,)``; the default has the cross-entropy's
+        direction.
+    targets : Tensor of shape (B,), int64, optional
+        Classes to reach, for a targeted `loss(logits, y, targets)` such as ``towards``; an image
+        then counts as fooled when the network gives its target.
+    generator : torch.Generator, optional
         Source of the random start, on the device of `x`.
+    batch_size : int, optional
+        Images a forward pass; by default 256 on a CPU, all on a GPU.  Starts do not depend on it.
 
     Returns
     -------
     Tensor of shape (B, C, H, W), float, in [0, 1]
-        Attacked images, detached, with ``threat.norm(x_adv - x) <= threat.eps``: an image that
-        was fooled in any restart is fooled in the result.
+        Attacked images, detached, with ``threat.norm(x_adv - x) <= threat.eps`` (``L2`` and
+        ``PixelL2``: up to the rounding of the norm itself, a millionth of it).  An image that was
+        fooled in any restart is fooled in the result.
 
     Raises
     ------
@@ -77,12 +82,15 @@ def pgd(
 
     See Also
     --------
-    rvlib.attacks.fgsm : One step of size ``eps`` from `x` itself.
-    rvlib.attacks.smoothed_pgd : The same loop against a smoothed network.
+    fgsm : One step of size ``eps`` from `x` itself.
+    robust_mask : Only which images withstand it, faster.
+    smoothed_pgd : The same loop against a smoothed network.
 
     Notes
     -----
-    The accuracy on ``x_adv`` is an upper bound on the true robust accuracy.
+    The accuracy on ``x_adv`` is an upper bound on the true robust accuracy.  Clamping after the
+    projection stays in the ball, because `x` is in the box; for the Euclidean ball the result is
+    feasible, not the exact projection onto the intersection.
 
     References
     ----------
@@ -92,51 +100,56 @@ def pgd(
     Examples
     --------
     >>> import torch
-    >>> from rvlib.threat_models import Linf
+    >>> from rvlib import Linf, pgd
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 2))
     >>> x, y = torch.full((1, 3, 1, 1), 0.5), torch.tensor([0])
     >>> x_adv = pgd(model, x, y, Linf(8 / 255), random_start=False)
     >>> (x_adv - x).abs().mul(255).round().flatten().tolist()
     [8.0, 8.0, 8.0]
     """
-    step = stride(threat, steps, step_size)
-    check_restarts(restarts, random_start)
-    with under_attack(model, x, y):
-        check_generator(generator, x)
+    eta = default_step(threat, steps, step_size)
 
-        def run(chosen: Tensor | slice) -> Images:
-            # Drawn for the whole batch: an image's start does not depend on who else goes on.
-            delta = threat.sample(x, generator) if random_start else torch.zeros_like(x)
-            cut = tiles(model, x[chosen], y[chosen], (x + delta).clamp(0, 1)[chosen])
-            return torch.cat([walk(*part) for part in zip(*cut, strict=True)])
+    def ascend(
+        x_0: Tensor, y: Tensor, x_t: Tensor, ball: ThreatModel, eta: Tensor, targets: Tensor | None
+    ) -> Tensor:
+        for _ in range(steps):
+            x_t = x_t + eta * ball.steepest(input_gradient(model, x_t, y, loss, targets))
+            x_t = (x_0 + ball.project(x_t - x_0)).clamp(0, 1)
+        return x_t
 
-        def walk(images: Images, labels: Labels, start: Images) -> Images:
-            def gradient(x_t: Images) -> Tensor:
-                return loss_gradient(model, x_t, labels)
+    def run(which: Tensor | slice) -> Tensor:
+        start = (x + threat.sample(x, generator)).clamp(0, 1) if random_start else x
+        chosen = (select(part, which) for part in (x, y, start, threat, eta, targets))
+        return in_batches(ascend, batch_size, *chosen)
 
-            return ascend(gradient, images, start, threat, steps, step)
-
-        x_adv = run(slice(None))
-        for _ in range(restarts - 1):
-            again = _loss_if_standing(model, x_adv, y) < torch.inf
-            if not again.any():
-                break
-            x_adv[again] = _worse(model, y[again], x_adv[again], run(again))
-        return without_nan(x_adv)
+    if restarts > 1 and not random_start:
+        raise ValueError(f"restarts={restarts} would all start at the image: use random_start=True")
+    return worst_of_restarts(run, restarts, model, y, loss, targets)
 
 
-@torch.no_grad()
-def _loss_if_standing(model: nn.Module, x: Images, y: Labels) -> Tensor:
-    """Loss of each image (B,), infinite where the network is fooled.
+def worst_of_restarts(
+    run: Callable[[Tensor | slice], Tensor],
+    restarts: int,
+    model: nn.Module,
+    y: Tensor,
+    loss: Loss,
+    targets: Tensor | None,
+) -> Tensor:
+    """Repeat a run on the images that still stand; keep what fools, else the higher loss."""
 
-    By loss alone a success could be overwritten by a failure of higher loss.
-    """
-    logits = logits_in_tiles(model, x)
-    loss = F.cross_entropy(logits.double(), y, reduction="none")
-    return torch.where(logits.argmax(1) == y, loss, torch.inf)
+    def harm(x_adv: Tensor, which: Tensor | slice) -> Tensor:
+        logits, label = logits_of(model, x_adv), y[which]
+        if targets is None:
+            return loss(logits, label).masked_fill(logits.argmax(1) != label, torch.inf)
+        target = targets[which]
+        return loss(logits, label, target).masked_fill(logits.argmax(1) == target, torch.inf)
 
-
-def _worse(model: nn.Module, y: Labels, a: Images, b: Images) -> Images:
-    """Keep, per image, what fools the network, else the higher loss."""
-    take_b = _loss_if_standing(model, b, y) > _loss_if_standing(model, a, y)
-    return torch.where(take_b[:, None, None, None], b, a)
+    x_adv = run(slice(None))
+    for _ in range(restarts - 1):
+        standing = (harm(x_adv, slice(None)) < torch.inf).nonzero()[:, 0]
+        if not len(standing):
+            break
+        again, before = run(standing), x_adv[standing]
+        better = harm(again, standing) > harm(before, standing)
+        x_adv[standing] = torch.where(better[:, None, None, None], again, before)
+    return x_adv

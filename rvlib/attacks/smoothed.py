@@ -1,27 +1,29 @@
 """PGD against the vote: the adversary who knows that the network is smoothed."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rvlib.attacks.ascent import ascend, cross_entropies, stride, under_attack, without_nan
-from rvlib.checks import check_sigma, check_whole
-from rvlib.memory import images_at_once
+from rvlib.attacks.gradient import attack, default_step, log_odds
+from rvlib.inference import in_batches
+from rvlib.smoothing.statistics import check_sigma
 from rvlib.threat_models import ThreatModel
-from rvlib.types import Images, Labels, check_generator
 
 
+@attack
 def smoothed_pgd(
     model: nn.Module,
-    x: Images,
-    y: Labels,
+    x: Tensor,
+    y: Tensor,
     threat: ThreatModel,
     *,
     sigma: float,
     draws: int = 16,
     steps: int = 10,
-    step_size: float | None = None,
+    step_size: float | Tensor | None = None,
     generator: torch.Generator | None = None,
-) -> Images:
+    batch_size: int | None = None,
+) -> Tensor:
     r"""Attack the smoothed network by ascent on its expected probability (SmoothAdv).
 
     The loss is the negative log of the *mean* probability over `draws` noisy copies,
@@ -40,17 +42,19 @@ def smoothed_pgd(
     y : Tensor of shape (B,), int64
         True labels.
     threat : ThreatModel
-        Norm and radius.
+        Norm and radius, one value or one an image.
     sigma : float, > 0
         Standard deviation of the smoothing noise, in pixel units.
     draws : int, default=16
         Noisy copies a gradient is averaged over (the paper's m).
     steps : int, default=10
         Number of gradient steps.
-    step_size : float, default=2.5 * threat.eps / steps
+    step_size : float or Tensor of shape (B,), default=2.5 * threat.eps / steps
         Length of one step in the norm of `threat`, in pixel units.
-    generator : torch.Generator, default=None
+    generator : torch.Generator, optional
         Source of the noise, on the device of `x`.
+    batch_size : int, optional
+        Images a forward pass, each with its `draws` copies.
 
     Returns
     -------
@@ -65,62 +69,45 @@ def smoothed_pgd(
     Notes
     -----
     Noisy copies are not clipped to [0, 1], as in prediction and certification: the attacked
-    function must be the defended one.
+    function must be the defended one.  As in ``pgd`` the ascent direction is that of the log-odds.
 
     References
     ----------
     .. [1] Salman et al., "Provably Robust Deep Learning via Adversarially Trained Smoothed
        Classifiers", NeurIPS 2019, section 2.2, equation (S).  arXiv:1906.04584.
     """
-    step = stride(threat, steps, step_size)
     check_sigma(sigma)
-    check_whole("draws", draws)
+    eta = default_step(threat, steps, step_size)
+    size = batch_size or max(1, 512 // draws if x.device.type == "cpu" else len(x))
+    x_t = x
+    for _ in range(steps):
+        gradient = noisy_gradient(model, x_t, y, sigma, draws, generator, size)
+        x_t = x_t + eta * threat.steepest(gradient)
+        x_t = (x + threat.project(x_t - x)).clamp(0, 1)
+    return x_t
 
-    def gradient(x_t: Images) -> Tensor:
-        return vote_loss_gradient(model, x_t, y, sigma, draws, generator)
 
-    with under_attack(model, x, y):
-        check_generator(generator, x)
-        return without_nan(ascend(gradient, x, x, threat, steps, step))
-
-
-def vote_loss_gradient(
+def noisy_gradient(
     model: nn.Module,
-    x: Images,
-    y: Labels,
+    x: Tensor,
+    y: Tensor,
     sigma: float,
     draws: int,
-    generator: torch.Generator | None,
+    generator: torch.Generator | None = None,
+    batch_size: int | None = None,
 ) -> Tensor:
-    r"""Gradient of the loss that ``smoothed_pgd`` climbs, with fresh noise.
+    """Gradient (B, C, H, W) of the log-odds of the mean probability over fresh noisy copies."""
+    # (B, m, H, W, C): noise in the memory layout that convolutions are fastest in.
+    noise = x.new_empty((len(x), draws, *x.shape[2:], x.shape[1])).normal_(generator=generator)
 
-    Parameters
-    ----------
-    model, x, y, sigma, draws, generator
-        As for ``smoothed_pgd``.
+    def gradient(x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            copies = (x.permute(0, 2, 3, 1)[:, None] + sigma * noise).flatten(0, 1)
+            logits = model(copies.permute(0, 3, 1, 2))
+            m = log_odds(logits, y.repeat_interleave(draws)).view(-1, draws)
+            # The mean's own log-odds, log (1 - p) / p: its direction survives sure answers, too.
+            loss = F.logsigmoid(m).logsumexp(1) - F.logsigmoid(-m).logsumexp(1)
+            return torch.autograd.grad(loss.sum(), x)[0]
 
-    Returns
-    -------
-    Tensor of shape (B, C, H, W)
-        Gradient of minus the log of the mean probability of `y` over `draws` noisy copies.
-    """
-    with torch.inference_mode(False):
-        # NHWC in memory, the layout that convolutions run fastest in, for copies and noise alike.
-        shape = (len(x), draws, *x.permute(0, 2, 3, 1).shape[1:])  # (B, m, H, W, C)
-        noise = x.new_empty(shape).normal_(generator=generator)
-        size = max(1, images_at_once(model, x, len(x) * draws, gradient=True) // draws)
-        parts = zip(x.split(size), y.split(size), noise.split(size), strict=True)
-        return torch.cat([_gradient_under(model, *part, sigma) for part in parts])
-
-
-def _gradient_under(model: nn.Module, x: Images, y: Labels, noise: Tensor, sigma: float) -> Tensor:
-    """Gradient of the loss of images under given noise (B, m, H, W, C)."""
-    with torch.enable_grad():
-        x, y = x.detach().clone().requires_grad_(True), y.clone()
-        pixels = x.permute(0, 2, 3, 1)[:, None].expand(noise.shape)
-        copies = (pixels + sigma * noise).flatten(0, 1).permute(0, 3, 1, 2)  # (B * m, C, H, W)
-        log_probability = -cross_entropies(model(copies), y.repeat_interleave(noise.shape[1]))
-        # Minus log of the mean, up to the constant log(m), which has no gradient.
-        loss = -log_probability.view(noise.shape[:2]).logsumexp(1)
-        (gradient,) = torch.autograd.grad(loss.sum(), x)
-    return gradient
+    return in_batches(gradient, batch_size, x, y, noise)

@@ -3,40 +3,43 @@
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks.ascent import tiles, under_attack
-from rvlib.checks import check_number, check_whole
-from rvlib.threat_models import Linf
-from rvlib.types import Images, Labels, check_generator
+from rvlib.attacks.gradient import attack, margin
+from rvlib.inference import logits_of
+from rvlib.threat_models import Linf, ThreatModel, per_image
 
 HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
 """Queries of 10,000 after which the squares' area is halved; fewer queries shrink the list."""
 
+LOOK = 10
+"""Queries between two looks at which images have fallen: each look waits for the device."""
 
+
+@attack
 def square(
     model: nn.Module,
-    x: Images,
-    y: Labels,
-    threat: Linf,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
     *,
     queries: int = 1000,
     area: float = 0.8,
     generator: torch.Generator | None = None,
-) -> Images:
+    batch_size: int | None = None,
+) -> Tensor:
     r"""Attack a batch by random search over squares, without gradients (Square attack, l-infinity).
 
     The first proposal moves every column of every channel to a random side of the ball; each later
     one moves a square of random place, one side :math:`\pm\epsilon` a channel.  An image takes a
-    proposal only where it lowers the margin
+    proposal only where it raises the margin
 
-    .. math:: m(x') = f_y(x') - \max_{k \ne y} f_k(x')
+    .. math:: m(x') = \max_{k \ne y} f_k(x') - f_y(x')
 
-    and is done with as soon as the margin is negative [1]_.
+    and stops as soon as the margin is positive [1]_.
 
     Parameters
     ----------
     model : nn.Module
-        Maps images to logits of shape (B, K); only its answers are used.  Runs in evaluation mode;
-        modes, ``requires_grad`` and ``.grad`` come back as they were.
+        Maps images to logits of shape (B, K); only its answers are used.
     x : Tensor of shape (B, C, H, W), float, in [0, 1]
         Clean images.
     y : Tensor of shape (B,), int64, in {0, ..., K-1}
@@ -47,13 +50,15 @@ def square(
         Proposals an image, at most.
     area : float, in (0, 1], default=0.8
         Share of the image that the first squares cover; it is halved eight times on the way.
-    generator : torch.Generator, default=None
+    generator : torch.Generator, optional
         Source of the proposals, on the device of `x`.
+    batch_size : int, optional
+        Images a forward pass; by default 256 on a CPU, all on a GPU.
 
     Returns
     -------
     Tensor of shape (B, C, H, W), float, in [0, 1]
-        Attacked images, detached, in the ball; no image's margin is above that of `x`.
+        Attacked images, detached, in the ball; no image's margin is below that of `x`.
 
     Raises
     ------
@@ -63,13 +68,12 @@ def square(
 
     See Also
     --------
-    rvlib.attacks.pgd : With gradients; where this attack beats it, the gradients mislead.
+    pgd : With gradients; where this attack beats it, the gradients mislead.
 
     Notes
     -----
-    Unlike in the paper the first proposal, too, must lower the margin, so that nothing gets worse.
-    The search goes by the whole batch's draws: an image's proposals do not depend on who else
-    still stands.
+    Unlike in the paper the first proposal, too, must raise the margin.  Proposals are drawn for the
+    whole batch: an image's do not depend on which others still stand.
 
     References
     ----------
@@ -79,55 +83,36 @@ def square(
 
     Examples
     --------
+    >>> from rvlib import Linf
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
     >>> x, y = torch.full((1, 3, 1, 1), 0.5), torch.tensor([0])
     >>> x_adv = square(model, x, y, Linf(8 / 255), queries=20)
-    >>> ((x_adv - x).abs() <= 8 / 255 + 1e-6).all().item()
+    >>> ((x_adv - x).abs() <= 8 / 255).all().item()
     True
     """
     if not isinstance(threat, Linf):
-        kind = type(threat).__name__
-        raise TypeError(f"threat={threat!r} is {kind}: the Square attack is for the ball Linf")
-    check_whole("queries", queries)
-    check_number("area", area, "area=0.8")
+        raise TypeError(f"threat={threat!r}: the Square attack is for the ball Linf")
     if not 0 < area <= 1:
-        raise ValueError(f"area={area} is no share of the image: write a number in (0, 1]")
-    with under_attack(model, x, y), torch.no_grad():
-        check_generator(generator, x)
-        best = x.detach().clone()
-        margin = _margins(model, best, y)
-        for query in range(queries):
-            sides, window = _proposal(x, side_of(query, queries, area, x), query == 0, generator)
-            at = (margin >= 0).nonzero()[:, 0]
-            if not len(at):
+        raise ValueError(f"area={area} is no share of the image: give a number in (0, 1]")
+    best, left = x.clone(), torch.arange(len(x), device=x.device)
+    found = margin(logits_of(model, x, batch_size), y)
+    for query in range(queries):
+        sides, window = _proposal(x, square_side(query, queries, area, x), query == 0, generator)
+        if query % LOOK == 0:
+            left = (found <= 0).nonzero()[:, 0]
+            if not len(left):
                 break
-            moved = (x[at] + threat.eps * sides[at]).clamp(0, 1)
-            proposed = torch.where(window[at], moved, best[at])
-            found = _margins(model, proposed, y[at])
-            lower = found < margin[at]
-            best[at[lower]], margin[at[lower]] = proposed[lower], found[lower]
+        moved = (x[left] + per_image(threat.at(left).eps) * sides[left]).clamp(0, 1)
+        proposed = torch.where(window[left], moved, best[left])
+        value = margin(logits_of(model, proposed, batch_size), y[left])
+        takes = (value > found[left]) & (found[left] <= 0)
+        best[left] = torch.where(takes[:, None, None, None], proposed, best[left])
+        found[left] = torch.where(takes, value, found[left])
     return best
 
 
-def side_of(query: int, queries: int, area: float, x: Images) -> int:
-    """Say how many pixels wide the square of a query is.
-
-    Parameters
-    ----------
-    query : int
-        Its number, from 0.
-    queries : int
-        How many there are in all.
-    area : float
-        Share of the image that the first squares cover.
-    x : Tensor of shape (B, C, H, W)
-        The images.
-
-    Returns
-    -------
-    int
-        At least 1, at most the shorter side of the image.
-    """
+def square_side(query: int, queries: int, area: float, x: Tensor) -> int:
+    """Width in pixels of a query's square: from the share `area` of the image down to one pixel."""
     height, width = x.shape[2:]
     halved = sum(query * 10_000 > after * queries for after in HALVINGS)
     side = round((area / 2**halved * height * width) ** 0.5)
@@ -135,7 +120,7 @@ def side_of(query: int, queries: int, area: float, x: Images) -> int:
 
 
 def _proposal(
-    x: Images, side: int, stripes: bool, generator: torch.Generator | None
+    x: Tensor, side: int, stripes: bool, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Draw the sides of the ball (-1 or 1) that pixels go to, and the window that they lie in."""
     images, channels, height, width = x.shape
@@ -154,17 +139,7 @@ def _proposal(
 
 
 def _inside(uniform: Tensor, side: int, length: int) -> Tensor:
-    """Put a stretch at a random place of a line: which points lie in it, shape (B, length)."""
+    """Put an interval at a random place of a line: which points lie in it, shape (B, length)."""
     first = (uniform * (length - side + 1)).long().clamp_max(length - side)[:, None]
     points = torch.arange(length, device=uniform.device)
     return (points >= first) & (points < first + side)
-
-
-def _margins(model: nn.Module, x: Images, y: Labels) -> Tensor:
-    """How far each true class is ahead of the best other one, shape (B,)."""
-    parts = []
-    for images, labels in zip(*tiles(model, x, y), strict=True):
-        logits, label = model(images), labels[:, None]
-        others = logits.scatter(1, label, float("-inf")).amax(1)
-        parts.append(logits.gather(1, label)[:, 0] - others)
-    return torch.cat(parts)

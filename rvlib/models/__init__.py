@@ -1,10 +1,145 @@
-"""The networks, from pixels to logits, and their weights on disk."""
+"""The networks, from pixels to logits, by name; their weights on disk (``weights.py``)."""
 
-from rvlib.models.lenet import LeNet as LeNet
-from rvlib.models.precision import Bfloat16 as Bfloat16
-from rvlib.models.resnet import resnet18 as resnet18
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rvlib.models.weights import WeightsError as WeightsError
 from rvlib.models.weights import load_weights as load_weights
+from rvlib.models.weights import read_record as read_record
 from rvlib.models.weights import save_weights as save_weights
 
-NETWORKS = {"lenet": LeNet, "resnet18": resnet18}
+MODELS: dict[str, Callable[..., nn.Module]] = {}
 """Constructors by the name that recipes and records use."""
+
+
+def register_model(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Put a constructor into ``MODELS`` under its own name; usable as a decorator."""
+    MODELS[make.__name__] = make
+    return make
+
+
+@register_model
+def lenet(classes: int = 10, channels: int = 3, size: int = 32) -> nn.Sequential:
+    """Make the report's network: two convolutions, three linear layers, 62,006 parameters.
+
+    Parameters
+    ----------
+    classes : int, default=10
+        Number of classes.
+    channels : int, default=3
+        Colour channels of the images.
+    size : int, default=32
+        Height and width of the images in pixels.
+
+    Returns
+    -------
+    nn.Sequential
+        Images (B, channels, size, size) to logits (B, classes).
+
+    References
+    ----------
+    .. [1] LeCun et al., "Gradient-Based Learning Applied to Document Recognition", Proceedings of
+       the IEEE 86(11), 1998; for colour images as in PyTorch's CIFAR-10 tutorial.
+
+    Examples
+    --------
+    >>> sum(p.numel() for p in lenet().parameters())
+    62006
+    """
+    side = ((size - 4) // 2 - 4) // 2
+    # ReLU after pooling gives the same values (both are monotone) on a quarter of the pixels.
+    layers = {
+        "conv1": nn.Conv2d(channels, 6, 5),
+        "pool1": MaxPool2(),
+        "relu1": nn.ReLU(),
+        "conv2": nn.Conv2d(6, 16, 5),
+        "pool2": MaxPool2(),
+        "relu2": nn.ReLU(),
+        "flatten": nn.Flatten(),
+        "fc1": nn.Linear(16 * side * side, 120),
+        "relu3": nn.ReLU(),
+        "fc2": nn.Linear(120, 84),
+        "relu4": nn.ReLU(),
+        "fc3": nn.Linear(84, classes),
+    }
+    return nn.Sequential(OrderedDict(layers))
+
+
+class MaxPool2(nn.Module):
+    """Max-pooling of 2 x 2 pixels; without gradients by pairwise maxima, the same values faster."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H // 2, W // 2)."""
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return F.max_pool2d(x, 2)
+        height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+        rows = torch.maximum(x[:, :, 0:height:2], x[:, :, 1:height:2])
+        return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
+
+
+@register_model
+def resnet18(classes: int = 10, channels: int = 3) -> nn.Module:
+    """Make torchvision's ResNet-18 with a 3 x 3 first convolution of stride 1 and no max-pooling.
+
+    Parameters
+    ----------
+    classes : int, default=10
+        Number of classes.
+    channels : int, default=3
+        Colour channels of the images.
+
+    Returns
+    -------
+    nn.Module
+        Images (B, channels, 32, 32) to logits (B, classes), randomly initialised.
+
+    References
+    ----------
+    .. [1] He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016;
+       the changes for small images are those of section 4.2.
+    """
+    from torchvision.models import resnet18 as for_imagenet  # slow to import
+
+    network = for_imagenet(weights=None, num_classes=classes)
+    network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
+class Normalize(nn.Module):
+    r"""Standardise pixels inside the network: :math:`(x - \mu) / s` for every channel.
+
+    Attacks and noise are measured in pixels of [0, 1]; a network that was trained on normalised
+    images becomes one of pixels by ``nn.Sequential(Normalize(mean, std), network)``.
+
+    Parameters
+    ----------
+    mean, std : sequence of float or Tensor
+        One value a channel.
+
+    Examples
+    --------
+    >>> Normalize([0.5], [0.25])(torch.tensor([[[[0.75]]]]))
+    tensor([[[[1.]]]])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.as_tensor(values, dtype=torch.float32).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pixels (B, C, H, W) to standardised ones."""
+        return (x - self.mean) / self.std
+
+
+def to_device(model: nn.Module, device: torch.device | str) -> nn.Module:
+    """Move a network to a device in the memory layout that convolutions are fastest in."""
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -2,86 +2,71 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import nn
 
-from rvlib.files import write_whole
+from rvlib.results import atomic_write, plain
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes that DataParallel, DDP and ``torch.compile`` put before a parameter's name."""
 
 
 class WeightsError(RuntimeError):
-    """Weights that are missing, damaged, or not what was asked for."""
+    """Weights that are missing, damaged, or not those that were asked for."""
 
 
 def save_weights(model: nn.Module, path: Path | str, record: dict[str, Any]) -> str:
-    """Write ``path`` (.safetensors) and its record (.json) so that neither is ever half there.
+    """Write ``path`` (.safetensors) and its record (.json).
 
     Parameters
     ----------
     model : nn.Module
-        The network whose parameters and buffers are written.
+        Whose parameters and buffers are written, under their names in the bare network.
     path : Path or str
-        Ends in ``.safetensors``; the record goes beside it as ``.json``.
+        Ends in ``.safetensors``; folders are made.
     record : dict
-        Recipe, epochs, seed, data digest, commit, versions, device, time, accuracies.  The
-        digest of the weights is added under ``sha256``.
+        Must hold ``recipe``, a dict; NumPy numbers and tuples are written as JSON has them.
 
     Returns
     -------
     str
-        SHA-256 of the weights file.
+        SHA-256 of the weights file, also written into the record.
 
     Raises
     ------
-    ValueError
-        If `path` has another ending, or two parameters are one: nothing is written then.
+    ValueError, TypeError
+        If the record is no JSON or parameters share memory: before anything is written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ValueError(
-            f"{path} does not end in .safetensors, as weights do: their record goes beside them as "
-            ".json"
-        )
-    _check_apart(model.state_dict())
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    content = save(state)
+        raise ValueError(f"{path} does not end in .safetensors")
+    # clone(): parameters that share memory (tied weights) are written twice.
+    state = {_bare(k): v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    content = save({k: v.contiguous() for k, v in state.items()})
     digest = hashlib.sha256(content).hexdigest()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content)
-    text = json.dumps({**record, "sha256": digest}, indent=2) + "\n"
-    # The record last: weights without a record count as not yet there.
-    write_whole(path.with_suffix(".json"), text.encode())
+    text = json.dumps({**plain(record), "sha256": digest}, indent=2) + "\n"
+    atomic_write(path, content)
+    atomic_write(path.with_suffix(".json"), text.encode())  # last: it says that both are there
     return digest
 
 
-def _check_apart(state: dict[str, Tensor]) -> None:
-    """Refuse parameters that share memory, which safetensors does not write."""
-    names: dict[tuple[torch.device, int], str] = {}
-    for name, value in state.items():
-        first = names.setdefault((value.device, value.data_ptr()), name)
-        if first != name and value.numel():
-            raise ValueError(
-                f"{first} and {name} share memory, which weights on disk cannot: give one of them "
-                "a clone() of its own"
-            )
-
-
-def load_weights(model: nn.Module, path: Path | str, recipe: dict[str, Any]) -> dict[str, Any]:
-    """Load weights into `model` after checking that they are what they claim to be.
+def load_weights(
+    model: nn.Module, path: Path | str, recipe: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Load weights into `model` after checking that they are what their record claims.
 
     Parameters
     ----------
     model : nn.Module
-        The network to fill; its parameters are replaced in place.
+        Network of the same architecture.
     path : Path or str
-        The ``.safetensors`` file.
-    recipe : dict
-        The recipe the weights must have been made by (``rvlib.recipes``).
+        The .safetensors file.
+    recipe : dict, optional
+        What the record must have as ``recipe``.
 
     Returns
     -------
@@ -91,175 +76,59 @@ def load_weights(model: nn.Module, path: Path | str, recipe: dict[str, Any]) -> 
     Raises
     ------
     WeightsError
-        If the file or its record is missing, its digest is not the recorded one, it was made by
-        another recipe, or it does not fit the network.
+        If a file is missing, does not match its record, or is of another recipe or network; the
+        network is then unchanged.
     """
     path = Path(path)
     record = read_record(path)
-    if not path.exists():
-        raise WeightsError(f"{path} is missing: train it (`rvlib train`) or restore it from git")
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != record["sha256"]:
-        raise WeightsError(
-            f"{path} is not the file its record describes (sha256 {digest[:12]}, recorded "
-            f"{record['sha256'][:12]}): restore it from git or train again"
-        )
-    recorded = record["recipe"]
-    different = sorted(
-        k
-        for k in recipe.keys() | recorded.keys()
-        if k not in recipe or k not in recorded or recipe[k] != recorded[k]
-    )
-    if different:
-        raise WeightsError(
-            f"{path} was made by another recipe (differs in {', '.join(different)}): "
-            "restore it from git or train again"
-        )
     try:
-        fill(model, load(content))
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is missing: train it (rvlib train)") from None
+    if hashlib.sha256(content).hexdigest() != record["sha256"]:
+        raise WeightsError(f"{path} is not the file of its record: restore it or train it again")
+    if recipe is not None and (differ := differences(record["recipe"], plain(recipe))):
+        raise WeightsError(f"{path} is of another recipe (differs in {', '.join(differ)})")
+    try:
+        state, target = load(content), model.state_dict()
+        names = {_bare(name): name for name in target}
+        shapes = {name: value.shape for name, value in state.items()}
+        if shapes != {bare: target[name].shape for bare, name in names.items()}:
+            raise ValueError("other names or shapes of parameters")
     except (ValueError, SafetensorError) as error:
-        raise WeightsError(
-            f"{path} holds the weights of another network: restore it from git or train again"
-        ) from error
+        raise WeightsError(f"{path} holds the weights of another network ({error})") from error
+    model.load_state_dict({names[bare]: value for bare, value in state.items()})
     return record
-
-
-def fill(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put parameters and buffers into a network, or leave it as it is where they do not fit.
-
-    ``load_state_dict`` alone copies what fits before it complains of what does not.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The network to fill.
-    state : dict of str to Tensor
-        As its ``state_dict`` gives them.
-
-    Raises
-    ------
-    ValueError
-        If names or shapes differ.
-    """
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    if {name: value.shape for name, value in state.items()} != shapes:
-        raise ValueError("names or shapes of parameters differ")
-    model.load_state_dict(state)
 
 
 def read_record(path: Path | str) -> dict[str, Any]:
     """Read the record beside a weights file.
 
-    Parameters
-    ----------
-    path : Path or str
-        The ``.safetensors`` file.
-
-    Returns
-    -------
-    dict
-        The record, with at least ``sha256`` and ``recipe``.
-
     Raises
     ------
     WeightsError
-        If there is none, or it cannot be read.
+        If it is missing or no record.
     """
     beside = Path(path).with_suffix(".json")
     try:
         record = json.loads(beside.read_text())
-        if not isinstance(record["sha256"], str) or not isinstance(record["recipe"], dict):
-            raise KeyError("sha256, recipe")
+        if isinstance(record["sha256"], str) and isinstance(record["recipe"], dict):
+            return dict(record)
     except FileNotFoundError:
-        raise WeightsError(
-            f"{beside} is missing: train the model (`rvlib train`) or restore it from git"
-        ) from None
+        raise WeightsError(f"{beside} is missing: train the network (rvlib train)") from None
     except (ValueError, KeyError, TypeError):
-        raise WeightsError(f"{beside} is not a weights record: restore it from git") from None
-    return dict(record)
+        pass
+    raise WeightsError(f"{beside} is no record of weights: restore it or train again")
 
 
-def pack(tree: Any) -> bytes:
-    """Write nested values and tensors as bytes that can be trusted: no pickle, and a digest first.
-
-    Parameters
-    ----------
-    tree : dict, list, Tensor, str, int, float, bool or None
-        The values, nested as they like.
-
-    Returns
-    -------
-    bytes
-        A line with the SHA-256 of all that follows, a line of JSON, the tensors as safetensors.
-    """
-    tensors: dict[str, Tensor] = {}
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            name = str(len(tensors))
-            # A copy: safetensors refuses tensors that share memory.
-            tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            return {"tensor": name}
-        if isinstance(value, Mapping):
-            # Pairs, because the keys of JSON's own objects are text only.
-            return {"pairs": [[key, plain(item)] for key, item in value.items()]}
-        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-    text = json.dumps(plain(tree)).encode()
-    content = text + b"\n" + save(tensors)
-    return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Keys in which two dictionaries differ."""
+    missing = object()
+    keys = found.keys() | wanted.keys()
+    return sorted(k for k in keys if found.get(k, missing) != wanted.get(k, missing))
 
 
-def unpack(packed: bytes) -> Any:
-    """Read what ``pack`` wrote, after comparing its digest.
-
-    Parameters
-    ----------
-    packed : bytes
-        All of it.
-
-    Returns
-    -------
-    Any
-        The values; tuples come back as lists, tensors on the CPU.
-
-    Raises
-    ------
-    ValueError
-        If the digest is not that of the content: nothing of it was parsed then.
-    """
-    digest, _, content = packed.partition(b"\n")
-    if digest != hashlib.sha256(content).hexdigest().encode():
-        raise ValueError("its digest is not that of its content")
-    text, _, saved = content.partition(b"\n")
-    tensors = load(saved)
-
-    def full(value: Any) -> Any:
-        if isinstance(value, list):
-            return [full(item) for item in value]
-        if isinstance(value, dict):
-            pairs = value.get("pairs")
-            return tensors[value["tensor"]] if pairs is None else {k: full(v) for k, v in pairs}
-        return value
-
-    return full(json.loads(text))
-
-
-def to_device(model: nn.Module, device: torch.device | str) -> nn.Module:
-    """Move a network to a device in the memory layout that convolutions run fastest in.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The network.
-    device : torch.device or str
-        Where to.
-
-    Returns
-    -------
-    nn.Module
-        The same network, its convolution weights in ``channels_last``.
-    """
-    # mypy does not know this overload of Module.to.
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+def _bare(name: str) -> str:
+    for prefix in WRAPPERS:
+        name = name.removeprefix(prefix)
+    return name

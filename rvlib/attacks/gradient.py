@@ -1,0 +1,207 @@
+"""What attacks share: losses on logits, the gradient at the pixels, staying in the ball."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec
+
+import torch
+from torch import Tensor, nn
+
+from rvlib.checks import check_attack
+from rvlib.inference import eval_mode
+from rvlib.threat_models import ThreatModel, per_image
+
+Loss = Callable[..., Tensor]
+"""What an attack raises: ``loss(logits, y)``, one value an image (B,); with targets
+``loss(logits, y, target)``."""
+
+
+# --- losses: logits (B, K), labels (B,) -> (B,) ---------------------------------------------------
+
+
+def log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    r"""Logarithm of the odds that the network is wrong: the cross-entropy's own direction.
+
+    .. math:: m = \log \frac{1 - p_y}{p_y} = \log \sum_{k \ne y} e^{z_k} - z_y,
+        \qquad \mathrm{CE} = \log(1 + e^m)
+
+    The cross-entropy rises with :math:`m`, so both have the same ascent direction.  But its slope
+    :math:`1 - p_y` rounds to zero where the network is sure, in single precision from a margin of
+    17 on, and images would survive an attack that has merely lost its direction.  That of
+    :math:`m` never does.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (B, K), float
+        The network's answers.
+    y : Tensor of shape (B,), int64
+        True labels.
+
+    Returns
+    -------
+    Tensor of shape (B,)
+        One value an image, positive where :math:`p_y < 1/2`.
+
+    References
+    ----------
+    .. [1] Carlini, Wagner, "Towards Evaluating the Robustness of Neural Networks", IEEE S&P 2017,
+       section III: attacks that fail where gradients vanish in floating point.  arXiv:1608.04644.
+
+    Examples
+    --------
+    >>> z = torch.tensor([[40.0, 0.0]], requires_grad=True)
+    >>> torch.autograd.grad(log_odds(z, torch.tensor([0])).sum(), z)[0]
+    tensor([[-1.,  1.]])
+    >>> torch.autograd.grad(nn.functional.cross_entropy(z, torch.tensor([0])), z)[0]
+    tensor([[0.0000e+00, 4.2484e-18]])
+    """
+    label = y[:, None]
+    return logits.scatter(1, label, -torch.inf).logsumexp(1) - logits.gather(1, label)[:, 0]
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    r"""Best other logit minus the true one: :math:`\max_{k \ne y} z_k - z_y`, shape (B,).
+
+    Not negative where the network is wrong; a tie is not correct.
+    """
+    label = y[:, None]
+    return logits.scatter(1, label, -torch.inf).amax(1) - logits.gather(1, label)[:, 0]
+
+
+def dlr(logits: Tensor, y: Tensor) -> Tensor:
+    r"""Difference of logits ratio, which scaling and shifting the logits leave as it is.
+
+    .. math:: \frac{\max_{k \ne y} z_k - z_y}{z_{(1)} - z_{(3)}}
+
+    with :math:`z_{(i)}` the i-th largest logit; needs three classes.
+
+    References
+    ----------
+    .. [1] Croce, Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
+       Parameter-free Attacks", ICML 2020, section 4.1.  arXiv:2003.01690.
+    """
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def towards(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    r"""Targeted loss: the target's logit minus the true one, :math:`z_t - z_y`, shape (B,)."""
+    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
+
+
+def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    r"""Targeted difference of logits ratio; needs four classes.
+
+    .. math:: \frac{z_t - z_y}{z_{(1)} - (z_{(3)} + z_{(4)}) / 2}
+
+    References
+    ----------
+    .. [1] Croce, Hein, ICML 2020, section 4.2.  arXiv:2003.01690.
+    """
+    top = logits.topk(4, dim=1).values
+    return towards(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+# --- the gradient at the pixels -------------------------------------------------------------------
+
+
+def input_gradient(
+    model: nn.Module, x: Tensor, y: Tensor, loss: Loss = log_odds, targets: Tensor | None = None
+) -> Tensor:
+    r"""Gradient of the loss with respect to the pixels, :math:`\nabla_x L(\theta, x, y)`.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps images to logits of shape (B, K).
+    x : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Where to differentiate.
+    y : Tensor of shape (B,), int64
+        True labels.
+    loss : callable, default=log_odds
+        ``loss(logits, y) -> (B,)``.
+    targets : Tensor of shape (B,), int64, optional
+        If given, the loss is ``loss(logits, y, targets)``.
+
+    Returns
+    -------
+    Tensor of shape (B, C, H, W)
+        One gradient an image, independent of the others in the batch; parameters' ``.grad`` stay
+        untouched.
+    """
+    return logits_and_gradient(model, x, y, loss, targets)[1]
+
+
+def logits_and_gradient(
+    model: nn.Module, x: Tensor, y: Tensor, loss: Loss = log_odds, targets: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Logits (B, K) and ``input_gradient``, from one forward and one backward pass."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        logits = model(x.clone())  # a copy: some networks work in place
+        # The sum, not the mean: an image's gradient must not depend on the size of its batch.
+        value = loss(logits, y) if targets is None else loss(logits, y, targets)
+        return logits.detach(), torch.autograd.grad(value.sum(), x)[0]
+
+
+# --- running an attack ----------------------------------------------------------------------------
+
+P = ParamSpec("P")
+Attack = Callable[Concatenate[nn.Module, Tensor, Tensor, ThreatModel, P], Tensor]
+
+
+def attack(function: Attack[P]) -> Attack[P]:
+    """Make a function an attack: check its input, run it in evaluation mode, keep it in the ball.
+
+    The images returned are detached and lie in the box and, as computed in their own precision, in
+    the ball.
+    """
+
+    @functools.wraps(function)
+    def checked(
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Tensor:
+        check_attack(model, x, y, threat)
+        with eval_mode(model), torch.inference_mode(False):
+            x, y = x.detach().clone(), y.clone()  # tensors of inference mode have no gradient
+            x_adv = function(model, x, y, threat, *args, **kwargs)
+            return inside(x, x_adv, threat)
+
+    return checked
+
+
+def inside(x: Tensor, x_adv: Tensor, threat: ThreatModel) -> Tensor:
+    """Round attacked images towards the clean ones where rounding had left the ball."""
+    wide = torch.promote_types(x.dtype, torch.float32)  # half precision is too coarse to judge by
+    eps = torch.as_tensor(threat.eps, dtype=x.dtype, device=x.device).to(wide)
+    beyond = eps.double() > torch.as_tensor(threat.eps, device=x.device).double()
+    eps = torch.where(beyond, torch.nextafter(eps, torch.zeros_like(eps)), eps)
+    delta = type(threat)(eps).project(x_adv.to(wide) - x.to(wide))
+    near = (x.to(wide) + delta).to(x.dtype)
+    too_far = (near.to(wide) - x.to(wide)).abs() > delta.abs()
+    x_adv = torch.where(too_far, torch.nextafter(near, x), near).clamp(0, 1)
+    if x_adv.isnan().any():
+        raise ValueError("the network's gradient is NaN: its numbers overflow (half precision?)")
+    return x_adv
+
+
+def default_step(threat: ThreatModel, steps: int, step_size: float | Tensor | None) -> Any:
+    """Length of a step, shaped for images: ``2.5 * eps / steps`` unless given."""
+    if steps < 1:
+        raise ValueError(f"steps={steps}: an attack takes at least one")
+    return per_image(2.5 * threat.eps / steps if step_size is None else step_size)
+
+
+def configured(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Turn any ``attack(model, x, y)``, with or without `generator`, into one of four arguments."""
+    if not callable(attack):
+        raise TypeError(f"attack={attack!r}: give functools.partial(rvlib.pgd, threat=...), say")
+    if "generator" in inspect.signature(attack).parameters:
+        return lambda model, x, y, generator: attack(model, x, y, generator=generator)
+    return lambda model, x, y, generator: attack(model, x, y)

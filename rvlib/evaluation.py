@@ -1,0 +1,349 @@
+"""What is the network worth?  Answers under attack, votes and certificates, image by image."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rvlib.attacks import smoothed_pgd
+from rvlib.attacks.gradient import configured
+from rvlib.checks import check_images, check_labels
+from rvlib.data import to_float
+from rvlib.inference import eval_mode, logits_of
+from rvlib.smoothing import ABSTAIN, Certificates, sample_under_noise, stream
+from rvlib.threat_models import L2, ThreatModel
+
+SHARE = 0.99
+"""Share of the certified radius that an attack inside the ball uses."""
+
+SLACK = 1e-5
+"""How far another library's perturbation may be beyond its radius by float32 rounding."""
+
+AnyAttack = Callable[..., Tensor]
+"""``attack(model, x, y) -> x_adv``; one with a parameter `generator` is given a seeded one."""
+
+
+def device_of(model: nn.Module, x: Tensor) -> torch.device:
+    """Device of a network's parameters; without any, that of the images."""
+    parameter = next(model.parameters(), None)
+    return x.device if parameter is None else parameter.device
+
+
+def attacked_batches(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: AnyAttack,
+    *,
+    first_id: int = 0,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Attack images batch by batch, on the network's device.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Pixels to logits.
+    images : Tensor of shape (N, C, H, W), uint8 or float in [0, 1]
+        Images.
+    labels : Tensor of shape (N,), int64
+        True labels.
+    attack : callable
+        ``attack(model, x, y) -> x_adv``, usually ``functools.partial(rvlib.pgd, threat=...)``.
+    first_id : int, default=0
+        Index of the first image, part of the address of the attack's randomness.
+    batch_size : int, default=256
+        Images attacked at once; randomness is drawn for each batch anew.
+    seed : int, default=0
+        Of the attack's randomness.
+
+    Yields
+    ------
+    x_adv : Tensor of shape (B, C, H, W)
+        Attacked images, in the box.
+    y : Tensor of shape (B,)
+        Their labels.
+    """
+    call, device = configured(attack), device_of(model, images)
+    check_labels(labels, images)
+    for first in range(0, len(images), batch_size):
+        x = images[first : first + batch_size].to(device)
+        x = (to_float(x) if x.dtype == torch.uint8 else x).contiguous(
+            memory_format=torch.channels_last
+        )
+        y = labels[first : first + batch_size].to(device)
+        with eval_mode(model):
+            x_adv = call(model, x.clone(), y, stream(device, seed, "attack", first_id + first))
+        if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
+            raise ValueError(f"the attack returned no images of shape {tuple(x.shape)}")
+        check_images(x_adv)
+        yield x_adv, y
+
+
+def predictions(
+    model: nn.Module, images: Tensor, labels: Tensor, attack: AnyAttack, **options: Any
+) -> Tensor:
+    """Classify each image as the attack left it.
+
+    Parameters
+    ----------
+    model, images, labels, attack, **options
+        As for ``attacked_batches``.
+
+    Returns
+    -------
+    Tensor of shape (N,), int64, on the CPU
+        The network's answers; the share that equals the label bounds the robust accuracy from
+        above.
+
+    Raises
+    ------
+    ValueError
+        If the attack leaves the box or the network gives NaN.
+    """
+    answers = []
+    for x_adv, _ in attacked_batches(model, images, labels, attack, **options):
+        with eval_mode(model):
+            logits = logits_of(model, x_adv)
+        if logits.isnan().any():
+            raise ValueError("the network gave NaN: its training diverged, or it overflows")
+        answers.append(logits.argmax(1).cpu())
+    return torch.cat(answers)
+
+
+def vote_counts(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: AnyAttack,
+    sigma: float,
+    n: int,
+    *,
+    seed: int = 0,
+    **options: Any,
+) -> Tensor:
+    """Attack images, then let the smoothed network vote on them with noise of its own.
+
+    Parameters
+    ----------
+    model, images, labels, attack, seed, **options
+        As for ``attacked_batches``.
+    sigma : float, > 0
+        Noise level of the vote.
+    n : int
+        Votes an image.
+
+    Returns
+    -------
+    Tensor of shape (N, K), int64, on the CPU
+        Votes by class.
+    """
+    batches = attacked_batches(model, images, labels, attack, seed=seed, **options)
+    counts = [
+        sample_under_noise(model, x_adv, sigma, n, purpose="prediction", seed=seed)
+        for x_adv, _ in batches
+    ]
+    return torch.cat(counts)
+
+
+def nested_counts(
+    model: nn.Module,
+    x: Tensor,
+    sigma: float,
+    ns: Sequence[int],
+    *,
+    n0: int = 100,
+    labels: Tensor | None = None,
+    seed: int = 0,
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Draw the votes that certificates are made of, for every sample size from one stream.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The base network.
+    x : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Images.
+    sigma : float, > 0
+        Noise level.
+    ns : sequence of int
+        Rising sample sizes, multiples of 100; each contains the one before.
+    n0 : int, default=100
+        Votes for the selection of the class.
+    labels : Tensor of shape (B,), int64, optional
+        True labels: an image whose selected class is another one is certified rightly at no radius
+        and gets votes for the smallest size only, zeros for the others.
+    seed : int, default=0
+        Of the noise.
+
+    Returns
+    -------
+    selection : Tensor of shape (B, K)
+    counts : dict of int to Tensor of shape (B, K)
+        By sample size.
+    """
+    ns = list(ns)
+    if not ns or ns != sorted(set(ns)):
+        raise ValueError(f"ns={ns} must rise: [100, 1000], say")
+    selection = sample_under_noise(model, x, sigma, n0, purpose="selection", seed=seed)
+    right = torch.ones(len(x), dtype=torch.bool)
+    if labels is not None:
+        right = selection.argmax(1) == labels.cpu()
+    counts = {ns[0]: sample_under_noise(model, x, sigma, ns[0], seed=seed)}
+    for smaller, n in pairwise(ns):
+        counts[n] = torch.zeros_like(selection)
+        if right.any():
+            more = sample_under_noise(
+                model, x[right.to(x.device)], sigma, n - smaller, first=smaller, seed=seed
+            )
+            counts[n][right] = counts[smaller][right] + more
+    return selection, counts
+
+
+def counts_inside(
+    model: nn.Module,
+    x: Tensor,
+    certificates: Certificates,
+    sigma: float,
+    *,
+    first_id: int = 0,
+    share: float = SHARE,
+    steps: int = 20,
+    draws: int = 16,
+    n: int = 1000,
+    seed: int = 0,
+) -> Tensor:
+    """Attack each certified image just inside its ball, and let the smoothed network vote.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The base network.
+    x : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Images.
+    certificates : Certificates
+        One an image.
+    sigma : float, > 0
+        Noise level.
+    first_id : int, default=0
+        Index of the first image, part of the address of the attack's noise.
+    share : float, in [0, 1], default=0.99
+        Share of its radius in which each image is attacked.
+    steps, draws : int
+        Of ``smoothed_pgd``.
+    n : int, default=1000
+        Votes an image.
+    seed : int, default=0
+        Of all noise.
+
+    Returns
+    -------
+    Tensor of shape (B, K), int64
+        Votes under attack, zeros where nothing is certified.  If certificates hold, hardly an
+        answer changes.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share={share}: beyond the radius nothing is certified")
+    found = torch.from_numpy((certificates.prediction != ABSTAIN) & (certificates.radius > 0))
+    attacked = x.contiguous(memory_format=torch.channels_last).clone()
+    for i in found.nonzero()[:, 0].tolist():
+        # One image at a time: its noise is addressed by its index, whoever else is certified.
+        attacked[i : i + 1] = smoothed_pgd(
+            model,
+            attacked[i : i + 1],
+            torch.tensor([int(certificates.prediction[i])], device=x.device),
+            L2(share * float(certificates.radius[i])),
+            sigma=sigma,
+            draws=draws,
+            steps=steps,
+            generator=stream(x.device, seed, "inside", first_id + i),
+        )
+    counts = sample_under_noise(model, attacked, sigma, n, purpose="prediction", seed=seed)
+    counts[~found] = 0
+    return counts
+
+
+# --- attacks of other libraries -------------------------------------------------------------------
+
+
+def checked_attack(attack: AnyAttack, threat: ThreatModel) -> AnyAttack:
+    """Make an attack that is not trusted to stay in its ball one that is checked.
+
+    Parameters
+    ----------
+    attack : callable
+        ``attack(model, x, y) -> x_adv``; its randomness may come from PyTorch's global generators,
+        which are seeded before and restored afterwards.
+    threat : ThreatModel
+        The ball that it claims.
+
+    Returns
+    -------
+    callable
+        ``(model, x, y, generator) -> x_adv``, which raises ValueError where ball or box are left by
+        more than rounding.
+    """
+
+    def checked(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            plain = x.clone(memory_format=torch.contiguous_format)
+            x_adv = attack(model, plain, y.clone()).detach()
+        if x_adv.shape != x.shape:
+            raise ValueError(f"the attack returned {tuple(x_adv.shape)} for {tuple(x.shape)}")
+        length, allowed = threat.norm(x_adv - x), torch.as_tensor(threat.eps, device=x.device)
+        if not (length <= allowed + SLACK).all():
+            raise ValueError(
+                f"the attack left the ball {threat.name}: an image moved by {length.max():.6g}"
+            )
+        if not (x_adv.min() >= -SLACK and x_adv.max() <= 1 + SLACK):
+            raise ValueError(
+                f"the attack left the box: pixels in [{x_adv.min():.6g}, {x_adv.max():.6g}]"
+            )
+        return x_adv.clamp(0, 1)
+
+    return checked
+
+
+def from_torchattacks(attack: Any, threat: ThreatModel) -> AnyAttack:
+    """Make an attack of torchattacks one for ``predictions``: a class or maker, or an object.
+
+    Parameters
+    ----------
+    attack : object
+        ``torchattacks.PGD(model, eps=8/255)``, or a callable that makes one for a network.
+    threat : ThreatModel
+        The ball that it claims; checked.
+    """
+
+    def call(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        made = getattr(attack, "model", None)
+        if isinstance(made, nn.Module) and made is not model:
+            raise ValueError("the attack was made for another network than the one evaluated")
+        return (attack if isinstance(made, nn.Module) else attack(model))(x, y)
+
+    return checked_attack(call, threat)
+
+
+def from_foolbox(attack: Any, threat: ThreatModel) -> AnyAttack:
+    """Make an attack of foolbox, at the radius of a ball, one for ``predictions``.
+
+    Parameters
+    ----------
+    attack : foolbox.attacks.base.Attack
+        As ``foolbox.attacks.LinfPGD()``.
+    threat : ThreatModel
+        The ball; checked.
+    """
+
+    def call(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        import foolbox
+
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
+        return attack(wrapped, x, y, epsilons=threat.eps)[1]
+
+    return checked_attack(call, threat)

@@ -1,0 +1,331 @@
+"""The named experiments: attacks, networks, profiles and printed values of the report, by number.
+
+The report's numbers stand in its section 3; what it leaves unsaid was inferred, see
+``docs/protocol.md``.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rvlib.attacks import fgsm, pgd, smoothed_pgd
+from rvlib.data import DATASETS
+from rvlib.models import MODELS
+from rvlib.objectives import Objective, adversarial, gaussian, mixed, standard
+from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
+
+DATASET = "cifar10"
+
+# --- The report's attacks (section 3), and the standard Euclidean ball. ---------------------------
+
+LINF, LINF_STEP_SIZE = Linf(0.03), 0.02
+PIXEL_L2, PIXEL_L2_STEP_SIZE = PixelL2(0.045), 0.03
+TRUE_L2 = L2(0.5)
+"""The usual Euclidean radius on CIFAR-10."""
+REPORT_RADIUS_IN_TRUE_L2 = L2(0.045)
+"""The report's number in the standard norm: shows that the two are not the same ball."""
+PGD_STEPS = 10
+
+Attack = Callable[..., Tensor]
+
+
+def natural(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """No attack: the images as they are."""
+    return x
+
+
+def _pgd(threat: ThreatModel, step_size: float, steps: int = PGD_STEPS, **options: Any) -> Attack:
+    options = {"random_start": False, **options}
+    return partial(pgd, threat=threat, steps=steps, step_size=step_size, **options)
+
+
+ATTACKS: dict[str, Attack] = {
+    "natural": natural,
+    "fgsm": partial(fgsm, threat=LINF),
+    "pgd-linf": _pgd(LINF, LINF_STEP_SIZE),
+    "pgd-pixel-l2": _pgd(PIXEL_L2, PIXEL_L2_STEP_SIZE),
+    "pgd-l2-small": _pgd(REPORT_RADIUS_IN_TRUE_L2, 2.5 * 0.045 / PGD_STEPS),
+    "pgd-l2": _pgd(TRUE_L2, 2.5 * 0.5 / PGD_STEPS),
+    "pgd-linf-50x5": _pgd(LINF, 2.5 * 0.03 / 50, 50, random_start=True, restarts=5),
+}
+"""Attacks by name: the first four are those of Table 1.  Add your own: any callable
+``attack(model, x, y) -> x_adv``."""
+
+REPORT_ATTACKS = ("natural", "fgsm", "pgd-linf", "pgd-pixel-l2")
+FURTHER_ATTACKS = ("pgd-l2-small", "pgd-l2", "pgd-linf-50x5")
+
+# --- Randomized smoothing (Cohen et al. 2019, section 4). -----------------------------------------
+
+SIGMAS = (0.12, 0.25, 0.50, 1.00)
+SIGMA = 0.25
+ALPHA = 0.001
+"""Failure probability of one image's prediction or certificate."""
+N0 = 100
+"""Noisy copies for the selection of the class."""
+SMOOTHED_DRAWS = 16
+"""Noisy copies over which the attack on the vote averages a gradient."""
+SMOOTHED_STEPS = 20
+
+
+def on_the_vote(attack: Attack, sigma: float) -> Attack:
+    """Aim an attack at the smoothed network: ``smoothed_pgd`` in the same ball."""
+    threat = attack.keywords["threat"]  # type: ignore[attr-defined]
+    return partial(
+        smoothed_pgd,
+        threat=threat,
+        sigma=sigma,
+        draws=SMOOTHED_DRAWS,
+        steps=SMOOTHED_STEPS,
+        step_size=2.5 * threat.eps / SMOOTHED_STEPS,
+    )
+
+
+VOTE_ATTACKS = {
+    f"vote-{name}": on_the_vote(ATTACKS[name], SIGMA)
+    for name in ("pgd-linf", "pgd-pixel-l2", "pgd-l2")
+}
+SMOOTHED_ATTACKS = (*REPORT_ATTACKS, "pgd-l2", *VOTE_ATTACKS)
+"""Attacks on the smoothed network of Table 1: first on the network, then on its vote."""
+
+
+def find_attack(name: str) -> Attack:
+    """Look an attack up by name."""
+    return _find("attack", name, ATTACKS | VOTE_ATTACKS)
+
+
+def attack_record(name: str, attack: Attack) -> dict[str, Any]:
+    """Everything that defines an attack, as plain values for the identity of its rows."""
+    options = getattr(attack, "keywords", {})
+    defaults = {"steps": 0, "step_size": 0.0, "random_start": False, "restarts": 1, "sigma": None}
+    record = {"name": name, "threat": threat_name(attack)} | defaults
+    return record | {k: v for k, v in options.items() if k != "threat"}
+
+
+def threat_name(attack: Attack) -> str:
+    """Ball and radius in words, ``linf 0.03``; ``-`` where there is none."""
+    threat = getattr(attack, "keywords", {}).get("threat")
+    return threat.name if threat is not None else "-"
+
+
+# --- The report's training. -----------------------------------------------------------------------
+
+LOWER_LEARNING_RATE = 0.001
+"""The report prints no learning rate: the undefended network is trained with this one, too."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained."""
+
+    name: str
+    objective: str
+    sigma: float | None = None
+    attacks: tuple[str, ...] = ()
+    network: str = "lenet"
+    epochs: int = 30
+    batch_size: int = 32
+    lr: float = 0.01
+    momentum: float = 0.9
+
+    def build(self, seed: int) -> nn.Module:
+        """Make the network with its initial weights, drawn from `seed` alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds the GPUs, too
+            return MODELS[self.network]()
+
+    def make_objective(self) -> Objective:
+        """Make the loss that this network minimises."""
+        attacks = [ATTACKS[name] for name in self.attacks]
+        if self.objective == "gaussian":
+            return gaussian(self.sigma or 0.0)
+        if self.objective == "adversarial":
+            return adversarial(attacks[0])
+        return mixed(attacks) if self.objective == "mixed" else standard
+
+    @property
+    def probe(self) -> str:
+        """The attack whose held-out accuracy is monitored during training."""
+        return self.attacks[0] if self.attacks else "pgd-linf"
+
+    @property
+    def select(self) -> str:
+        """Which held-out accuracy decides the best epoch: under attack where that is trained."""
+        return self.probe if self.attacks else "natural"
+
+    def record(self) -> dict[str, Any]:
+        """Everything that defines the weights but the seed, as plain values."""
+        attacks = [attack_record(name, ATTACKS[name]) for name in self.attacks]
+        return asdict(self) | {"attacks": attacks, "data": DATASETS[DATASET].digest}
+
+
+def gaussian_name(sigma: float) -> str:
+    """Name of the network trained with noise `sigma`: ``gaussian-0.25``."""
+    return f"gaussian-{sigma:.2f}"
+
+
+def smoothed_name(sigma: float) -> str:
+    """Name of the smoothed network in rows and tables: ``smoothed-0.25``."""
+    return f"smoothed-{sigma:.2f}"
+
+
+NOISE_OF = {smoothed_name(sigma): sigma for sigma in SIGMAS}
+"""Noise level of each smoothed network."""
+
+SLOWER = f"standard-lr-{LOWER_LEARNING_RATE}"
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("standard", "standard"),
+        *(Recipe(gaussian_name(sigma), "gaussian", sigma=sigma) for sigma in SIGMAS),
+        Recipe("pgd-pixel-l2-at", "adversarial", attacks=("pgd-pixel-l2",)),
+        Recipe("pgd-linf-at", "adversarial", attacks=("pgd-linf",)),
+        Recipe("pgd-l2-at", "adversarial", attacks=("pgd-l2",)),
+        Recipe("mixed-at", "mixed", attacks=("pgd-linf", "pgd-pixel-l2")),
+        Recipe(SLOWER, "standard", lr=LOWER_LEARNING_RATE),
+    )
+}
+"""The networks whose weights are shipped, by name; add your own."""
+
+DEFENCES = ("standard", gaussian_name(SIGMA), "pgd-pixel-l2-at", "pgd-linf-at", "mixed-at")
+"""The networks of the report's Table 1, in its order; the smoothed one comes after them."""
+FURTHER = ("pgd-l2-at", SLOWER)
+"""Networks that are not in the report: the Euclidean ball, and another learning rate."""
+
+
+def find_recipe(name: str) -> Recipe:
+    """Look a network up by name."""
+    return _find("network", name, RECIPES)
+
+
+# --- How much of it to run. -----------------------------------------------------------------------
+
+SEEDS = {"standard": 5, SLOWER: 5, gaussian_name(SIGMA): 3, "pgd-linf-at": 3}
+"""Training seeds of the networks that have more than one."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The numbers that make a run longer or shorter; what is computed is the same.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    trains : bool
+        Whether the run trains its own weights instead of using the shipped ones.
+    reads_published : bool
+        Whether it reads the rows in ``report/rows`` that are the same measurement.
+    heldout, test : int
+        Images of the two splits that are attacked.
+    live : int
+        Images of what a notebook measures on the spot.
+    attacks : tuple of str
+        Attacks on every network.
+    votes : int
+        Votes of a prediction.
+    certified : int
+        Images that are certified.
+    ns : tuple of int
+        Votes of a certificate.
+    """
+
+    name: str
+    trains: bool = False
+    reads_published: bool = False
+    heldout: int = 1024
+    test: int = 0
+    live: int = 256
+    attacks: tuple[str, ...] = REPORT_ATTACKS + FURTHER_ATTACKS
+    votes: int = 1000
+    certified: int = 1024
+    ns: tuple[int, ...] = (100, 1000, 10_000, 100_000)
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """Training seeds of the networks that have more than one."""
+        return SEEDS
+
+    def models(self) -> list[tuple[str, int]]:
+        """List the networks with their training seeds, in the order to train them in."""
+        firsts = [(name, 0) for name in RECIPES]
+        return firsts + [(name, seed) for name, n in SEEDS.items() for seed in range(1, n)]
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "smoke",
+            **{"heldout": 32, "test": 32, "live": 32, "votes": 100, "certified": 8},
+            ns=(100, 1000),
+            attacks=REPORT_ATTACKS + FURTHER_ATTACKS[:2],
+        ),
+        Profile("lesson", reads_published=True),
+        Profile("course", live=1024, certified=128, ns=(100, 1000, 10_000)),
+        Profile("full", trains=True, test=10_000, live=1024),
+    )
+}
+"""``smoke`` is for tests, ``lesson`` for the notebooks, ``course`` measures every row anew from the
+shipped weights, ``full`` trains them, too."""
+
+
+def find_profile(name: str) -> Profile:
+    """Look a profile up by name."""
+    return _find("profile", name, PROFILES)
+
+
+def _find(kind: str, name: str, known: dict[str, Any]) -> Any:
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}: choose from {', '.join(known)}")
+    return known[name]
+
+
+# --- What the report prints. ----------------------------------------------------------------------
+
+REPORT_TABLE1: dict[str, dict[str, float]] = {
+    "standard": {"natural": 58.2, "fgsm": 3.81, "pgd-linf": 0.29, "pgd-pixel-l2": 0.29},
+    "gaussian-0.25": {"natural": 62.16, "fgsm": 26.17, "pgd-linf": 21.77, "pgd-pixel-l2": 25.16},
+    "pgd-pixel-l2-at": {"natural": 54.78, "fgsm": 25.0, "pgd-linf": 20.99, "pgd-pixel-l2": 23.82},
+    "pgd-linf-at": {"natural": 54.41, "fgsm": 28.32, "pgd-linf": 25.58, "pgd-pixel-l2": 19.33},
+    "mixed-at": {"natural": 51.76, "fgsm": 28.41, "pgd-linf": 26.46, "pgd-pixel-l2": 27.15},
+    "smoothed-0.25": {"natural": 59.71, "fgsm": 38.1, "pgd-linf": 37.68, "pgd-pixel-l2": 39.8},
+}
+"""Accuracy in percent by defence and attack (the report's Table 1; its "PGD l-2" is per pixel)."""
+REPORT_TABLE1[SLOWER] = REPORT_TABLE1["standard"]  # the report prints no learning rate
+
+TITLES = {
+    "standard": "Basic classifier",
+    "gaussian-0.25": "Basic classifier + noisy training",
+    "pgd-pixel-l2-at": "Adversarial training (PGD pixel-l2)",
+    "pgd-linf-at": "Adversarial training (PGD l∞)",
+    "mixed-at": "Mixed adversarial training",
+    SLOWER: f"Basic classifier, learning rate {LOWER_LEARNING_RATE}",
+    "pgd-l2-at": "Adversarial training (PGD l2)",
+    "smoothed-0.25": "Randomized smoothing",
+    "natural": "Natural",
+    "fgsm": "FGSM",
+    "pgd-linf": "PGD l∞",
+    "pgd-pixel-l2": "PGD pixel-l2 (the report's “l2”)",
+    "pgd-l2-small": "PGD l2 at the report's radius",
+    "pgd-l2": "PGD l2",
+    "pgd-linf-50x5": "PGD l∞, 50 steps, 5 random starts",
+    "vote-pgd-linf": "Attack on the vote, l∞",
+    "vote-pgd-pixel-l2": "Attack on the vote, pixel-l2",
+    "vote-pgd-l2": "Attack on the vote, l2",
+}
+"""Names in print of defences and attacks; a name without one is printed as it is."""
+
+
+def title(name: str) -> str:
+    """Name in print of a defence or an attack."""
+    return TITLES.get(name, name)
+
+
+def table1_cells(profile: Profile) -> list[tuple[str, str]]:
+    """List defence and attack of every line of Table 1, in its order."""
+    networks = [(model, attack) for model in DEFENCES for attack in profile.attacks]
+    return networks + [(smoothed_name(SIGMA), attack) for attack in SMOOTHED_ATTACKS]

@@ -1,0 +1,90 @@
+"""Using a network without changing it: evaluation mode, and batches that fit into memory."""
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CPU_BATCH = 256
+"""Images attacked at once on a CPU: few enough for its caches, enough to keep it busy."""
+
+_modes: "weakref.WeakKeyDictionary[nn.Module, list[Any]]" = weakref.WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Hold a network in evaluation mode; afterwards every submodule is in the mode it had.
+
+    Several threads may hold it at once: the last one restores.
+    """
+    with _lock:
+        held = _modes.setdefault(model, [0, None])
+        if held[0] == 0:
+            held[1] = [(m, m.training) for m in model.modules() if hasattr(m, "training")]
+            if any(training for _, training in held[1]):
+                model.eval()
+        held[0] += 1
+    try:
+        yield model
+    finally:
+        with _lock:
+            held[0] -= 1
+            if held[0] == 0:
+                _restore(model, held[1])
+                del _modes[model]
+
+
+def _restore(model: nn.Module, modes: list[tuple[nn.Module, bool]]) -> None:
+    if modes and modes[0][1]:
+        model.train()  # may do more than set flags: adapters merge and split their weights here
+    for module, training in modes:
+        if module.training != training:
+            module.training = training
+
+
+def in_batches(function: Callable[..., Tensor], size: int | None, *parts: Any) -> Tensor:
+    """Concatenate ``function`` of batches of at most `size` images, fewer if memory runs out.
+
+    Parameters
+    ----------
+    function : callable
+        Maps one batch of every part to a tensor with one row an image.
+    size : int or None
+        Images a batch; None stands for 256 on a CPU and all of them on a GPU.
+    *parts : Tensor or ThreatModel or anything
+        The images first.  Tensors and balls are split, everything else is handed on.
+
+    Returns
+    -------
+    Tensor of shape (B, ...)
+    """
+    images = len(parts[0])
+    if size is None:
+        size = CPU_BATCH if parts[0].device.type == "cpu" else max(images, 1)
+    try:
+        if images <= size:
+            return function(*parts)
+        slices = [slice(first, first + size) for first in range(0, images, size)]
+        return torch.cat([function(*(select(part, s) for part in parts)) for s in slices])
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if "memory" not in str(error) or min(size, images) == 1:
+            raise
+    return in_batches(function, min(size, images) // 2, *parts)
+
+
+def select(part: Any, s: Any) -> Any:
+    """Pick some images of a tensor or of a ball; anything else belongs to all of them."""
+    if isinstance(part, Tensor) and part.dim():
+        return part[s]
+    return part.at(s) if hasattr(part, "at") else part
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
+    """Logits (B, K) of a copy of the images, batch by batch."""
+    return in_batches(lambda part: model(part.clone()), batch_size, x)

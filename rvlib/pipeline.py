@@ -1,0 +1,560 @@
+"""A run of the experiments: train, measure, read; what is on disk is not computed again."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from rvlib import experiments as ex
+from rvlib.data import DATASETS, load, to_float
+from rvlib.device import arithmetic, pick_device, provenance
+from rvlib.evaluation import SHARE, counts_inside, nested_counts, predictions, vote_counts
+from rvlib.experiments import ALPHA, N0, Profile
+from rvlib.models import load_weights, read_record, save_weights
+from rvlib.models import to_device as to_device
+from rvlib.results import (
+    Results,
+    ResultsError,
+    check_identity,
+    counts,
+    missing,
+    open_results,
+    read,
+    write_shard,
+)
+from rvlib.smoothing import ABSTAIN, Certificates, certificate, vote, wilson
+from rvlib.smoothing.statistics import Interval
+from rvlib.training import Fit, fit
+
+Step = Callable[[nn.Module, Tensor, Tensor, int], dict[str, Any]]
+"""Measure a few images: (network, images, labels, index of the first) -> columns."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many of `n` images were answered rightly, and how many not at all."""
+
+    n: int
+    correct: int
+    abstained: int
+    threat: str
+
+    @property
+    def percent(self) -> float:
+        """Share of right answers in percent; an abstention is an error."""
+        return 100 * self.correct / self.n
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson's 95 % interval of the share, in percent."""
+        return Interval(*(100 * end for end in wilson(self.correct, self.n)))
+
+    @property
+    def answered_only(self) -> float | None:
+        """Share of right answers, in percent, among the answered images; None if none was."""
+        answered = self.n - self.abstained
+        return 100 * self.correct / answered if answered else None
+
+
+def accuracy(results: Results, alpha: float = ALPHA) -> Accuracy:
+    """Count right answers in rows of predictions or of votes."""
+    frame, labels = results.frame, results.frame["label"].to_numpy()
+    if "counts" in frame:
+        answers = vote(counts(frame, "counts"), alpha)
+    else:
+        answers = frame["prediction"].to_numpy()
+    correct, abstained = int((answers == labels).sum()), int((answers == ABSTAIN).sum())
+    return Accuracy(len(labels), correct, abstained, results.meta["attack"]["threat"])
+
+
+def certificates(results: Results, n: int, alpha: float = ALPHA) -> Certificates:
+    """Certify images from their first `n` stored votes; ABSTAIN where they were not drawn to `n`.
+
+    Images whose selected class was wrong have no votes beyond the smallest n: they are certified
+    rightly at no radius.
+    """
+    frame, sigma = results.frame, results.meta["sigma"]
+    selection, drawn = counts(frame, "selection"), counts(frame, f"counts_{n}")
+    sampled = drawn.sum(1) > 0
+    prediction, radius = np.full(len(frame), ABSTAIN), np.zeros(len(frame))
+    if sampled.any():
+        prediction[sampled], radius[sampled] = certificate(
+            selection[sampled], drawn[sampled], alpha, sigma
+        )
+    return Certificates(prediction, radius)
+
+
+def repository() -> Path:
+    """Folder with notebooks and report: ``RVLIB_ROOT``, or the checkout that rvlib lies in."""
+    root = Path(os.environ.get("RVLIB_ROOT") or Path(__file__).parents[1])
+    if not (root / "report").is_dir():
+        raise ValueError(f"{root} is no checkout of rvlib: run inside one, or set RVLIB_ROOT")
+    return root
+
+
+@dataclass(frozen=True)
+class Run:
+    """A profile with a place to work in.
+
+    Parameters
+    ----------
+    profile : Profile
+        How much to compute.
+    device : torch.device
+        Where to compute.
+    seed : int
+        Of attacks and votes.
+    out : Path
+        Folder for everything that the run makes.
+    models : Path
+        Folder of the weights.
+    published : Path
+        Folder of the rows that are shipped.
+    log : callable
+        Given one line after each piece of work.
+    """
+
+    profile: Profile
+    device: torch.device
+    seed: int
+    out: Path
+    models: Path
+    published: Path
+    log: Callable[[str], None] = print
+
+    @classmethod
+    def open(
+        cls, profile: str, device: str | None = None, root: Path | None = None, seed: int = 0
+    ) -> "Run":
+        """Open a run by the name of its profile; ``RVLIB_BUILD`` moves its folder elsewhere."""
+        found, root = ex.find_profile(profile), root or repository()
+        if seed < 0:
+            raise ValueError(f"seed={seed} must be >= 0")
+        build = Path(os.environ.get("RVLIB_BUILD") or root / "build")
+        out = build / (found.name if seed == 0 else f"{found.name}-seed-{seed}")
+        # Weights do not depend on the seed of attacks and votes.
+        models = build / found.name / "models" if found.trains else root / "report" / "models"
+        return cls(found, pick_device(device), seed, out, models, root / "report" / "rows")
+
+    @property
+    def rows(self) -> Path:
+        """Folder of the rows that this run measures."""
+        return self.out / "rows"
+
+    # --- networks and images ----------------------------------------------------------------------
+
+    def weights(self, name: str, seed: int = 0) -> Path:
+        """Where the weights of a network lie."""
+        return self.models / name / f"seed-{seed}.safetensors"
+
+    def model(self, name: str, seed: int = 0) -> nn.Module:
+        """Load a trained network, checked, in evaluation mode, on the run's device."""
+        recipe = ex.find_recipe(name)
+        self.train((name, seed))
+        network = recipe.build(seed)
+        load_weights(network, self.weights(name, seed), recipe.record())
+        return to_device(network, self.device).eval()
+
+    def images(self, count: int, split: str = "heldout") -> tuple[Tensor, Tensor]:
+        """Load the first images of a split as floats in [0, 1], on the run's device."""
+        images, labels = load(ex.DATASET, split)
+        x = to_float(images[:count]).to(self.device)
+        return x.contiguous(memory_format=torch.channels_last), labels[:count].to(self.device)
+
+    def seeds(self, name: str) -> range:
+        """Training seeds of a network."""
+        return range(self.profile.seeds.get(name, 1))
+
+    # --- training ---------------------------------------------------------------------------------
+
+    def untrained(self) -> list[tuple[str, int]]:
+        """Networks and seeds that this profile trains and whose weights are not there."""
+        pairs = self.profile.models() if self.profile.trains else []
+        return [pair for pair in pairs if not self.weights(*pair).with_suffix(".json").exists()]
+
+    def train(self, *pairs: tuple[str, int]) -> None:
+        """Train the networks and seeds that are missing, all of the profile's by default."""
+        todo = [pair for pair in self.untrained() if not pairs or pair in pairs]
+        jobs = min(cores(), len(todo)) if self.device.type == "cpu" else 1
+        if jobs <= 1:
+            for name, seed in todo:
+                self.train_one(name, seed)
+            return
+        # A process each: one thread is enough for a small network, and the weights then do not
+        # depend on how many cores there are.
+        command = [sys.executable, "-m", "rvlib", "train", "--profile", self.profile.name]
+
+        def start(pair: tuple[str, int]) -> None:
+            words = [pair[0], "--training-seed", str(pair[1]), "--device", str(self.device)]
+            subprocess.run([*command, *words], check=True)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(start, todo))
+
+    def train_one(self, name: str, seed: int) -> None:
+        """Train one network, from its checkpoint where there is one, and write its weights."""
+        recipe, path = ex.find_recipe(name), self.weights(name, seed)
+        if path.with_suffix(".json").exists():
+            return
+        checkpoint = self.out / "checkpoints" / name / f"seed-{seed}.pt"
+        model, started = recipe.build(seed), time.monotonic()
+        with repeatable(self.device, threads=1):
+            result = fit(
+                model,
+                recipe.make_objective(),
+                load(ex.DATASET, "train"),
+                epochs=recipe.epochs,
+                batch_size=recipe.batch_size,
+                lr=recipe.lr,
+                momentum=recipe.momentum,
+                seed=seed,
+                monitor=self._monitor(recipe),
+                select=recipe.select,
+                checkpoint=checkpoint,
+                identity={"recipe": recipe.record()},
+                device=self.device,
+                log=lambda line: self.log(f"{name} seed {seed}  {line}"),
+            )
+            record = self._record(recipe, seed, result, time.monotonic() - started)
+        save_weights(model, path, record)
+        checkpoint.unlink(missing_ok=True)
+
+    def _monitor(self, recipe: ex.Recipe) -> Callable[[nn.Module], dict[str, float]]:
+        images, labels = load(ex.DATASET, "heldout")
+
+        def share(model: nn.Module, attack: str) -> float:
+            answers = predictions(model, images, labels, ex.ATTACKS[attack])
+            return (answers == labels).double().mean().item()
+
+        return lambda model: {name: share(model, name) for name in ("natural", recipe.probe)}
+
+    def _record(self, recipe: ex.Recipe, seed: int, result: Fit, seconds: float) -> dict[str, Any]:
+        return {
+            "recipe": recipe.record(),
+            "seed": seed,
+            "epochs": len(result.history),
+            "shipped": "last epoch",
+            "last": result.history[-1],
+            "best_epoch": result.best_epoch + 1,
+            "best": result.history[result.best_epoch],
+            "seconds": round(seconds, 1),  # since the last start: a resumed training has more
+            **provenance(self.device),
+            "history": result.history,
+        }
+
+    # --- measuring --------------------------------------------------------------------------------
+
+    def accuracy(
+        self,
+        defence: str,
+        attack: str,
+        *,
+        seed: int = 0,
+        split: str = "heldout",
+        count: int | None = None,
+    ) -> Accuracy:
+        """Accuracy of a network, or of a smoothed one as ``"smoothed-0.25"``, under an attack.
+
+        Parameters
+        ----------
+        defence : str
+            Name of a network in ``RECIPES``, or of its smoothed version.
+        attack : str
+            Name in ``ATTACKS`` or ``VOTE_ATTACKS``.
+        seed : int, default=0
+            Training seed.
+        split : str, default="heldout"
+            ``heldout``, the report's images, or ``test``.
+        count : int, optional
+            Images; the profile's number by default.
+        """
+        return accuracy(self.answers(defence, attack, seed=seed, split=split, count=count))
+
+    def answers(
+        self,
+        defence: str,
+        attack: str,
+        *,
+        seed: int = 0,
+        split: str = "heldout",
+        count: int | None = None,
+    ) -> Results:
+        """Measure or read the rows that ``accuracy`` counts."""
+        call, n = ex.find_attack(attack), self.profile.votes
+        count = count or self._count(split)
+        sigma = ex.NOISE_OF.get(defence)
+        model = defence if sigma is None else ex.gaussian_name(sigma)
+        what = {"model": model, "training_seed": seed, "attack": ex.attack_record(attack, call)}
+
+        def classify(network: nn.Module, x: Tensor, y: Tensor, first: int) -> dict[str, Any]:
+            options = {"first_id": first, "batch_size": len(x), "seed": self.seed}
+            if sigma is None:
+                return {"prediction": predictions(network, x, y, call, **options).tolist()}
+            return {"counts": texts(vote_counts(network, x, y, call, sigma, n, **options))}
+
+        if sigma is not None:
+            what |= {"sigma": sigma, "n": n}
+        size = 256 if sigma is None else 64
+        return self._measured(split, defence, seed, attack, what, count, size, classify)
+
+    def certificates(self, sigma: float, count: int | None = None) -> Results:
+        """Draw the votes that certify the report's images at a noise level, or read them."""
+        ns, count = self.profile.ns, count or self.profile.certified
+
+        def draw(network: nn.Module, x: Tensor, y: Tensor, first: int) -> dict[str, Any]:
+            x = to_float(x).to(self.device)
+            selection, drawn = nested_counts(network, x, sigma, ns, n0=N0, labels=y, seed=self.seed)
+            return {"selection": texts(selection)} | {f"counts_{n}": texts(drawn[n]) for n in ns}
+
+        what = self._certificates_identity(sigma)
+        name = ex.smoothed_name(sigma)
+        return self._measured("heldout", name, 0, "certificates", what, count, 64, draw)
+
+    def inside(self, sigma: float) -> Results:
+        """Attack inside the balls that are certified at a noise level, or read the outcome."""
+        certified = certificates(self.certificates(sigma), max(self.profile.ns))
+        n, name = self.profile.votes, ex.smoothed_name(sigma)
+
+        def attack(network: nn.Module, x: Tensor, y: Tensor, first: int) -> dict[str, Any]:
+            chosen = slice(first, first + len(x))
+            some = Certificates(certified.prediction[chosen], certified.radius[chosen])
+            drawn = counts_inside(
+                *(network, to_float(x).to(self.device), some, sigma),
+                first_id=first,
+                steps=ex.SMOOTHED_STEPS,
+                draws=ex.SMOOTHED_DRAWS,
+                n=n,
+                seed=self.seed,
+            )
+            # Nine decimals, rounded down: no more than was certified.
+            radius = [f"{np.floor(r * 1e9) / 1e9:.9f}" if r > 0 else "" for r in some.radius]
+            answers = [int(c) if c != ABSTAIN else "" for c in some.prediction]
+            return {"certified": answers, "radius": radius, "counts": texts(drawn)}
+
+        how = {"share": SHARE, "steps": ex.SMOOTHED_STEPS, "draws": ex.SMOOTHED_DRAWS}
+        what = self._certificates_identity(sigma) | {"n": n, "alpha": ALPHA} | how
+        count = self.profile.certified
+        return self._measured("heldout", name, 0, "inside", what, count, 64, attack)
+
+    def _certificates_identity(self, sigma: float) -> dict[str, Any]:
+        model = {"model": ex.gaussian_name(sigma), "training_seed": 0}
+        return model | {"sigma": sigma, "n0": N0, "ns": list(self.profile.ns)}
+
+    def _count(self, split: str) -> int:
+        count = {"heldout": self.profile.heldout, "test": self.profile.test}.get(split, 0)
+        if not count:
+            raise ValueError(f"profile {self.profile.name!r} measures no images of {split!r}")
+        return count
+
+    def _measured(
+        self,
+        split: str,
+        defence: str,
+        seed: int,
+        name: str,
+        what: dict[str, Any],
+        count: int,
+        size: int,
+        step: Step,
+    ) -> Results:
+        """Read a measurement, after measuring what is missing of it, shard by shard."""
+        place = Path(split) / defence / f"seed-{seed}" / name
+        self.train((what["model"], seed))
+        identity = what | {
+            "weights": read_record(self.weights(what["model"], seed))["sha256"],
+            "data": DATASETS[ex.DATASET].digest,
+            "split": split,
+            "seed": self.seed,
+        }
+        # Another arithmetic is another function, and another device has other noise.
+        if arithmetic(self.device) != "float32":
+            identity["arithmetic"] = arithmetic(self.device)
+        if self.device.type != "cpu":
+            identity["device"] = self.device.type
+        if self.profile.reads_published and self._is_published(place, identity, count):
+            return read(self.published / place, count)
+        folder = self.rows / place
+        open_results(folder, identity)
+        todo = missing(folder, count, size)
+        if todo:
+            started = time.monotonic()
+            network = self.model(what["model"], seed)
+            images, labels = load(ex.DATASET, split)
+            about = provenance(self.device)
+            with repeatable(self.device):
+                for r in tqdm(todo, f"{defence} {name}", leave=False, disable=None):
+                    x, y = images[r.start : r.stop], labels[r.start : r.stop]
+                    columns = {"label": y.tolist()} | step(network, x, y, r.start)
+                    write_shard(folder, r.start, columns, about)
+            self.log(f"{place}  n = {count}  ({time.monotonic() - started:.1f} s)")
+        return read(folder, count)
+
+    def _is_published(self, place: Path, identity: dict[str, Any], count: int) -> bool:
+        """Whether the shipped rows are this very measurement, on at least as many images."""
+        try:
+            check_identity(self.published / place, identity)
+            return not missing(self.published / place, count, count)
+        except ResultsError:
+            return False
+
+
+# --- all of it ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measurement of a run: what it is of, how many images, and how to make it."""
+
+    place: tuple[str, str, int, str]
+    count: int
+    make: Callable[[], Results]
+
+
+def measurements(run: Run) -> list[Measurement]:
+    """List what the tables of a run are made of, Table 1 and Figure 1 first."""
+    found: dict[tuple[str, str, int, str], Measurement] = {}
+
+    def add(split: str, defence: str, seed: int, attack: str, count: int) -> None:
+        def make() -> Results:
+            return run.answers(defence, attack, seed=seed, split=split, count=count)
+
+        place = (split, defence, seed, attack)
+        if place not in found or found[place].count < count:
+            found[place] = Measurement(place, count, make)
+
+    profile, table1 = run.profile, ex.table1_cells(run.profile)
+    for defence, attack in table1:
+        add("heldout", defence, 0, attack, profile.heldout)
+    for sigma in sorted(ex.SIGMAS, key=lambda s: s != ex.SIGMA):
+        for what, make in (("certificates", run.certificates), ("inside", run.inside)):
+            place = ("heldout", ex.smoothed_name(sigma), 0, what)
+            found[place] = Measurement(place, profile.certified, lambda m=make, s=sigma: m(s))  # type: ignore[misc]
+        for attack in ex.REPORT_ATTACKS:
+            add("heldout", ex.gaussian_name(sigma), 0, attack, profile.heldout)
+            add("heldout", ex.smoothed_name(sigma), 0, attack, profile.certified)
+    for model in ex.FURTHER:
+        for attack in profile.attacks:
+            add("heldout", model, 0, attack, profile.heldout)
+    for model in profile.seeds:
+        for seed in run.seeds(model):
+            for attack in ex.REPORT_ATTACKS:
+                add("heldout", model, seed, attack, profile.heldout)
+    for defence, attack in table1 if profile.test else ():
+        add("test", defence, 0, attack, profile.test)
+    return list(found.values())
+
+
+def measure_everything(run: Run) -> None:
+    """Train and measure all that the six notebooks and the report show."""
+    run.train()
+    for measurement in measurements(run):
+        measurement.make()
+
+
+def missing_images(run: Run) -> dict[tuple[str, str, int, str], int]:
+    """Count the images that each measurement of a run still lacks."""
+    left = {}
+    for m in measurements(run):
+        split, defence, seed, what = m.place
+        folder = run.rows / split / defence / f"seed-{seed}" / what
+        count = sum(map(len, missing(folder, m.count, m.count)))
+        if count:
+            left[m.place] = count
+    return left
+
+
+def texts(drawn: Tensor) -> list[str]:
+    """Write each image's votes as numbers with spaces between; nothing where it has none."""
+    return [" ".join(map(str, row)) if any(row) else "" for row in drawn.tolist()]
+
+
+@contextmanager
+def repeatable(device: torch.device, threads: int | None = None) -> Iterator[None]:
+    """Compute so that the same work, done again on the same machine, gives the same bits."""
+    before, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    fixed, tried = cudnn.deterministic, cudnn.benchmark
+    try:
+        if device.type == "cuda":
+            cudnn.deterministic, cudnn.benchmark = True, False
+        elif threads is not None:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = fixed, tried
+        torch.set_num_threads(before)
+
+
+def cores() -> int:
+    """Cores that this process may use: by its affinity, its container's limit, a batch system."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    given = [count or 1]
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        given.append(max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass  # no limit
+    if os.environ.get("SLURM_CPUS_PER_TASK", "").isdigit():
+        given.append(int(os.environ["SLURM_CPUS_PER_TASK"]))
+    return min(given)
+
+
+def estimate(run: Run) -> float:
+    """Seconds that the missing trainings and measurements take: passes counted, a few timed.
+
+    One pass is an image once forward and backward, one vote an image once forward.
+    """
+    training = attacking = voting = 0.0
+    for name, _ in run.untrained():
+        recipe = ex.RECIPES[name]
+        steps = sum(_steps(ex.ATTACKS[a]) for a in recipe.attacks)
+        images = len(load(ex.DATASET, "train")[0])
+        training += recipe.epochs * images * (1 + len(recipe.attacks) + steps)
+    for (_, defence, _, what), images in missing_images(run).items():
+        votes = run.profile.votes if defence in ex.NOISE_OF else 0
+        if what == "certificates":
+            voting += images * max(run.profile.ns) / 2  # about half stop: their class is wrong
+        elif what == "inside":
+            attacking += images * ex.SMOOTHED_STEPS * ex.SMOOTHED_DRAWS / 2
+            voting += images * votes / 2
+        else:
+            attacking += images * max(1, _steps(ex.find_attack(what)))
+            voting += images * votes
+    network, x = to_device(ex.RECIPES["standard"].build(0), run.device), run.images(256)
+    small = tuple(part[:32] for part in x)
+    training *= _seconds(lambda: _passes(network, *small), run.device) / 32
+    attacking *= _seconds(lambda: _passes(network, *x), run.device) / 256
+    voting *= _seconds(lambda: vote_counts(network, *x, ex.natural, 0.25, 100), run.device) / 25600
+    return training / (cores() if run.device.type == "cpu" else 1) + attacking + voting
+
+
+def _steps(attack: ex.Attack) -> int:
+    options = getattr(attack, "keywords", {})
+    steps = options.get("steps", 1) * options.get("restarts", 1) * options.get("draws", 1)
+    return int(steps)
+
+
+def _passes(network: nn.Module, x: Tensor, y: Tensor) -> None:
+    nn.functional.cross_entropy(network(x), y).backward()
+
+
+def _seconds(work: Callable[[], Any], device: torch.device, times: int = 3) -> float:
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    for _ in range(times):
+        work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - started) / times
