@@ -1,1 +1,0 @@
-"""The long works, each resumable: train, measure, certify.  What is on disk is not done again."""
