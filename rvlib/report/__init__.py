@@ -1,1 +1,1 @@
-"""Rows in, Table 1 and Figure 1 out.  Nothing here measures; everything here can be traced."""
+"""Results in; tables, Figure 1, the printed report and the site out."""

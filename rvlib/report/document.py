@@ -3,35 +3,28 @@
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import typst
 
-from rvlib.data import SPLITS
-from rvlib.files import write_whole
-from rvlib.intervals import wilson
-from rvlib.recipes import REPORT_ATTACKS, SIGMA, find_recipe, gaussian_name, smoothed_name
-from rvlib.report.reference import REPORT_TABLE1, TITLES
-from rvlib.report.tables import Table, read_csv
-from rvlib.stages.run import repository
-
-TABLES = (
-    "table1",
-    "further",
-    "seeds",
-    "sigma",
-    "certified",
-    "jointly",
-    "inside",
-    "figure1",
-    "sanity",
+from rvlib.data import DATASETS
+from rvlib.experiments import (
+    RECIPES,
+    REPORT_ATTACKS,
+    REPORT_TABLE1,
+    SIGMA,
+    TITLES,
+    gaussian_name,
+    smoothed_name,
 )
-"""Tables that every run has; ``table2`` is there where the profile measures the test set."""
+from rvlib.pipeline import repository
+from rvlib.results import atomic_write
+from rvlib.smoothing.statistics import wilson
 
-SIDE, CHANNELS = 32, 3
-"""Shape of a CIFAR-10 image."""
+TABLES = "table1,further,seeds,sigma,certified,jointly,inside,figure1,sanity".split(",")
+"""Tables that every run has; ``table2`` is there where the profile measures the test set."""
 
 ATTACKED = REPORT_ATTACKS[1:]
 TRAINED = ("pgd-pixel-l2-at", "pgd-linf-at", "mixed-at")
@@ -98,8 +91,8 @@ def build(out: Path, source: Path | None = None) -> list[Path]:
     Parameters
     ----------
     out : Path
-        Folder of a run, with ``run.json``, ``tables/`` and ``figures/`` as ``write_tables`` made
-        them; the report is written into it.
+        Folder of a run, with ``run.json``, ``tables/`` and ``figures/``; the report is written
+        into it.
     source : Path, default=``repository() / "report" / "report.typ"``
         The typst source: all of the text and the layout.
 
@@ -111,15 +104,13 @@ def build(out: Path, source: Path | None = None) -> list[Path]:
     Raises
     ------
     ValueError
-        If a table is missing, or typst refuses the source; the message is one line.
+        If a table is missing or incomplete, or typst refuses the source; one line.
     """
     source = (source or repository() / "report" / "report.typ").resolve()
-    if not source.is_file():
-        raise ValueError(f"{source} is missing: run from a checkout, or set RVLIB_ROOT to one")
     content = json.dumps(gather(out))
     pdf, html = out / "report.pdf", out / "report.html"
-    write_whole(pdf, _compile(source, content, format="pdf", pdf_standards=["ua-1"]))
-    write_whole(html, _compile(source, content, format="html"))
+    atomic_write(pdf, _compile(source, content, format="pdf", pdf_standards=["ua-1"]))
+    atomic_write(html, _compile(source, content, format="html"))
     return [pdf, html]
 
 
@@ -127,7 +118,7 @@ def _compile(source: Path, content: str, **options: Any) -> bytes:
     """Compile with the fonts inside typst only: no page depends on the machine's."""
     try:
         with warnings.catch_warnings():
-            # That typst's HTML is young is known; its result was looked at.
+            # Typst's HTML export is experimental and warns; its result was looked at.
             warnings.simplefilter("ignore", typst.TypstWarning)
             return typst.compile(
                 source,
@@ -141,7 +132,7 @@ def _compile(source: Path, content: str, **options: Any) -> bytes:
 
 
 def gather(out: Path) -> dict[str, Any]:
-    """Collect all that the source prints: the run's files, the names, and what follows from them.
+    """Collect all that the source prints: the run's files, the names, and the findings.
 
     Parameters
     ----------
@@ -158,62 +149,55 @@ def gather(out: Path) -> dict[str, Any]:
     ValueError
         If a file is missing or cannot be read; the message names it.
     """
-    run = _read(out / "run.json", lambda path: json.loads(path.read_text()))
-    names = (*TABLES, "table2") if run["test"] else TABLES
-    tables = {name: _read(out / "tables" / f"{name}.csv", read_csv) for name in names}
-    figure = _read(out / "figures" / "figure1.svg", Path.read_text)
     try:
-        findings = find(run, tables)
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"{out / 'tables'}: a line or column is missing ({error}); make report writes them anew"
-        ) from None
-    recipe = find_recipe("standard")
+        run = json.loads((out / "run.json").read_text())
+        names = [*TABLES, "table2"] if run["test"] else TABLES
+        paths = {name: out / "tables" / f"{name}.csv" for name in names}
+        printed = {k: pd.read_csv(p, dtype=str, keep_default_na=False) for k, p in paths.items()}
+        figure = (out / "figures" / "figure1.svg").read_text()
+        findings = find(run, {name: pd.read_csv(path) for name, path in paths.items()})
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.filename} is missing: make report writes it") from None
+    except (KeyError, ValueError, TypeError) as error:
+        what = " ".join(str(error).split())
+        raise ValueError(f"{out}: a table is incomplete ({what}): run make report again") from None
+    recipe, cifar10 = RECIPES["standard"], DATASETS["cifar10"]
     parameters = sum(p.numel() for p in recipe.build(0).parameters())
     return {
         "run": run,
-        "tables": tables,
+        "tables": {name: table.to_dict("records") for name, table in printed.items()},
         "figure": figure,
         "titles": TITLES,
         "recipe": recipe.record() | {"parameters": parameters},
         "findings": findings,
-        "side": SIDE,
-        "heldout": SPLITS["heldout"][1].stop,
+        "side": cifar10.shape[-1],
+        "heldout": cifar10.splits["heldout"][1].stop,
     }
 
 
-def _read(path: Path, read: Callable[[Path], Any]) -> Any:
-    try:
-        return read(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing: make report writes it") from None
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read ({error}): make report writes it anew") from None
-
-
-def find(run: dict[str, Any], tables: dict[str, Table]) -> dict[str, Any]:
+def find(run: dict[str, Any], tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """Compute what the report's sentences say from what its tables say.
 
     Parameters
     ----------
     run : dict
         As in ``run.json``.
-    tables : dict of str to Table
+    tables : dict of str to DataFrame
         By name.
 
     Returns
     -------
     dict
-        Counts and comparisons by name, none of them rounded but those that are printed.
+        Counts and comparisons by name; numbers that are printed as text.
     """
-    cells = {(row["defence"], row["attack"]): row for row in tables["table1"]}
+    cells = tables["table1"].set_index(["defence", "attack"])
     return {
         "columns": inside_by_column(tables["table1"]),
         "claims": [judge(claim, cells) for claim in CLAIMS],
         "answered": answered_only(cells),
         "sigma": inside_by_sigma(tables["sigma"]),
         "vote": vote_attack_gain(cells),
-        "stronger": stronger_attack(cells, tuple(run["defences"])),
+        "stronger": stronger_attack(cells, run["defences"]),
         "widest_table1": _widest(tables["table1"]),
         "widest_figure1": _widest(tables["figure1"]),
         "reach": linf_reach(run, tables["figure1"]),
@@ -222,51 +206,42 @@ def find(run: dict[str, Any], tables: dict[str, Table]) -> dict[str, Any]:
     }
 
 
-def inside_by_column(table: Table) -> list[dict[str, Any]]:
+def inside_by_column(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Count, a defence, the report's values that lie in this run's 95 % intervals."""
-    reported = [row for row in table if row["report_value"]]
+    reported = table.dropna(subset="report_value")
     return [
         {
             "defence": defence,
             "cells": len(rows),
-            "inside": sum(row["report_in_interval"] == "yes" for row in rows),
-            "above": sum(float(row["report_value"]) > float(row["ci_high"]) for row in rows),
-            "below": sum(float(row["report_value"]) < float(row["ci_low"]) for row in rows),
+            "inside": int((rows["report_in_interval"] == "yes").sum()),
+            "above": int((rows["report_value"] > rows["ci_high"]).sum()),
+            "below": int((rows["report_value"] < rows["ci_low"]).sum()),
         }
-        for defence in dict.fromkeys(row["defence"] for row in reported)
-        for rows in [[row for row in reported if row["defence"] == defence]]
+        for defence, rows in reported.groupby("defence", sort=False)
     ]
 
 
-def judge(claim: Claim, cells: dict[Cell, dict[str, str]]) -> dict[str, Any]:
+def judge(claim: Claim, cells: pd.DataFrame) -> dict[str, Any]:
     """Decide a claim by whether the 95 % intervals of its pairs lie apart, and which way.
 
     Parameters
     ----------
     claim : Claim
         The claim.
-    cells : dict
-        Lines of Table 1 by defence and attack.
+    cells : DataFrame
+        Table 1, indexed by defence and attack.
 
     Returns
     -------
     dict
         ``text, pairs, agree, against`` (numbers of pairs) and ``verdict``.
     """
-    pairs = [(cells[high], cells[low]) for high, low in claim.pairs]
-    agree = sum(_apart(high, low) for high, low in pairs)
-    against = sum(_apart(low, high) for high, low in pairs)
-    return {
-        "text": claim.text,
-        "pairs": len(pairs),
-        "agree": agree,
-        "against": against,
-        "verdict": _verdict(len(pairs), agree, against),
-    }
-
-
-def _apart(high: dict[str, str], low: dict[str, str]) -> bool:
-    return float(high["ci_low"]) > float(low["ci_high"])
+    low, high = cells["ci_low"], cells["ci_high"]
+    agree = sum(bool(low[more] > high[less]) for more, less in claim.pairs)
+    against = sum(bool(low[less] > high[more]) for more, less in claim.pairs)
+    verdict = _verdict(len(claim.pairs), agree, against)
+    counted = {"pairs": len(claim.pairs), "agree": agree, "against": against}
+    return {"text": claim.text, **counted, "verdict": verdict}
 
 
 def _verdict(pairs: int, agree: int, against: int) -> str:
@@ -281,93 +256,90 @@ def _verdict(pairs: int, agree: int, against: int) -> str:
     return "holds in part" if agree else "not decided"
 
 
-def answered_only(cells: dict[Cell, dict[str, str]]) -> list[dict[str, Any]]:
+def answered_only(cells: pd.DataFrame) -> list[dict[str, Any]]:
     """Say where the report's smoothing values lie if abstentions are left out of the count."""
     result = []
     for attack in REPORT_ATTACKS:
-        row = cells[SMOOTHED, attack]
-        answered = int(row["n"]) - int(row["abstained"])
-        inside = False
-        if answered:
-            low, high = wilson(int(row["correct"]), answered)
-            inside = bool(100 * low <= float(row["report_value"]) <= 100 * high)
+        row = cells.loc[(SMOOTHED, attack)]
+        answered = int(row["n"] - row["abstained"])
+        low, high = wilson(int(row["correct"]), answered) if answered else (1.0, 0.0)
+        inside = bool(100 * low <= row["report_value"] <= 100 * high)
         result.append({"attack": attack, "inside": inside})
     return result
 
 
-def inside_by_sigma(table: Table) -> list[dict[str, Any]]:
+def inside_by_sigma(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Count, a noise level, the report's noisy and smoothing values in the scan's intervals."""
-    result = []
-    for sigma in dict.fromkeys(row["sigma"] for row in table):
-        rows = [row for row in table if row["sigma"] == sigma]
-        counts = {
-            column: sum(
-                float(row[f"{column}_low"])
-                <= REPORT_TABLE1[defence][row["attack"]]
-                <= float(row[f"{column}_high"])
-                for row in rows
-            )
-            for column, defence in (("plain", NOISY), ("vote", SMOOTHED))
+
+    def inside(rows: pd.DataFrame, column: str, defence: str) -> int:
+        value = rows["attack"].map(REPORT_TABLE1[defence])
+        return int(value.between(rows[f"{column}_low"], rows[f"{column}_high"]).sum())
+
+    return [
+        {
+            "sigma": f"{sigma:.2f}",
+            "plain": inside(rows, "plain", NOISY),
+            "vote": inside(rows, "vote", SMOOTHED),
         }
-        result.append({"sigma": sigma, **counts})
-    return result
-
-
-def vote_attack_gain(cells: dict[Cell, dict[str, str]]) -> list[dict[str, str]]:
-    """Say, a ball, how many points of accuracy the attack on the vote takes beyond the other."""
-    result = []
-    for attack in ("pgd-linf", "pgd-pixel-l2", "pgd-l2"):
-        plain, vote = cells[SMOOTHED, attack], cells[SMOOTHED, f"vote-{attack}"]
-        gain = float(plain["accuracy"]) - float(vote["accuracy"])
-        result.append({"attack": attack, "gain": f"{gain:.2f}".replace("-", "−")})
-    return result
-
-
-def stronger_attack(cells: dict[Cell, dict[str, str]], defences: Sequence[str]) -> str | None:
-    """Give the most accuracy, in points, that 50 steps with 5 restarts take beyond PGD's 10."""
-    gains = [
-        float(cells[d, "pgd-linf"]["accuracy"]) - float(cells[d, "pgd-linf-50x5"]["accuracy"])
-        for d in defences
-        if (d, "pgd-linf-50x5") in cells
+        for sigma, rows in table.groupby("sigma", sort=False)
     ]
-    return f"{max(gains):.2f}".replace("-", "−") if gains else None
 
 
-def _widest(table: Table) -> str:
-    return f"{max(float(row['ci_high']) - float(row['ci_low']) for row in table) / 2:.1f}"
+def vote_attack_gain(cells: pd.DataFrame) -> list[dict[str, str]]:
+    """Say, a ball, how many points of accuracy the attack on the vote takes beyond the other."""
+    accuracy = cells["accuracy"][SMOOTHED]
+    balls = ("pgd-linf", "pgd-pixel-l2", "pgd-l2")
+    gains = {attack: accuracy[attack] - accuracy[f"vote-{attack}"] for attack in balls}
+    return [{"attack": attack, "gain": _points(gain)} for attack, gain in gains.items()]
 
 
-def inside_counts(table: Table) -> dict[str, str]:
+def stronger_attack(cells: pd.DataFrame, defences: list[str]) -> str | None:
+    """Give the most accuracy, in points, that 50 steps with 5 restarts take beyond PGD's 10."""
+    accuracy = cells["accuracy"].unstack()
+    if "pgd-linf-50x5" not in accuracy:
+        return None
+    return _points((accuracy["pgd-linf"] - accuracy["pgd-linf-50x5"])[defences].max())
+
+
+def _points(gain: float) -> str:
+    return f"{gain:.2f}".replace("-", "−")
+
+
+def _widest(table: pd.DataFrame) -> str:
+    return f"{(table['ci_high'] - table['ci_low']).max() / 2:.1f}"
+
+
+def inside_counts(table: pd.DataFrame) -> dict[str, str]:
     """Add up what attacks inside certified balls did, over all noise levels."""
-    sums = {
-        column: sum(int(row[column]) for row in table)
-        for column in ("attacked", "stands", "too_close", "changed")
-    }
-    expected = sum(float(row["false_expected"]) for row in table)
-    percent = 100 * float(table[0]["share"])
-    return {k: str(v) for k, v in sums.items()} | {
-        "false_expected": f"{expected:.1f}",
-        "percent": f"{percent:g}",
-        "certified_n": table[0]["certified_n"],
-        "votes": table[0]["votes"],
+    sums = table[["attacked", "stands", "too_close", "changed"]].sum()
+    first = table.iloc[0]
+    return {name: str(value) for name, value in sums.items()} | {
+        "false_expected": f"{table['false_expected'].sum():.1f}",
+        "percent": f"{100 * first['share']:g}",
+        "certified_n": str(int(first["certified_n"])),
+        "votes": str(int(first["votes"])),
     }
 
 
-def sanity_counts(table: Table) -> dict[str, Any]:
+def sanity_counts(table: pd.DataFrame) -> dict[str, Any]:
     """Count the checks of ``rvlib check`` that pass, and list those that fail."""
-    failed = [row for row in table if row["passed"] != "yes"]
-    passed = len(table) - len(failed)
-    return {"checks": len(table), "passed": passed, "failed": failed, "images": table[0]["images"]}
+    failed = table[table["passed"] != "yes"]
+    return {
+        "checks": len(table),
+        "passed": len(table) - len(failed),
+        "failed": failed.to_dict("records"),
+        "images": str(table["images"].iloc[0]),
+    }
 
 
-def linf_reach(run: dict[str, Any], curves: Table) -> dict[str, Any]:
+def linf_reach(run: dict[str, Any], curves: pd.DataFrame) -> dict[str, Any]:
     """Compare the l2 certificates with the report's other two balls.
 
     Parameters
     ----------
     run : dict
         Its attacks give the radii.
-    curves : Table
+    curves : DataFrame
         ``figure1.csv``.
 
     Returns
@@ -376,15 +348,13 @@ def linf_reach(run: dict[str, Any], curves: Table) -> dict[str, Any]:
         A ball's largest l2 norm, and what Figure 1 certifies at that radius at most: all that the
         certificates say about the ball.
     """
-    falling: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for row in curves:
-        point = float(row["radius"]), float(row["certified_accuracy"])
-        falling.setdefault((row["sigma"], row["n"]), []).append(point)
+    channels, height, width = DATASETS["cifar10"].shape
+    independent = {"pgd-linf": channels * height * width, "pgd-pixel-l2": height * width}
     result = {}
-    for attack, independent in (("pgd-linf", SIDE * SIDE * CHANNELS), ("pgd-pixel-l2", SIDE**2)):
-        eps = float(run["attacks"][attack]["threat"].split()[1])
-        radius = eps * math.sqrt(independent)
+    for attack, parts in independent.items():
+        radius = float(run["attacks"][attack]["threat"].split()[1]) * math.sqrt(parts)
         # The last point up to the radius: as the curves fall, no less than at the radius itself.
-        most = max(min(y for x, y in curve if x <= radius) for curve in falling.values())
+        reached = curves[curves["radius"] <= radius].groupby(["sigma", "n"])
+        most = reached["certified_accuracy"].min().max()
         result[attack] = {"radius": f"{radius:.2f}", "certified": f"{most:.2f}"}
     return result

@@ -3,13 +3,9 @@
 import shutil
 from pathlib import Path
 
-from rvlib.report.belonging import check_belonging
-from rvlib.report.digests import write_sums
-from rvlib.stages.measurements import missing_rows
-from rvlib.stages.run import Run, repository
+from rvlib.pipeline import Run, repository
 
-PARTS = ("models", "rows", "tables", "figures")
-FILES = ("report.pdf", "report.html", "run.json")
+PARTS = ("models", "rows", "tables", "figures", "report.pdf", "report.html", "run.json")
 
 
 def publish(run: Run, root: Path | None = None) -> list[Path]:
@@ -30,77 +26,26 @@ def publish(run: Run, root: Path | None = None) -> list[Path]:
     Raises
     ------
     ValueError
-        If the profile does not train, or the run lacks something: nothing is copied.
-    RowsError, WeightsError
-        If rows and weights do not belong together; nothing is copied.
-    OSError
-        If a folder cannot be copied, on a full disk for one; it is then as it was.
+        If the profile does not train, or the run lacks something; nothing is copied then.
     """
+    name = run.profile.name
     if not run.profile.trains:
-        raise ValueError(f"profile {run.profile.name!r} is not a run from scratch; use full")
-    if lacks := unfinished(run):
-        raise ValueError(
-            f"{run.out} lacks {lacks[0]}"
-            + (f" and {len(lacks) - 1} things more" if lacks[1:] else "")
-            + f": run make report PROFILE={run.profile.name} to its end"
-        )
-    check_belonging(run)
-    target = (root or repository()) / "report"
-    copied = [_replace(run.out / name, target / name) for name in (*PARTS, *FILES)]
-    for path in copied:
-        run.log(f"published {path.relative_to(target.parent)}")
-    return copied
-
-
-def unfinished(run: Run) -> list[str]:
-    """List what a run lacks to be shipped.
-
-    Parameters
-    ----------
-    run : Run
-        The run.
-
-    Returns
-    -------
-    list of str
-        Weights, rows, and files of the report, in words; empty where all is there.
-    """
-    lacks = [f"the weights of {name}, seed {seed}" for name, seed in run.untrained()]
-    lacks += [
-        f"{images} rows of {split}/{defence}/seed-{seed}/{what}"
-        for (split, defence, seed, what), images in missing_rows(run).items()
-    ]
-    return lacks + [name for name in (*PARTS, *FILES) if not (run.out / name).exists()]
+        raise ValueError(f"profile {name!r} does not train its weights: publish a full run")
+    weights = [f"models/{name}/seed-{seed}.safetensors" for name, seed in run.profile.models()]
+    if lacks := [part for part in (*PARTS, *weights) if not (run.out / part).exists()]:
+        raise ValueError(f"{run.out} lacks {', '.join(lacks[:3])}: make report PROFILE={name}")
+    report = (root or repository()) / "report"
+    return [_replace(run.out / part, report / part) for part in PARTS]
 
 
 def _replace(source: Path, target: Path) -> Path:
-    """Put a copy in a file's or a folder's place, whole: what is not in the copy does not stay.
-
-    The copy is made beside it first, so that a disk that is full costs nothing that was there.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = (target.with_name(f".{target.name}.{which}") for which in ("new", "old"))
-    for rest in (fresh, old):
-        _remove(rest)
-    try:
-        if source.is_dir():
-            shutil.copytree(source, fresh)
-            if source.name == "rows":
-                write_sums(fresh)
-        else:
-            shutil.copy2(source, fresh)
-    except BaseException:
-        _remove(fresh)
-        raise
-    if target.exists():
-        target.rename(old)
-    fresh.rename(target)
-    _remove(old)
-    return target
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
+    """Replace a file or a folder by a copy, which is made beside it first: a disk may be full."""
+    fresh = target.with_name(f".{target.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    if source.is_dir():
+        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(".*"))
+        shutil.rmtree(target, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, fresh)
+    return fresh.replace(target)

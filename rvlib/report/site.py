@@ -10,8 +10,8 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from traitlets.config import Config
 
-from rvlib.report.runner import source_digest
-from rvlib.stages.run import Run, repository
+from rvlib.pipeline import Run, repository
+from rvlib.report.notebooks import source_digest, without_injected
 
 TITLE = "Robust image classifiers: six notebooks and a report"
 
@@ -64,7 +64,7 @@ def build_site(run: Run, root: Path | None = None) -> Path:
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True)
     notebooks = {
-        path.stem: latest(path, run.out)
+        path.stem: without_plumbing(latest(path, run.out))
         for path in sorted((root / "notebooks").glob("[0-9]*.ipynb"))
     }
     pages = [
@@ -90,7 +90,7 @@ def build_site(run: Run, root: Path | None = None) -> Path:
 
 
 def latest(path: Path, out: Path) -> nbformat.NotebookNode:
-    """Read the executed copy of a notebook if it came to its end with these cells, else itself.
+    """Read the executed copy of a notebook if it is of the same cells, else the notebook itself.
 
     Parameters
     ----------
@@ -105,22 +105,28 @@ def latest(path: Path, out: Path) -> nbformat.NotebookNode:
         Without the cell that handed over the parameters.
     """
     shipped, executed = nbformat.read(path, 4), out / "notebooks" / path.name
-    if not (executed.exists() and (out / "finished" / f"{path.stem}.json").exists()):
+    if not executed.exists():
         return shipped
-    found = nbformat.read(executed, 4)
-    found.cells = [
-        c for c in found.cells if "injected-parameters" not in c.metadata.get("tags", [])
-    ]
+    found = without_injected(nbformat.read(executed, 4))
     return found if source_digest(found) == source_digest(shipped) else shipped
 
 
+def without_plumbing(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Leave out the sources that are collapsed in JupyterLab; their outputs stay."""
+    for cell in notebook.cells:
+        hidden = cell.metadata.get("jupyter", {}).get("source_hidden")
+        if hidden or "hide-input" in cell.metadata.get("tags", []):
+            cell.metadata["transient"] = {"remove_source": True}  # nbconvert's own mark
+    return notebook
+
+
 def title(notebook: nbformat.NotebookNode) -> str:
-    """Read the title: the first line, a heading."""
+    """Read the title: the heading in the first line."""
     return str(notebook.cells[0].source).partition("\n")[0].lstrip("# ")
 
 
 def _report(out: Path, shipped: Path, site: Path) -> list[Page]:
-    """Copy the run's report, or the shipped one, or none."""
+    """Copy the report of the run; if it has none, the shipped one."""
     for folder in (out, shipped):
         files = [folder / "report.html", folder / "report.pdf"]
         if all(file.exists() for file in files):
@@ -167,7 +173,7 @@ def markdown(text: str) -> str:
 
 
 class _Renderer(IPythonRenderer):
-    """Asks for nothing from elsewhere: an equation is MathML, a badge the words it stands for."""
+    """Loads nothing: equations are MathML, badges become their alternative text."""
 
     def block_math(self, body: str) -> str:
         return MATH.convert_with_local_state(body, displaystyle=True)

@@ -1,150 +1,402 @@
-"""Tables are group-bys over rows: every printed number goes back to a rows file."""
+"""Tables of a run: every printed number goes back to rows on disk.
 
-import csv
-import io
-import statistics
+A table is a DataFrame of numbers; accuracies and shares are in percent.  ``text`` prints it.
+"""
+
+import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from rvlib.evaluation import accuracy
-from rvlib.files import write_whole
-from rvlib.intervals import another_run
-from rvlib.report.reference import REPORT_TABLE1, TITLES
-from rvlib.rows import read_rows, rows_path
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import binom
 
-Table = list[dict[str, str]]
-"""Rows of text by column, as they stand in the CSV file."""
+from rvlib.data import DATASETS
+from rvlib.device import provenance
+from rvlib.experiments import (
+    ALPHA,
+    ATTACKS,
+    DATASET,
+    DEFENCES,
+    FURTHER,
+    N0,
+    REPORT_ATTACKS,
+    REPORT_TABLE1,
+    SIGMA,
+    SIGMAS,
+    SMOOTHED_DRAWS,
+    SMOOTHED_STEPS,
+    TITLES,
+    attack_record,
+    gaussian_name,
+    smoothed_name,
+    table1_cells,
+)
+from rvlib.models.weights import read_record
+from rvlib.pipeline import Run, certificates, measurements
+from rvlib.results import Results, atomic_write, counts
+from rvlib.smoothing.statistics import (
+    ABSTAIN,
+    average_certified_radius,
+    certified_accuracy,
+    correct_radii,
+    largest_radius,
+    prediction_interval,
+    vote,
+    wilson,
+)
+
+RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+"""Radii of the certified accuracies in ``certified_table``, in pixel units."""
+
+RADIUS_STEP = 0.01
+"""Spacing of the points of Figure 1, in pixel units."""
+
+FORMATS = {"radius": ".4f", "ACR": ".3f", "share": "g"}
+"""How columns of numbers are printed; all others with two decimals."""
 
 
-TABLE1_COLUMNS = (
-    "defence,attack,threat,n,correct,abstained,accuracy,ci_low,ci_high,report_value,"
-    "answered_only,report_in_interval"
-).split(",")
-
-
-def table1(folder: Path, split: str, cells: Iterable[tuple[str, str]], images: int) -> Table:
-    """Make Table 1: one line a defence and attack, of the models of training seed 0.
+def accuracies(run: Run, cells: Iterable[tuple[Any, ...]], **where: Any) -> pd.DataFrame:
+    """Collect accuracies, one line a cell.
 
     Parameters
     ----------
-    folder : Path
-        Folder of the rows.
-    split : str
-        ``"heldout"`` (beside the report's values) or ``"test"`` (without them).
+    run : Run
+        Reads what is measured; measures what is not.
+    cells : iterable of (str, str) or (str, str, int)
+        Defence, attack and training seed (default 0).
+    **where
+        ``split`` and ``count``, as for ``Run.accuracy``.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``defence, attack, threat, n, correct, abstained, accuracy, ci_low, ci_high``.
+    """
+    lines = []
+    for defence, attack, *seed in cells:
+        found = run.accuracy(defence, attack, seed=seed[0] if seed else 0, **where)
+        low, high = found.interval
+        counted = (found.n, found.correct, found.abstained)
+        lines.append((defence, attack, found.threat, *counted, found.percent, low, high))
+    names = "defence,attack,threat,n,correct,abstained,accuracy,ci_low,ci_high"
+    return pd.DataFrame(lines, columns=names.split(","))
+
+
+def table1(run: Run, cells: Iterable[tuple[str, str]], split: str = "heldout") -> pd.DataFrame:
+    """Set accuracies beside the report's.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
     cells : iterable of (str, str)
         Defence and attack.
-    images : int
-        How many images.
+    split : str, default="heldout"
+        ``"heldout"`` (the report's images) or ``"test"`` (without the report's values).
 
     Returns
     -------
-    Table
-        Columns ``TABLE1_COLUMNS``; percentages with two digits.
+    DataFrame
+        As ``accuracies``, then ``report_value``, ``answered_only`` (smoothed networks: share of
+        the images that got an answer) and ``report_in_interval`` (yes, no or empty).
     """
-    table = []
-    for defence, attack in cells:
-        measured = accuracy(read_rows(rows_path(folder, split, defence, 0, attack), images))
-        low, high = measured.interval
-        reported = REPORT_TABLE1.get(defence, {}).get(attack) if split == "heldout" else None
-        smoothed = defence.startswith("smoothed")
-        table.append(
-            {
-                "defence": defence,
-                "attack": attack,
-                "threat": measured.threat,
-                "n": str(measured.n),
-                "correct": str(measured.correct),
-                "abstained": str(measured.abstained),
-                "accuracy": f"{measured.percent:.2f}",
-                "ci_low": f"{low:.2f}",
-                "ci_high": f"{high:.2f}",
-                "report_value": "" if reported is None else f"{reported:.2f}",
-                "answered_only": _percent(measured.answered_only) if smoothed else "",
-                "report_in_interval": ""
-                if reported is None
-                else ("yes" if low <= reported <= high else "no"),
-            }
-        )
+    table = accuracies(run, cells, split=split)
+    table["report_value"] = _reported(table) if split == "heldout" else np.nan
+    answered = (table["n"] - table["abstained"]).where(lambda n: n > 0)
+    smoothed = table["defence"].str.startswith("smoothed")
+    table["answered_only"] = (100 * table["correct"] / answered).where(smoothed)
+    table["report_in_interval"] = _inside(table["report_value"], table["ci_low"], table["ci_high"])
     return table
 
 
-def seeds_table(folder: Path, seeds: dict[str, int], attacks: Sequence[str], images: int) -> Table:
-    """Summarise the training seeds of each model on the report's images.
+def _reported(table: pd.DataFrame) -> list[float]:
+    cells = zip(table["defence"], table["attack"], strict=True)
+    return [REPORT_TABLE1.get(defence, {}).get(attack, np.nan) for defence, attack in cells]
+
+
+def _inside(value: pd.Series, low: pd.Series, high: pd.Series) -> pd.Series:
+    """Say yes or no where a value and an interval are there."""
+    known = value.notna() & low.notna()
+    return value.between(low, high).map({True: "yes", False: "no"}).where(known, "")
+
+
+def seeds_table(run: Run) -> pd.DataFrame:
+    """Summarise the training seeds of each network on the report's images.
 
     Parameters
     ----------
-    folder : Path
-        Folder of the rows.
-    seeds : dict of str to int
-        Number of training seeds by model.
-    attacks : sequence of str
-        Attacks to summarise.
-    images : int
-        How many images.
+    run : Run
+        The run; ``run.profile.seeds`` says how many.
 
     Returns
     -------
-    Table
-        Mean, standard deviation and ends over training seeds, in percent; ``low`` and ``high``,
-        the 95 % range for one more run on other images (``rvlib.intervals.another_run``), empty
-        for one seed; the report's value and whether it lies in that range.
+    DataFrame
+        Mean, standard deviation, extremes; ``low`` and ``high``, the 95 % prediction interval of
+        one more run on other images (``prediction_interval``); the report's value and whether it
+        lies in it.
     """
-    table = []
-    for model, count in seeds.items():
-        for attack in attacks:
-            cells = [
-                accuracy(read_rows(rows_path(folder, "heldout", model, seed, attack), images))
-                for seed in range(count)
-            ]
-            values = [cell.percent for cell in cells]
-            reported = REPORT_TABLE1.get(model, {}).get(attack)
-            low = high = inside = ""
-            if count > 1:
-                ends = another_run([value / 100 for value in values], images)
-                low, high = (f"{100 * end:.2f}" for end in ends)
-            if low and reported is not None:
-                inside = "yes" if float(low) <= reported <= float(high) else "no"
-            table.append(
-                {
-                    "defence": model,
-                    "attack": attack,
-                    "seeds": str(count),
-                    "mean": f"{statistics.mean(values):.2f}",
-                    "std": f"{statistics.stdev(values):.2f}" if count > 1 else "",
-                    "min": f"{min(values):.2f}",
-                    "max": f"{max(values):.2f}",
-                    "low": low,
-                    "high": high,
-                    "report_value": "" if reported is None else f"{reported:.2f}",
-                    "report_in_range": inside,
-                }
-            )
+    seeds = run.profile.seeds
+    cells = [(m, a, seed) for m in seeds for seed in range(seeds[m]) for a in REPORT_ATTACKS]
+    groups = accuracies(run, cells).groupby(["defence", "attack"], sort=False)
+    summary = {name: ("accuracy", name) for name in ("mean", "std", "min", "max")}
+    table = groups.agg(seeds=("accuracy", "count"), **summary).reset_index()
+    ends = [_another_run(group["accuracy"], group["n"].iloc[0]) for _, group in groups]
+    table[["low", "high"]] = ends
+    table["report_value"] = _reported(table)
+    table["report_in_range"] = _inside(table["report_value"], table["low"], table["high"])
     return table
 
 
-def write_csv(path: Path, table: Table) -> None:
-    """Write a table as CSV, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text.getvalue().encode())
+def _another_run(percent: pd.Series, n: int) -> tuple[float, float]:
+    if len(percent) < 2:
+        return np.nan, np.nan
+    low, high = prediction_interval((percent / 100).tolist(), int(n))
+    return round(100 * low, 2), round(100 * high, 2)
 
 
-def read_csv(path: Path) -> Table:
-    """Read a table that ``write_csv`` wrote."""
-    with path.open() as file:
-        return list(csv.DictReader(file))
+def sigma_table(run: Run) -> pd.DataFrame:
+    """Compare, at each noise level, the network itself with its vote under the report's attacks.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+
+    Returns
+    -------
+    DataFrame
+        One line a noise level and attack; accuracies with Wilson's 95 % intervals.
+    """
+    count = run.profile.certified
+    pairs = [(sigma, attack) for sigma in SIGMAS for attack in REPORT_ATTACKS]
+    plain = accuracies(run, [(gaussian_name(s), a) for s, a in pairs], count=count)
+    voted = accuracies(run, [(smoothed_name(s), a) for s, a in pairs], count=count)
+    table = pd.DataFrame(pairs, columns=["sigma", "attack"]).assign(n=plain["n"])
+    for name, found in (("plain", plain), ("vote", voted)):
+        table[[name, f"{name}_low", f"{name}_high"]] = found[["accuracy", "ci_low", "ci_high"]]
+    return table.assign(vote_abstained=100 * voted["abstained"] / voted["n"])
 
 
-def markdown(table: Table, columns: Sequence[str] | None = None) -> str:
+def radii(results: Results, n: int, alpha: float = ALPHA) -> NDArray[np.float64]:
+    """Compute the radius each image is rightly certified in from its first `n` votes.
+
+    Parameters
+    ----------
+    results : Results
+        Of ``Run.certificates``.
+    n : int
+        One of its numbers of votes.
+    alpha : float, default=0.001
+        Failure probability of one image's certificate.
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+        In pixel units; -1 where the answer is wrong or abstains.
+    """
+    return correct_radii(certificates(results, n, alpha), results.frame["label"])
+
+
+def curve(results: Results, n: int) -> pd.DataFrame:
+    """List certified accuracy at radii from 0 to just beyond the largest possible one.
+
+    Parameters
+    ----------
+    results : Results
+        Of ``Run.certificates``.
+    n : int
+        Number of votes.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``sigma, n, radius, certified_accuracy, ci_low, ci_high``.
+    """
+    found, sigma = radii(results, n), results.meta["sigma"]
+    cap = largest_radius(n, ALPHA, sigma)
+    at = np.unique([*np.arange(0, cap, RADIUS_STEP).round(6), cap, cap + RADIUS_STEP])
+    shares = certified_accuracy(found, at.tolist())
+    ends = np.array([wilson(round(share * len(found)), len(found)) for share in shares])
+    return pd.DataFrame(
+        {
+            "sigma": sigma,
+            "n": n,
+            "radius": _rounded_down(at, 4),
+            "certified_accuracy": 100 * shares,
+            "ci_low": 100 * ends[:, 0],
+            "ci_high": 100 * ends[:, 1],
+        }
+    )
+
+
+def figure1_table(run: Run) -> pd.DataFrame:
+    """Make the data of Figure 1: panel a over the number of votes, panel b over the noise level.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+
+    Returns
+    -------
+    DataFrame
+        ``panel`` and the columns of ``curve``.
+    """
+    ns = run.profile.ns
+    a = [curve(run.certificates(SIGMA), n).assign(panel="a") for n in ns]
+    b = [curve(run.certificates(sigma), max(ns)).assign(panel="b") for sigma in SIGMAS]
+    table = pd.concat([*a, *b], ignore_index=True)
+    return table[["panel", *table.columns.drop("panel")]]
+
+
+def certified_table(run: Run, jointly: bool = False) -> pd.DataFrame:
+    """Summarise the certificates: certified accuracy at a few radii, and the average radius.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    jointly : bool, default=False
+        Whether *all* certificates of a line hold at once with probability 1 - alpha (Bonferroni),
+        instead of each.
+
+    Returns
+    -------
+    DataFrame
+        One line a noise level and number of votes; ``ACR`` is the average certified radius, ``cap``
+        the largest possible one, ``false_expected`` how many false certificates to expect at most.
+    """
+    alpha = ALPHA / run.profile.certified if jointly else ALPHA
+    lines = []
+    for sigma in SIGMAS:
+        results = run.certificates(sigma)
+        for n in run.profile.ns:
+            found = radii(results, n, alpha)
+            shares = 100 * certified_accuracy(found, list(RADII))
+            lines.append(
+                {
+                    "sigma": sigma,
+                    "n": n,
+                    "images": len(found),
+                    **{f"r={r:g}": share for r, share in zip(RADII, shares, strict=True)},
+                    "ACR": np.floor(average_certified_radius(found) * 1000) / 1000,
+                    "cap": np.floor(largest_radius(n, alpha, sigma) * 100) / 100,
+                    "false_expected": f"{len(found) * alpha:.3g}",
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def inside_table(run: Run) -> pd.DataFrame:
+    """Count what attacks inside certified balls have changed: nothing, if certificates hold.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+
+    Returns
+    -------
+    DataFrame
+        One line a noise level: how many balls were attacked, how many answers stand, are too close
+        to call, and changed; ``false_expected`` of the latter to expect at most, ``plausible`` the
+        number that chance exceeds once in a thousand runs.
+    """
+    lines = []
+    for sigma in SIGMAS:
+        results = run.inside(sigma)
+        meta, attacked = results.meta, results.frame[results.frame["certified"] != ABSTAIN]
+        answers = vote(counts(attacked, "counts"), meta["alpha"]) if len(attacked) else np.zeros(0)
+        stands = int((answers == attacked["certified"].to_numpy()).sum())
+        close = int((answers == ABSTAIN).sum())
+        # A certificate and an answer may each be wrong with probability alpha.
+        chance = 2 * meta["alpha"]
+        plausible = int(binom.isf(0.001, len(attacked), chance)) if len(attacked) else 0
+        lines.append(
+            {
+                "sigma": sigma,
+                "certified_n": max(meta["ns"]),
+                "votes": meta["n"],
+                "images": len(results.frame),
+                "attacked": len(attacked),
+                "share": meta["share"],
+                "stands": stands,
+                "too_close": close,
+                "changed": len(attacked) - stands - close,
+                "false_expected": chance * len(attacked),
+                "plausible": plausible,
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def all_tables(run: Run) -> dict[str, pd.DataFrame]:
+    """Make every table of a run, by the name of its file.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        ``table1, further, seeds, sigma, certified, jointly, inside, figure1`` and, where the
+        profile measures the test set, ``table2``.
+    """
+    cells = table1_cells(run.profile)
+    tables = {
+        "table1": table1(run, cells),
+        "further": table1(run, [(m, attack) for m in FURTHER for attack in run.profile.attacks]),
+        "seeds": seeds_table(run),
+        "sigma": sigma_table(run),
+        "certified": certified_table(run),
+        "jointly": certified_table(run, jointly=True),
+        "inside": inside_table(run),
+        "figure1": figure1_table(run),
+    }
+    return tables | ({"table2": table1(run, cells, "test")} if run.profile.test else {})
+
+
+def text(table: pd.DataFrame) -> pd.DataFrame:
+    """Print the numbers of a table as its CSV file and its Markdown have them.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Numbers and text.
+
+    Returns
+    -------
+    DataFrame of str
+        Floats by ``FORMATS``, nothing where there is no number.
+    """
+
+    def printed(column: pd.Series) -> pd.Series:
+        form = FORMATS.get(str(column.name), ".2f")
+        if column.dtype != float:
+            return column.astype(str)
+        return column.map(lambda value: "" if np.isnan(value) else f"{value:{form}}")
+
+    return table.apply(printed)
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV."""
+    atomic_write(path, text(table).to_csv(index=False, lineterminator="\n").encode())
+
+
+def markdown(table: pd.DataFrame, columns: Sequence[str] | None = None) -> str:
     """Lay a table out in Markdown.
 
     Parameters
     ----------
-    table : Table
-        At least one line.
+    table : DataFrame
+        The table.
     columns : sequence of str, default=all
         Columns to show, in this order.
 
@@ -155,67 +407,146 @@ def markdown(table: Table, columns: Sequence[str] | None = None) -> str:
 
     Examples
     --------
-    >>> print(markdown([{"attack": "fgsm", "accuracy": "3.81"}]))
+    >>> print(markdown(pd.DataFrame({"attack": ["fgsm"], "accuracy": [3.8125]})))
     | attack | accuracy |
     |---|---|
     | fgsm | 3.81 |
     """
-    columns = list(columns or table[0])
-    lines = [columns, ["---"] * len(columns), *([row[c] for c in columns] for row in table)]
-    shown = ["| " + " | ".join(line) + " |" for line in lines]
-    shown[1] = shown[1].replace(" ", "")
-    return "\n".join(shown)
+    shown = text(table[list(columns or table.columns)])
+    lines = [f"| {' | '.join(line)} |" for line in [list(shown), *shown.to_numpy().tolist()]]
+    return "\n".join([lines[0], "|---" * shown.shape[1] + "|", *lines[1:]])
 
 
-def grid(table: Table) -> Table:
+def grid(table: pd.DataFrame) -> pd.DataFrame:
     """Turn Table 1 into the report's shape: a line an attack, a column a defence.
 
     Parameters
     ----------
-    table : Table
+    table : DataFrame
         As made by ``table1``.
 
     Returns
     -------
-    Table
+    DataFrame of str
         Cells ``accuracy [low, high] (report: value)``; a dash where nothing was measured.
     """
-    defences = list(dict.fromkeys(row["defence"] for row in table))
-    attacks = list(dict.fromkeys(row["attack"] for row in table))
-    cells = {(row["defence"], row["attack"]): _cell(row) for row in table}
-    return [
-        {"Accuracy, %": TITLES.get(attack, attack)}
-        | {TITLES.get(d, d): cells.get((d, attack), "-") for d in defences}
-        for attack in attacks
-    ]
+    shown = text(table)
+    cells = shown["accuracy"] + " [" + shown["ci_low"] + ", " + shown["ci_high"] + "]"
+    reported = " (report: " + shown["report_value"] + ")"
+    cells += reported.where(shown["report_value"] != "", "")
+    return _wide(table.assign(cell=cells), "attack", "Accuracy, %")
 
 
-def sanity_grid(table: Table) -> Table:
+def sanity_grid(table: pd.DataFrame) -> pd.DataFrame:
     """Turn the table of ``rvlib check`` into a line a check, a column a defence.
 
     Parameters
     ----------
-    table : Table
+    table : DataFrame
         As in ``tables/sanity.csv``.
 
     Returns
     -------
-    Table
+    DataFrame of str
         Cells ``yes`` where the check passes, else ``NO``; a dash where it was not made.
     """
-    defences = list(dict.fromkeys(row["defence"] for row in table))
-    words = {"yes": "yes", "no": "NO"}
-    cells = {(row["defence"], row["check"]): words[row["passed"]] for row in table}
-    return [
-        {"check": check} | {TITLES.get(d, d): cells.get((d, check), "-") for d in defences}
-        for check in dict.fromkeys(row["check"] for row in table)
-    ]
+    passed = table["passed"].map({"yes": "yes", "no": "NO"})
+    return _wide(table.assign(cell=passed), "check", "check")
 
 
-def _cell(row: dict[str, str]) -> str:
-    text = f"{row['accuracy']} [{row['ci_low']}, {row['ci_high']}]"
-    return f"{text} (report: {row['report_value']})" if row["report_value"] else text
+def _wide(table: pd.DataFrame, line: str, title: str) -> pd.DataFrame:
+    cells = table.set_index([line, "defence"])["cell"].unstack(fill_value="-")
+    cells = cells.reindex(table[line].unique())[table["defence"].unique()]
+    cells = cells.rename(index=TITLES, columns=TITLES).rename_axis(title).reset_index()
+    return cells.rename_axis(columns=None)
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def write_tables(run: Run) -> dict[str, pd.DataFrame]:
+    """Write every table and ``run.json`` into ``run.out``.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        As ``all_tables``.
+    """
+    tables = all_tables(run)
+    for name, table in tables.items():
+        write_csv(run.out / "tables" / f"{name}.csv", table)
+        if name in ("table1", "table2"):
+            content = f"{markdown(grid(table))}\n\n{markdown(table)}\n"
+            atomic_write(run.out / "tables" / f"{name}.md", content.encode())
+    atomic_write(run.out / "run.json", f"{json.dumps(facts(run), indent=2)}\n".encode())
+    return tables
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """Gather what the printed report says about the run that made it.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+
+    Returns
+    -------
+    dict
+        Profile, counts, hyper-parameters, digests, and the records of the weights.
+    """
+    profile = run.profile
+    return {
+        "profile": profile.name,
+        "heldout": profile.heldout,
+        "test": profile.test,
+        "certified": profile.certified,
+        "ns": list(profile.ns),
+        "votes": profile.votes,
+        "n0": N0,
+        "alpha": ALPHA,
+        "sigma": SIGMA,
+        "sigmas": list(SIGMAS),
+        "seeds": profile.seeds,
+        "defences": list(DEFENCES),
+        "attacks": {name: attack_record(name, ATTACKS[name]) for name in profile.attacks},
+        **_rows_facts(run),
+        "vote_attack": {"draws": SMOOTHED_DRAWS, "steps": SMOOTHED_STEPS},
+        "data": DATASETS[DATASET].digest,
+        "weights": _records(run),
+        **provenance(run.device),
+    }
+
+
+def _records(run: Run) -> dict[str, Any]:
+    kept = "sha256,epochs,seconds,commit,torch,device,date,best_epoch,best,last".split(",")
+    paths = {f"{name} seed {seed}": run.weights(name, seed) for name, seed in run.profile.models()}
+    records = {title: read_record(path) for title, path in paths.items() if path.exists()}
+    return {title: {key: record[key] for key in kept} for title, record in records.items()}
+
+
+USUAL = {"arithmetic": "float32", "device": "cpu"}
+"""What an identity leaves out where it is the usual."""
+
+
+def _rows_facts(run: Run) -> dict[str, Any]:
+    """Say which code measured the rows, in which arithmetic, how many images at a time."""
+    commits: Counter[str] = Counter()
+    function: dict[str, Any] = {}
+    for measurement in measurements(run):
+        found = measurement.make()
+        commits.update({told.get("commit", "unknown") for told in found.provenances})
+        function |= {key: found.meta.get(key, usual) for key, usual in USUAL.items()}
+        if "unit" in found.provenances[0]:
+            kind = "voted" if "sigma" in found.meta else "attacked"
+            function[kind] = found.provenances[0]["unit"]
+    return {"rows_from": dict(commits.most_common()), "rows_function": function}
+
+
+def _rounded_down(radii: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
+    """Round radii so that none promises more than was certified."""
+    printed = radii.round(digits)
+    # The grid's own points are decimal fractions already; only the cap has more digits than these.
+    return np.where(printed <= radii + 1e-12, printed, printed - 10.0**-digits)
