@@ -1,4 +1,4 @@
-"""The exercises of the notebooks: each check says what is wrong, not only that something is."""
+"""The exercises of the notebooks: each check names the mistake."""
 
 from rvlib.course.exercises.certification import check_lower_bound as check_lower_bound
 from rvlib.course.exercises.certification import check_radius as check_radius

@@ -1,109 +1,83 @@
-"""An exercise: what is asked, small cases with known answers, and the mistakes it knows."""
+"""An exercise: a task, small cases, and a table of known mistakes with what to say about each."""
 
-import dis
+import copy
 import inspect
+import re
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
-from torch import Tensor
+import numpy as np
+from IPython.display import Markdown, display
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from rvlib.course.exercises.sandbox import attempt, sealed
-from rvlib.course.exercises.values import contrast, damage, fits, kind, readable, same, short
-from rvlib.course.notebook import say
-
-Answer = Callable[..., Any]
-"""A function that answers the exercise: the right one, a mistaken one, the student's."""
+Solution = Callable[..., Any]
+"""A function with the signature of the exercise: correct, mistaken, or the student's."""
 
 
-class Case(NamedTuple):
-    """What a function is called with.
-
-    Parameters
-    ----------
-    arguments : tuple
-        In their order.
-    trap : str, default=""
-        Makes it a special case, looked at once the usual ones are right: what to say to those
-        who fall into it.
-    """
-
-    arguments: tuple[Any, ...]
-    trap: str = ""
+class Failure(str):
+    """One line about an exception, in place of a result."""
 
 
-class Trial(NamedTuple):
-    """One call of the student's function and what became of it.
-
-    Parameters
-    ----------
-    case : Case
-        What it was called with; the arguments as they came back.
-    result : object
-        What it returned.
-    error : str
-        One line about its error, "" where there was none.
-    """
-
-    case: Case
-    result: Any
-    error: str
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exercise:
-    """A function to write, and a check that says what is wrong with it.
+    """A check that names the mistake in a student's function.
 
-    Each known mistake is written down as the function that a student who makes it would hand in:
-    a diagnosis is an equality on every usual case, not a guess.
+    Each known mistake is stored as the function that a student who makes it would write, so a
+    diagnosis is exact: the student's results equal those of the mistaken function in every case.
 
     Parameters
     ----------
     signature : str
-        How the function is called: ``my_fgsm(model, x, y, eps)``.
+        The function to write, such as ``my_fgsm(model, x, y, eps)``.
     task : str
-        What to do, for those who have not begun.
-    cases : callable
-        Makes the cases, each time anew and each time the same: a function may spoil its arguments.
-    rights : sequence of callable
-        Right answers; the first is the one that others are compared with.
-    mistakes : mapping of str to sequence of callable
-        What to say of a mistake, and the ways of making it; the first that fits is told.
+        What the function should return.
+    cases : sequence of tuple
+        Arguments of the calls; every call gets its own copies.
+    answers : sequence of callable
+        Correct solutions, the reference first.
+    mistakes : sequence of str and callable
+        A table: what to say about a mistake, then the solutions that make it, and so on. The first
+        match is shown.
     fact : str
-        Something worth knowing, for those who got it right.
-    look : callable, default=None
-        What to compare of the list of results, by name; by default each result itself.
+        What a student who has finished reads.
+    special : mapping of str to tuple, default={}
+        Special cases, tried once `cases` are right: what to say if one is wrong, its arguments.
+    describe : callable, default=None
+        Maps the list of results to named numbers, which are compared instead of the results.
     tolerance : float, default=1e-5
-        Largest difference, absolute and relative, of answers that count as equal.
+        Largest absolute and relative difference between results that count as equal.
     """
 
     signature: str
     task: str
-    cases: Callable[[], list[Case]]
-    rights: Sequence[Answer]
-    mistakes: Mapping[str, Sequence[Answer]]
+    cases: Sequence[tuple[Any, ...]]
+    answers: Sequence[Solution]
+    mistakes: Sequence[str | Solution]
     fact: str
-    look: Callable[[list[Any]], Mapping[str, Any]] | None = None
+    special: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    describe: Callable[[list[Any]], Mapping[str, float]] | None = None
     tolerance: float = 1e-5
 
-    def check(self, student: Any) -> None:
+    def __call__(self, student: object) -> None:
         """Show the verdict on a student's function.
 
         Parameters
         ----------
         student : callable
-            The function; whatever it does, nothing is raised.
+            The function itself; an exception that it raises is shown in one line.
         """
-        say(self.verdict(student))
+        display(Markdown(self.verdict(student)))
 
-    def verdict(self, student: Any) -> str:
-        """Say what is wrong with a student's function, or that it is right.
+    def verdict(self, student: object) -> str:
+        """Find the mistake in a student's function.
 
         Parameters
         ----------
         student : callable
-            The function.
+            The function itself.
 
         Returns
         -------
@@ -111,129 +85,175 @@ class Exercise:
             Markdown that begins with **Not yet.**, **Almost.** or **Right.**
         """
         if not callable(student):
-            return f"**Not yet.** Hand in the function itself, `{self._name}`, without calling it."
-        with sealed():
-            trials = self._trials(student)
-            if wrong := self._wrong(student, [t for t in trials if not t.case.trap]):
-                return f"**Not yet.** {wrong}"
-            if wrong := self._trapped([t for t in trials if t.case.trap]):
-                return f"**Almost.** {wrong}"
-            if wrong := self._careless(trials):
-                return f"**Almost.** The values are right, but one thing is not. {wrong}"
-            return f"**Right.** {self.fact}"
-
-    @property
-    def _name(self) -> str:
-        return self.signature.partition("(")[0]
+            return f"**Not yet.** Pass the function `{self._names[0]}` itself, without calling it."
+        if found := self._mistake(student):
+            return f"**Not yet.** {found}"
+        if found := self._special_case(student):
+            return f"**Almost.** {found}"
+        if found := self._side_effect(student):
+            return f"**Almost.** The values are right, but {found}."
+        return f"**Right.** {self.fact}"
 
     @property
     def _names(self) -> list[str]:
-        return self.signature.partition("(")[2].rstrip(")").split(", ")
+        """The function's name and those of its arguments."""
+        return re.findall(r"\w+", self.signature)
 
-    def _trials(self, student: Answer) -> list[Trial]:
-        """Call a student's function case by case, until one goes wrong."""
-        trials: list[Trial] = []
-        for case in self.cases():
-            trials.append(Trial(case, *attempt(student, case.arguments, self.signature)))
-            if trials[-1].error:
-                break
-        return trials
-
-    def _wrong(self, student: Answer, trials: list[Trial]) -> str:
-        """Say what is wrong in the usual cases, "" if nothing is."""
-        results = [trial.result for trial in trials]
-        if error := next((trial.error for trial in trials if trial.error), ""):
-            return f"Your function stops with {error}."
+    def _mistake(self, student: Solution) -> str:
+        results = self._results(student)
+        if failures := [result for result in results if isinstance(result, Failure)]:
+            return f"{failures[0]}."
         if all(result is None for result in results):
-            if _does_nothing(student):
-                return f"Fill in `{self.signature}`: {self.task}"
-            return f"`{self._name}` returns nothing: is a `return` missing?"
-        if any(self._alike(results, answer) for answer in self.rights):
-            return ""
-        for words, answers in self.mistakes.items():
-            if any(self._alike(results, answer) for answer in answers):
+            return f"`{self._names[0]}` returns None: is a `return` missing? Return {self.task}"
+        words = ""
+        for row in (*self.answers, *self.mistakes):
+            if isinstance(row, str):
+                words = row
+            elif self._agree(results, self._results(row)):
                 return words
-        return self._unlike(results)
+        return self._difference(results, self._results(self.answers[0]))
 
-    def _alike(self, results: list[Any], answer: Answer) -> bool:
-        """Whether a function of ours gives the student's results."""
-        others = _results(self.cases, answer)
+    def _results(self, solution: Solution) -> list[Any]:
+        return [self._call(solution, case) for case in self.cases]
+
+    def _call(self, solution: Solution, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return solution(*copy.deepcopy(arguments))
+        except Exception as error:
+            return Failure(f"Your function stops with {in_one_line(error, solution)}")
+
+    def _agree(self, results: list[Any], others: list[Any]) -> bool:
         if not all(map(fits, results, others)):
             return False
-        pairs = zip(self._seen(results), self._seen(others), strict=True)
-        return all(same(mine, theirs, self.tolerance) for mine, theirs in pairs)
+        pairs = zip(self._compared(results), self._compared(others), strict=True)
+        return all(same(mine, other, self.tolerance) for mine, other in pairs)
 
-    def _seen(self, results: list[Any]) -> list[Any]:
-        """Pick what is compared."""
-        return list(self.look(results).values()) if self.look else results
+    def _compared(self, results: list[Any]) -> list[Any]:
+        return list(self.describe(results).values()) if self.describe else results
 
-    def _given(self, case: Case) -> str:
-        """Name the arguments that are short enough to be read."""
-        pairs = zip(self._names, case.arguments, strict=True)
-        shown = [f"{name} = {short(value)}" for name, value in pairs if readable(value)]
-        return f"With `{', '.join(shown)}`" if shown else "In the check's example"
+    def _difference(self, results: list[Any], right: list[Any]) -> str:
+        """Show the first result that differs: no known mistake explains it."""
+        for mine, other in zip(results, right, strict=True):
+            if not fits(mine, other):
+                return f"`{self._names[0]}` returns {kind(mine)}, not {kind(other)}."
+        places = self.describe(right) if self.describe else map(self._inputs, self.cases)
+        rows = zip(places, self._compared(results), self._compared(right), strict=True)
+        place, mine, other = next(row for row in rows if not same(*row[1:], self.tolerance))
+        return f"{place}: {contrast(mine, other)}."
 
-    def _unlike(self, results: list[Any]) -> str:
-        """Say where results differ from the right ones: no known mistake explains them."""
-        rights = _results(self.cases, self.rights[0])
-        for result, right in zip(results, rights, strict=True):
-            if not fits(result, right):
-                return f"`{self._name}` returns {kind(result)}, not {kind(right)}."
-        if self.look:
-            places: list[str] = list(self.look(rights))
-        else:
-            places = [self._given(case) for case in self.cases() if not case.trap]
-        seen = zip(places, self._seen(results), self._seen(rights), strict=True)
-        place, mine, right = next(each for each in seen if not same(*each[1:], self.tolerance))
-        return f"{place} {contrast(mine, right)}."
+    def _inputs(self, case: tuple[Any, ...]) -> str:
+        """Write out the arguments that are short enough to read."""
+        pairs = [(name, short(value)) for name, value in zip(self._names[1:], case, strict=True)]
+        shown = ", ".join(f"{name} = {text}" for name, text in pairs if text and len(text) < 60)
+        return f"With `{shown}`" if shown else "In the example of this check"
 
-    def _trapped(self, trials: list[Trial]) -> str:
-        """Say which special case is wrong, "" if none is."""
-        cases = [case for case in self.cases() if case.trap]
-        for trial, case in zip(trials, cases, strict=False):
-            if trial.error:
-                return f"{case.trap} Your function stops with {trial.error}."
-            right = self.rights[0](*case.arguments)
-            if not same(trial.result, right, self.tolerance):
-                return f"{case.trap} {self._given(case)} {contrast(trial.result, right)}."
+    def _special_case(self, student: Solution) -> str:
+        for words, case in self.special.items():
+            mine, right = self._call(student, case), self._call(self.answers[0], case)
+            if not same(mine, right, self.tolerance):
+                return f"{words} {self._inputs(case)}: {contrast(mine, right)}."
         return ""
 
-    def _careless(self, trials: list[Trial]) -> str:
-        """Say what a function with right values does besides returning them, "" if nothing."""
-        for trial, case in zip(trials, self.cases(), strict=True):
-            # First of all the copy of the arguments: the right answer may use them up.
-            given = zip(self._names, case.arguments, trial.case.arguments, strict=True)
-            if harm := next(filter(None, (damage(*each) for each in given)), ""):
-                return harm
-            if harm := _graph(trial.result, self.rights[0](*case.arguments)):
-                return harm
-        return ""
+    def _side_effect(self, student: Solution) -> str:
+        case, given = self.cases[0], copy.deepcopy(self.cases[0])
+        result, right = student(*given), self._call(self.answers[0], case)
+        for name, before, after in zip(self._names[1:], case, given, strict=True):
+            if state(before) != state(after):
+                return f"your function changes `{name}`: work on a copy, or undo the change"
+            if isinstance(after, nn.Module) and any(p.grad is not None for p in after.parameters()):
+                return (
+                    "`loss.backward()` also fills the `.grad` of the network's parameters, which "
+                    "the next training step would use: call `torch.autograd.grad(loss, x)` instead"
+                )
+        return fault(result, right) if isinstance(right, Tensor) else ""
 
 
-@cache
-def _results(cases: Callable[[], list[Case]], answer: Answer) -> list[Any]:
-    """Call a function of ours in the usual cases, once for all: they never change."""
-    return [answer(*case.arguments) for case in cases() if not case.trap]
-
-
-def _does_nothing(student: Answer) -> bool:
-    """Whether the body is empty, or `...`, or `pass`: resume, load None, return it."""
+def in_one_line(error: Exception, student: Solution) -> str:
+    """Shorten a traceback to the error and the student's line that it passed through."""
     code = getattr(inspect.unwrap(student), "__code__", None)
-    return code is not None and len(list(dis.get_instructions(code))) <= 3
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if code and frame.filename == code.co_filename]
+    place = f" in line {own[-1].lineno}, {_code(own[-1].line or '')}" if own else ""
+    return _code(f"{type(error).__name__}: {error}") + place
 
 
-def _graph(result: Any, right: Any) -> str:
-    """Say whether a result hangs on a graph that it should be free of, or the reverse."""
-    if not isinstance(result, Tensor) or not isinstance(right, Tensor):
-        return ""
+def _code(text: str) -> str:
+    return "`" + text.partition("\n")[0][:200].replace("`", "'") + "`"
+
+
+def numbers(value: Any) -> NDArray[np.float64] | None:
+    """Read a number, a tensor, an array or a list as an array; None for anything else."""
+    try:
+        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    except (ValueError, TypeError, RuntimeError):
+        return None
+    return array.astype(float) if array.dtype.kind in "biuf" else None
+
+
+def same(a: Any, b: Any, tolerance: float) -> bool:
+    """Compare two results; None is a result like others, and equals only None."""
+    left, right = numbers(a), numbers(b)
+    if left is None or right is None:
+        return a is b
+    alike = left.shape == right.shape
+    return alike and np.allclose(left, right, tolerance, tolerance, equal_nan=True)
+
+
+def fits(value: Any, right: Any) -> bool:
+    """Whether a result has the type and shape of the right one, whatever its numbers."""
+    if isinstance(right, Tensor) and not isinstance(value, Tensor):
+        return False
+    found, wanted = numbers(value), numbers(right)
+    if found is None or wanted is None:
+        return value is None or right is None
+    return found.shape == wanted.shape
+
+
+def kind(value: Any) -> str:
+    """Describe the type and shape of a result."""
+    array = numbers(value)
+    shape = "" if array is None or not array.shape else f" of shape {array.shape}"
+    return f"`{type(value).__name__}`{shape}"
+
+
+def contrast(mine: Any, right: Any) -> str:
+    """Show where two results differ most."""
+    if isinstance(mine, Failure):
+        return mine[0].lower() + mine[1:]
+    found, wanted = numbers(mine), numbers(right)
+    if found is None or wanted is None or found.shape != wanted.shape or not wanted.shape:
+        return f"yours is {short(mine) or kind(mine)}, the right answer is {short(right)}"
+    at = np.unravel_index(np.nan_to_num(abs(found - wanted), nan=np.inf).argmax(), found.shape)
+    return f"entry {[int(i) for i in at]} is {short(found[at])} and should be {short(wanted[at])}"
+
+
+def short(value: Any) -> str:
+    """Write out a number or a list of numbers with four digits, or None; "" for anything else."""
+    array = numbers(value)
+    if array is None:
+        return "None" if value is None else ""
+    text = ", ".join(f"{entry:.4g}" for entry in array.flat)
+    return f"[{text}]" if array.shape else text
+
+
+def state(argument: Any) -> Any:
+    """Read what a function must not change about its argument."""
+    if isinstance(argument, nn.Module):
+        modes = [module.training for module in argument.modules()]
+        return modes, [state(parameter) for parameter in argument.parameters()]
+    if isinstance(argument, Tensor):
+        return argument.requires_grad, argument.tolist()
+    return list(argument) if isinstance(argument, list | np.ndarray) else None
+
+
+def fault(result: Tensor, right: Tensor) -> str:
+    """Name what is wrong with a tensor of the right values."""
     if result.requires_grad and not right.requires_grad:
-        return (
-            "The result still hangs on the graph of its gradient, which it keeps in memory: "
-            "`.detach()` it."
-        )
+        return "the result keeps its graph in memory: `.detach()` it"
     if right.requires_grad and not result.requires_grad:
         return (
-            "The result has lost its graph, so nothing can be learned from it: no `.detach()`, no "
-            "`torch.no_grad()`."
+            "the loss has lost its graph and cannot be minimised: remove `.detach()` or `no_grad`"
         )
+    if result.dtype != right.dtype:
+        return f"the result has dtype `{result.dtype}`, not `{right.dtype}`"
     return ""

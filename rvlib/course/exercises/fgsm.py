@@ -1,177 +1,116 @@
-"""Notebook 01's exercises: one step to a corner of the cube, and a picture of whole levels."""
+"""Exercises of notebook 01: one FGSM step, and rounding to 8 bits."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks import fgsm
-from rvlib.attacks.ascent import loss_gradient
-from rvlib.course.exercises.exercise import Case, Exercise
-from rvlib.course.exercises.toys import toys
-from rvlib.recipes import LINF
-from rvlib.threat_models import L2, Linf
-from rvlib.types import Images, Labels
+from rvlib.course.exercises.examples import gradient, small_batch
+from rvlib.course.exercises.exercise import Exercise, Solution
+from rvlib.experiments import LINF
+from rvlib.threat_models import L2
 
-# --- One step -------------------------------------------------------------------------------------
+# --- FGSM -----------------------------------------------------------------------------------------
 
 
-def _step(direction: Callable[[Tensor], Tensor], box: bool = True) -> Callable[..., Images]:
-    """Make the attack that walks in another direction than the sign, or out of the box."""
+def _step(
+    direction: Callable[[Tensor], Tensor] = torch.sign, scale: float = 1, power: int = 1
+) -> list[Solution]:
+    """Step in another direction or by another radius, clamped to [0, 1] and not."""
 
-    def attack(model: nn.Module, x: Images, y: Labels, eps: float) -> Images:
-        moved = x + eps * direction(loss_gradient(model, x, y))
-        return moved.clamp(0, 1) if box else moved
+    def attack(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+        return x + scale * eps**power * direction(gradient(model, x, y))
 
-    return attack
-
-
-def _either(direction: Callable[[Tensor], Tensor]) -> list[Callable[..., Images]]:
-    return [_step(direction), _step(direction, box=False)]
+    return [lambda *arguments: attack(*arguments).clamp(0, 1), attack]
 
 
-def _with_radius(radius: Callable[[float], float]) -> list[Callable[..., Images]]:
-    """Make the attacks with another radius than the one asked for."""
-    return [
-        lambda model, x, y, eps, attack=attack: attack(model, x, y, radius(eps))
-        for attack in _either(torch.sign)
-    ]
-
-
-def _own_answers(model: nn.Module, x: Images, y: Labels, eps: float) -> Images:
-    return fgsm(model, x, model(x).argmax(1), Linf(eps))
-
-
-FGSM = Exercise(
-    "my_fgsm(model, x, y, eps)",
-    "return the pictures `x`, moved by `eps` along the sign of the loss's gradient and clamped to "
-    "[0, 1].",
-    lambda: [Case((*toys(), eps)) for eps in (0.03, 0.2)],
-    [lambda model, x, y, eps: fgsm(model, x, y, Linf(eps))],
-    {
-        "These are the clean pictures: nothing has been added to them.": [
-            lambda model, x, y, eps: x,
-        ],
-        "This walks *down* the loss and makes the network surer of the truth: an attack adds the "
-        "sign of the gradient, it does not subtract it.": [
-            *_either(lambda gradient: -gradient.sign()),
-            *_either(lambda gradient: -gradient),
-            *_either(lambda gradient: -gradient / len(gradient)),
-        ],
-        "This is only the perturbation: add it to `x`.": [
-            lambda model, x, y, eps: eps * loss_gradient(model, x, y).sign(),
-        ],
-        "This moves along the gradient itself, so most channels move by much less than `eps`: "
-        "within the cube every channel may go all the way, hence the *sign* of the gradient.": [
-            *_either(lambda gradient: gradient),
-            *_either(lambda gradient: gradient / len(gradient)),
-        ],
-        "This divides the gradient by its length: the steepest direction of the Euclidean ball. "
-        "The ball of FGSM is a cube, whose steepest direction is the *sign*.": [
-            *_either(L2(1).steepest),
-            *_either(lambda gradient: gradient / gradient.norm()),
-        ],
-        "`eps` is multiplied in twice: the pictures move by eps², which is hardly anything.": (
-            _with_radius(lambda eps: eps * eps)
-        ),
-        "`eps` is divided by 255, but it is in pixel units of [0, 1] already: these pictures move "
-        "by 255 times too little.": _with_radius(lambda eps: eps / 255),
-        "`eps` is multiplied by 255, but pixels lie in [0, 1]: every channel has gone to black or "
-        "white.": _with_radius(lambda eps: 255 * eps),
-        "The pictures leave [0, 1]: clamp them, for no picture has colours darker than black or "
-        "brighter than white.": [_step(torch.sign, box=False)],
-        "This takes the gradient at the network's own answers instead of the labels `y`. It is a "
-        "way to attack without knowing the truth, but where the network errs already it leads "
-        "away from that error.": [_own_answers],
-    },
-    "One pass there and back: no attack by gradient is cheaper. Were the loss a straight line, no "
-    "attack in the cube would be stronger either, whatever it costs.",
+check_fgsm = Exercise(
+    signature="my_fgsm(model, x, y, eps)",
+    task="the images, moved by `eps` along the sign of the loss gradient and clamped to [0, 1].",
+    cases=[(*small_batch(), eps) for eps in (0.03, 0.2)],
+    answers=[_step()[0]],
+    mistakes=[
+        "These are the clean images: nothing has been added.",
+        lambda model, x, y, eps: x,
+        "This *descends* the loss: an attack adds the sign of the gradient.",
+        *_step(lambda g: -g.sign()),
+        *_step(lambda g: -g),
+        *_step(lambda g: -g / len(g)),
+        "This is only the perturbation: add it to `x`.",
+        lambda model, x, y, eps: eps * gradient(model, x, y).sign(),
+        "This moves along the gradient itself, most channels by much less than `eps`. In the l∞ "
+        "ball every channel may move by all of `eps`, hence the *sign*.",
+        *_step(lambda g: g),
+        *_step(lambda g: g / len(g)),
+        "This divides the gradient by its norm, the steepest direction in the l2 ball. In the l∞ "
+        "ball it is the *sign* of the gradient.",
+        *_step(L2(1).steepest),
+        *_step(lambda g: g / g.norm()),
+        "`eps` is multiplied in twice: the images move by only eps².",
+        *_step(power=2),
+        "`eps` is already in pixel units of [0, 1]: do not divide it by 255.",
+        *_step(scale=1 / 255),
+        "Pixels lie in [0, 1]: a step of 255 times `eps` turns every channel black or white.",
+        *_step(scale=255),
+        "The images leave [0, 1]: clamp them.",
+        _step()[1],
+        "The gradient is taken at the network's predictions instead of the labels `y`. Such an "
+        "attack needs no labels, but it leads a misclassified image away from its error.",
+        lambda model, x, y, eps: _step()[0](model, x, model(x).argmax(1), eps),
+    ],
+    fact="FGSM needs one forward and one backward pass, the least that a gradient attack can cost. "
+    "If the loss were linear in `x`, no attack in the l∞ ball would be stronger.",
 )
 
+# --- Rounding -------------------------------------------------------------------------------------
 
-def check_fgsm(student: Any) -> None:
-    """Say what is wrong with a student's FGSM, or that it is right.
-
-    Parameters
-    ----------
-    student : callable
-        ``my_fgsm(model, x, y, eps)`` returns the attacked pictures.
-    """
-    FGSM.check(student)
+EPS = float(LINF.eps)
 
 
-# --- Whole levels ---------------------------------------------------------------------------------
+def _rounded(levels: Callable[[Tensor, Tensor], Tensor], count: int = 255) -> Solution:
+    """Round by a function of the levels of the clean and the attacked images."""
+    return lambda x, x_adv: levels(count * x, count * x_adv) / count
 
 
-def _levels(rounded: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Images, Images], Images]:
-    """Make the function that rounds levels, given those of the clean and the attacked picture."""
-    return lambda x, x_adv: rounded(255 * x, 255 * x_adv) / 255
+def _toward_clean(clean: Tensor, attacked: Tensor) -> Tensor:
+    return clean + (attacked - clean).trunc()
 
 
-def _toward(clean: Tensor, attacked: Tensor) -> Tensor:
-    return clean.round() + (attacked - clean).trunc()
-
-
-def _attacked(eps: float) -> Case:
-    """Make a picture of whole levels, moved by eps up or down; what is at a wall stays there."""
+def _attacked(eps: float) -> tuple[Tensor, Tensor]:
+    """Move an image of whole levels up or down by eps, as far as [0, 1] allows."""
     clean = torch.tensor([0, 255, 40, 130, 200, 99]).view(1, 3, 1, 2) / 255
     signs = torch.tensor([-1, 1, 1, -1, 1, -1]).view_as(clean)
-    return Case((clean, (clean + eps * signs).clamp(0, 1)))
+    return clean, (clean + eps * signs).clamp(0, 1)
 
 
-LEVELS = Exercise(
-    "my_eight_bit(x, x_adv)",
-    "return `x_adv` with every channel on a whole level of 255, none of them further from `x` than "
-    "before.",
-    lambda: [_attacked(LINF.eps), _attacked(0.025)],
-    [_levels(_toward)],
-    {
-        "These are the attacked pictures as they were: most of their channels lie between two "
-        "levels, and a picture file cannot say so.": [lambda x, x_adv: x_adv],
-        "Rounding to the *nearest* level carries some channels out of the ball: "
-        f"{255 * LINF.eps:.2f} levels become {round(255 * LINF.eps)}. Round the perturbation "
-        "towards zero.": [_levels(lambda clean, attacked: attacked.round())],
-        "Rounding *down* is right where the attack made a channel brighter; where it made it "
-        "darker, down is away from `x` and out of the ball.": [
-            _levels(lambda clean, attacked: attacked.floor()),
-            _levels(lambda clean, attacked: clean.round() + (attacked - clean).floor()),
-        ],
-        "Rounding *up* is right where the attack made a channel darker; where it made it brighter, "
-        "up is away from `x` and out of the ball.": [
-            _levels(lambda clean, attacked: attacked.ceil()),
-            _levels(lambda clean, attacked: clean.round() + (attacked - clean).ceil()),
-        ],
-        "These are levels, 0 to 255: divide by 255 to come back to pixel units.": [
-            lambda x, x_adv: 255 * _levels(_toward)(x, x_adv),
-            lambda x, x_adv: (255 * x_adv).round(),
-            lambda x, x_adv: (255 * x_adv).floor(),
-        ],
-        "There are 256 levels, but from 0 to 255: a step between two of them is 1/255.": [
-            lambda x, x_adv: x + (256 * (x_adv - x)).trunc() / 256,
-            lambda x, x_adv: (256 * x_adv).floor() / 256,
-            lambda x, x_adv: (256 * x_adv).round() / 256,
-        ],
-        "This is only the perturbation: add it to `x`.": [
-            lambda x, x_adv: (255 * (x_adv - x)).trunc() / 255,
-        ],
-        "These are the clean pictures: the perturbation was rounded in pixel units, where all of "
-        "it is less than 1. Count in levels first: times 255.": [
-            lambda x, x_adv: x,
-        ],
-    },
-    f"A radius of {LINF.eps} is {255 * LINF.eps:.2f} levels, so a file holds an attack of "
-    f"{int(255 * LINF.eps)}: robustness claimed for pictures that can be stored is robustness "
-    "against these.",
+check_eight_bit = Exercise(
+    signature="my_eight_bit(x, x_adv)",
+    task="`x_adv` with every channel at a whole level of 255, no further from `x` than before.",
+    cases=[_attacked(EPS), _attacked(0.025)],
+    answers=[_rounded(_toward_clean)],
+    mistakes=[
+        "Nothing is rounded: most channels lie between two levels, and 8 bits cannot store that.",
+        lambda x, x_adv: x_adv,
+        "Rounding to the *nearest* level leaves the ball: "
+        f"{255 * EPS:.2f} levels become {round(255 * EPS)}. Round towards zero.",
+        _rounded(lambda clean, attacked: attacked.round()),
+        "Rounding *down* leaves the ball where the attack made a channel darker.",
+        _rounded(lambda clean, attacked: attacked.floor()),
+        "Rounding *up* leaves the ball where the attack made a channel brighter.",
+        _rounded(lambda clean, attacked: attacked.ceil()),
+        "These are levels from 0 to 255: divide by 255 to return to pixel units.",
+        lambda x, x_adv: _toward_clean(255 * x, 255 * x_adv),
+        lambda x, x_adv: (255 * x_adv).round(),
+        lambda x, x_adv: (255 * x_adv).floor(),
+        "The 256 levels run from 0 to 255: neighbours differ by 1/255, not by 1/256.",
+        _rounded(_toward_clean, 256),
+        _rounded(lambda clean, attacked: attacked.floor(), 256),
+        _rounded(lambda clean, attacked: attacked.round(), 256),
+        "This is only the perturbation: add it to `x`.",
+        _rounded(lambda clean, attacked: (attacked - clean).trunc()),
+        "These are the clean images: multiply by 255 before rounding, or no perturbation remains.",
+        lambda x, x_adv: x,
+    ],
+    fact=f"A radius of {EPS} is {255 * EPS:.2f} levels, so an attack stored in 8 bits "
+    f"has at most {int(255 * EPS)}.",
 )
-
-
-def check_eight_bit(student: Any) -> None:
-    """Say what is wrong with a student's rounding to 8 bits, or that it is right.
-
-    Parameters
-    ----------
-    student : callable
-        ``my_eight_bit(x, x_adv)`` returns the attacked pictures on whole levels.
-    """
-    LEVELS.check(student)

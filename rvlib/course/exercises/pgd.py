@@ -1,259 +1,167 @@
-"""Notebook 02's exercises: back into the Euclidean ball, and many steps within it."""
+"""Exercises of notebook 02: the projection onto the l2 ball, and PGD in it."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks import pgd
-from rvlib.attacks.ascent import loss_gradient
-from rvlib.course.exercises.exercise import Case, Exercise
-from rvlib.course.exercises.toys import toys
-from rvlib.noise import stream
-from rvlib.threat_models import L2, Linf, PixelL2
-from rvlib.types import Images, Labels
+from rvlib.course.exercises.examples import gradient, small_batch
+from rvlib.course.exercises.exercise import Exercise, Solution
+from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
 
-Steepest = Callable[[Tensor], Tensor]
-Ball = Callable[[float], L2 | Linf | PixelL2]
-NORMALISED = L2(1).steepest
+UNIT, PIXEL_UNIT = L2(1).steepest, PixelL2(1).steepest
 
-# --- Back into the ball ---------------------------------------------------------------------------
+# --- The projection -------------------------------------------------------------------------------
 
 
-def _shrunk(length: Callable[[Tensor], Tensor]) -> Callable[[Tensor, float], Tensor]:
-    """Make the projection that measures a perturbation in another way."""
+def _shrunk(length: Callable[[Tensor], Tensor]) -> Solution:
+    """Project with another measure of length."""
     return lambda delta, eps: delta * (eps / length(delta)).clamp_max(1)
 
 
-def _stretched(delta: Tensor, eps: float) -> Tensor:
-    return eps * delta / delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+def _perturbations() -> Tensor:
+    """Three perturbations, the last one inside the balls of all cases."""
+    delta = torch.randn(3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    return torch.tensor([2.0, 0.9, 0.3]).view(-1, 1, 1, 1) * UNIT(delta)
 
 
-def _perturbations() -> list[Case]:
-    """Three perturbations, of which the last lies in the ball; and one that is zero."""
-    delta = torch.randn(3, 3, 2, 2, generator=stream("cpu", "exercises", "perturbations"))
-    delta = delta / delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    sizes = torch.tensor([2.0, 0.9, 0.3]).view(-1, 1, 1, 1)
-    zero = "Where there is no perturbation there is nothing to shrink, and no length to divide by."
-    return [
-        Case((sizes * delta, 0.5)),
-        Case((sizes * delta, 0.8)),
-        Case((torch.zeros(1, 3, 1, 2), 0.5), zero),
-    ]
+check_l2_projection = Exercise(
+    signature="my_l2_projection(delta, eps)",
+    task="the perturbations `delta`, those longer than `eps` shrunk to length `eps`.",
+    cases=[(_perturbations(), eps) for eps in (0.5, 0.8)],
+    answers=[lambda delta, eps: L2(eps).project(delta)],
+    mistakes=[
+        "Nothing is shrunk: perturbations longer than `eps` must be.",
+        lambda delta, eps: delta,
+        "This takes the norm of the whole *batch*: take one per image, over all other dimensions.",
+        lambda delta, eps: eps * delta / delta.norm(),
+        "This takes the norm of each *pixel*, as `PixelL2` does: the l2 ball has one per image.",
+        lambda delta, eps: PixelL2(eps).project(delta),
+        lambda delta, eps: eps * PIXEL_UNIT(delta),
+        "This takes the norm of each colour *channel*: the l2 ball has one per image.",
+        _shrunk(lambda delta: delta.norm(dim=(2, 3), keepdim=True)),
+        "This clamps every entry, as in the l∞ ball: shrink the l2 norm of each image instead.",
+        lambda delta, eps: delta.clamp(-eps, eps),
+        "This gives *every* perturbation the length `eps`: keep those inside the ball as they are.",
+        lambda delta, eps: eps * UNIT(delta),
+        "This divides by the *squared* norm: a square root is missing.",
+        _shrunk(lambda delta: delta.square().sum((1, 2, 3), keepdim=True)),
+        "This takes the root of the *mean* square: the l2 norm is the root of the *sum*.",
+        _shrunk(lambda delta: delta.square().mean((1, 2, 3), keepdim=True).sqrt()),
+        "This takes the sum of absolute values, the l1 norm.",
+        _shrunk(lambda delta: delta.abs().sum((1, 2, 3), keepdim=True)),
+        "These perturbations have length 1: shrink to `eps`, and only those that are longer.",
+        lambda delta, eps: UNIT(delta),
+    ],
+    special={"Zero stays zero: do not divide by its length.": (torch.zeros(1, 3, 1, 2), 0.5)},
+    fact="In the 3072 dimensions of a CIFAR-10 image, a corner of the l∞ ball of radius eps is "
+    f"{3072**0.5:.0f} times as far from its centre as the surface of this ball.",
+)
+
+# --- PGD ------------------------------------------------------------------------------------------
+
+Back = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""Returns the next iterate to the ball, given the clean images, the last iterate and the next."""
 
 
-PROJECTION = Exercise(
-    "my_l2_projection(delta, eps)",
-    "return the perturbations, those longer than `eps` shrunk to the length `eps`.",
-    _perturbations,
-    [lambda delta, eps: L2(eps).project(delta)],
-    {
-        "Nothing has been shrunk: perturbations longer than `eps` must be.": [
-            lambda delta, eps: delta,
-        ],
-        "This measures the length of the whole *batch*, so a picture's perturbation depends on its "
-        "neighbours: take the norm of each picture, over all dimensions but the first.": [
-            _shrunk(torch.norm),
-            lambda delta, eps: eps * delta / delta.norm(),
-        ],
-        "This measures each *pixel's* colour vector: the ball that the report calls l2. The "
-        "Euclidean ball has one length for a whole picture, over channels, rows and columns.": [
-            lambda delta, eps: PixelL2(eps).project(delta),
-            lambda delta, eps: eps * PixelL2(1).steepest(delta),
-        ],
-        "This measures each colour channel by itself, but the Euclidean ball has one length for a "
-        "whole picture.": [_shrunk(lambda delta: delta.norm(dim=(2, 3), keepdim=True))],
-        "This clamps every channel of every pixel: the projection onto the cube of `Linf`. The "
-        "Euclidean ball keeps the direction of a perturbation and shrinks its length.": [
-            lambda delta, eps: delta.clamp(-eps, eps),
-        ],
-        "This gives every perturbation the length `eps`, also those that were shorter: what lies "
-        "in the ball must stay where it is.": [_stretched],
-        "This divides by the *squared* length: a square root is missing.": [
-            _shrunk(lambda delta: delta.square().sum((1, 2, 3), keepdim=True)),
-        ],
-        "This measures the root of the *mean* square: the Euclidean norm is the root of the "
-        "*sum*.": [_shrunk(lambda delta: delta.square().mean((1, 2, 3), keepdim=True).sqrt())],
-        "This measures the sum of the absolute values, the l1 norm: the Euclidean norm is the root "
-        "of the sum of squares.": [_shrunk(lambda delta: delta.abs().sum((1, 2, 3), keepdim=True))],
-        "This divides by the length and leaves perturbations of length one: multiply by `eps`, "
-        "and only those that are longer.": [lambda delta, eps: NORMALISED(delta)],
-    },
-    "In 3072 dimensions the shape of the ball is everything: a corner of the cube of radius eps is "
-    f"{3072**0.5:.0f} times as far from the centre as this ball reaches.",
+def _into(ball: Callable[[float], ThreatModel], low: float = 0, high: float = 1) -> Back:
+    return lambda x, x_t, x_next, eps: (x + ball(eps).project(x_next - x)).clamp(low, high)
+
+
+def _anything(eps: float) -> ThreatModel:
+    return L2(1e6)
+
+
+BALL_AND_BOX, BALL, BOX, NEITHER = (
+    _into(ball, low, 1 - low) for ball in (L2, _anything) for low in (0, -9)
 )
 
 
-def check_l2_projection(student: Any) -> None:
-    """Say what is wrong with a student's projection onto the Euclidean ball, or that it is right.
-
-    Parameters
-    ----------
-    student : callable
-        ``my_l2_projection(delta, eps)`` returns the perturbations, shrunk into the ball.
-    """
-    PROJECTION.check(student)
-
-
-# --- Many steps -----------------------------------------------------------------------------------
-
-
-def _walk(
+def _pgd(
     model: nn.Module,
-    x: Images,
-    y: Labels,
+    x: Tensor,
+    y: Tensor,
     eps: float,
     step: float,
     steps: int,
-    *,
-    steepest: Steepest = NORMALISED,
-    ball: Ball = L2,
-    box: bool = True,
-    stay: bool = False,
-    pile: bool = False,
-) -> Images:
-    """PGD with parts exchanged: `stay` looks only from `x`, `pile` adds up all gradients."""
-    x_t, piled = x, torch.zeros_like(x)
+    direction: Callable[[Tensor], Tensor] = UNIT,
+    back: Back = BALL_AND_BOX,
+    fixed: bool = False,
+    accumulate: bool = False,
+) -> Tensor:
+    """PGD with its parts exchanged; `fixed` takes every gradient at `x`, `accumulate` sums them."""
+    x_t, total = x, torch.zeros_like(x)
     for _ in range(steps):
-        gradient = loss_gradient(model, x if stay else x_t, y)
-        piled = piled + gradient if pile else gradient
-        x_t = x + ball(eps).project(x_t + step * steepest(piled) - x)
-        x_t = x_t.clamp(0, 1) if box else x_t
+        total = gradient(model, x if fixed else x_t, y) + accumulate * total
+        x_t = back(x, x_t, x_t + step * direction(total), eps)
     return x_t
 
 
-def _everywhere(eps: float) -> L2:
-    """Make a ball that holds everything."""
-    return L2(64)
+def _projected_last(back: Back) -> Solution:
+    attack: Solution = partial(_pgd, back=back)
+    return lambda model, x, y, eps, *rest: BALL_AND_BOX(x, x, attack(model, x, y, eps, *rest), eps)
 
 
-def _box_first(
-    model: nn.Module, x: Images, y: Labels, eps: float, step: float, steps: int
-) -> Images:
-    """Clamp, then project: as right, because shrinking towards `x` stays in the box."""
-    x_t = x
-    for _ in range(steps):
-        x_t = (x_t + step * NORMALISED(loss_gradient(model, x_t, y))).clamp(0, 1)
-        x_t = x + L2(eps).project(x_t - x)
-    return x_t
-
-
-def _around_iterate(
-    model: nn.Module, x: Images, y: Labels, eps: float, step: float, steps: int
-) -> Images:
-    for _ in range(steps):
-        move = step * NORMALISED(loss_gradient(model, x, y))
-        x = (x + L2(eps).project(move)).clamp(0, 1)
-    return x
-
-
-def _at_the_end(box: bool) -> Callable[..., Images]:
-    def attack(
-        model: nn.Module, x: Images, y: Labels, eps: float, step: float, steps: int
-    ) -> Images:
-        far = _walk(model, x, y, eps, step, steps, ball=_everywhere, box=box)
-        return (x + L2(eps).project(far - x)).clamp(0, 1)
-
-    return attack
-
-
-def _own_answers(
-    model: nn.Module, x: Images, y: Labels, eps: float, step: float, steps: int
-) -> Images:
-    return _walk(model, x, model(x).argmax(1), eps, step, steps)
-
-
-PGD = Exercise(
-    "my_pgd(model, x, y, eps, step, steps)",
-    "start at `x` and, `steps` times, walk `step` along the normalised gradient, come back into "
-    "the Euclidean ball around `x`, and clamp to [0, 1].",
-    lambda: [
-        Case((*toys(), eps, step, steps)) for eps, step, steps in ((0.5, 0.2, 5), (0.3, 0.5, 3))
+check_pgd = Exercise(
+    signature="my_pgd(model, x, y, eps, step, steps)",
+    task="the last of `steps` iterates that start at `x`: each moves by `step` along the "
+    "normalised gradient, then back into the l2 ball around `x`, then into [0, 1].",
+    cases=[(*small_batch(), 0.5, 0.2, 5), (*small_batch(), 0.3, 0.5, 3)],
+    answers=[
+        _pgd,
+        # Clamping first is right, too: shrinking towards `x` does not leave [0, 1].
+        partial(_pgd, back=lambda x, x_t, x_next, eps: BALL(x, x_t, x_next.clamp(0, 1), eps)),
     ],
-    [
-        lambda model, x, y, eps, step, steps: pgd(
-            model, x, y, L2(eps), steps=steps, step_size=step, random_start=False
-        ),
-        _box_first,
+    mistakes=[
+        "These are the clean images: no step has moved them.",
+        lambda model, x, *rest: x,
+        "This *descends* the loss: an attack adds the gradient.",
+        partial(_pgd, direction=lambda g: -UNIT(g)),
+        partial(_pgd, direction=lambda g: -UNIT(g), back=BALL),
+        "There is no projection: after several steps the images are further than `eps` from `x`.",
+        partial(_pgd, back=BOX),
+        partial(_pgd, back=NEITHER),
+        "This projects around the last *iterate* and drifts away: project around the clean `x`.",
+        partial(_pgd, back=lambda x, x_t, x_next, eps: BALL_AND_BOX(x_t, x_t, x_next, eps)),
+        "This projects only at the end, after gradients outside of the ball: project every step.",
+        _projected_last(BOX),
+        _projected_last(NEITHER),
+        "The images leave [0, 1]: clamp them after every step.",
+        partial(_pgd, back=BALL),
+        "This clamps only at the end, after gradients outside of [0, 1]: clamp every step.",
+        lambda *arguments: partial(_pgd, back=BALL)(*arguments).clamp(0, 1),
+        "The step is as long as the gradient: divide it by its norm, then multiply by `step`.",
+        partial(_pgd, direction=lambda g: g),
+        partial(_pgd, direction=lambda g: g / len(g)),
+        "This divides by the gradient norm of the whole *batch*: take one norm per image.",
+        partial(_pgd, direction=lambda g: g / g.norm()),
+        "This divides by the gradient norm of each *pixel*: the l2 ball has one norm per image.",
+        partial(_pgd, direction=PIXEL_UNIT),
+        partial(_pgd, direction=PIXEL_UNIT, back=_into(PixelL2)),
+        "This steps along the *sign*, as in the l∞ ball: divide the gradient by its norm instead.",
+        partial(_pgd, direction=torch.sign),
+        partial(_pgd, direction=torch.sign, back=_into(Linf)),
+        "This projects onto the l∞ ball: shrink the l2 norm of each image's perturbation instead.",
+        partial(_pgd, back=_into(Linf)),
+        "This projects *pixel* by pixel onto `PixelL2`: the l2 ball has one norm per image.",
+        partial(_pgd, back=_into(PixelL2)),
+        "The gradient is always taken at the clean `x`: PGD takes it anew at each iterate.",
+        partial(_pgd, fixed=True),
+        "The gradients of all steps accumulate in `.grad`: use `torch.autograd.grad`.",
+        partial(_pgd, accumulate=True),
+        "This takes only one step: is the `return` inside the loop?",
+        lambda model, x, y, eps, step, steps: _pgd(model, x, y, eps, step, 1),
+        "This takes one step too few or too many: loop over `range(steps)`.",
+        lambda model, x, y, eps, step, steps: _pgd(model, x, y, eps, step, steps - 1),
+        lambda model, x, y, eps, step, steps: _pgd(model, x, y, eps, step, steps + 1),
+        "The steps have length `eps`: make them `step` long.",
+        lambda model, x, y, eps, step, steps: _pgd(model, x, y, eps, eps, steps),
+        "The gradient is taken at the network's predictions instead of the labels `y`.",
+        lambda model, x, y, *rest: _pgd(model, x, model(x).argmax(1), *rest),
+        "This is only the perturbation: add it to `x`.",
+        lambda model, x, *rest: _pgd(model, x, *rest) - x,
     ],
-    {
-        "These are the clean pictures: no step has been taken.": [
-            lambda model, x, y, eps, step, steps: x,
-        ],
-        "This walks *down* the loss: add the step, do not subtract it.": [
-            partial(_walk, steepest=lambda gradient: -NORMALISED(gradient)),
-            partial(_walk, steepest=lambda gradient: -NORMALISED(gradient), box=False),
-        ],
-        "There is no projection: after several steps the pictures are further than `eps` from "
-        "`x`.": [partial(_walk, ball=_everywhere), partial(_walk, ball=_everywhere, box=False)],
-        "This projects each *step* around the picture it started from, so the walk drifts away: "
-        "the ball is always around the clean `x`.": [_around_iterate],
-        "This comes back into the ball only after the last step, so the gradients were taken "
-        "outside of it: project after every step.": [_at_the_end(True), _at_the_end(False)],
-        "The pictures leave [0, 1]: clamp them after every step.": [
-            partial(_walk, box=False),
-        ],
-        "This clamps to [0, 1] only after the last step: gradients were taken at pictures that do "
-        "not exist.": [
-            lambda *arguments: _walk(*arguments, box=False).clamp(0, 1),
-        ],
-        "This step is as long as the gradient itself, which tells the slope and not how far to "
-        "go: divide by the gradient's norm, then multiply by `step`.": [
-            partial(_walk, steepest=lambda gradient: gradient),
-            partial(_walk, steepest=lambda gradient: gradient / len(gradient)),
-        ],
-        "This divides by the norm of the gradient of the whole *batch*: with many pictures each "
-        "one would hardly move. Take the norm of each picture's gradient.": [
-            partial(_walk, steepest=lambda gradient: gradient / gradient.norm()),
-        ],
-        "This divides by the norm of each *pixel's* gradient: the step of the ball that the report "
-        "calls l2. The Euclidean ball has one length for a whole picture.": [
-            partial(_walk, steepest=PixelL2(1).steepest),
-            partial(_walk, steepest=PixelL2(1).steepest, ball=PixelL2),
-        ],
-        "This steps along the *sign*, the steepest direction of the cube; in the Euclidean ball it "
-        "is the gradient over its length.": [
-            partial(_walk, steepest=torch.sign),
-            partial(_walk, steepest=torch.sign, ball=Linf),
-        ],
-        "This comes back into the cube of `Linf`, not into the Euclidean ball: shrink the length "
-        "of each picture's perturbation.": [partial(_walk, ball=Linf)],
-        "This comes back into the ball of each *pixel's* colour vector, not into the Euclidean "
-        "ball of the picture.": [partial(_walk, ball=PixelL2)],
-        "The gradient is always taken at the clean `x`: what PGD gains over FGSM comes from "
-        "looking again where the last step led.": [partial(_walk, stay=True)],
-        "The gradients of all steps pile up in `.grad`: `torch.autograd.grad` returns the new one "
-        "alone (or set `.grad` to None before each `backward`).": [partial(_walk, pile=True)],
-        "This takes one step only: is the `return` inside the loop?": [
-            lambda model, x, y, eps, step, steps: _walk(model, x, y, eps, step, 1),
-        ],
-        "This takes one step too few or too many: `range(steps)` counts them.": [
-            lambda model, x, y, eps, step, steps: _walk(model, x, y, eps, step, steps - 1),
-            lambda model, x, y, eps, step, steps: _walk(model, x, y, eps, step, steps + 1),
-        ],
-        "Each step here is `eps` long: its length is `step`.": [
-            lambda model, x, y, eps, step, steps: _walk(model, x, y, eps, eps, steps),
-        ],
-        "This takes the gradient at the network's own answers instead of the labels `y`.": [
-            _own_answers,
-        ],
-        "This is only the perturbation: add it to `x`.": [
-            lambda model, x, *rest: _walk(model, x, *rest) - x,
-        ],
-    },
-    "Projecting and then clamping stays in the ball, because clamping only moves a picture closer "
-    "to `x`. Accuracy under PGD is still an upper bound: the next attack may be stronger.",
+    fact="Clamping after the projection stays in the ball, because it only moves an image closer "
+    "to `x`. Accuracy under PGD is an upper bound: the next attack may be stronger.",
 )
-
-
-def check_pgd(student: Any) -> None:
-    """Say what is wrong with a student's PGD in the Euclidean ball, or that it is right.
-
-    Parameters
-    ----------
-    student : callable
-        ``my_pgd(model, x, y, eps, step, steps)`` returns the attacked pictures.
-    """
-    PGD.check(student)

@@ -1,0 +1,32 @@
+"""A tiny network and two images, which a check attacks in milliseconds."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rvlib.attacks.gradient import input_gradient
+
+
+def gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Gradient of each image's cross-entropy."""
+    return input_gradient(model, x, y, lambda z, y: F.cross_entropy(z, y, reduction="none"))
+
+
+def small_batch() -> tuple[nn.Module, Tensor, Tensor]:
+    """Make a network, two images and their labels, the same ones each time.
+
+    Returns
+    -------
+    tuple of nn.Module, Tensor of shape (2, 3, 2, 2), Tensor of shape (2,)
+        Some channels lie at or near 0 and 1, where clamping matters; the network classifies the
+        first image correctly and the second one not.
+    """
+    generator = torch.Generator().manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    x = torch.rand(2, 3, 2, 2, generator=generator)
+    x[:, 0] = torch.tensor([[0.0, 1.0], [0.04, 0.97]])
+    with torch.no_grad():
+        predictions = model(x).argmax(1)
+    return model, x, (predictions + torch.tensor([0, 1])) % 3
