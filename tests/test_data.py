@@ -333,7 +333,8 @@ def pets(tmp_path, monkeypatch):
     for name, colour, size in [("cat", (255, 0, 0), (8, 6)), ("dog", (0, 0, 255), (6, 8))]:
         (tmp_path / "pets" / name).mkdir(parents=True)
         for k in range(10):
-            Image.new("RGB", size, colour).save(tmp_path / "pets" / name / f"{k}.png")
+            image = Image.new("RGB", size, colour).convert("P" if k else "RGB")  # or of a palette
+            image.save(tmp_path / "pets" / name / f"{k}.png")
     (tmp_path / "pets" / ".git").mkdir()
     (tmp_path / "pets" / "cat" / "notes.txt").touch()
     return tmp_path / "pets"
