@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 CPU_BATCH = 256
@@ -88,3 +89,26 @@ def select(part: Any, s: Any) -> Any:
 def logits_of(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
     """Logits (B, K) of a copy of the images, batch by batch."""
     return in_batches(lambda part: model(part.clone()), batch_size, x)
+
+
+class MaxPool2(nn.Module):
+    """Max-pooling of 2 x 2 pixels, and a faster way to the same values for votes on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W), or its ``planes``, to (B, C, H // 2, W // 2)."""
+        if x.dim() == 5:
+            return x.amax(1).permute(0, 3, 1, 2)
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return F.max_pool2d(x, 2)
+        height, width = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+        rows = torch.maximum(x[:, :, 0:height:2], x[:, :, 1:height:2])
+        return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
+
+
+class Planes(nn.Module):
+    """Set the four pixels of each pool apart: (B, C, H, W) to (B, 4, H // 2, W // 2, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reorder the pixels; an odd last row or column is left out, as pooling does."""
+        x = x.permute(0, 2, 3, 1)[:, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2]
+        return torch.stack([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)

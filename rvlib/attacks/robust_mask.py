@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks.gradient import Loss, default_step, log_odds, logits_and_gradient
 from rvlib.checks import check_attack
-from rvlib.inference import eval_mode, in_batches, select
+from rvlib.inference import eval_mode, in_batches, logits_of, select
 from rvlib.threat_models import ThreatModel
 
 
@@ -80,23 +80,24 @@ def robust_mask(
     eta = default_step(threat, steps, step_size)
 
     def stands(x_0: Tensor, y: Tensor, x_t: Tensor, ball: ThreatModel, eta: Tensor) -> Tensor:
-        left = torch.arange(len(y), device=y.device)
-        result = torch.zeros_like(y, dtype=torch.bool)
-        for t in range(steps + 1):
+        left, result = torch.arange(len(y), device=y.device), torch.zeros_like(y, dtype=torch.bool)
+        for _ in range(steps):
             logits, gradient = logits_and_gradient(model, x_t, y, loss)
             right = (logits.argmax(1) == y).nonzero()[:, 0]
             parts = (left, x_0, y, x_t, gradient, ball, eta)
             left, x_0, y, x_t, gradient, ball, eta = (select(part, right) for part in parts)
-            if t == steps or not len(left):
-                break
+            if not len(left):
+                return result
             x_t = x_t + eta * ball.steepest(gradient)
             x_t = (x_0 + ball.project(x_t - x_0)).clamp(0, 1)
-        result[left] = True
+        result[left] = logits_of(model, x_t).argmax(1) == y
         return result
 
     with eval_mode(model), torch.inference_mode(False):
         x, y = x.detach().clone(), y.clone()
         standing = torch.ones_like(y, dtype=torch.bool) if mask is None else mask.clone()
+        which = standing.nonzero()[:, 0]
+        standing[which] = logits_of(model, x[which], batch_size).argmax(1) == y[which]
         for _ in range(restarts):
             start = (x + threat.sample(x, generator)).clamp(0, 1) if random_start else x
             which = standing.nonzero()[:, 0]

@@ -9,7 +9,7 @@ from torch.nn.modules import module as globally
 
 from rvlib.checks import check_images, check_network
 from rvlib.device import arithmetic
-from rvlib.inference import eval_mode, in_batches
+from rvlib.inference import MaxPool2, Planes, eval_mode, in_batches
 from rvlib.smoothing.noise import GRID, grid_noise, stream, to_grid
 from rvlib.smoothing.statistics import check_sigma
 
@@ -144,8 +144,10 @@ def split_first_layer(model: nn.Module) -> tuple[nn.Module, nn.Module]:
         weight = model[0].weight
         plain = type(weight) is nn.Parameter and weight.dtype == torch.float32
         exact = arithmetic(weight.device) == "float32"  # else both sums are rounded apart
-        if plain and exact and not (_is_hooked(model) or _is_hooked(model[0])):
-            return model[0], model[1:]
+        if plain and exact and not any(map(_is_hooked, (model, model[0], model[1]))):
+            # Reordering pixels is linear, too, and maxima of whole planes are faster.
+            pools = type(model[1]) is MaxPool2
+            return nn.Sequential(model[0], Planes()) if pools else model[0], model[1:]
     return nn.Identity(), model
 
 
