@@ -1,61 +1,48 @@
-"""A picture under sliders, with three faces: live in a notebook, a web page's, and a plain PNG."""
+"""A picture under sliders: live in a notebook, and a static export for pages without a kernel."""
 
-import html
+import base64
 import itertools
 import threading
-import traceback
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
+import anywidget
 import numpy as np
+import traitlets
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rvlib.course.twin import Control, Frame, data_uri, twin
+from rvlib.course.static import Frame, encode, export, is_headless
 
-STYLE = """<style onload="(function quiet(style) {
-  const root = style.closest('.explorer');
-  if (!root) return setTimeout(quiet, 50, style);
-  root.addEventListener('focusin',
-    event => event.target.setAttribute('data-lm-suppress-shortcuts', ''));
-})(this)">
-.explorer :is(.widget-label, .widget-readout) { font-size: 16px }
-.explorer .widget-readout { min-width: 20em; max-width: 20em; text-align: left }
-</style>"""
-"""Controls to be read at a distance, whose tracks are of one length whatever they say; and whose
-arrow keys Jupyter's pages do not take for moves between cells.  No widget can set an attribute of
-its own element, but a style that was loaded can."""
-
-MOST_FRAMES = 160
-"""Frames of a static twin: one is 5 to 15 kB of the notebook and 50 ms of its opening."""
+MAX_EXPORTED = 160
+"""Frames of a static export: one is about 5 kB of the page and 50 ms of its making."""
 
 
 @dataclass(frozen=True)
-class Knob:
-    """One thing that the hand moves, on a grid of values.
+class Control:
+    """A slider or a menu over a list of values.
 
     Parameters
     ----------
     name : str
         Argument of the explorer's ``draw``.
     label : str
-        What stands beside the slider.
+        Its name on the page.
     values : sequence
-        The values, in the slider's order.
+        The values, in order.
     start : int, default=0
         Position of the first one shown.
     words : sequence of str, default=str of each value
-        How the values are read out.
+        The values as text, also for screen readers.
     menu : bool, default=False
-        A menu instead of a slider in the static twin: for values without an order.  Live it is
-        a slider all the same, as JupyterLab takes the arrow keys away from a menu.
-    twin : sequence of int, default=all
-        Positions that the static twin has.
+        A menu instead of a slider: for values without an order.
+    exported : sequence of int, default=all
+        Positions in the static export; the start is always among them.
     plays : bool, default=False
-        Buttons beside the live slider that go through the values by themselves.
+        A button that goes through the values by itself.
     """
 
     name: str
@@ -64,172 +51,164 @@ class Knob:
     start: int = 0
     words: Sequence[str] = ()
     menu: bool = False
-    twin: Sequence[int] = ()
+    exported: Sequence[int] = ()
     plays: bool = False
 
     @property
     def texts(self) -> list[str]:
-        """How each value is read out."""
+        """Every value as text."""
         return list(self.words) or [str(value) for value in self.values]
 
     @property
-    def shown(self) -> list[int]:
-        """Positions in the static twin, among them the start."""
-        return sorted({self.start, *(self.twin or range(len(self.values)))})
+    def kept(self) -> list[int]:
+        """Positions in the static export."""
+        return sorted({self.start, *(self.exported or range(len(self.values)))})
 
-    def widget(self, explorer: str) -> widgets.ValueWidget:
-        """Make the live control, whose value is a position."""
-        control = widgets.SelectionSlider(
-            options=list(zip(self.texts, range(len(self.values)), strict=True)),
-            value=self.start,
-            description=self.label,
-            style={"description_width": "11em"},
-            layout=widgets.Layout(width="800px"),
-        )
-        control.add_class(f"{explorer}-{self.name}")
-        return control
-
-    def row(self, control: widgets.ValueWidget) -> widgets.Widget:
-        """Set the control on its line, with the buttons that play it where it has some."""
-        if not self.plays:
-            return control
-        play = widgets.Play(max=len(self.values) - 1, value=self.start, interval=600)
-        # Linked in the page: the kernel hears of the slider only.
-        widgets.jslink((play, "value"), (control, "index"))
-        return widgets.HBox([control, play])
+    def spec(self, positions: Sequence[int]) -> dict[str, Any]:
+        """Describe the control, with some of its positions, to the page."""
+        values, start = [self.texts[i] for i in positions], list(positions).index(self.start)
+        spec = {"name": self.name, "label": self.label, "values": values, "start": start}
+        return spec | {"menu": self.menu, "plays": self.plays}
 
 
-@dataclass(frozen=True)
 class Picture:
     """A figure whose still parts are painted once and whose moving parts are painted each time.
 
     Parameters
     ----------
     figure : Figure
-        Of fixed size, so that the page never jumps.
-    moving : sequence of Artist
-        What changes; in front of all that does not.  Limits and ticks of axes must stay.
+        Of fixed size.
+    moving : iterable of Artist
+        All that changes, in front of all that does not; limits and ticks of axes must stay.
     """
 
-    figure: Figure
-    moving: Sequence[Artist]
-    _still: list[Any] = field(default_factory=list)
+    def __init__(self, figure: Figure, moving: Sequence[Artist]) -> None:
+        self._canvas, self._moving = FigureCanvasAgg(figure), moving
+        for artist in moving:
+            artist.set_animated(True)
+        self._canvas.draw()
+        self._still = self._canvas.copy_from_bbox(figure.bbox)
 
     def pixels(self) -> np.ndarray:
         """Paint the moving parts over the still ones: (height, width, 3), uint8."""
-        canvas = self.figure.canvas
-        if not self._still:
-            canvas = FigureCanvasAgg(self.figure)
-            for artist in self.moving:
-                artist.set_animated(True)
-            canvas.draw()
-            self._still.append(canvas.copy_from_bbox(self.figure.bbox))
-        assert isinstance(canvas, FigureCanvasAgg)
-        canvas.restore_region(self._still[0])
-        for artist in self.moving:
+        self._canvas.restore_region(self._still)
+        for artist in self._moving:
             assert artist.axes is not None
             artist.axes.draw_artist(artist)
-        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
 
 
-class Explorer(widgets.VBox):  # type: ignore[misc]
-    """Sliders over a picture and a sentence that says what it shows.
+class Explorer(anywidget.AnyWidget):  # type: ignore[misc]
+    """Sliders over a picture, and a sentence with the numbers that it shows.
 
-    Each move calls `draw` and repaints one image that is made once: no figures pile up and nothing
-    flickers.  Moves that come while one is painted are merged by the widgets' own throttling.
-    Shown in a notebook it has three faces, of which every reader takes the richest it can show:
-    the live widget, a static twin (HTML with the frames of its grid, no kernel, no network) and a
-    PNG.
+    A move of a slider calls `draw` and repaints one picture.  Moves that come meanwhile are merged
+    into one.  JupyterLab with ipykernel 7 calls in another thread than the cells': sliders answer
+    while a cell runs.  A page saved without a front end (papermill, nbconvert) gets the static
+    export in addition, and every page a PNG with its alternative text.
 
     Parameters
     ----------
     name : str
-        Short name, in letters: hook of styles and tests.
-    knobs : sequence of Knob
-        What the hand moves.
+        Short name, in letters: hook for styles and tests.
+    controls : sequence of Control
+        The sliders and menus.
     picture : Picture
-        What the eye sees.
+        What `draw` changes.
     draw : callable
-        Takes one value of each knob by name, moves the artists, returns a sentence with the
-        numbers shown: the picture's text for those who do not see it.  Must not use pyplot, global
-        random state or global gradient mode: it runs in other threads.
+        Takes one value of each control by name, changes the moving artists, returns the sentence.
+        It runs in any thread: no pyplot, no global random state, no global gradient mode.
     """
 
+    _esm = Path(__file__).with_name("explorer.js")
+    spec = traitlets.Dict().tag(sync=True)
+    positions = traitlets.List().tag(sync=True)
+    png = traitlets.Bytes().tag(sync=True)
+    frame = traitlets.Dict().tag(sync=True)
+
     def __init__(
-        self, name: str, knobs: Sequence[Knob], picture: Picture, draw: Callable[..., str]
+        self, name: str, controls: Sequence[Control], picture: Picture, draw: Callable[..., str]
     ) -> None:
-        self._name, self._knobs, self._picture, self._draw = name, list(knobs), picture, draw
-        self._lock = threading.Lock()
-        self._controls = [knob.widget(name) for knob in self._knobs]
-        pixels, words = self._frame([knob.start for knob in self._knobs])
-        height, width = pixels.shape[:2]
-        # HTML and not widgets.Image: it has no alternative text.
-        self._image = widgets.HTML(layout=widgets.Layout(min_height=f"{height}px"))
-        self._size = width
-        self._show(pixels, words)
-        style = widgets.HTML(STYLE, layout=widgets.Layout(display="none"))
-        rows = [knob.row(c) for knob, c in zip(self._knobs, self._controls, strict=True)]
-        super().__init__([style, *rows, self._image])
-        self.add_class("explorer").add_class(f"explorer-{name}")
-        for control in self._controls:
-            control.observe(self._moved, "value")
-
-    def _frame(self, positions: Sequence[int]) -> Frame:
-        """Draw one frame: its pixels and its sentence."""
-        values = {
-            knob.name: knob.values[at] for knob, at in zip(self._knobs, positions, strict=True)
-        }
-        words = self._draw(**values)
-        return self._picture.pixels(), words
-
-    def _show(self, pixels: np.ndarray, words: str) -> None:
-        alt, source = html.escape(words), data_uri(pixels, "PNG", compress_level=1)
-        self._image.value = (
-            f'<img alt="{alt}" width="{self._size}" src="{source}" style="max-width: none">'
-            f'<div role="status" style="font-size: 16px; width: {self._size}px">{alt}</div>'
+        self._controls, self._picture, self._draw = list(controls), picture, draw
+        self._lock, start = threading.Lock(), [control.start for control in controls]
+        pixels, text = self._first = self.draw(start)
+        super().__init__(
+            spec=self._spec(name, [range(len(control.values)) for control in controls]),
+            positions=start,
+            png=encode(pixels),
+            frame={"positions": start, "text": text},
         )
+        self.observe(self._moved, "positions")
+        # JupyterLab addresses moves to a thread of their own (a subshell).  ipykernel 7.4 would
+        # bring them back to the thread that opened the comm: the cells', which may be busy.
+        if self.comm is not None:
+            self.comm._reply_subshell_for = None
+
+    def _spec(self, name: str, positions: Sequence[Sequence[int]]) -> dict[str, Any]:
+        height, width = self._first[0].shape[:2]
+        controls = [c.spec(kept) for c, kept in zip(self._controls, positions, strict=True)]
+        return {"name": name, "controls": controls, "width": width, "height": height}
+
+    def draw(self, positions: Sequence[int]) -> Frame:
+        """Draw one frame.
+
+        Parameters
+        ----------
+        positions : sequence of int
+            Position of every control.
+
+        Returns
+        -------
+        pixels : ndarray of shape (height, width, 3), uint8
+            The picture.
+        text : str
+            Its sentence.
+        """
+        chosen = zip(self._controls, positions, strict=True)
+        text = self._draw(**{control.name: control.values[at] for control, at in chosen})
+        return self._picture.pixels(), text
 
     def _moved(self, change: Any) -> None:
-        # Inside the lock: of two threads the later one reads, and shows, the newest values.
-        with self._lock:
+        with self._lock:  # of two threads the later one reads, and shows, the newest positions
+            positions = list(self.positions)
             try:
-                self._show(*self._frame([control.value for control in self._controls]))
-            except Exception:
-                # In a callback it would be seen by nobody.
-                trace = html.escape(traceback.format_exc(limit=-2))
-                self._image.value = f'<pre role="alert">{trace}</pre>'
+                pixels, text = self.draw(positions)
+            except Exception as error:  # nobody would see it: callbacks have no output
+                self.frame = {"positions": positions, "text": f"{type(error).__name__}: {error}"}
+                return
+            with self.hold_sync():
+                self.png, self.frame = encode(pixels), {"positions": positions, "text": text}
 
     def frames(self) -> dict[tuple[int, ...], Frame]:
-        """Draw every frame of the static twin.
+        """Draw every frame of the static export.
 
         Returns
         -------
         dict of tuple of int to Frame
-            By position among the values that the twin has of each knob.
-
-        Raises
-        ------
-        ValueError
-            If there are more than ``MOST_FRAMES``.
+            By position of each control among those that it keeps.
         """
-        grid = list(itertools.product(*(range(len(knob.shown)) for knob in self._knobs)))
-        if len(grid) > MOST_FRAMES:
-            raise ValueError(f"{len(grid)} frames in {self._name}'s twin: at most {MOST_FRAMES}")
+        kept = [control.kept for control in self._controls]
+        grid = list(itertools.product(*(range(len(positions)) for positions in kept)))
+        if len(grid) > MAX_EXPORTED:
+            raise ValueError(f"{len(grid)} frames in a static export: at most {MAX_EXPORTED}")
         with self._lock:
             return {
-                key: self._frame([knob.shown[i] for knob, i in zip(self._knobs, key, strict=True)])
+                key: self.draw([positions[i] for positions, i in zip(kept, key, strict=True)])
                 for key in grid
             }
 
+    def html(self) -> str:
+        """Make the static export: HTML with all frames in it, without kernel or network."""
+        kept = [control.kept for control in self._controls]
+        start = tuple(k.index(c.start) for c, k in zip(self._controls, kept, strict=True))
+        return export(self._spec(self.spec["name"], kept), self.frames(), start)
+
     def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        frames, knobs = self.frames(), self._knobs
-        start = tuple(knob.shown.index(knob.start) for knob in knobs)
-        pixels, words = frames[start]
-        controls = [Control(k.label, [k.texts[i] for i in k.shown], k.menu) for k in knobs]
-        bundle = {
-            **super()._repr_mimebundle_(**options),
-            "text/html": twin(self._name, controls, frames, start),
-            "image/png": data_uri(pixels, "PNG", optimize=True).partition(",")[2],
-            "text/plain": words,
+        pixels, text = self._first
+        bundle, metadata = super()._repr_mimebundle_(**options) or ({}, {})
+        bundle |= {
+            "image/png": base64.b64encode(encode(pixels, optimize=True)).decode(),
+            "text/plain": text,
         }
-        return bundle, {"image/png": {"alt": words}}
+        if is_headless():
+            bundle["text/html"] = self.html()
+        return bundle, metadata | {"image/png": {"alt": text}}

@@ -1,100 +1,207 @@
-"""The figures of the notebooks: colour-blind safe, large enough to be projected, with alt text."""
+"""The figures of the notebooks: one style, for colour-blind readers too and for the back row."""
 
+import base64
+import html
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 import PIL.Image
-import seaborn as sns
-from IPython.display import Image
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rvlib.data import CLASSES
-from rvlib.types import Images, Labels
+from rvlib.course.static import is_headless
+from rvlib.data import DATASETS
 
-STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+CLASSES = DATASETS["cifar10"].classes
+"""Names of the classes in the lessons."""
+
+PALETTE = ("#0173b2", "#de8f05", "#029e73", "#d55e00", "#cc78bc", "#ca9161", "#56b4e9", "#949494")
+"""Eight colours that colour-blind readers tell apart (seaborn's "colorblind", reordered)."""
+BLUE, ORANGE, GREEN = PALETTE[:3]
+LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v")
-MOST_DRAWN_COLOURS = 4096
+DPI = 90
+"""A figure of 8 inches is 720 pixels wide: beside JupyterLab's side bar on a projector of 1280."""
+FEW_COLOURS = 4096
 """A figure with more of them has photographs in it."""
 
+STYLE: dict[str, Any] = {
+    "figure.dpi": DPI,
+    "font.size": 13,
+    "axes.titlesize": 13,
+    "axes.labelsize": 13,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "legend.fontsize": 13,
+    "lines.linewidth": 2,
+    "xtick.labelsize": 13,
+    "ytick.labelsize": 13,
+}
+"""For figures 8 inches wide."""
 
-def show_attack(x: Images, x_adv: Images, y: Labels, answers: Labels) -> Image:
-    """Show clean images, the perturbations (amplified, zero is grey) and the attacked images.
+
+def style() -> AbstractContextManager[None]:
+    """Draw figures in the notebooks' style: ``with style(): ...``."""
+    return rc_context(STYLE)
+
+
+def curve_style(k: int) -> dict[str, Any]:
+    """Colour, line style and marker of the k-th curve: five can be told apart without colour."""
+    return {
+        "color": PALETTE[k % len(PALETTE)],
+        "linestyle": LINE_STYLES[k % len(LINE_STYLES)],
+        "marker": MARKERS[k % len(MARKERS)],
+    }
+
+
+class Shown:
+    """A figure as a notebook's output, with its alternative text.
 
     Parameters
     ----------
-    x, x_adv : Tensor of shape (B, 3, H, W), float, in [0, 1]
-        Before and after.
-    y, answers : Tensor of shape (B,), int64
-        True labels, and what the network says of the attacked images.
+    png : bytes
+        The picture.
+    alt : str
+        What it shows, in words.
+    """
+
+    def __init__(self, png: bytes, alt: str) -> None:
+        self.png, self.alt = png, alt
+
+    def __repr__(self) -> str:
+        """Give the alternative text."""
+        return self.alt
+
+    def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        encoded = base64.b64encode(self.png).decode()
+        bundle = {"image/png": encoded, "text/plain": self.alt}
+        if not is_headless():  # JupyterLab has no alternative text for a PNG; saved pages have
+            source = f"data:image/png;base64,{encoded}"
+            bundle["text/html"] = f'<img src="{source}" alt="{html.escape(self.alt)}">'
+        return bundle, {"image/png": {"alt": self.alt}}
+
+
+def show_figure(figure: Figure, alt: str) -> Shown:
+    """Turn a figure into an output with an alternative text; no pyplot, so nothing piles up.
+
+    Parameters
+    ----------
+    figure : Figure
+        What to show.
+    alt : str
+        What it shows, in words.
 
     Returns
     -------
-    IPython.display.Image
-        A picture of three rows with its alt text.
+    Shown
+        For the last line of a cell, or ``display``.
+    """
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    # Lines and letters in a palette of 256 colours: a third of the bytes, and nobody sees it.
+    if drawn.getcolors(FEW_COLOURS):
+        drawn = drawn.quantize(256, dither=PIL.Image.Dither.NONE)
+    content = io.BytesIO()
+    drawn.save(content, "PNG", optimize=True)
+    return Shown(content.getvalue(), alt)
+
+
+def show_attack(
+    x: Tensor, x_adv: Tensor, y: Tensor, answers: Tensor, classes: Sequence[str] = CLASSES
+) -> Shown:
+    """Show clean images, the perturbations (amplified, grey is zero) and the attacked images.
+
+    Parameters
+    ----------
+    x, x_adv : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Before and after.
+    y, answers : Tensor of shape (B,), int64
+        True labels, and the network's answers to the attacked images.
+    classes : sequence of str
+        Names of the classes.
+
+    Returns
+    -------
+    Shown
+        A column for each image.
     """
     delta = x_adv - x
     scale = max(float(delta.abs().max()), 1e-9)
-    figure = Figure(figsize=(1.5 * len(x), 5), layout="constrained")
-    axes = figure.subplots(3, len(x), squeeze=False)
     rows = (x, 0.5 + delta / (2 * scale), x_adv)
-    titles = (
-        [CLASSES[c] for c in y.tolist()],
-        [""] * len(x),
-        [CLASSES[c] for c in answers.tolist()],
-    )
-    for line, images, words in zip(axes, rows, titles, strict=True):
-        for ax, image, word in zip(line, images, words, strict=True):
-            ax.imshow(pixels(image))
-            ax.set_title(word, fontsize=13)
-            ax.set(xticks=[], yticks=[])
-    names = ("clean", f"change\n(grey = 0,\n±{scale:.3f})", "attacked")
-    for ax, name in zip(axes[:, 0], names, strict=True):
-        ax.set_ylabel(name, fontsize=13)
+    names = ("clean", f"change\n±{scale:.3f}", "attacked")
+    labels, read = ([classes[c] for c in part.tolist()] for part in (y, answers))
     fooled = int((answers != y).sum())
-    return show_figure(
-        figure, f"{len(x)} images, their perturbations, attacked: {fooled} are misread."
-    )
+    alt = f"{len(x)} images, their perturbations, and attacked: {fooled} are misclassified. "
+    alt += "; ".join(f"{a} → {b}" for a, b in zip(labels, read, strict=True))
+    return _image_grid(names, rows, (labels, [""] * len(x), read), alt)
 
 
-def show_balls(x: Tensor, attacked: Mapping[str, Images], answers: Mapping[str, str]) -> Image:
-    """Show what the balls of one radius do to one picture.
+def show_balls(x: Tensor, attacked: Mapping[str, Tensor], answers: Mapping[str, str]) -> Shown:
+    """Show what the balls of one radius do to one image.
 
     Parameters
     ----------
     x : Tensor of shape (C, H, W), float, in [0, 1]
-        The picture.
+        The image.
     attacked : mapping of str to Tensor of shape (C, H, W)
-        The attacked picture of each ball, by the ball's name.
+        The attacked image of each ball, by the ball's name.
     answers : mapping of str to str
-        What the network says of each.
+        The network's answer to each.
 
     Returns
     -------
-    IPython.display.Image
-        A column a ball: the change on one scale for all, on its own, and the attacked picture.
+    Shown
+        A column for each ball: the change on one scale for all, on its own, the attacked image.
     """
     deltas = {name: x_adv - x for name, x_adv in attacked.items()}
-    largest = max(float(delta.abs().max()) for delta in deltas.values())
-    figure = Figure(figsize=(8, 7.6), layout="constrained")
-    axes = figure.subplots(3, len(attacked), squeeze=False)
-    for column, (name, delta) in zip(axes.T, deltas.items(), strict=True):
-        own = max(float(delta.abs().max()), 1e-9)
-        shown = (0.5 + delta / (2 * largest), 0.5 + delta / (2 * own), attacked[name])
-        titles = (name, f"±{own:.2g}", answers[name])
-        for ax, values, title in zip(column, shown, titles, strict=True):
-            ax.imshow(pixels(values))
-            ax.set_title(title, fontsize=13)
-            ax.set(xticks=[], yticks=[])
-    names = (f"change, all ±{largest:.2g}", "change, own scale", "attacked")
-    for ax, name in zip(axes[:, 0], names, strict=True):
-        ax.set_ylabel(name, fontsize=13)
-    lengths = ", ".join(f"{name} {float(delta.norm()):.2f}" for name, delta in deltas.items())
-    return show_figure(figure, f"One picture attacked in {len(deltas)} balls; lengths: {lengths}.")
+    own = {name: max(float(delta.abs().max()), 1e-9) for name, delta in deltas.items()}
+    largest = max(own.values())
+    rows = (
+        [0.5 + delta / (2 * largest) for delta in deltas.values()],
+        [0.5 + delta / (2 * own[name]) for name, delta in deltas.items()],
+        list(attacked.values()),
+    )
+    titles = (list(attacked), [f"±{scale:.2g}" for scale in own.values()], list(answers.values()))
+    names = (f"change,\nall ±{largest:.2g}", "change,\nown scale", "attacked")
+    alt = "One image attacked in balls of one radius. " + "; ".join(
+        f"{name}: Euclidean length {float(delta.norm()):.2f}, classified as {answers[name]}"
+        for name, delta in deltas.items()
+    )
+    return _image_grid(names, rows, titles, alt)
+
+
+def _image_grid(
+    names: Sequence[str],
+    rows: Sequence[Tensor | Sequence[Tensor]],
+    titles: Sequence[Sequence[str]],
+    alt: str,
+) -> Shown:
+    with style():
+        columns = len(titles[0])
+        side = min(1.9, 7.2 / columns)
+        figure = Figure(figsize=(min(8, 1 + side * columns), 3 * side + 1), layout="constrained")
+        axes = figure.subplots(len(rows), columns, squeeze=False)
+        for line, images, words in zip(axes, rows, titles, strict=True):
+            for ax, image, word in zip(line, images, words, strict=True):
+                ax.imshow(pixels(image))
+                ax.set_title(word, fontsize=13 if columns < 6 else 11)
+                ax.set(xticks=[], yticks=[])
+        for ax, name in zip(axes[:, 0], names, strict=True):
+            ax.set_ylabel(name)
+    return show_figure(figure, alt)
 
 
 def show_curves(
@@ -105,8 +212,8 @@ def show_curves(
     alt: str,
     mark: float | None = None,
     log: bool = False,
-) -> Image:
-    """Draw curves over one axis, told apart by colour, marker and line style.
+) -> Shown:
+    """Draw up to five curves over one axis, told apart by colour, marker and line style.
 
     Parameters
     ----------
@@ -117,67 +224,69 @@ def show_curves(
     xlabel, ylabel : str
         Axes with their units.
     alt : str
-        What the picture shows, in words.
-    mark : float, default=None
+        What the figure shows, in words.
+    mark : float, optional
         A value of `x` to mark with a vertical line.
     log : bool, default=False
         Whether `x` has a logarithmic axis.
 
     Returns
     -------
-    IPython.display.Image
-        The picture with its alt text.
+    Shown
+        The figure with its alternative text.
     """
-    if len(curves) > len(STYLES):
-        raise ValueError(f"{len(curves)} curves: more than {len(STYLES)} cannot be told apart")
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for (name, values), colour, style, marker in zip(
-        curves.items(), sns.color_palette("colorblind"), STYLES, MARKERS, strict=False
-    ):
-        axes.plot(x, values, color=colour, linestyle=style, marker=marker, label=name)
-    if mark is not None:
-        axes.axvline(mark, color="0.4", linewidth=1)
-    if log:
-        axes.set_xscale("log")
-    dress(axes, xlabel, ylabel)
+    if len(curves) > len(MARKERS):
+        raise ValueError(f"{len(curves)} curves: more than {len(MARKERS)} cannot be told apart")
+    with style():
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        axes = figure.subplots()
+        for k, (name, values) in enumerate(curves.items()):
+            axes.plot(x, values, label=name, **curve_style(k))
+        if mark is not None:
+            axes.axvline(mark, color="0.4", linewidth=1)
+        axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
+        axes.legend()
     return show_figure(figure, alt)
 
 
-def show_history(histories: Mapping[str, Sequence[Mapping[str, float]]], probe: str) -> Image:
+def show_history(histories: Mapping[str, Sequence[Mapping[str, float]]], probe: str) -> Shown:
     """Draw held-out accuracy by epoch, clean (solid) and under the probe (dashed).
 
     Parameters
     ----------
     histories : mapping of str to sequence of mappings
-        The ``history`` of each model's record.
+        The ``history`` of each network's record: accuracies between 0 and 1.
     probe : str
         The attack watched in training.
 
     Returns
     -------
-    IPython.display.Image
-        The picture with its alt text.
+    Shown
+        The figure with its alternative text.
     """
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for (name, history), colour in zip(
-        histories.items(), sns.color_palette("colorblind"), strict=False
-    ):
-        epochs = range(1, len(history) + 1)
-        axes.plot(epochs, [100 * h["natural"] for h in history], color=colour, label=name)
-        axes.plot(epochs, [100 * h[probe] for h in history], color=colour, linestyle="--")
-    dress(axes, "epoch", "held-out accuracy, %")
-    axes.legend(fontsize=12, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return show_figure(
-        figure, f"Accuracy by epoch of {', '.join(histories)}; dashed under {probe}."
+    with style():
+        figure = Figure(figsize=(8, 4.4), layout="constrained")
+        axes = figure.subplots()
+        for (name, history), colour, marker in zip(
+            histories.items(), cycle(PALETTE), cycle(MARKERS), strict=False
+        ):
+            epochs, look = range(1, len(history) + 1), {"color": colour, "marker": marker}
+            every = {"markevery": max(1, len(history) // 6)}
+            axes.plot(epochs, [100 * h["natural"] for h in history], label=name, **look, **every)
+            axes.plot(epochs, [100 * h[probe] for h in history], "--", **look, **every)
+        axes.set(xlabel="epoch", ylabel="held-out accuracy, %")
+        figure.legend(loc="outside upper left", ncols=2)
+    ends = (
+        f"{name}: clean {100 * h[-1]['natural']:.1f} %, under {probe} {100 * h[-1][probe]:.1f} %"
+        for name, h in histories.items()
     )
+    return show_figure(figure, f"Accuracy by epoch, at the end {'; '.join(ends)}.")
 
 
 def show_progress(
     histories: Mapping[str, Sequence[Mapping[str, float]]], epochs: int, attacks: Sequence[str]
-) -> Image:
-    """Draw held-out accuracy by epoch, a panel an attack and a curve a training.
+) -> Shown:
+    """Draw held-out accuracy by epoch, a panel for each attack and a curve for each training.
 
     Parameters
     ----------
@@ -190,25 +299,20 @@ def show_progress(
 
     Returns
     -------
-    IPython.display.Image
-        The picture with its alt text.
+    Shown
+        The figure with its alternative text.
     """
-    figure = Figure(figsize=(9.6, 4.6), layout="constrained")
-    panels = figure.subplots(1, len(attacks), squeeze=False)[0]
-    for axes, attack in zip(panels, attacks, strict=True):
-        for (name, history), colour, style, marker in zip(
-            histories.items(), sns.color_palette("colorblind"), STYLES, MARKERS, strict=False
-        ):
-            (line,) = axes.plot([entry[attack] for entry in history], label=name)
-            line.set(color=colour, linestyle=style, marker=marker)
-        axes.set(xlim=(-0.1, epochs + 0.1), xticks=range(epochs + 1))
-        dress(axes, "epoch", "held-out accuracy, %")
-        axes.set_title(attack if attack == "natural" else f"under {attack}", fontsize=14)
-        if legend := axes.get_legend():
-            legend.remove()
-    lines, names = panels[0].get_legend_handles_labels()
-    columns = min(5, max(1, len(names)))
-    figure.legend(lines, names, ncols=columns, fontsize=12, frameon=False, loc="outside upper left")
+    with style():
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        panels = figure.subplots(1, len(attacks), squeeze=False)[0]
+        for axes, attack in zip(panels, attacks, strict=True):
+            for k, (name, history) in enumerate(histories.items()):
+                axes.plot([entry[attack] for entry in history], label=name, **curve_style(k))
+            axes.set(xlim=(-0.1, epochs + 0.1), xticks=range(epochs + 1), xlabel="epoch")
+            axes.set_title("clean" if attack == "natural" else f"under {attack}")
+        panels[0].set_ylabel("held-out accuracy, %")
+        lines, names = panels[0].get_legend_handles_labels()
+        figure.legend(lines, names, ncols=min(5, max(1, len(names))), loc="outside upper left")
     ends = "; ".join(
         f"{name}: " + ", ".join(f"{attack} {history[-1][attack]:.1f} %" for attack in attacks)
         for name, history in histories.items()
@@ -216,90 +320,36 @@ def show_progress(
     return show_figure(figure, ends or "Nothing is trained yet.")
 
 
-def show_votes(counts: Tensor, label: int) -> Image:
-    """Draw the votes of one image as bars, the true class hatched.
+def show_votes(counts: Tensor, label: int, classes: Sequence[str] = CLASSES) -> Shown:
+    """Draw the votes for one image as bars, the true class hatched.
 
     Parameters
     ----------
     counts : Tensor of shape (K,), int64
-        Votes of each class.
+        Votes by class.
     label : int
         The true class.
+    classes : sequence of str
+        Names of the classes.
 
     Returns
     -------
-    IPython.display.Image
-        The picture with its alt text.
+    Shown
+        The figure with its alternative text.
     """
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    axes = figure.subplots()
-    bars = axes.bar(CLASSES, counts.tolist(), color=sns.color_palette("colorblind")[0])
-    bars[label].set_hatch("//")
-    axes.bar_label(bars, fontsize=11, padding=2)
-    axes.margins(y=0.12)
-    dress(axes, "class (true class hatched)", "votes")
-    axes.tick_params(axis="x", rotation=30)
-    top = CLASSES[int(counts.argmax())]
-    return show_figure(figure, f"Votes by class; {top} leads, the true class is {CLASSES[label]}.")
-
-
-def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
-    """Label axes with their units, large enough to be projected; a legend where there are labels.
-
-    Parameters
-    ----------
-    axes : Axes
-        What to dress.
-    xlabel, ylabel : str
-        Axes with their units.
-    """
-    axes.set_xlabel(xlabel, fontsize=13)
-    axes.set_ylabel(ylabel, fontsize=13)
-    axes.tick_params(labelsize=12)
-    axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=12, frameon=False)
+    with style():
+        figure = Figure(figsize=(8, 3.8), layout="constrained")
+        axes: Axes = figure.subplots()
+        bars = axes.bar(classes, counts.tolist(), color=BLUE)
+        bars[label].set_hatch("//")
+        axes.bar_label(bars, padding=2)
+        axes.margins(y=0.12)
+        axes.set(xlabel="class (true class hatched)", ylabel="votes")
+        axes.tick_params(axis="x", rotation=30)
+    votes = ", ".join(f"{classes[k]} {counts[k]}" for k in counts.argsort(descending=True)[:3])
+    return show_figure(figure, f"Votes by class: {votes}; the true class is {classes[label]}.")
 
 
 def pixels(image: Tensor) -> np.ndarray:
-    """Turn an image (C, H, W) into what matplotlib shows: (H, W, C), clipped to [0, 1].
-
-    Parameters
-    ----------
-    image : Tensor of shape (C, H, W), float
-        On any device.
-
-    Returns
-    -------
-    ndarray of shape (H, W, C)
-        Its values.
-    """
+    """Turn an image (C, H, W) on any device into what matplotlib draws: (H, W, C) in [0, 1]."""
     return image.detach().cpu().permute(1, 2, 0).clamp(0, 1).numpy()
-
-
-def show_figure(figure: Figure, alt: str) -> Image:
-    """Turn a figure into a PNG output: no pyplot, so nothing piles up and threads do not matter.
-
-    Parameters
-    ----------
-    figure : Figure
-        What to show.
-    alt : str
-        What it shows, in words.
-
-    Returns
-    -------
-    IPython.display.Image
-        The picture with its alt text.
-    """
-    figure.set_dpi(100)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    drawn = PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    # Lines and letters have few colours: a palette of 256 is a third of the bytes, and no eye sees
-    # the difference.  Photographs have more, and keep them.
-    if drawn.getcolors(MOST_DRAWN_COLOURS):
-        drawn = drawn.quantize(256, dither=PIL.Image.Dither.NONE)
-    content = io.BytesIO()
-    drawn.save(content, "PNG", optimize=True)
-    return Image(content.getvalue(), format="png", alt=alt)

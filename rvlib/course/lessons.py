@@ -1,101 +1,135 @@
-"""Small measurements that a lesson shows and the report does not print."""
+"""Small measurements and short trainings that a lesson shows and the report does not print."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from IPython.display import display
+from numpy.typing import NDArray
+from scipy.stats import norm
 from torch import Tensor, nn
 
-from rvlib.attacks import withstands_sweep
-from rvlib.attacks.ascent import ascend, loss_gradient
-from rvlib.frozen import frozen
-from rvlib.report.tables import Table
-from rvlib.threat_models import ThreatModel
-from rvlib.types import Images, Labels
+from rvlib.attacks import fgsm, input_gradient, pgd, robust_mask, smoothed_pgd
+from rvlib.course.figures import show_progress
+from rvlib.data import load
+from rvlib.experiments import (
+    ALPHA,
+    ATTACKS,
+    SIGMA,
+    SMOOTHED_DRAWS,
+    SMOOTHED_STEPS,
+    TITLES,
+    TRUE_L2,
+    gaussian_name,
+    smoothed_name,
+    table1_cells,
+)
+from rvlib.inference import eval_mode, logits_of
+from rvlib.models import Normalize
+from rvlib.objectives import Objective, adversarial
+from rvlib.pipeline import Accuracy, Run, certificates
+from rvlib.results import Results
+from rvlib.smoothing import (
+    ABSTAIN,
+    correct_radii,
+    log_e_value,
+    predict,
+    stream,
+)
+from rvlib.threat_models import L2, Linf, ThreatModel
+from rvlib.training import fit
+
+# --- accuracies and losses ------------------------------------------------------------------------
+
+
+def answers(model: nn.Module, x: Tensor) -> Tensor:
+    """Classes that the network gives for images (B, C, H, W): (B,), int64."""
+    with eval_mode(model):
+        return logits_of(model, x).argmax(1)
+
+
+def probabilities(model: nn.Module, x: Tensor) -> Tensor:
+    """Softmax of the network's logits for images (B, C, H, W): (B, K), on the CPU."""
+    with eval_mode(model):
+        return logits_of(model, x).softmax(1).cpu()
+
+
+def losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of each image: (B,)."""
+    with eval_mode(model):
+        return F.cross_entropy(logits_of(model, x), y, reduction="none")
+
+
+def percent_correct(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Accuracy in percent on images (B, C, H, W) with labels (B,)."""
+    return 100 * (answers(model, x) == y).double().mean().item()
+
+
+def classified_correctly(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep the images, and their labels, that the network classifies correctly."""
+    right = answers(model, x) == y
+    return x[right], y[right]
 
 
 def sweep(
-    model: nn.Module, y: Labels, attack: Callable[[float], Images], radii: Sequence[float]
+    model: nn.Module, y: Tensor, attack: Callable[[float], Tensor], radii: Sequence[float]
 ) -> list[float]:
-    """Accuracy in percent at each radius.
+    """Accuracy in percent at each radius; ``attack(radius)`` makes the attacked images."""
+    return [percent_correct(model, attack(eps), y) for eps in radii]
+
+
+def robust_curve(
+    model: nn.Module, x: Tensor, y: Tensor, threats: Sequence[ThreatModel]
+) -> list[float]:
+    """Accuracy in percent under PGD in balls of rising radius.
+
+    An image that is fooled in one ball counts as fooled in all larger ones, which hold it.
 
     Parameters
     ----------
     model : nn.Module
         The network.
-    y : Tensor of shape (B,), int64
-        True labels.
-    attack : callable
-        Makes the attacked images for a radius.
-    radii : sequence of float
-        Radii.
+    x, y : Tensor of shape (B, C, H, W) and (B,)
+        Clean images in [0, 1] and their labels.
+    threats : sequence of ThreatModel
+        The balls; one of radius 0 stands for no attack.
 
     Returns
     -------
     list of float
-        One percentage a radius.
+        One percentage for each ball; never rising.
     """
-    return [percent_right(model, attack(eps), y) for eps in radii]
+    stands, curve = answers(model, x) == y, []
+    for threat in threats:
+        if threat.eps:
+            stands = robust_mask(model, x, y, threat, random_start=False, mask=stands)
+        curve.append(100 * stands.double().mean().item())
+    return curve
 
 
-def percent_right(model: nn.Module, x: Images, y: Labels) -> float:
-    """Accuracy in percent.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The network.
-    x : Tensor of shape (B, C, H, W), float
-        Images.
-    y : Tensor of shape (B,), int64
-        True labels.
-
-    Returns
-    -------
-    float
-        Share of images that the network reads rightly, times 100.
-    """
-    return 100 * (answers(model, x) == y).double().mean().item()
-
-
-def losses(model: nn.Module, x: Images, y: Labels) -> Tensor:
-    """Cross-entropy of each image.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The network.
-    x : Tensor of shape (B, C, H, W), float
-        Images.
-    y : Tensor of shape (B,), int64
-        True labels.
-
-    Returns
-    -------
-    Tensor of shape (B,)
-        One loss an image.
-    """
-    with frozen(model), torch.no_grad():
-        return F.cross_entropy(model(x), y, reduction="none")
+# --- notebooks 01 and 02: steps -------------------------------------------------------------------
 
 
 def compare_directions(
-    model: nn.Module, x: Images, y: Labels, radii: Sequence[float], generator: torch.Generator
-) -> Table:
+    model: nn.Module, x: Tensor, y: Tensor, radii: Sequence[float], generator: torch.Generator
+) -> pd.DataFrame:
     r"""Step in three directions in which every channel moves by at most `eps`.
 
-    On a straight line with gradient :math:`g` a step :math:`\epsilon v` gains
-    :math:`\epsilon \, v^T g`, on the cube :math:`\lVert v \rVert_\infty \le 1` at most
-    :math:`\epsilon \lVert g \rVert_1`, at the corner :math:`v = \mathrm{sign}(g)`.
+    If the loss were linear with gradient :math:`g`, a step :math:`\epsilon v` would gain
+    :math:`\epsilon \, v^T g`: at most :math:`\epsilon \lVert g \rVert_1` on the cube
+    :math:`\lVert v \rVert_\infty \le 1`, at the corner :math:`v = \mathrm{sign}(g)`.
 
     Parameters
     ----------
     model : nn.Module
         The network.
-    x : Tensor of shape (B, C, H, W), float, in [0, 1]
-        Clean images.
-    y : Tensor of shape (B,), int64
-        True labels.
+    x, y : Tensor of shape (B, C, H, W) and (B,)
+        Clean images in [0, 1] and their labels.
     radii : sequence of float
         Values of `eps`, in pixel units.
     generator : torch.Generator
@@ -103,196 +137,518 @@ def compare_directions(
 
     Returns
     -------
-    Table
-        A line a radius and direction: by how much the mean loss would rise if it were straight,
-        and by how much it rises, clamping to [0, 1] included.
+    DataFrame
+        By radius and direction: the gain of the mean cross-entropy ``if linear`` and as
+        ``measured``, clamping to [0, 1] included.
     """
-    with frozen(model):
-        gradient = loss_gradient(model, x, y)
+    with eval_mode(model):
+        gradient = input_gradient(model, x, y, partial(F.cross_entropy, reduction="none"))
     largest = gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
     directions = {
-        "the corner of the gradient's signs": gradient.sign(),
+        "sign of the gradient": gradient.sign(),
         "the gradient itself": gradient / largest,
         "a random corner": torch.randn(x.shape, generator=generator, device=x.device).sign(),
     }
     before = losses(model, x, y).mean().item()
-    return [
+    lines = [
         {
-            "ε": f"{eps:.4f}",
+            "ε": eps,
             "direction": name,
-            "if straight": f"{eps * (v * gradient).sum().item() / len(x):+.2f}",
-            "in fact": f"{losses(model, (x + eps * v).clamp(0, 1), y).mean().item() - before:+.2f}",
+            "if linear": eps * (v * gradient).sum().item() / len(x),
+            "measured": losses(model, (x + eps * v).clamp(0, 1), y).mean().item() - before,
         }
         for eps in radii
         for name, v in directions.items()
     ]
+    return pd.DataFrame(lines)
 
 
-def eight_bit(x: Images) -> Images:
-    """Round to whole levels of 255: what a picture file keeps.
-
-    Parameters
-    ----------
-    x : Tensor of shape (B, C, H, W), float, in [0, 1]
-        Images.
-
-    Returns
-    -------
-    Tensor of shape (B, C, H, W)
-        Images of the 256 values k / 255.
-    """
+def eight_bit(x: Tensor) -> Tensor:
+    """Round images in [0, 1] to whole levels of 255, as an image file does."""
     return (255 * x).round() / 255
 
 
 def iterates(
-    model: nn.Module, x: Images, y: Labels, threat: ThreatModel, steps: int, step_size: float
-) -> list[Images]:
-    """Every stop of PGD from the clean images on; the last one is what ``pgd`` returns.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The network.
-    x : Tensor of shape (B, C, H, W), float, in [0, 1]
-        Clean images.
-    y : Tensor of shape (B,), int64
-        True labels.
-    threat : ThreatModel
-        The ball.
-    steps : int
-        Number of steps.
-    step_size : float
-        Length of one step.
-
-    Returns
-    -------
-    list of Tensor of shape (B, C, H, W)
-        ``steps + 1`` batches, the clean images first.
-    """
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, steps: int, step_size: float
+) -> list[Tensor]:
+    """Every iterate of PGD from the clean images on: ``steps + 1`` batches (B, C, H, W)."""
     path = [x]
-    with frozen(model):
+    with eval_mode(model):
         for _ in range(steps):
-            path.append(
-                ascend(lambda x_t: loss_gradient(model, x_t, y), x, path[-1], threat, 1, step_size)
-            )
+            x_t = path[-1] + step_size * threat.steepest(input_gradient(model, path[-1], y))
+            path.append((x + threat.project(x_t - x)).clamp(0, 1))
     return path
 
 
-def naive_pgd(
-    model: nn.Module, x: Images, y: Labels, threat: ThreatModel, steps: int, step_size: float
-) -> Images:
-    """Run PGD on PyTorch's own cross-entropy, whose gradient dies where the network is sure.
-
-    Parameters
-    ----------
-    model, x, y, threat, steps, step_size
-        As for ``rvlib.attacks.pgd``.
-
-    Returns
-    -------
-    Tensor of shape (B, C, H, W), float, in [0, 1]
-        Attacked images; no random start.
-    """
-
-    def gradient(x_t: Images) -> Tensor:
-        with torch.enable_grad():
-            x_t = x_t.detach().requires_grad_(True)
-            loss = F.cross_entropy(model(x_t), y, reduction="sum")
-            return torch.autograd.grad(loss, x_t)[0]
-
-    with frozen(model):
-        return ascend(gradient, x, x, threat, steps, step_size)
-
-
 def losses_by_step(
-    model: nn.Module, x: Images, y: Labels, threat: ThreatModel, steps: int, step_size: float
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, steps: int, step_size: float
 ) -> list[float]:
-    """Mean cross-entropy of the attacked images after 0, 1, ..., `steps` steps of PGD.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The network.
-    x : Tensor of shape (B, C, H, W), float, in [0, 1]
-        Clean images.
-    y : Tensor of shape (B,), int64
-        True labels.
-    threat : ThreatModel
-        The ball.
-    steps : int
-        Number of steps.
-    step_size : float
-        Length of one step.
-
-    Returns
-    -------
-    list of float
-        ``steps + 1`` losses.
-    """
+    """Mean cross-entropy of the attacked images after 0, 1, ..., `steps` steps of PGD."""
     path = iterates(model, x, y, threat, steps, step_size)
     return [losses(model, x_t, y).mean().item() for x_t in path]
 
 
-def robust_curve(
-    model: nn.Module, x: Images, y: Labels, threats: Sequence[ThreatModel]
-) -> list[float]:
-    """Accuracy in percent under PGD in ever larger balls, each holding the ones before.
+def naive_pgd(
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, steps: int, step_size: float
+) -> Tensor:
+    """Run PGD on PyTorch's cross-entropy, whose gradient vanishes where the network is sure."""
+    loss = partial(F.cross_entropy, reduction="none")
+    options: dict[str, Any] = {"steps": steps, "step_size": step_size, "loss": loss}
+    return pgd(model, x, y, threat, random_start=False, **options)
+
+
+# --- notebook 03: short trainings -----------------------------------------------------------------
+
+CLEAN_WEIGHTS = (1.0, 0.75, 0.5, 0.25, 0.0)
+"""Weights of the clean loss, from no attack to nothing but attacks."""
+START = gaussian_name(SIGMA)
+"""Where they start: training under noise has left it a smooth loss, which a few steps can harden;
+the undefended network's is so steep that the first ones would destroy it."""
+COLLAPSE_BALL = Linf(12 / 255)
+"""Large enough for a collapse within a few epochs."""
+FILTERS = 16
+
+
+class ShortTraining(NamedTuple):
+    """A network after a short training.
 
     Parameters
     ----------
+    name : str
+        Name of its curves.
     model : nn.Module
-        The network.
+        The trained network.
+    history : list of dict of str to float
+        Held-out accuracies by attack, in percent: before the first epoch and after each.
+    """
+
+    name: str
+    model: nn.Module
+    history: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Short trainings that differ in their loss only.
+
+    Parameters
+    ----------
+    name : str
+        Folder of their checkpoints.
+    start : callable
+        Makes the network that all start from.
+    objectives : mapping of str to Objective
+        Losses, by the name of the training.
+    watched : mapping of str to callable or None
+        Attacks measured before the first epoch and after each; None: the clean images.
+    images : int
+        Training images, at most.
+    epochs, batch_size, lr
+        Of the optimiser.
+    """
+
+    name: str
+    start: Callable[[], nn.Module]
+    objectives: Mapping[str, Objective]
+    watched: Mapping[str, Callable[..., Tensor] | None]
+    images: int
+    epochs: int
+    batch_size: int
+    lr: float
+
+
+def compare_clean_weights(run: Run) -> list[ShortTraining]:
+    """Train one network further with PGD, once for every weight of the clean loss.
+
+    Parameters
+    ----------
+    run : Run
+        Whose noise-trained network to start from; the larger its profile, the more images.
+
+    Returns
+    -------
+    list of ShortTraining
+        In the order of ``CLEAN_WEIGHTS``.  A finished training is read from disk.
+    """
+    attack = ATTACKS["pgd-linf"]
+    plan = Plan(
+        "clean-weight",
+        start=lambda: run.model(START),
+        objectives={f"α = {w:g}": adversarial(attack, w) for w in CLEAN_WEIGHTS},
+        watched={"natural": None, "pgd-linf": attack},
+        images=2 * run.profile.heldout,
+        epochs=3,
+        batch_size=32,
+        lr=0.005,
+    )
+    return train_shortly(run, plan)
+
+
+def train_to_collapse(run: Run) -> list[ShortTraining]:
+    """Train one convolution against FGSM, which collapses, and against two steps of PGD.
+
+    Parameters
+    ----------
+    run : Run
+        The larger its profile, the more images.
+
+    Returns
+    -------
+    list of ShortTraining
+        Against FGSM first.  A finished training is read from disk.
+
+    References
+    ----------
+    .. [1] Andriushchenko, Flammarion, "Understanding and Improving Fast Adversarial Training",
+       NeurIPS 2020, section 4: a single layer is enough for a collapse.  arXiv:2007.02617.
+    """
+    ball, eps = COLLAPSE_BALL, COLLAPSE_BALL.eps
+    assert isinstance(eps, float)
+    attacks = {
+        "FGSM": partial(fgsm, threat=ball),
+        "PGD, 2 steps": partial(pgd, threat=ball, steps=2, step_size=eps, random_start=False),
+        "PGD, 10 steps": partial(pgd, threat=ball, step_size=eps / 4, random_start=False),
+    }
+    trained = ("FGSM", "PGD, 2 steps")
+    plan = Plan(
+        "collapse",
+        start=lambda: one_layer(run.images(run.profile.heldout)[0], run.seed),
+        objectives={f"trained against {name}": adversarial(attacks[name], 0.0) for name in trained},
+        watched={name: attacks[name] for name in ("FGSM", "PGD, 10 steps")},
+        images=10 * run.profile.heldout,
+        epochs=6,
+        batch_size=64,
+        lr=0.003,
+    )
+    return train_shortly(run, plan)
+
+
+def along_the_step(
+    run: Run, trainings: Sequence[ShortTraining]
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Measure networks along the one step that some of them were trained against.
+
+    Parameters
+    ----------
+    run : Run
+        Whose held-out images to use.
+    trainings : sequence of ShortTraining
+        The networks, trained in ``COLLAPSE_BALL``.
+
+    Returns
+    -------
+    radii : list of float
+        Lengths of the step along the gradient's signs, from 0 to the ball's radius.
+    curves : dict of str to list of float
+        Accuracy in percent at each, by training.
+    """
+    x, y = run.images(run.profile.live)
+    assert isinstance(COLLAPSE_BALL.eps, float)
+    radii = [k / 8 * COLLAPSE_BALL.eps for k in range(9)]
+    curves = {
+        t.name: sweep(t.model, y, lambda eps, m=t.model: fgsm(m, x, y, Linf(eps)), radii)
+        for t in trainings
+    }
+    return radii, curves
+
+
+def one_layer(x: Tensor, seed: int, classes: int = 10) -> nn.Module:
+    """Make a network of one convolution and one linear layer, for pixels distributed as in `x`.
+
+    Parameters
+    ----------
     x : Tensor of shape (B, C, H, W), float, in [0, 1]
-        Clean images.
-    y : Tensor of shape (B,), int64
-        True labels.
-    threats : sequence of ThreatModel
-        The balls, of rising radius.
+        Images, by whose mean and standard deviation every input is normalised.
+    seed : int
+        Of the initial weights.
+    classes : int, default=10
+        Number of classes.
 
     Returns
     -------
-    list of float
-        One percentage a ball; never rising.
+    nn.Module
+        Maps images like `x` to logits of shape (B, classes).
     """
-    stands = withstands_sweep(model, x, y, threats, random_start=False)
-    return (100 * stands.double().mean(1)).tolist()
+    _, channels, height, width = x.shape
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        layers = [nn.Conv2d(channels, FILTERS, 3, padding=1), nn.ReLU(), nn.Flatten()]
+        last = nn.Linear(FILTERS * height * width, classes)
+    scale = Normalize(x.mean((0, 2, 3)).cpu(), x.std((0, 2, 3)).cpu())
+    return nn.Sequential(scale, *layers, last).to(x.device)
 
 
-def readable(model: nn.Module, x: Images, y: Labels) -> tuple[Images, Labels]:
-    """Keep the images that the network reads rightly.
+def train_shortly(run: Run, plan: Plan) -> list[ShortTraining]:
+    """Train, and draw the accuracies after every epoch.
 
     Parameters
     ----------
-    model : nn.Module
-        The network.
-    x : Tensor of shape (B, C, H, W), float, in [0, 1]
-        Images.
-    y : Tensor of shape (B,), int64
-        True labels.
+    run : Run
+        Whose device, seed and folder to use.
+    plan : Plan
+        The trainings.
 
     Returns
     -------
-    tuple of Tensor
-        Those images and their labels.
+    list of ShortTraining
+        One for each objective.  A finished training is read from disk.
     """
-    right = answers(model, x) == y
-    return x[right], y[right]
+    x, y = run.images(run.profile.live)
+    watch = partial(_watch, plan.watched, x, y)
+    trainings, before = list[ShortTraining](), watch(plan.start())
+    screen = display(show_progress({}, plan.epochs, list(before)), display_id=True)
+    for name in plan.objectives:
+        for epoch in _epochs(run, plan, name, watch):
+            latest = epoch._replace(history=[before, *epoch.history])
+            histories = {t.name: t.history for t in [*trainings, latest]}
+            if screen is not None:  # None: not in a notebook
+                screen.update(show_progress(histories, plan.epochs, list(before)))
+        trainings.append(latest)
+    return trainings
 
 
-def answers(model: nn.Module, x: Images) -> Labels:
-    """Classes that the network names.
+def _watch(
+    attacks: Mapping[str, Callable[..., Tensor] | None], x: Tensor, y: Tensor, model: nn.Module
+) -> dict[str, float]:
+    return {
+        name: percent_correct(model, attack(model, x, y) if attack else x, y)
+        for name, attack in attacks.items()
+    }
+
+
+def _epochs(
+    run: Run, plan: Plan, name: str, watch: Callable[[nn.Module], dict[str, float]]
+) -> Iterator[ShortTraining]:
+    """Train epoch by epoch, from the checkpoint of the one before."""
+    train, model = tuple(part[: plan.images] for part in load("cifar10", "train")), plan.start()
+    options: dict[str, Any] = {"batch_size": plan.batch_size, "lr": plan.lr}
+    identity = {"name": name, "seed": run.seed, "images": len(train[0])} | options
+    for epochs in range(1, plan.epochs + 1):
+        found = fit(
+            model,
+            plan.objectives[name],
+            (train[0], train[1]),
+            epochs=epochs,
+            seed=run.seed,
+            monitor=watch,
+            select=list(plan.watched)[-1],
+            checkpoint=run.out / "short" / plan.name / f"{name}.checkpoint",
+            identity=identity,
+            device=run.device,
+            **options,
+        )
+        yield ShortTraining(name, model.eval(), found.history)
+
+
+# --- notebook 05: certificates --------------------------------------------------------------------
+
+
+def certified_radii(results: Results, n: int, alpha: float = ALPHA) -> NDArray[np.float64]:
+    """Radii of stored votes, for N = `n` votes and risk `alpha`; -1 where the answer is wrong."""
+    labels = results.frame["label"].to_numpy()
+    return correct_radii(certificates(results, n, alpha), labels)
+
+
+def evidence_curves(
+    shares: Sequence[float], ns: Sequence[int], radius: float, sigma: float
+) -> dict[str, NDArray[np.float64]]:
+    r"""Follow the evidence that a class is probable enough for a radius, as its votes come in.
 
     Parameters
     ----------
-    model : nn.Module
-        The network.
-    x : Tensor of shape (B, C, H, W), float
-        Images.
+    shares : sequence of float, in [0, 1]
+        Shares of the votes that the class keeps to.
+    ns : sequence of int
+        Numbers of votes.
+    radius : float, >= 0
+        Euclidean radius in pixel units; it needs the probability :math:`\Phi(r / \sigma)`.
+    sigma : float, > 0
+        Noise level, in pixel units.
 
     Returns
     -------
-    Tensor of shape (B,), int64
-        One class an image.
+    dict of str to ndarray of float64
+        Powers of ten, cut at -3 and 5, by share; and :math:`1 / \alpha`, which certifies.
     """
-    with frozen(model), torch.no_grad():
-        return model(x).argmax(1)
+    p0 = float(norm.cdf(radius / sigma))
+    curves = {
+        f"{share:.0%} of the votes": (
+            log_e_value([round(share * n) for n in ns], ns, p0) / np.log(10)
+        ).clip(-3, 5)
+        for share in shares
+    }
+    return curves | {"certified from here": np.full(len(ns), -np.log10(ALPHA))}
+
+
+class Outcome(NamedTuple):
+    """Certified images after an attack: the answer is kept, withheld, or another one."""
+
+    kept: int
+    abstained: int
+    changed: int
+
+
+def attack_certified(
+    run: Run, sigma: float, lengths: Sequence[float], images: int = 8
+) -> dict[float, Outcome]:
+    """Attack the vote on certified images, each in a ball measured by its own certificate.
+
+    Parameters
+    ----------
+    run : Run
+        Whose certificates and network to use.
+    sigma : float
+        Noise level of the vote.
+    lengths : sequence of float
+        Radii of the attack's ball as multiples of the certified radius.
+    images : int, default=8
+        How many: the first that are certified correctly.
+
+    Returns
+    -------
+    dict of float to Outcome
+        By length.  Up to length 1 an answer changes with probability `ALPHA` at most; beyond it
+        nothing is promised.
+    """
+    n = max(run.profile.ns)
+    radii = certified_radii(run.certificates(sigma), n)
+    chosen = np.flatnonzero(radii > 0)[:images]
+    model, (x, y) = run.model(gaussian_name(sigma)), run.images(int(chosen[-1]) + 1)
+    x, y = x[chosen], y[chosen]
+    outcomes = {}
+    for length in lengths:
+        x_adv = smoothed_pgd(
+            model,
+            x,
+            y,
+            L2(torch.tensor(length * radii[chosen], dtype=x.dtype, device=x.device)),
+            sigma=sigma,
+            draws=SMOOTHED_DRAWS,
+            steps=SMOOTHED_STEPS,
+            generator=stream(run.device, run.seed, "attack on a certificate"),
+        )
+        # Its noise has another purpose, and so another address, than the certificate's.
+        found = predict(model, x_adv, sigma, n=n, alpha=ALPHA, seed=run.seed)
+        kept, silent = int((found == y.cpu().numpy()).sum()), int((found == ABSTAIN).sum())
+        outcomes[length] = Outcome(kept, silent, len(chosen) - kept - silent)
+    return outcomes
+
+
+# --- notebook 06: sanity of the results -----------------------------------------------------------
+
+ORDERS = (
+    ("an attack does harm", "pgd-linf", "natural"),
+    ("many steps beat one", "pgd-linf", "fgsm"),
+    ("more steps and restarts beat few", "pgd-linf-50x5", "pgd-linf"),
+    ("aim at the vote", "vote-pgd-linf", "pgd-linf"),
+    ("aim at the vote", "vote-pgd-pixel-l2", "pgd-pixel-l2"),
+    ("aim at the vote", "vote-pgd-l2", "pgd-l2"),
+)
+"""What must hold of every defence: the accuracy under the first attack is the lower one."""
+
+
+class Ladder(NamedTuple):
+    """Accuracy on the same images: certified in a Euclidean ball, attacked in it, clean.
+
+    ``certified`` is None where there is no certificate.
+    """
+
+    certified: Accuracy | None
+    attacked: Accuracy
+    clean: Accuracy
+
+    def sentence(self) -> str:
+        """Give the accuracies in words."""
+        parts = {"certified": self.certified, "attacked": self.attacked, "clean": self.clean}
+        words = [
+            f"{name} {share.percent:.1f} %" if share else f"{name}: none"
+            for name, share in parts.items()
+        ]
+        return f"In the l2 ball of {TRUE_L2.eps}, on {self.clean.n} images: {', '.join(words)}."
+
+
+def ladder(run: Run, defence: str) -> Ladder:
+    """Compare what is certified, attacked and clean in the Euclidean ball, image for image.
+
+    Parameters
+    ----------
+    run : Run
+        Whose results to read.
+    defence : str
+        A network, or the smoothed network of Table 1.
+
+    Returns
+    -------
+    Ladder
+        On the images that the profile certifies.
+    """
+    count, smoothed = run.profile.certified, defence == smoothed_name(SIGMA)
+    certified = None
+    if smoothed:
+        radii = certified_radii(run.certificates(SIGMA), max(run.profile.ns))
+        promised = int((radii[:count] >= TRUE_L2.eps).sum())
+        certified = Accuracy(count, promised, count - promised, TRUE_L2.name)
+    attack = "vote-pgd-l2" if smoothed else "pgd-l2"
+    attacked, clean = (run.accuracy(defence, name, count=count) for name in (attack, "natural"))
+    return Ladder(certified, attacked, clean)
+
+
+def sanity_table(run: Run) -> pd.DataFrame:
+    """Check that Table 1 is in the order that a sound evaluation must have.
+
+    Parameters
+    ----------
+    run : Run
+        Whose results to read.
+
+    Returns
+    -------
+    DataFrame
+        By check and defence: both accuracies and a ``verdict``: ``pass``; ``within intervals``
+        where only the intervals of the two overlap; or ``FAIL``.
+    """
+    cells = table1_cells(run.profile)
+    lines = [
+        _check(claim, defence, (lower, run.accuracy(defence, lower)),
+               (higher, run.accuracy(defence, higher)))
+        for claim, lower, higher in ORDERS
+        for defence in dict.fromkeys(defence for defence, _ in cells)
+        if {(defence, lower), (defence, higher)} <= set(cells)
+    ]  # fmt: skip
+    smoothed = smoothed_name(SIGMA)
+    certified, attacked, clean = ladder(run, smoothed)
+    assert certified is not None
+    names = f"certified at l2 {TRUE_L2.eps}", "vote-pgd-l2", "natural"
+    lines += [
+        _check("a promise is kept", smoothed, (names[0], certified), (names[1], attacked)),
+        _check("an attack does harm", smoothed, (names[1], attacked), (names[2], clean)),
+    ]
+    return pd.DataFrame(lines)
+
+
+def is_share(percent: float, n: int) -> bool:
+    """Whether a percentage with two digits is some k / n, rounded or cut off.
+
+    Examples
+    --------
+    >>> is_share(58.2, 1024), is_share(54.78, 1024), is_share(59.71, 1024)
+    (True, True, False)
+    """
+    return abs(percent - 100 * round(percent * n / 100) / n) < 0.01
+
+
+def _check(
+    claim: str, defence: str, lower: tuple[str, Accuracy], higher: tuple[str, Accuracy]
+) -> dict[str, str | int]:
+    low, high = lower[1], higher[1]
+    verdict = "FAIL"
+    if low.correct <= high.correct:
+        verdict = "pass"
+    elif low.interval.low <= high.interval.high:
+        verdict = "within intervals"
+    sides = {
+        f"{side}, %": f"{TITLES.get(name, name)}: {share.percent:.2f}"
+        for side, (name, share) in (("lower", lower), ("higher", higher))
+    }
+    line = {"check": claim, "defence": TITLES.get(defence, defence)} | sides
+    return line | {"n": low.n, "verdict": verdict}

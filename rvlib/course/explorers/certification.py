@@ -1,22 +1,26 @@
 """Notebook 05's explorer: from votes to a bound, from the bound to a radius, and Figure 1."""
 
 import math
+from functools import cache
 
 import numpy as np
-import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from scipy.stats import norm
 
-from rvlib.course.explorer import Explorer, Knob, Picture
-from rvlib.course.figures import STYLES, dress
-from rvlib.evaluation import certified_accuracy
-from rvlib.recipes import ALPHA, SIGMA, SIGMAS
-from rvlib.report.curves import radii
-from rvlib.smoothing import certified_radius, largest_radius, lower_confidence_bound
-from rvlib.smoothing.certificate import Floats
-from rvlib.stages.run import Run
+from rvlib.course.explorer import Control, Explorer, Picture
+from rvlib.course.explorers.panels import HERE, moving, new_figure, place
+from rvlib.course.figures import BLUE, GREEN, curve_style, style
+from rvlib.course.lessons import certified_radii
+from rvlib.experiments import ALPHA, SIGMA, SIGMAS
+from rvlib.pipeline import Run
+from rvlib.smoothing import (
+    certified_accuracy,
+    certified_radius,
+    largest_radius,
+    lower_confidence_bound,
+)
 
 NS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 """Slider grid of the number of votes."""
@@ -25,12 +29,9 @@ ALPHAS = (0.05, 0.01, ALPHA, 0.0001)
 SHARES = (0.55, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 """Slider grid of the leader's share of the votes."""
 GRID = np.arange(0, 4.1, 0.01)
-"""Radii of the curves, in pixel units; the largest cap of all is within."""
+"""Radii of the curves, in pixel units; the largest possible one is within."""
 QUOTED = 0.25
-"""The radius whose certified accuracy is put into words."""
-
-COLOURS = sns.color_palette("colorblind")
-BLUE, ORANGE = COLOURS[:2]
+"""The radius whose certified accuracy the sentence gives."""
 
 
 def explore_certification(run: Run) -> Explorer:
@@ -44,125 +45,123 @@ def explore_certification(run: Run) -> Explorer:
     Returns
     -------
     Explorer
-        Knobs ``share``, ``alpha``, ``sigma`` and ``n``.
+        Controls ``share``, ``alpha``, ``sigma`` and ``n``.
     """
-    rows = {sigma: run.certificates(sigma) for sigma in SIGMAS}
-    certified = {
-        (sigma, n, alpha): radii(rows[sigma], n, alpha)
-        for sigma in SIGMAS
-        for n in run.profile.ns
-        for alpha in ALPHAS
-    }
-    figure = Figure(figsize=(9.6, 6.4), layout="constrained", dpi=100)
-    axes = figure.subplot_mosaic("AB;CC")
-    bound, radius = _Bound(axes["A"]), _Radius(axes["B"])
-    curves = _Curves(axes["C"], 100 * max((found >= 0).mean() for found in certified.values()))
+    results = {sigma: run.certificates(sigma) for sigma in SIGMAS}
+
+    @cache
+    def radii(n: int, alpha: float) -> dict[float, NDArray[np.float64]]:
+        return {sigma: certified_radii(results[sigma], n, alpha) for sigma in SIGMAS}
+
+    with style():
+        figure = new_figure()
+        bound = _Bound(place(figure, 62, 252, 264, 118))
+        radius = _Radius(place(figure, 62, 52, 264, 118))
+        curves = _Curves(place(figure, 408, 52, 302, 318))
 
     def draw(share: float, alpha: float, sigma: float, n: int) -> str:
         p = bound.show(share, alpha, n)
         within = radius.show(p, alpha, sigma, n)
         # Votes are stored for some numbers only: of those the next smaller one.
         stored = max(m for m in run.profile.ns if m <= n)
-        found = {s: certified[s, stored, alpha] for s in SIGMAS}
+        found = radii(stored, alpha)
         caps = {s: largest_radius(stored, alpha, s) for s in SIGMAS}
         curves.show(found, caps, sigma, stored, within)
         at = 100 * float(certified_accuracy(found[sigma], QUOTED)[0])
         promise = (
-            f"at σ = {sigma} nothing shorter than R = {_down(within)} changes the answer"
+            f"at σ = {sigma} no change shorter than R = {_down(within)} changes the answer"
             if within > 0
-            else "which does not exceed one half: nothing is promised"
+            else "not above one half: nothing is certified"
         )
         return (
-            f"{share:.0%} of N = {n:,} votes, α = {alpha}: p is at least {_down(p, 4)}, {promise}; "
+            f"{share:.0%} of N = {n:,} votes, α = {alpha}: p ≥ {_down(p, 4)}, {promise}; "
             f"with N = {n:,} no R exceeds {_down(largest_radius(n, alpha, sigma))}. Certified at "
             f"radius {QUOTED} from {stored:,} votes: {at:.1f} % of {len(found[sigma])} images."
         )
 
-    knobs = [
-        Knob("share", "share of the votes", SHARES, 3, [f"{s:.0%}" for s in SHARES], twin=(1, 7)),
-        Knob("alpha", "risk α", ALPHAS, ALPHAS.index(ALPHA), twin=(0, 2)),
-        Knob("sigma", "noise level σ", SIGMAS, SIGMAS.index(SIGMA), [f"{s:.2f}" for s in SIGMAS]),
-        Knob("n", "votes N", NS, 3, [f"{n:,}" for n in NS], twin=(0, 3, 6, 9)),
+    shares = [f"{s:.0%}" for s in SHARES]
+    sigmas = [f"{s:.2f}" for s in SIGMAS]
+    controls = [
+        Control("share", "leader's share", SHARES, 3, shares, exported=(1, 7)),
+        Control("alpha", "risk α", ALPHAS, ALPHAS.index(ALPHA), exported=(0, 2)),
+        Control("sigma", "noise level σ", SIGMAS, SIGMAS.index(SIGMA), sigmas),
+        Control("n", "votes N", NS, 3, [f"{n:,}" for n in NS], exported=(0, 3, 6, 9)),
     ]
-    moving = [*bound.moving, *radius.moving, *curves.moving]
-    return Explorer("certification", knobs, Picture(figure, moving), draw)
+    artists = moving(bound, radius, curves)
+    return Explorer("certification", controls, Picture(figure, artists), draw)
 
 
 class _Bound:
     """The lower confidence bound against the number of votes."""
 
     def __init__(self, axes: Axes) -> None:
-        (self.share,) = axes.plot(NS, [0.5] * len(NS), "--", color="0.3", label="share seen")
-        (self.curve,) = axes.plot(NS, [0.5] * len(NS), color=BLUE, label="lower bound on p")
-        (self.marker,) = axes.plot([NS[0]], [0.5], "o", color=ORANGE, markersize=10)
-        self.title = axes.set_title(" ", fontsize=14)
+        (self.share,) = axes.plot(NS, [0.5] * len(NS), "--", color="0.3", label="share")
+        (self.curve,) = axes.plot(NS, [0.5] * len(NS), color=BLUE, label="bound")
+        (self.here,) = axes.plot([NS[0]], [0.5], **HERE)
+        self.title = axes.set_title(" ")
         axes.axhspan(0, 0.5, color="0.9", zorder=0)
-        axes.set(xscale="log", ylim=(0.34, 1.03), xlim=(80, 125_000))
-        axes.set_xticks(NS[::3], [f"{n:,}" for n in NS[::3]])
-        dress(axes, "votes N", "probability p")
-        axes.legend(fontsize=12, frameon=False, loc="lower right", ncols=2, columnspacing=1)
-        self.moving: list[Artist] = [self.share, self.curve, self.marker, self.title]
+        axes.set(xscale="log", ylim=(0.26, 1.05), xlim=(80, 125_000), yticks=[0.5, 1])
+        axes.set_xticks(NS[::3], ["10²", "10³", "10⁴", "10⁵"])
+        axes.set_xlabel("votes N", labelpad=0)
+        axes.set_ylabel("probability p")
+        axes.legend(loc="lower right", ncols=2, columnspacing=1, borderaxespad=0)
+        self.moving: list[Artist] = [self.share, self.curve, self.here, self.title]
 
     def show(self, share: float, alpha: float, n: int) -> float:
         bounds = lower_confidence_bound([round(share * m) for m in NS], NS, alpha)
         p = float(bounds[NS.index(n)])
         self.share.set_ydata([share] * len(NS))
         self.curve.set_ydata(bounds)
-        self.marker.set_data([n], [p])
+        self.here.set_data([n], [p])
         self.title.set_text(f"p ≥ {_down(p, 4)}")
         return p
 
 
 class _Radius:
-    """The radius against the bound, in units of the noise level, and the cap of N votes."""
+    """The radius against the bound, in units of the noise level, and the most that N allows."""
 
     def __init__(self, axes: Axes) -> None:
         p = 1 - np.geomspace(0.5, 1e-5, 200)
         axes.plot(p, norm.ppf(p), color=BLUE, label="Φ⁻¹(p)")
-        (self.cap,) = axes.plot([0.5], [0], "v", color=COLOURS[2], markersize=11, label="cap of N")
-        (self.marker,) = axes.plot([0.5], [0], "o", color=ORANGE, markersize=10)
-        self.words = axes.text(0.53, 2.4, " ", fontsize=14)
-        axes.set_title("R = σ · Φ⁻¹(p)", fontsize=14)
+        (self.cap,) = axes.plot([0.5], [0], "v", color=GREEN, markersize=11, label="cap of N")
+        (self.here,) = axes.plot([0.5], [0], **HERE)
+        self.title = axes.set_title(" ")
         axes.axvspan(0, 0.5, color="0.9", zorder=0)
-        axes.set(xlim=(0.34, 1.03), ylim=(-0.2, 4.3))
-        dress(axes, "lower bound on p", "R / σ")
-        axes.legend(fontsize=12, frameon=False, loc="upper left", bbox_to_anchor=(0.24, 1))
-        self.moving: list[Artist] = [self.cap, self.marker, self.words]
+        axes.set(xlim=(0.34, 1.03), ylim=(-0.3, 4.4), xlabel="lower bound on p", ylabel="R / σ")
+        axes.legend(loc="upper left", bbox_to_anchor=(0.24, 1.0), borderaxespad=0)
+        self.moving: list[Artist] = [self.cap, self.here, self.title]
 
     def show(self, p: float, alpha: float, sigma: float, n: int) -> float:
         within = float(certified_radius(p, sigma))
-        most = float(lower_confidence_bound(n, n, alpha))
-        self.cap.set_data([most], [largest_radius(n, alpha, 1.0)])
-        self.marker.set_data([p], [within / sigma])
-        self.words.set_text(f"R = {_down(within)}" if within > 0 else "no promise")
+        self.cap.set_data(
+            [float(lower_confidence_bound(n, n, alpha))], [largest_radius(n, alpha, 1.0)]
+        )
+        self.here.set_data([p], [within / sigma])
+        words = f"R = σ Φ⁻¹(p) = {_down(within)}" if within > 0 else "nothing is certified"
+        self.title.set_text(words)
         return within
 
 
 class _Curves:
-    """Figure 1: certified accuracy against the radius; the chosen noise level is set in bold."""
+    """Certified accuracy against the radius; the chosen noise level is bold."""
 
-    def __init__(self, axes: Axes, top: float) -> None:
-        self.lines, self.names = {}, {}
-        for k, (sigma, colour, style) in enumerate(zip(SIGMAS, COLOURS, STYLES, strict=False)):
-            kind = {"color": colour, "linestyle": style, "linewidth": 2}
-            (self.lines[sigma],) = axes.plot(GRID, 0 * GRID, **kind)
-            # A legend of our own: where the name alone moves, a twin stays small.
-            axes.plot([3.3, 3.5], [(1.03 - 0.2 * k) * top] * 2, **kind)
-            self.names[sigma] = axes.text(
-                3.57, (0.98 - 0.2 * k) * top, f"σ = {sigma:.2f}", fontsize=12
-            )
-        (self.radius,) = axes.plot([0], [1.24 * top], "v", color="0.2", label="R of the vote above")
-        self.radius.set(markersize=10, clip_on=False)
-        self.title = axes.set_title(" ", fontsize=14)
-        axes.set(xlim=(0, GRID[-1]), ylim=(0, 1.35 * top))
-        dress(axes, "l2 radius (pixel units)", "certified, %")
-        axes.legend(fontsize=12, frameon=False, loc="center", bbox_to_anchor=(0.5, 0.75))
-        words: list[Artist] = [*self.names.values(), self.title]
-        self.moving: list[Artist] = [*self.lines.values(), self.radius, *words]
+    def __init__(self, axes: Axes) -> None:
+        looks = [curve_style(k) | {"marker": ""} for k in range(len(SIGMAS))]
+        self.lines = {
+            sigma: axes.plot(GRID, 0 * GRID, label=f"σ = {sigma:.2f}", **look)[0]
+            for sigma, look in zip(SIGMAS, looks, strict=True)
+        }
+        (self.radius,) = axes.plot([0], [76], "v", color="0.2", markersize=10, clip_on=False)
+        self.radius.set_label("R of the vote")
+        self.title = axes.set_title(" ")
+        axes.set(xlim=(0, GRID[-1]), ylim=(0, 80))
+        axes.set(xlabel="l2 radius (pixel units)", ylabel="certified accuracy, %")
+        axes.legend(loc="upper right", bbox_to_anchor=(1, 0.92))
+        self.moving: list[Artist] = [*self.lines.values(), self.radius, self.title]
 
     def show(
         self,
-        found: dict[float, Floats],
+        found: dict[float, NDArray[np.float64]],
         caps: dict[float, float],
         chosen: float,
         n: int,
@@ -172,9 +171,9 @@ class _Curves:
             # One point beyond the cap, where every curve drops to zero.
             grid = GRID[: np.searchsorted(GRID, caps[sigma]) + 1]
             line.set_data(grid, 100 * certified_accuracy(found[sigma], grid.tolist()))
-            self.names[sigma].set_fontweight("bold" if sigma == chosen else "normal")
+            line.set_linewidth(4 if sigma == chosen else 1.8)
         self.radius.set_xdata([within])
-        self.title.set_text(f"{len(found[chosen])} images, certified from N = {n:,} votes each")
+        self.title.set_text(f"{len(found[chosen])} images, N = {n:,} votes each")
 
 
 def _down(value: float, digits: int = 3) -> str:

@@ -1,35 +1,31 @@
-"""Notebook 02's explorer: the path of PGD, in the landscape of the loss and in the ball."""
+"""Notebook 02's explorer: the path of PGD in the landscape of the loss, and in its ball."""
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-import seaborn as sns
 import torch
 import torch.nn.functional as F
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
 from torch import Tensor, nn
 
-from rvlib.attacks.ascent import loss_gradient
-from rvlib.course.explorer import Explorer, Knob, Picture
-from rvlib.course.explorers.fgsm import probabilities
-from rvlib.course.figures import dress, pixels
-from rvlib.course.lessons import iterates, losses, readable
-from rvlib.data import CLASSES
-from rvlib.frozen import frozen
-from rvlib.noise import stream
-from rvlib.recipes import LINF, PGD_STEPS, PIXEL_L2, TRUE_L2
-from rvlib.stages.run import Run
+from rvlib.attacks import input_gradient
+from rvlib.course.explorer import Control, Explorer, Picture
+from rvlib.course.explorers.panels import HERE, Shot, moving, new_figure, place
+from rvlib.course.figures import BLUE, CLASSES, style
+from rvlib.course.lessons import classified_correctly, iterates, losses, probabilities
+from rvlib.experiments import LINF, PGD_STEPS, PIXEL_L2, TRUE_L2
+from rvlib.inference import eval_mode
+from rvlib.pipeline import Run
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
-from rvlib.types import Images
 
 BALLS: dict[str, Callable[[float], ThreatModel]] = {"l∞": Linf, "per-pixel l2": PixelL2, "l2": L2}
-"""The three balls by the name that the menu reads out."""
+"""The three balls by name."""
 RADII = (0.01, LINF.eps, PIXEL_L2.eps, 0.1, TRUE_L2.eps)
 """Slider grid of epsilon."""
 PORTIONS = (0.1, 0.25, 1.0)
@@ -37,71 +33,14 @@ PORTIONS = (0.1, 0.25, 1.0)
 LEVELS = [2.0**k for k in range(-4, 7)]
 """Limits of the bands of equal loss."""
 EDGE = 1.25
-"""Half the side of a landscape; the ball reaches to 1."""
-GRID = 25
-"""At how many points along a side the loss of a landscape is worked out."""
-SIDE = 260
-"""Pixels of the screen along a side of a landscape."""
-BLUE, ORANGE = sns.color_palette("colorblind")[:2]
-
-
-@dataclass(frozen=True)
-class Plane:
-    """A plane through an image, with the lengths that a ball gives it.
-
-    Parameters
-    ----------
-    x : Tensor of shape (1, C, H, W)
-        The image: the point (0, 0).
-    along : Tensor of shape (1, C, H, W)
-        The point (1, 0), less the image: the steepest direction, to the edge of the ball.
-    across : Tensor of shape (1, C, H, W)
-        The point (0, 1), less the image: at a right angle and of the same Euclidean length.
-    """
-
-    x: Images
-    along: Tensor
-    across: Tensor
-
-    @classmethod
-    def through(cls, x: Images, along: Tensor, towards: Tensor) -> "Plane":
-        """Lay the plane through an image and two directions, of which the second gives way."""
-        across = towards - along * (along * towards).sum() / (along * along).sum()
-        return cls(x, along, across * (along.norm() / across.norm().clamp_min(1e-12)))
-
-    def places(self, images: Images) -> Tensor:
-        """Coordinates of images, projected onto the plane: (B, 2)."""
-        delta = (images - self.x).flatten(1)
-        axes = torch.cat([self.along, self.across]).flatten(1)
-        return delta @ axes.T / (self.along * self.along).sum()
-
-    def images(self, places: Tensor) -> Images:
-        """Pictures at coordinates (B, 2): colours that a picture cannot have are clamped."""
-        a, b = places[:, :, None, None, None].unbind(1)
-        return (self.x + a * self.along + b * self.across).clamp(0, 1)
-
-    def rim(self, threat: ThreatModel, points: int = 240) -> Tensor:
-        """Where the ball's surface cuts the plane: coordinates (`points` + 1, 2) of a ring."""
-        angle = torch.linspace(0, 2 * torch.pi, points + 1, device=self.x.device)
-        ring = torch.stack([angle.cos(), angle.sin()], 1)
-        a, b = ring[:, :, None, None, None].unbind(1)
-        # A norm is homogeneous: one value along a ray gives the length at which it is epsilon.
-        return ring * (threat.eps / threat.norm(a * self.along + b * self.across))[:, None]
-
-    def landscape(self, model: nn.Module, label: Tensor, points: int) -> np.ndarray:
-        """Loss on a square around the image, one value a pixel of the screen: (SIDE, SIDE)."""
-        line = torch.linspace(-EDGE, EDGE, points, device=self.x.device)
-        places = torch.cartesian_prod(line, line).flip(1)  # rows are b, columns a
-        values = losses(model, self.images(places), label.expand(len(places)))
-        # The bands are even in the logarithm: so is what lies between the points.
-        logs = values.clamp_min(LEVELS[0] / 2).log().view(1, 1, points, points)
-        smooth = F.interpolate(logs, (SIDE, SIDE), mode="bicubic", align_corners=True)
-        return smooth.exp()[0, 0].cpu().numpy()
+"""Half the side of both maps, in units of epsilon."""
+GRID, SIDE = 21, 192
+"""Points along a side of the landscape at which the loss is computed; pixels of the screen."""
 
 
 @dataclass(frozen=True)
 class Walk:
-    """One run of PGD on one image, and two planes that show it.
+    """One run of PGD on one image.
 
     Parameters
     ----------
@@ -113,68 +52,79 @@ class Walk:
         Probabilities at each of them.
     leap : float
         Loss after one step to the edge of the ball (FGSM).
-    rims, paths : list of ndarray of shape (N, 2)
-        In each plane the ball's edge and the projected stops.
-    landscapes : list of ndarray of shape (SIDE, SIDE)
-        In each plane the loss.
+    path : ndarray of shape (T + 1, 2)
+        The stops, projected onto the plane of the landscape.
+    landscape : ndarray of shape (SIDE, SIDE)
+        Loss in the plane through the image, the first step and the last stop.
+    channels : ndarray of shape (T + 1, 2)
+        Change of the red and the green channel of the pixel that changes most, over epsilon.
     """
 
-    stops: Images
+    stops: Tensor
     losses: list[float]
     answers: Tensor
     leap: float
-    rims: list[np.ndarray]
-    paths: list[np.ndarray]
-    landscapes: list[np.ndarray]
+    path: np.ndarray
+    landscape: np.ndarray
+    channels: np.ndarray
 
 
 def walk(
-    model: nn.Module,
-    x: Images,
-    y: Tensor,
-    threat: ThreatModel,
-    step_size: float,
-    noise: Tensor,
-    points: int = GRID,
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, step_size: float, points: int
 ) -> Walk:
-    """Run PGD from one image and look at it in a random plane and in the one where it ends.
+    """Run PGD from one image and look at it from above.
 
     Parameters
     ----------
     model : nn.Module
         The network.
-    x : Tensor of shape (1, C, H, W), float, in [0, 1]
-        The image.
-    y : Tensor of shape (1,), int64
-        Its label.
+    x, y : Tensor of shape (1, C, H, W) and (1,)
+        The image in [0, 1] and its label.
     threat : ThreatModel
         The ball.
     step_size : float
         Length of one step.
-    noise : Tensor of shape (1, C, H, W)
-        Gaussian: which random direction.
-    points : int, default=25
-        At how many points along a side the loss of a landscape is worked out.
+    points : int
+        Points along a side at which the loss of the landscape is computed.
 
     Returns
     -------
     Walk
         What the explorer shows.
     """
-    with frozen(model):
-        along = threat.eps * threat.steepest(loss_gradient(model, x, y))
+    with eval_mode(model):
+        along = threat.eps * threat.steepest(input_gradient(model, x, y))
     stops = torch.cat(iterates(model, x, y, threat, PGD_STEPS, step_size))
-    ends = threat.steepest(noise), stops[-1:] - x
-    planes = [Plane.through(x, along, towards) for towards in ends]
+    axes = torch.cat([along, across(along, stops[-1:] - x)])
+    delta = stops - x
+    two = delta[:, :2].flatten(2)[:, :, int(delta[-1, :2].square().sum(0).argmax())]
     return Walk(
         stops,
         losses(model, stops, y.expand(len(stops))).tolist(),
         probabilities(model, stops),
         losses(model, (x + along).clamp(0, 1), y).item(),
-        [plane.rim(threat).cpu().numpy() for plane in planes],
-        [plane.places(stops).cpu().numpy() for plane in planes],
-        [plane.landscape(model, y, points) for plane in planes],
+        (delta.flatten(1) @ axes.flatten(1).T / along.square().sum()).cpu().numpy(),
+        landscape(model, x, y, axes, points),
+        (two / threat.eps).cpu().numpy(),
     )
+
+
+def across(along: Tensor, towards: Tensor) -> Tensor:
+    """Direction at a right angle to `along`, as long, in the plane of both."""
+    rest = towards - along * (along * towards).sum() / along.square().sum()
+    return rest * (along.norm() / rest.norm().clamp_min(1e-12))
+
+
+def landscape(model: nn.Module, x: Tensor, y: Tensor, axes: Tensor, points: int) -> np.ndarray:
+    """Loss on a square of a plane around the image, a value a pixel of the screen: (SIDE, SIDE)."""
+    line = torch.linspace(-EDGE, EDGE, points, device=x.device)
+    places = torch.cartesian_prod(line, line).flip(1)  # rows are the second axis, columns the first
+    images = (x + torch.einsum("pk,kchw->pchw", places, axes)).clamp(0, 1)
+    values = losses(model, images, y.expand(len(places)))
+    # The bands are even in the logarithm: so is what lies between the points.
+    logs = values.clamp_min(LEVELS[0] / 2).log().view(1, 1, points, points)
+    smooth = F.interpolate(logs, (SIDE, SIDE), mode="bicubic", align_corners=True)
+    return smooth.exp()[0, 0].cpu().numpy()
 
 
 def explore_pgd(run: Run, image: int = 0) -> Explorer:
@@ -185,142 +135,126 @@ def explore_pgd(run: Run, image: int = 0) -> Explorer:
     run : Run
         Whose undefended network and images to use.
     image : int, default=0
-        Which picture, of those that the network reads rightly.
+        Which image, of those that the network classifies correctly.
 
     Returns
     -------
     Explorer
-        Knobs ``norm``, ``eps``, ``portion`` and ``step``.
+        Controls ``norm``, ``eps``, ``portion`` and ``step``.
     """
     model = run.model("standard")
-    x, y = (part[image : image + 1] for part in readable(model, *run.images(32)))
-    device = run.place.device
-    generator = stream(device, run.place.seed, "plane")
-    noise = torch.randn(x.shape, generator=generator, device=device)
-    points = min(GRID, run.profile.heldout // 2)
-    walks = {
-        (norm, eps, portion): walk(model, x, y, BALLS[norm](eps), portion * eps, noise, points)
-        for norm, eps, portion in itertools.product(BALLS, RADII, PORTIONS)
-    }
+    x, y = (p[image : image + 1] for p in classified_correctly(model, *run.images(32)))
+    points, label = min(GRID, run.profile.live // 2), int(y)
 
-    figure = Figure(figsize=(9.6, 6.4), dpi=100)
-    maps = [
-        _Map(place(figure, 72, 330, SIDE, SIDE), "a random direction"),
-        _Map(place(figure, 406, 330, SIDE, SIDE), "where the path ends"),
-    ]
-    _bands(figure, maps[0])
-    climb = _Climb(place(figure, 72, 62, 594, 160))
-    strip = [Shot(place(figure, 782, bottom, 160, 160)) for bottom in (430, 62)]
-    label = int(y)
+    @cache
+    def walks(norm: str, eps: float, portion: float) -> Walk:
+        return walk(model, x, y, BALLS[norm](eps), portion * eps, points)
+
+    with style():
+        figure = new_figure()
+        plane, ball = _Map(figure), _Ball(figure)
+        climb = _Climb(figure)
+        shots = [Shot(figure, 582, bottom) for bottom in (246, 54)]
 
     def draw(norm: str, eps: float, portion: float, step: int) -> str:
-        found = walks[norm, eps, portion]
-        for k, panel in enumerate(maps):
-            panel.show(found.landscapes[k], found.rims[k], found.paths[k], step)
+        found = walks(norm, eps, portion)
+        plane.show(found, step)
+        ball.show(norm, found, step)
         climb.show(found, step)
         delta, scale = found.stops[step] - x[0], float((found.stops[-1] - x[0]).abs().max())
         answer, p = int(found.answers[step].argmax()), found.answers[step].max().item()
-        mark = "✓" if answer == label else "✗"
-        strip[0].show(found.stops[step], f"{CLASSES[answer]} {p:.0%} {mark}")
-        strip[1].show(0.5 + delta / (2 * scale), f"change, ±{scale:.2g}")
+        shots[0].show(found.stops[step], f"{CLASSES[answer]} {'✓' if answer == label else '✗'}")
+        shots[1].show(0.5 + delta / (2 * scale or 1), f"change, ±{scale:.2g}")
         return (
             f"{norm} ball, ε = {eps:g}, after {step} steps of {portion * eps:.3g}: loss "
-            f"{found.losses[step]:.2f} (clean {found.losses[0]:.2f}, FGSM {found.leap:.2f}); the "
-            f"network says {CLASSES[answer]} with {p:.1%}, the true class is {CLASSES[label]}. "
+            f"{found.losses[step]:.2f} (clean {found.losses[0]:.2f}, FGSM {found.leap:.2f}); "
+            f"the answer is {CLASSES[answer]} with {p:.1%}, the true class {CLASSES[label]}. "
             f"Euclidean length of the change: {delta.norm():.2f}."
         )
 
-    knobs = [
-        Knob("norm", "ball", list(BALLS), menu=True),
-        Knob("eps", "radius ε", RADII, 2, [f"{eps:g}" for eps in RADII], twin=(4,)),
-        Knob("portion", "step size η / ε", PORTIONS, 1, [f"{p:g}" for p in PORTIONS], twin=(1,)),
-        Knob("step", "step", range(PGD_STEPS + 1), PGD_STEPS, twin=(0, 1, 2, 5), plays=True),
+    portions = [f"{p:g}" for p in PORTIONS]
+    controls = [
+        Control("norm", "ball", list(BALLS), menu=True),
+        Control("eps", "radius ε", RADII, 2, [f"{eps:g}" for eps in RADII], exported=(4,)),
+        Control("portion", "step size η / ε", PORTIONS, 1, portions, exported=(1,)),
+        Control("step", "step", range(PGD_STEPS + 1), PGD_STEPS, plays=True),
     ]
-    parts: list[_Map | _Climb | Shot] = [*maps, climb, *strip]
-    moving = [artist for part in parts for artist in part.moving]
-    return Explorer("pgd", knobs, Picture(figure, moving), draw)
-
-
-def place(figure: Figure, left: int, bottom: int, width: int, height: int) -> Axes:
-    """Add axes at pixels of the screen."""
-    w, h = figure.bbox.size
-    return figure.add_axes((left / w, bottom / h, width / w, height / h))
+    artists = moving(plane, ball, climb, *shots)
+    return Explorer("pgd", controls, Picture(figure, artists), draw)
 
 
 class _Map:
-    """A plane seen from above: bands of equal loss, the ball's edge, the path so far."""
+    """The plane of the landscape: bands of equal loss and the path so far."""
 
-    def __init__(self, axes: Axes, across: str) -> None:
-        self.norm = BoundaryNorm(LEVELS, 256, extend="both")
+    def __init__(self, figure: Figure) -> None:
+        bands = BoundaryNorm(LEVELS, 256, extend="both")
+        axes = place(figure, 60, 200, SIDE, SIDE)
         self.image = axes.imshow(
             np.ones((SIDE, SIDE)),
-            norm=self.norm,
+            norm=bands,
             cmap="viridis",
             interpolation="nearest",
             origin="lower",
             extent=(-EDGE, EDGE, -EDGE, EDGE),
         )
-        (self.rim,) = axes.plot([], [], "--", color="white", linewidth=2)
-        (self.path,) = axes.plot([], [], "o-", color="white", markersize=4, linewidth=1.5)
-        (self.here,) = axes.plot([], [], "o", color=ORANGE, markeredgecolor="black", markersize=11)
-        for line in (self.rim, self.path, self.here):
-            line.set_antialiased(False)  # few colours: half the bytes of a twin
-        dress(axes, "steepest direction", across)
+        (self.path,) = axes.plot([], [], "o-", color="white", markersize=4)
+        (self.here,) = axes.plot([], [], **HERE)
         axes.grid(False)
         axes.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1])
-        self.moving: list[Artist] = [self.image, self.rim, self.path, self.here]
+        axes.set_xlabel("first gradient (1: to the edge)", labelpad=1)
+        axes.set_ylabel("towards the end", labelpad=0)
+        bar = figure.colorbar(
+            ScalarMappable(bands, "viridis"), cax=place(figure, 260, 200, 12, 170)
+        )
+        bar.set_ticks(LEVELS[2::2], labels=[f"{level:.2g}" for level in LEVELS[2::2]])
+        bar.ax.set_title("loss", pad=4)
+        self.moving: list[Artist] = [self.image, self.path, self.here]
 
-    def show(self, landscape: np.ndarray, rim: np.ndarray, path: np.ndarray, step: int) -> None:
-        self.image.set_data(landscape)
-        self.rim.set_data(*rim.T)
-        self.path.set_data(*path[: step + 1].T)
-        self.here.set_data(*path[step : step + 1].T)
+    def show(self, found: Walk, step: int) -> None:
+        self.image.set_data(found.landscape)
+        self.path.set_data(*found.path[: step + 1].T)
+        self.here.set_data(*found.path[step : step + 1].T)
 
 
-def _bands(figure: Figure, panel: _Map) -> None:
-    """Draw the key of the bands of equal loss."""
-    bar = figure.colorbar(
-        ScalarMappable(panel.norm, "viridis"), cax=place(figure, 684, 330, 16, SIDE)
-    )
-    bar.set_ticks(LEVELS[::2], labels=[f"{level:g}" for level in LEVELS[::2]])
-    bar.ax.tick_params(labelsize=12)
-    bar.ax.set_title("loss", fontsize=13)
+class _Ball:
+    """The ball in two channels of one pixel, square or disc, and the path there."""
+
+    def __init__(self, figure: Figure) -> None:
+        axes = place(figure, 376, 200, SIDE, SIDE)
+        look = {"facecolor": "0.92", "edgecolor": "0.3", "linestyle": "--", "linewidth": 2}
+        self.square = axes.add_patch(Rectangle((-1, -1), 2, 2, **look))
+        self.disc = axes.add_patch(Circle((0, 0), 1, **look))
+        (self.path,) = axes.plot([], [], "o-", color=BLUE, markersize=4)
+        (self.here,) = axes.plot([], [], **HERE)
+        axes.set(xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE), xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+        axes.set_xlabel("one pixel: red / ε", labelpad=1)
+        axes.set_ylabel("its green / ε", labelpad=0)
+        self.moving: list[Artist] = [self.square, self.disc, self.path, self.here]
+
+    def show(self, norm: str, found: Walk, step: int) -> None:
+        self.square.set_visible(norm == "l∞")
+        self.disc.set_visible(norm != "l∞")
+        self.path.set_data(*found.channels[: step + 1].T)
+        self.here.set_data(*found.channels[step : step + 1].T)
 
 
 class _Climb:
-    """Loss against step, with a mark at the step shown and a line at what FGSM reaches."""
+    """Loss against step, and the loss that FGSM reaches."""
 
-    def __init__(self, axes: Axes) -> None:
+    def __init__(self, figure: Figure) -> None:
+        axes = place(figure, 60, 50, 508, 96)
         axes.set_yscale("log")
-        axes.set(xlim=(-0.3, PGD_STEPS + 0.3), ylim=(0.02, 150), yticks=[0.1, 1, 10, 100])
-        axes.set_xticks(range(PGD_STEPS + 1))
+        axes.set(xlim=(-0.3, PGD_STEPS + 0.3), ylim=(0.02, 150), xticks=range(PGD_STEPS + 1))
+        axes.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
+        axes.set_xlabel("step", labelpad=0)
+        axes.set_ylabel("loss", labelpad=0)
         (self.line,) = axes.plot([], [], "o-", color=BLUE, label="PGD")
-        (self.leap,) = axes.plot([], [], "--", color="0.3", label="FGSM: one step to the edge")
-        (self.here,) = axes.plot([], [], "o", color=ORANGE, markeredgecolor="black", markersize=11)
-        dress(axes, "step", "loss")
-        axes.set_yticklabels(["0.1", "1", "10", "100"])
-        for line in (self.line, self.leap, self.here):
-            line.set_antialiased(False)
-        axes.legend(fontsize=12, frameon=False, ncols=2, loc="lower right", borderaxespad=0.2)
+        (self.leap,) = axes.plot([], [], "--", color="0.3", label="FGSM")
+        (self.here,) = axes.plot([], [], **HERE)
+        axes.legend(ncols=2, loc="lower right", borderaxespad=0)
         self.moving: list[Artist] = [self.leap, self.line, self.here]
 
     def show(self, found: Walk, step: int) -> None:
         self.line.set_data(range(PGD_STEPS + 1), found.losses)
         self.leap.set_data([0, PGD_STEPS], [found.leap, found.leap])
         self.here.set_data([step], [found.losses[step]])
-
-
-class Shot:
-    """A picture under a title."""
-
-    def __init__(self, axes: Axes) -> None:
-        self.image = axes.imshow(np.zeros((32, 32, 3)))
-        self.title = axes.set_title(" ", fontsize=14, pad=10)
-        axes.set_axis_off()
-        self.moving: list[Artist] = [self.image, self.title]
-
-    def show(self, values: Tensor, title: str) -> None:
-        """Show an image (C, H, W) under a title."""
-        # 16 levels of each colour: no eye sees the difference, and a twin is half as large.
-        self.image.set_data((15 * pixels(values)).round() / 15)
-        self.title.set_text(title)

@@ -1,24 +1,27 @@
 """Notebook 06's explorer: Table 1 beside the report's, and what is certified, attacked, clean."""
 
-import textwrap
+from collections.abc import Mapping, Sequence
+from functools import cache
 
-import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from rvlib.course.explorer import Explorer, Knob, Picture
-from rvlib.course.figures import dress
-from rvlib.course.smoothing_lessons import Ladder, ladder
-from rvlib.recipes import SIGMA, TRUE_L2, smoothed_name
-from rvlib.report.reference import TITLES
-from rvlib.report.tables import table1
-from rvlib.stages.run import Run, table1_cells
+from rvlib.course.explorer import Control, Explorer, Picture
+from rvlib.course.explorers.panels import moving, new_figure, place
+from rvlib.course.figures import BLUE, GREEN, ORANGE, style
+from rvlib.course.lessons import Ladder, ladder
+from rvlib.experiments import REPORT_TABLE1, SIGMA, TRUE_L2, smoothed_name, table1_cells, title
+from rvlib.pipeline import Accuracy, Run
 
-BLUE, ORANGE, GREEN = sns.color_palette("colorblind")[:3]
-
-Cell = dict[str, str]
-"""One line of Table 1."""
+SHORT = {
+    "pgd-pixel-l2": "PGD pixel-l2",
+    "pgd-l2-small": "PGD l2, ε = 0.045",
+    "pgd-linf-50x5": "PGD l∞, 5 × 50 steps",
+    "vote-pgd-linf": "on the vote, l∞",
+    "vote-pgd-pixel-l2": "on the vote, pixel-l2",
+    "vote-pgd-l2": "on the vote, l2",
+}
+"""Names of attacks beside an axis."""
 
 
 def explore_results(run: Run) -> Explorer:
@@ -27,123 +30,121 @@ def explore_results(run: Run) -> Explorer:
     Parameters
     ----------
     run : Run
-        Whose rows to read; all of Table 1's must be there.
+        Whose results to read; they are measured where they are missing.
 
     Returns
     -------
     Explorer
-        Knobs ``defence`` and ``attack``.
+        Controls ``defence`` and ``attack``.
     """
-    table = table1(run.place.rows, "heldout", table1_cells(run), run.profile.heldout)
-    defences = list(dict.fromkeys(line["defence"] for line in table))
-    attacks = list(dict.fromkeys(line["attack"] for line in table))
-    ladders = {defence: ladder(run, defence) for defence in defences}
+    cells = table1_cells(run.profile)
+    defences, attacks = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
 
-    figure = Figure(figsize=(9.6, 6.4), layout="constrained", dpi=100)
-    left, right = figure.subplots(1, 2, width_ratios=(1.9, 1))
-    column, steps = _Column(left, attacks), _Steps(right, run.profile.certified)
+    @cache
+    def found(defence: str) -> tuple[dict[str, Accuracy], Ladder]:
+        names = [attack for name, attack in cells if name == defence]
+        return {a: run.accuracy(defence, a) for a in names}, ladder(run, defence)
+
+    with style():
+        figure = new_figure()
+        column = _Column(place(figure, 190, 84, 302, 284), attacks)
+        bars = _Ladder(place(figure, 572, 84, 136, 262))
 
     def draw(defence: str, attack: str) -> str:
-        lines = {line["attack"]: line for line in table if line["defence"] == defence}
-        column.show(TITLES[defence], lines, attack)
-        steps.show(ladders[defence])
-        words = "not measured" if attack not in lines else _words(lines[attack])
-        return f"{TITLES[defence]}, {TITLES[attack]}: {words}. {ladders[defence].words()}"
+        (measured, steps), printed = found(defence), REPORT_TABLE1.get(defence, {})
+        column.show(title(defence), measured, printed, attack)
+        bars.show(steps)
+        words = _words(measured.get(attack), printed.get(attack))
+        return f"{title(defence)}, {title(attack)}: {words}. {steps.sentence()}"
 
-    knobs = [
-        Knob(
+    controls = [
+        Control(
             "defence",
             "defence",
             defences,
             defences.index(smoothed_name(SIGMA)),
-            [TITLES[defence] for defence in defences],
+            [title(defence) for defence in defences],
             menu=True,
         ),
-        Knob(
+        Control(
             "attack",
             "attack",
             attacks,
             attacks.index("pgd-linf"),
-            [TITLES[attack] for attack in attacks],
+            [title(attack) for attack in attacks],
             menu=True,
         ),
     ]
-    moving = [*column.moving, *steps.moving]
-    return Explorer("results", knobs, Picture(figure, moving), draw)
+    return Explorer("results", controls, Picture(figure, moving(column, bars)), draw)
 
 
 class _Column:
     """One defence under all attacks: our accuracy with its interval, the report's value."""
 
-    def __init__(self, axes: Axes, attacks: list[str]) -> None:
-        self.attacks = attacks
+    def __init__(self, axes: Axes, attacks: Sequence[str]) -> None:
+        self.attacks, rows = list(attacks), range(len(attacks))
         self.chosen = axes.axhspan(-0.4, 0.4, color="0.88")
-        self.intervals, self.ours, self.theirs, self.missing = [], [], [], []
-        for k in range(len(attacks)):
-            self.intervals += axes.plot([], [], "-|", color=BLUE, linewidth=2, markersize=12)
-            self.ours += axes.plot([], [], "o", color=BLUE, markersize=8)
-            self.theirs += axes.plot([], [], "s", color=ORANGE, markersize=10)
-            self.theirs[-1].set(markerfacecolor="none", markeredgewidth=2)
-            self.missing.append(axes.text(1, k, "", va="center", fontsize=12))
-        self.intervals[0].set_label("ours, 95 % interval")
-        self.theirs[0].set_label("the report")
-        self.numbers = axes.text(110, 0, "", va="center", ha="right", fontsize=12)
-        self.title = axes.set_title(" ", fontsize=14)
-        names = [textwrap.fill(TITLES[attack], 22) for attack in attacks]
-        axes.set_yticks(range(len(attacks)), names)
-        axes.set_xticks(range(0, 81, 20))
-        axes.set(xlim=(-2, 112), ylim=(len(attacks) - 0.5, -0.5))
-        dress(axes, "accuracy, %", "")
-        axes.legend(
-            fontsize=12, frameon=False, loc="upper right", bbox_to_anchor=(1, -0.1), ncols=2
-        )
-        self.moving: list[Artist] = [self.chosen, *self.intervals, *self.ours, *self.theirs]
-        self.moving += [*self.missing, self.numbers, self.title]
+        self.intervals = [axes.plot([], [], "-|", color=BLUE, markersize=12)[0] for _ in rows]
+        (self.ours,) = axes.plot([], [], "o", color=BLUE, markersize=8, label="ours, 95 % interval")
+        (self.theirs,) = axes.plot([], [], "s", color=ORANGE, markersize=11, label="the report")
+        self.theirs.set(markerfacecolor="none", markeredgewidth=2)
+        self.missing = [axes.text(1, k, "", va="center") for k in rows]
+        self.title = axes.set_title(" ", loc="right")
+        axes.set_yticks(rows, [SHORT.get(attack, title(attack)) for attack in attacks])
+        axes.set(xlim=(-2, 84), xticks=range(0, 81, 20), ylim=(len(attacks) - 0.5, -0.5))
+        axes.set_xlabel("accuracy, %", labelpad=0)
+        axes.legend(loc="upper right", bbox_to_anchor=(1.04, -0.13), ncols=2, columnspacing=1)
+        self.moving: list[Artist] = [self.chosen, *self.intervals, self.ours, self.theirs]
+        self.moving += [*self.missing, self.title]
 
-    def show(self, title: str, lines: dict[str, Cell], chosen: str) -> None:
-        self.title.set_text(title)
-        row, cell = self.attacks.index(chosen), lines.get(chosen, {})
-        self.chosen.set_y(row - 0.4)
-        self.numbers.set_y(row)
-        report = f" (report {cell['report_value']})" if cell.get("report_value") else ""
-        self.numbers.set_text(cell.get("accuracy", "") + report)
+    def show(
+        self,
+        name: str,
+        measured: Mapping[str, Accuracy],
+        printed: Mapping[str, float],
+        chosen: str,
+    ) -> None:
+        self.title.set_text(name)
+        self.chosen.set_y(self.attacks.index(chosen) - 0.4)
         for k, attack in enumerate(self.attacks):
-            line = lines.get(attack, {})
-            ends = [float(line[end]) for end in ("ci_low", "ci_high") if line]
+            ends = measured[attack].interval if attack in measured else ()
             self.intervals[k].set_data(ends, [k] * len(ends))
-            for artist, column in ((self.ours[k], "accuracy"), (self.theirs[k], "report_value")):
-                at = [float(line[column])] if line.get(column) else []
-                artist.set_data(at, [k] * len(at))
-            self.missing[k].set_text("" if line else "not measured")
+            self.missing[k].set_text("" if attack in measured else "not measured")
+        for line, values in (
+            (self.ours, {attack: cell.percent for attack, cell in measured.items()}),
+            (self.theirs, printed),
+        ):
+            line.set_data(list(values.values()), [self.attacks.index(a) for a in values])
 
 
-class _Steps:
+class _Ladder:
     """Certified, attacked, clean, on the same images."""
 
-    def __init__(self, axes: Axes, images: int) -> None:
-        colours, hatches = (GREEN, ORANGE, BLUE), ("..", "//", "")
+    def __init__(self, axes: Axes) -> None:
+        looks = ((GREEN, ".."), (ORANGE, "//"), (BLUE, ""))
         self.bars = [
-            axes.bar(k, 0, color=colour, hatch=hatch)[0]
-            for k, (colour, hatch) in enumerate(zip(colours, hatches, strict=True))
+            axes.bar(k, 0, color=color, hatch=hatch)[0] for k, (color, hatch) in enumerate(looks)
         ]
         self.ends = [axes.plot([], [], "-_", color="k", markersize=12)[0] for _ in self.bars]
-        self.none = axes.text(0, 1, "none", ha="center", fontsize=12)
-        axes.set_xticks(range(3), ["certified", "\nattacked", "clean"])
-        axes.set(ylim=(0, 100), xlim=(-0.6, 2.6))
-        axes.set_title(f"l2 ball of {TRUE_L2.eps},\n{images} images", fontsize=14)
-        dress(axes, "", "accuracy, %")
+        self.none = axes.text(0, 1, "none", ha="center")
+        axes.set_xticks(range(3), ["certified", "attacked", "clean"], rotation=30, ha="right")
+        axes.set(ylim=(0, 80), xlim=(-0.6, 2.6), ylabel="accuracy, %")
+        axes.set_title(f"l2 ball\nof {TRUE_L2.eps}")
         self.moving: list[Artist] = [*self.bars, *self.ends, self.none]
 
     def show(self, steps: Ladder) -> None:
-        for k, step in enumerate((steps.certified, steps.attacked, steps.clean)):
-            self.bars[k].set_height(step.percent if step else 0)
-            self.ends[k].set_data(*([k, k], step.interval) if step else ([], []))
+        for bar, ends, k, step in zip(self.bars, self.ends, range(3), steps, strict=True):
+            bar.set_height(step.percent if step else 0)
+            ends.set_data(*([k, k], step.interval) if step else ([], []))
         self.none.set_text("" if steps.certified else "none")
 
 
-def _words(line: Cell) -> str:
-    ours = f"{line['accuracy']} % of {line['n']} images ({line['ci_low']} to {line['ci_high']})"
-    if not line["report_value"]:
-        return f"{ours}; the report has no such cell"
-    where = "inside" if line["report_in_interval"] == "yes" else "outside"
-    return f"{ours}; the report's {line['report_value']} % lies {where} that interval"
+def _words(ours: Accuracy | None, printed: float | None) -> str:
+    if ours is None:
+        return "not measured"
+    low, high = ours.interval
+    words = f"{ours.percent:.2f} % of {ours.n} images ({low:.2f} to {high:.2f})"
+    if printed is None:
+        return f"{words}; the report has no such cell"
+    where = "inside" if low <= printed <= high else "outside"
+    return f"{words}; the report's {printed} % lies {where} that interval"

@@ -1,0 +1,129 @@
+// An explorer: sliders, a picture, and a sentence with the numbers that the picture shows.
+// Live (anywidget) the kernel draws every frame; in an exported page all frames are in the page.
+
+const CSS = `
+.explorer { margin: 0; max-width: 720px; font: 16px/1.35 system-ui, sans-serif; color: #111 }
+.explorer, .explorer .picture { background: #fff }
+.explorer .controls { display: flex; flex-wrap: wrap; gap: 2px 16px; padding: 2px 0 }
+.explorer .controls > div { display: flex; align-items: center; gap: 6px; flex: 1 1 320px;
+  min-height: 28px }
+.explorer label { flex: 0 0 auto; min-width: 7.2em }
+.explorer :is(input, select) { flex: 1 1 5em; min-width: 4em; margin: 0; font: inherit }
+.explorer .value { flex: 0 0 auto; min-width: 4.6em }
+.explorer button { font: inherit; padding: 0 8px }
+.explorer .picture { position: relative }
+.explorer img { display: block; width: 100%; height: auto; max-width: none; margin: 0 }
+.explorer .frame { position: absolute; inset: 0 }
+.explorer figcaption { min-height: 4.05em; padding: 2px 0 }`;
+
+const WAITING = "Waiting for the kernel: it is busy, or was restarted. The picture is the last one drawn.";
+const RESTARTED = "The kernel of this picture is gone. Run its cell again.";
+
+const make = (tag, properties = {}, ...children) => {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+};
+
+// The choice of one value; `moved` is called when the reader has chosen another.
+function makeControl({ label, values, start, menu, plays }, moved) {
+  const id = `control-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
+  const value = make("span", { className: "value" });
+  value.ariaHidden = "true"; // a screen reader hears the slider's own value text
+  const input = menu
+    ? make("select", { id }, ...values.map((text, i) => make("option", { value: i }, text)))
+    : make("input", { id, type: "range", min: 0, max: values.length - 1 });
+  const set = (at) => {
+    input.value = at;
+    if (menu) return;
+    value.textContent = values[at];
+    input.setAttribute("aria-valuetext", values[at]);
+  };
+  // JupyterLab would take its arrow keys for moves between cells.
+  input.dataset.lmSuppressShortcuts = "";
+  input.addEventListener("input", () => { set(+input.value); moved(); });
+  set(start);
+  const row = make("div", {}, make("label", { htmlFor: id }, label), input, ...(menu ? [] : [value]));
+  if (plays) row.append(makePlayButton(label, () => {
+    set((+input.value + 1) % values.length);
+    moved();
+  }));
+  return { row, input, set, position: () => +input.value };
+}
+
+function makePlayButton(label, next) {
+  const button = make("button", { type: "button", textContent: "▶", title: `Play: ${label}` });
+  button.ariaLabel = button.title;
+  let timer = 0;
+  button.addEventListener("click", () => {
+    timer = timer ? clearInterval(timer) : setInterval(() => button.isConnected ? next() : clearInterval(timer), 700);
+    button.textContent = timer ? "⏸" : "▶";
+  });
+  return button;
+}
+
+// Builds the page's elements; `moved` is called with the positions of all controls.
+function build(root, { name, controls, width, height }, moved) {
+  root.classList.add("explorer", `explorer-${name}`);
+  const positions = () => made.map((control) => control.position());
+  const made = controls.map((control) => makeControl(control, () => moved(positions())));
+  const frame = make("img", { className: "frame", width, height });
+  const picture = make("div", { className: "picture" }, frame);
+  picture.style.aspectRatio = `${width} / ${height}`;
+  const status = make("figcaption");
+  status.setAttribute("role", "status");
+  status.setAttribute("aria-live", "polite");
+  root.replaceChildren(make("style", {}, CSS),
+    make("div", { className: "controls" }, ...made.map((control) => control.row)), picture, status);
+  return {
+    picture, positions,
+    set: (at) => made.forEach((control, i) => control.set(at[i])),
+    disable: () => made.forEach((control) => { control.input.disabled = true; }),
+    say: (text) => { status.textContent = text; },
+    show: (source, text) => { frame.src = source; frame.alt = status.textContent = text; },
+  };
+}
+
+// Live: a move goes to the kernel, which answers with a frame.
+function render({ model, el }) {
+  let timer = 0, address = "";
+  const wait = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => page.say(WAITING), 500);
+  };
+  const page = build(el.appendChild(make("figure")), model.get("spec"), (positions) => {
+    wait();
+    model.set("positions", positions);
+    model.save_changes();
+  });
+  const show = () => {
+    const { positions, text } = model.get("frame");
+    if (positions.join() === page.positions().join()) clearTimeout(timer);
+    else page.set(positions), page.set(model.get("positions"));
+    URL.revokeObjectURL(address);
+    address = URL.createObjectURL(new Blob([model.get("png")], { type: "image/png" }));
+    page.show(address, text);
+  };
+  const dead = () => {
+    clearTimeout(timer);
+    page.disable();
+    page.say(RESTARTED);
+  };
+  page.set(model.get("positions"));
+  show();
+  model.on("change:frame", show);
+  model.on("comm_live_update", dead);
+  return () => { clearTimeout(timer); URL.revokeObjectURL(address); };
+}
+
+// Exported: `frames` holds by positions what differs from the first picture, and the sentence.
+function still(id, spec, frames) {
+  // A page may show the same explorer twice: each script takes one that none has taken.
+  const root = document.querySelector(`#${id}:not(.explorer)`);
+  const first = root.querySelector("img");
+  const page = build(root, spec, (positions) => page.show(...frames[positions.join()]));
+  page.picture.prepend(Object.assign(first, { alt: "" }));
+  page.show(...frames[page.positions().join()]);
+}
+
+export default { render };
