@@ -60,7 +60,7 @@ def build_site(run: Run, root: Path | None = None) -> Path:
         If an equation cannot be shown; names the notebook and the equation.
     """
     root = root or repository()
-    site = root / "build" / "site"
+    site = run.out.parent / "site"
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True)
     notebooks = {

@@ -14,40 +14,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from rvlib import experiments as ex
 from rvlib.data import DATASETS
 from rvlib.device import provenance
-from rvlib.experiments import (
-    ALPHA,
-    ATTACKS,
-    DATASET,
-    DEFENCES,
-    FURTHER,
-    N0,
-    REPORT_ATTACKS,
-    REPORT_TABLE1,
-    SIGMA,
-    SIGMAS,
-    SMOOTHED_DRAWS,
-    SMOOTHED_STEPS,
-    TITLES,
-    attack_record,
-    gaussian_name,
-    smoothed_name,
-    table1_cells,
-)
+from rvlib.experiments import ALPHA, REPORT_ATTACKS, REPORT_TABLE1, SIGMA, SIGMAS, TITLES
 from rvlib.models.weights import read_record
 from rvlib.pipeline import Run, certificates, measurements
 from rvlib.results import Results, atomic_write, counts
-from rvlib.smoothing.statistics import (
-    ABSTAIN,
-    average_certified_radius,
-    certified_accuracy,
-    correct_radii,
-    largest_radius,
-    prediction_interval,
-    vote,
-    wilson,
-)
+from rvlib.smoothing import statistics as st
+from rvlib.smoothing.statistics import ABSTAIN, wilson
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Radii of the certified accuracies in ``certified_table``, in pixel units."""
@@ -154,7 +129,7 @@ def seeds_table(run: Run) -> pd.DataFrame:
 def _another_run(percent: pd.Series, n: int) -> tuple[float, float]:
     if len(percent) < 2:
         return np.nan, np.nan
-    low, high = prediction_interval((percent / 100).tolist(), int(n))
+    low, high = st.prediction_interval((percent / 100).tolist(), int(n))
     return round(100 * low, 2), round(100 * high, 2)
 
 
@@ -173,8 +148,8 @@ def sigma_table(run: Run) -> pd.DataFrame:
     """
     count = run.profile.certified
     pairs = [(sigma, attack) for sigma in SIGMAS for attack in REPORT_ATTACKS]
-    plain = accuracies(run, [(gaussian_name(s), a) for s, a in pairs], count=count)
-    voted = accuracies(run, [(smoothed_name(s), a) for s, a in pairs], count=count)
+    plain = accuracies(run, [(ex.gaussian_name(s), a) for s, a in pairs], count=count)
+    voted = accuracies(run, [(ex.smoothed_name(s), a) for s, a in pairs], count=count)
     table = pd.DataFrame(pairs, columns=["sigma", "attack"]).assign(n=plain["n"])
     for name, found in (("plain", plain), ("vote", voted)):
         table[[name, f"{name}_low", f"{name}_high"]] = found[["accuracy", "ci_low", "ci_high"]]
@@ -198,14 +173,16 @@ def radii(results: Results, n: int, alpha: float = ALPHA) -> NDArray[np.float64]
     ndarray of float64, shape (N,)
         In pixel units; -1 where the answer is wrong or abstains.
     """
-    return correct_radii(certificates(results, n, alpha), results.frame["label"])
+    return st.correct_radii(certificates(results, n, alpha), results.frame["label"])
 
 
-def curve(results: Results, n: int) -> pd.DataFrame:
+def curve(panel: str, results: Results, n: int) -> pd.DataFrame:
     """List certified accuracy at radii from 0 to just beyond the largest possible one.
 
     Parameters
     ----------
+    panel : str
+        ``a`` or ``b``.
     results : Results
         Of ``Run.certificates``.
     n : int
@@ -214,23 +191,16 @@ def curve(results: Results, n: int) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns ``sigma, n, radius, certified_accuracy, ci_low, ci_high``.
+        Columns ``panel, sigma, n, radius, certified_accuracy, ci_low, ci_high``.
     """
     found, sigma = radii(results, n), results.meta["sigma"]
-    cap = largest_radius(n, ALPHA, sigma)
+    cap = st.largest_radius(n, ALPHA, sigma)
     at = np.unique([*np.arange(0, cap, RADIUS_STEP).round(6), cap, cap + RADIUS_STEP])
-    shares = certified_accuracy(found, at.tolist())
+    shares = st.certified_accuracy(found, at.tolist())
     ends = np.array([wilson(round(share * len(found)), len(found)) for share in shares])
-    return pd.DataFrame(
-        {
-            "sigma": sigma,
-            "n": n,
-            "radius": _rounded_down(at, 4),
-            "certified_accuracy": 100 * shares,
-            "ci_low": 100 * ends[:, 0],
-            "ci_high": 100 * ends[:, 1],
-        }
-    )
+    table = pd.DataFrame({"panel": panel, "sigma": sigma, "n": n, "radius": _rounded_down(at, 4)})
+    table["certified_accuracy"] = 100 * shares
+    return table.assign(ci_low=100 * ends[:, 0], ci_high=100 * ends[:, 1])
 
 
 def figure1_table(run: Run) -> pd.DataFrame:
@@ -244,13 +214,12 @@ def figure1_table(run: Run) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``panel`` and the columns of ``curve``.
+        As ``curve``.
     """
     ns = run.profile.ns
-    a = [curve(run.certificates(SIGMA), n).assign(panel="a") for n in ns]
-    b = [curve(run.certificates(sigma), max(ns)).assign(panel="b") for sigma in SIGMAS]
-    table = pd.concat([*a, *b], ignore_index=True)
-    return table[["panel", *table.columns.drop("panel")]]
+    a = [curve("a", run.certificates(SIGMA), n) for n in ns]
+    b = [curve("b", run.certificates(sigma), max(ns)) for sigma in SIGMAS]
+    return pd.concat([*a, *b], ignore_index=True)
 
 
 def certified_table(run: Run, jointly: bool = False) -> pd.DataFrame:
@@ -276,15 +245,15 @@ def certified_table(run: Run, jointly: bool = False) -> pd.DataFrame:
         results = run.certificates(sigma)
         for n in run.profile.ns:
             found = radii(results, n, alpha)
-            shares = 100 * certified_accuracy(found, list(RADII))
+            shares = 100 * st.certified_accuracy(found, list(RADII))
             lines.append(
                 {
                     "sigma": sigma,
                     "n": n,
                     "images": len(found),
                     **{f"r={r:g}": share for r, share in zip(RADII, shares, strict=True)},
-                    "ACR": np.floor(average_certified_radius(found) * 1000) / 1000,
-                    "cap": np.floor(largest_radius(n, alpha, sigma) * 100) / 100,
+                    "ACR": np.floor(st.average_certified_radius(found) * 1000) / 1000,
+                    "cap": np.floor(st.largest_radius(n, alpha, sigma) * 100) / 100,
                     "false_expected": f"{len(found) * alpha:.3g}",
                 }
             )
@@ -306,32 +275,31 @@ def inside_table(run: Run) -> pd.DataFrame:
         to call, and changed; ``false_expected`` of the latter to expect at most, ``plausible`` the
         number that chance exceeds once in a thousand runs.
     """
-    lines = []
-    for sigma in SIGMAS:
-        results = run.inside(sigma)
-        meta, attacked = results.meta, results.frame[results.frame["certified"] != ABSTAIN]
-        answers = vote(counts(attacked, "counts"), meta["alpha"]) if len(attacked) else np.zeros(0)
+    return pd.DataFrame([_inside_line(run.inside(sigma)) for sigma in SIGMAS])
+
+
+def _inside_line(results: Results) -> dict[str, Any]:
+    meta, attacked = results.meta, results.frame[results.frame["certified"] != ABSTAIN]
+    stands = close = plausible = 0
+    chance = 2 * meta["alpha"]  # a certificate and an answer may each be wrong with probability α
+    if len(attacked):
+        answers = st.vote(counts(attacked, "counts"), meta["alpha"])
         stands = int((answers == attacked["certified"].to_numpy()).sum())
         close = int((answers == ABSTAIN).sum())
-        # A certificate and an answer may each be wrong with probability alpha.
-        chance = 2 * meta["alpha"]
-        plausible = int(binom.isf(0.001, len(attacked), chance)) if len(attacked) else 0
-        lines.append(
-            {
-                "sigma": sigma,
-                "certified_n": max(meta["ns"]),
-                "votes": meta["n"],
-                "images": len(results.frame),
-                "attacked": len(attacked),
-                "share": meta["share"],
-                "stands": stands,
-                "too_close": close,
-                "changed": len(attacked) - stands - close,
-                "false_expected": chance * len(attacked),
-                "plausible": plausible,
-            }
-        )
-    return pd.DataFrame(lines)
+        plausible = int(binom.isf(0.001, len(attacked), chance))
+    return {
+        "sigma": meta["sigma"],
+        "certified_n": max(meta["ns"]),
+        "votes": meta["n"],
+        "images": len(results.frame),
+        "attacked": len(attacked),
+        "share": meta["share"],
+        "stands": stands,
+        "too_close": close,
+        "changed": len(attacked) - stands - close,
+        "false_expected": chance * len(attacked),
+        "plausible": plausible,
+    }
 
 
 def all_tables(run: Run) -> dict[str, pd.DataFrame]:
@@ -348,10 +316,10 @@ def all_tables(run: Run) -> dict[str, pd.DataFrame]:
         ``table1, further, seeds, sigma, certified, jointly, inside, figure1`` and, where the
         profile measures the test set, ``table2``.
     """
-    cells = table1_cells(run.profile)
+    cells = ex.table1_cells(run.profile)
     tables = {
         "table1": table1(run, cells),
-        "further": table1(run, [(m, attack) for m in FURTHER for attack in run.profile.attacks]),
+        "further": table1(run, [(m, attack) for m in ex.FURTHER for attack in run.profile.attacks]),
         "seeds": seeds_table(run),
         "sigma": sigma_table(run),
         "certified": certified_table(run),
@@ -498,23 +466,16 @@ def facts(run: Run) -> dict[str, Any]:
         Profile, counts, hyper-parameters, digests, and the records of the weights.
     """
     profile = run.profile
+    names = ("heldout", "test", "certified", "ns", "votes")
     return {
         "profile": profile.name,
-        "heldout": profile.heldout,
-        "test": profile.test,
-        "certified": profile.certified,
-        "ns": list(profile.ns),
-        "votes": profile.votes,
-        "n0": N0,
-        "alpha": ALPHA,
-        "sigma": SIGMA,
-        "sigmas": list(SIGMAS),
-        "seeds": profile.seeds,
-        "defences": list(DEFENCES),
-        "attacks": {name: attack_record(name, ATTACKS[name]) for name in profile.attacks},
+        **{name: getattr(profile, name) for name in names},
+        **{"n0": ex.N0, "alpha": ALPHA, "sigma": SIGMA, "sigmas": SIGMAS},
+        **{"seeds": profile.seeds, "defences": ex.DEFENCES},
+        "attacks": {name: ex.attack_record(name, ex.ATTACKS[name]) for name in profile.attacks},
         **_rows_facts(run),
-        "vote_attack": {"draws": SMOOTHED_DRAWS, "steps": SMOOTHED_STEPS},
-        "data": DATASETS[DATASET].digest,
+        "vote_attack": {"draws": ex.SMOOTHED_DRAWS, "steps": ex.SMOOTHED_STEPS},
+        "data": DATASETS[ex.DATASET].digest,
         "weights": _records(run),
         **provenance(run.device),
     }

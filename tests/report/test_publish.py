@@ -2,133 +2,63 @@
 
 import shutil
 from dataclasses import replace
-from hashlib import sha256
-from pathlib import Path
 
 import pytest
 
-from rvlib.profiles import find_profile
-from rvlib.report import publish as publishing
-from rvlib.report.publish import publish, unfinished
-from rvlib.rows import RowsError
-from rvlib.stages.run import Run
-from tests.report.heads import head_of
+from rvlib.pipeline import Run
+from rvlib.report.publish import publish
 
-ROWS = "rows/heldout/standard/seed-0/fgsm.csv"
-MADE = {
-    "models/standard/seed-0.safetensors": b"weights",
-    ROWS: f"{head_of(find_profile('full'), Path(ROWS))}\nindex,label,prediction\n0,1,1\n".encode(),
-    "tables/table1.csv": b"table",
-    "figures/figure1.pdf": b"figure",
-    "report.pdf": b"pdf",
-    "report.html": b"html",
-    "run.json": b"{}",
-}
-SUMS = {
-    "rows/SHA256SUMS": f"{sha256(MADE[ROWS]).hexdigest()}  {ROWS.removeprefix('rows/')}\n".encode()
-}
-NOT_SHIPPED = ("checkpoints/standard/seed-1.checkpoint", "finished/01.json", "notebooks/01.ipynb")
+MADE = ("rows/heldout/standard/seed-0/fgsm/meta.json", "tables/table1.csv", "figures/figure1.pdf")
+FILES = ("report.pdf", "report.html", "run.json")
+NOT_SHIPPED = ("checkpoints/standard/seed-1.pt", "notebooks/01.ipynb", "rows/heldout/.a.tmp")
 
 
-def write(folder, files):
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+@pytest.fixture
+def run(tmp_path):
+    """A full run that came to its end, and a report of before."""
+    (tmp_path / "report").mkdir()
+    run = Run.open("full", "cpu", tmp_path)
+    weights = [f"models/{name}/seed-{seed}.safetensors" for name, seed in run.profile.models()]
+    for name in (*weights, *MADE, *FILES, *NOT_SHIPPED):
+        (run.out / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.out / name).write_text(f"new {name}")
+    for name in ("tables/old.csv", "run.json", "report.typ"):
+        (tmp_path / "report" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "report" / name).write_text("old")
+    return run
 
 
 def content(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_text() for path in paths}
 
 
-@pytest.fixture
-def lines():
-    return []
-
-
-@pytest.fixture
-def unfinished_run(tmp_path, lines):
-    return replace(Run.open("full", "cpu", tmp_path), log=lines.append)
-
-
-@pytest.fixture
-def run(unfinished_run, monkeypatch):
-    """A run of one rows file that passes for finished."""
-    monkeypatch.setattr(publishing, "unfinished", lambda run: [])
-    return unfinished_run
-
-
-def test_a_full_run_is_copied(run, tmp_path, lines):
-    write(run.out, MADE | dict.fromkeys(NOT_SHIPPED, b""))
-    copied = publish(run, tmp_path)
-    assert content(tmp_path / "report") == MADE | SUMS
-    names = ("models", "rows", "tables", "figures", "report.pdf", "report.html", "run.json")
-    assert copied == [tmp_path / "report" / name for name in names]
-    assert lines == [f"published report/{name}" for name in names]
-    assert content(run.out).keys() == {*MADE, *NOT_SHIPPED}  # copied, not moved
-
-
-@pytest.mark.parametrize("made", [{}, {"models/standard/seed-0.safetensors": b"new"}, MADE])
-def test_a_run_that_lacks_something_is_not_shipped(unfinished_run, tmp_path, made):
-    there = {"report.typ": b"source", "models/standard/seed-1.json": b"old", ROWS: b"old"}
-    write(tmp_path / "report", there)
-    write(unfinished_run.out, made)
-    with pytest.raises(ValueError, match=r"lacks the weights of .* things more: run make report"):
-        publish(unfinished_run, tmp_path)
-    assert content(tmp_path / "report") == there
-
-
-def test_what_a_run_lacks_is_said_in_words(unfinished_run, monkeypatch):
-    write(unfinished_run.out, MADE)
-    lacks = unfinished(unfinished_run)
-    assert lacks[0] == "the weights of standard, seed 0"
-    assert "1023 rows of heldout/standard/seed-0/fgsm" in lacks
-    assert "10000 rows of test/mixed-at/seed-0/pgd-linf" in lacks
-    (unfinished_run.out / "report.pdf").unlink()
-    assert unfinished(unfinished_run)[-1] == "report.pdf"
-
-
-@pytest.mark.parametrize("name", ["models", "rows"])
-def test_a_copy_that_fails_leaves_what_was_there(run, tmp_path, monkeypatch, name):
-    before = dict.fromkeys(MADE, b"old")
-    write(tmp_path / "report", before)
-    write(run.out, MADE)
-    real = shutil.copytree
-
-    def full_disk(source, target, *rest, **more):
-        real(source, target, *rest, **more)
-        if Path(source).name == name:
-            raise OSError(28, "No space left on device", str(target))
-
-    monkeypatch.setattr(shutil, "copytree", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        publish(run, tmp_path)
-    after = content(tmp_path / "report")
-    assert after.keys() == before.keys()  # nothing half done lies about
-    assert {after[file] for file in after if file.startswith(name)} == {b"old"}
-
-
-def test_what_was_shipped_before_is_replaced(run, tmp_path):
-    write(tmp_path / "report", dict.fromkeys([*MADE, "rows/of/an/earlier/run.csv"], b"old"))
-    write(run.out, MADE)
+def test_what_a_run_made_takes_the_place_of_what_was_there(run, tmp_path):
+    made = {name: text for name, text in content(run.out).items() if name not in NOT_SHIPPED}
     publish(run, tmp_path)
-    assert content(tmp_path / "report") == MADE | SUMS
+    assert content(tmp_path / "report") == made | {"report.typ": "old"}
+    publish(run, tmp_path)  # again
+    assert content(tmp_path / "report") == made | {"report.typ": "old"}
 
 
-def test_rows_of_another_run_are_not_shipped(run, tmp_path):
-    write(run.out, MADE | {ROWS: MADE[ROWS].replace(b'"seed": 0', b'"seed": 1')})
-    with pytest.raises(RowsError, match="is of seed 1, not 0 as this run"):
+@pytest.mark.parametrize("name", ["report.pdf", "tables", "models/standard/seed-4.safetensors"])
+def test_an_unfinished_run_is_not_published(run, tmp_path, name):
+    path, before = run.out / name, content(tmp_path / "report")
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(ValueError, match=rf"lacks {name}: make report PROFILE=full$"):
         publish(run, tmp_path)
-    assert not (tmp_path / "report").exists()
+    assert content(tmp_path / "report") == before
 
 
-def test_only_a_run_from_scratch_is_shipped(tmp_path):
-    run = Run.open("smoke", "cpu", tmp_path)
-    write(run.out, MADE)
-    with pytest.raises(ValueError, match="'smoke' is not a run from scratch; use full"):
+def test_only_a_run_from_scratch_is_published(run, tmp_path):
+    other = replace(run, profile=replace(run.profile, name="course", trains=False))
+    with pytest.raises(ValueError, match="profile 'course' does not train"):
+        publish(other, tmp_path)
+
+
+def test_a_copy_that_fails_leaves_what_was_there(run, tmp_path, monkeypatch):
+    before = content(tmp_path / "report")
+    monkeypatch.setattr(shutil, "copytree", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
         publish(run, tmp_path)
-    assert not (tmp_path / "report").exists()
+    assert content(tmp_path / "report") == before

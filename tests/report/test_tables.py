@@ -1,209 +1,254 @@
-"""rvlib.report.tables: hand-written rows give tables known by heart."""
+"""rvlib.report.tables and figures: hand-written results give tables known by heart."""
 
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
 import pytest
+from scipy.stats import binomtest, norm
 
-from rvlib.intervals import another_run
-from rvlib.report import tables
-from rvlib.report.reference import TITLES
+from rvlib.experiments import ALPHA, SIGMA, SIGMAS, TITLES
+from rvlib.pipeline import Accuracy
+from rvlib.report.figures import draw_figure1
 from rvlib.report.tables import (
+    certified_table,
+    curve,
+    figure1_table,
     grid,
+    inside_table,
     markdown,
-    read_csv,
+    radii,
     sanity_grid,
     seeds_table,
+    sigma_table,
     table1,
+    text,
     write_csv,
 )
-from rvlib.rows import RowsError
+from rvlib.results import Results
+from rvlib.smoothing.statistics import prediction_interval
 
-PREDICTIONS = """\
-# {"identity": {"attack": {"threat": "THREAT"}}, "provenance": {}}
-index,label,prediction
-"""
-VOTES = """\
-# {"identity": {"attack": {"threat": "linf 0.03"}}, "provenance": {}}
-index,label,counts
-0,0,99 1 0
-1,1,5 95 0
-2,2,0 0 100
-3,0,0 0 100
-4,0,55 45 0
-5,1,40 60 0
-"""  # right three times, wrong once, twice too close to call
-
-
-def write_predictions(folder, where, right, count=6, threat="linf 0.03"):
-    """Rows of which the first ones are right."""
-    path = folder / f"{where}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"{i},{i % 3},{i % 3 if i < right else 9}\n" for i in range(count)]
-    path.write_text(PREDICTIONS.replace("THREAT", threat) + "".join(lines))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for split in ("heldout", "test"):
-        write_predictions(tmp_path, f"{split}/standard/seed-0/natural", 3, threat="-")
-        write_predictions(tmp_path, f"{split}/standard/seed-0/fgsm", 6)
-        write_predictions(tmp_path, f"{split}/standard/seed-0/pgd-l2", 0, threat="l2 0.5")
-        path = tmp_path / split / "smoothed-0.25" / "seed-0" / "fgsm.csv"
-        path.parent.mkdir(parents=True)
-        path.write_text(VOTES)
-    return tmp_path
-
-
+NS = (100, 1000)
+CERTIFICATES = [
+    (0, "100 0", "100 0", "1000 0"),  # right, all votes agree: certified up to the cap
+    (1, "10 90", "10 90", "100 900"),  # right
+    (1, "80 20", "90 10", ""),  # selected wrongly: not sampled any further
+    (1, "45 55", "50 50", "500 500"),  # selected rightly, too close to call
+]
 CELLS = [
     ("standard", "natural"),
     ("standard", "fgsm"),
     ("standard", "pgd-l2"),
     ("smoothed-0.25", "fgsm"),
 ]
-# The report says 58.2, 3.81, nothing, 38.1.
-HELDOUT = """\
-defence,attack,threat,n,correct,abstained,accuracy,ci_low,ci_high,report_value,answered_only,\
-report_in_interval
-standard,natural,-,6,3,0,50.00,18.76,81.24,58.20,,yes
-standard,fgsm,linf 0.03,6,6,0,100.00,60.97,100.00,3.81,,no
-standard,pgd-l2,l2 0.5,6,0,0,0.00,0.00,39.03,,,
-smoothed-0.25,fgsm,linf 0.03,6,3,2,50.00,18.76,81.24,38.10,75.00,yes
-"""
 
 
-def test_table1_known_by_heart(folder, tmp_path):
-    table = table1(folder, "heldout", CELLS, 6)
-    path = tmp_path / "tables" / "table1.csv"
-    write_csv(path, table)
-    assert path.read_text() == HELDOUT
-    assert read_csv(path) == table
-    assert list(table[0]) == tables.TABLE1_COLUMNS
+def results(columns, rows, **meta):
+    frame = pd.DataFrame(rows, columns=columns.split(","))
+    return Results({"sigma": SIGMA, **meta}, [], frame)
 
 
-def test_on_test_images_there_is_no_report_to_compare_with(folder):
-    for line in table1(folder, "test", CELLS, 6):
-        assert (line["report_value"], line["report_in_interval"]) == ("", "")
-        assert line["n"] == "6"
+def votes(sigma=SIGMA, rows=CERTIFICATES):
+    return results("label,selection,counts_100,counts_1000", rows, sigma=sigma)
 
 
-def test_the_first_images_of_more_are_taken(folder):
-    (line,) = table1(folder, "heldout", CELLS[:1], 4)
-    assert (line["n"], line["correct"], line["accuracy"]) == ("4", "3", "75.00")
+class Fake:
+    """A run of a few cells: (defence, attack, seed) -> n, right, abstained."""
+
+    def __init__(self, cells=None, inside=(), certificates=CERTIFICATES):
+        self.cells, self.counted = cells or {}, []
+        self.profile = SimpleNamespace(
+            certified=len(certificates), ns=NS, seeds={"standard": 3, "pgd-l2-at": 1}
+        )
+        self.certificates = lambda sigma: votes(sigma, certificates)
+        meta = {"ns": [100, 10_000], "n": 1000, "alpha": 0.001, "share": 0.99}
+        self.inside = lambda sigma: results("label,certified,counts", inside, **meta)
+
+    def accuracy(self, defence, attack, *, seed=0, split="heldout", count=None):
+        self.counted.append((split, count))
+        n, correct, abstained = self.cells[defence, attack, seed]
+        return Accuracy(n, correct, abstained, "-" if attack == "natural" else "ball")
 
 
-def test_a_vote_that_never_answers_has_no_share_of_answers(folder):
-    path = folder / "heldout" / "smoothed-0.25" / "seed-0" / "fgsm.csv"
-    head = "".join(VOTES.splitlines(keepends=True)[:2])
-    path.write_text(head + "0,0,50 50\n1,0,51 49\n")
-    (line,) = table1(folder, "heldout", CELLS[3:], 2)
-    assert (line["accuracy"], line["abstained"], line["answered_only"]) == ("0.00", "2", "")
-
-
-@pytest.mark.parametrize("damage", ["missing", "short"])
-@pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_missing_or_short_rows_give_no_table(folder, cell, damage):
-    path = folder / "heldout" / cell[0] / "seed-0" / f"{cell[1]}.csv"
-    content = path.read_text()
-    path.unlink()
-    if damage == "short":
-        path.write_text("".join(content.splitlines(keepends=True)[:-1]))
-    expected = {"missing": f"{path} is missing", "short": f"{path} holds 5 of 6 rows"}
-    with pytest.raises(RowsError) as caught:
-        table1(folder, "heldout", CELLS, 6)
-    assert str(caught.value).startswith(expected[damage])
-    assert "\n" not in str(caught.value)
-
-
-# --- training seeds ------------------------------------------------------------------------------
+def hand_written(*cells, **others) -> Any:
+    return Fake(*cells, **others)
 
 
 @pytest.fixture
-def seeds(tmp_path):
-    for seed, right in enumerate((2, 3, 4)):
-        write_predictions(tmp_path, f"heldout/standard/seed-{seed}/fgsm", right)
-    write_predictions(tmp_path, "heldout/pgd-l2-at/seed-0/fgsm", 6)
-    return tmp_path
+def run():
+    cells = zip(CELLS, [(6, 3, 0), (6, 6, 0), (6, 0, 0), (6, 3, 2)], strict=True)
+    return hand_written({(*cell, 0): value for cell, value in cells})
 
 
-def test_seeds_known_by_heart(seeds):
-    # 33.33, 50.00, 66.67 of which the mean is 50 and the deviation 100 / 6: so few seeds and
-    # images leave everything open.
-    first, second = seeds_table(seeds, {"standard": 3, "pgd-l2-at": 1}, ["fgsm"], 6)
-    assert first == {
-        "defence": "standard",
-        "attack": "fgsm",
-        "seeds": "3",
-        "mean": "50.00",
-        "std": "16.67",
-        "min": "33.33",
-        "max": "66.67",
-        "low": "0.00",
-        "high": "100.00",
-        "report_value": "3.81",
-        "report_in_range": "yes",
-    }
-    assert (second["std"], second["mean"], second["min"], second["max"]) == ("", *["100.00"] * 3)
-    assert (second["report_value"], second["report_in_range"]) == ("", "")
+def test_table1_known_by_heart(run, tmp_path):
+    # The report says 58.2, 3.81, nothing, 38.1.
+    write_csv(tmp_path / "tables" / "table1.csv", table1(run, CELLS))
+    assert (tmp_path / "tables" / "table1.csv").read_text() == (
+        "defence,attack,threat,n,correct,abstained,accuracy,ci_low,ci_high,report_value,"
+        "answered_only,report_in_interval\n"
+        "standard,natural,-,6,3,0,50.00,18.76,81.24,58.20,,yes\n"
+        "standard,fgsm,ball,6,6,0,100.00,60.97,100.00,3.81,,no\n"
+        "standard,pgd-l2,ball,6,0,0,0.00,0.00,39.03,,,\n"
+        "smoothed-0.25,fgsm,ball,6,3,2,50.00,18.76,81.24,38.10,75.00,yes\n"
+    )
+
+
+def test_on_test_images_there_is_no_report_to_compare_with(run):
+    table = text(table1(run, CELLS, "test"))
+    assert set(table["report_value"]) == set(table["report_in_interval"]) == {""}
+    assert run.counted == [("test", None)] * 4
+
+
+def test_a_vote_that_never_answers_has_no_share_of_answers():
+    run = hand_written({("smoothed-0.25", "fgsm", 0): (2, 0, 2)})
+    (line,) = text(table1(run, CELLS[3:])).to_dict("records")
+    assert (line["accuracy"], line["abstained"], line["answered_only"]) == ("0.00", "2", "")
+
+
+def seeds(right, n):
+    cells = {("standard", a, s): (n, k, 0) for s, k in enumerate(right) for a in ATTACKS}
+    return hand_written(cells | {("pgd-l2-at", a, 0): (n, n, 0) for a in ATTACKS})
+
+
+ATTACKS = ("natural", "fgsm", "pgd-linf", "pgd-pixel-l2")
+
+
+def test_seeds_known_by_heart():
+    table = text(seeds_table(seeds((2, 3, 4), 6)))
+    assert table["attack"].tolist() == [*ATTACKS, *ATTACKS]
+    # 33.33, 50.00, 66.67: so few seeds and images leave everything open.
+    assert ",".join(table.iloc[1]) == (
+        "standard,fgsm,3,50.00,16.67,33.33,66.67,0.00,100.00,3.81,yes"
+    )
+    assert ",".join(table.iloc[5]) == "pgd-l2-at,fgsm,1,100.00,,100.00,100.00,,,,"
 
 
 # The report says 3.81: 0.2 +- 0.064 is above it, 0.05 +- 0.035 is not.
-@pytest.mark.parametrize(("right", "verdict"), [((60, 60, 60), "no"), ((15, 15, 15), "yes")])
-def test_the_range_is_that_of_another_run(tmp_path, right, verdict):
-    for seed, count in enumerate(right):
-        write_predictions(tmp_path, f"heldout/standard/seed-{seed}/fgsm", count, 300)
-    (line,) = seeds_table(tmp_path, {"standard": 3}, ["fgsm"], 300)
-    low, high = another_run([count / 300 for count in right], 300)
+@pytest.mark.parametrize(("right", "verdict"), [(60, "no"), (15, "yes")])
+def test_the_range_is_that_of_another_run(right, verdict):
+    line = text(seeds_table(seeds([right] * 3, 300))).iloc[1]
+    low, high = prediction_interval([right / 300] * 3, 300)
     assert (line["low"], line["high"]) == (f"{100 * low:.2f}", f"{100 * high:.2f}")
     assert line["report_in_range"] == verdict
 
 
-def test_one_seed_has_no_range(seeds):
-    (line,) = seeds_table(seeds, {"standard": 1}, ["fgsm"], 6)
-    assert (line["low"], line["high"], line["report_in_range"]) == ("", "", "")
+def test_the_scan_compares_each_network_with_its_vote():
+    cells = {(f"gaussian-{s:.2f}", a, 0): (8, 4, 0) for s in SIGMAS for a in ATTACKS}
+    cells |= {(f"smoothed-{s:.2f}", a, 0): (8, 6, 1) for s in SIGMAS for a in ATTACKS}
+    run = hand_written(cells)
+    table = text(sigma_table(run))
+    assert len(table) == len(SIGMAS) * len(ATTACKS)
+    assert ",".join(table.iloc[0]) == ("0.12,natural,8,50.00,21.52,78.48,75.00,40.93,92.85,12.50")
+    assert set(run.counted) == {("heldout", 4)}
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_missing_or_short_rows_of_a_seed_give_no_table(seeds, seed):
-    where = f"heldout/standard/seed-{seed}/fgsm"
-    (seeds / f"{where}.csv").unlink()
-    with pytest.raises(RowsError, match="is missing"):
-        seeds_table(seeds, {"standard": 3}, ["fgsm"], 6)
-    write_predictions(seeds, where, 2, count=5)
-    with pytest.raises(RowsError, match="holds 5 of 6 rows"):
-        seeds_table(seeds, {"standard": 3}, ["fgsm"], 6)
+# --- certificates --------------------------------------------------------------------------------
 
 
-def test_seeds_are_compared_on_the_same_images(seeds):
-    write_predictions(seeds, "heldout/standard/seed-2/fgsm", 4, count=12)
-    (line,) = seeds_table(seeds, {"standard": 3}, ["fgsm"], 6)
-    assert line["max"] == "66.67"
+def radius(k, n, alpha=ALPHA, sigma=SIGMA):
+    """The certified radius by SciPy's own Clopper-Pearson bound."""
+    low = binomtest(k, n, alternative="greater").proportion_ci(1 - alpha, method="exact").low
+    return max(0.0, sigma * norm.ppf(low))
+
+
+@pytest.mark.parametrize("n", NS)
+def test_radii_of_known_votes(n):
+    assert radii(votes(), n).tolist() == pytest.approx(
+        [radius(n, n), radius(n * 9 // 10, n), -1, -1]
+    )
+    assert radii(votes(), n, alpha=0.1)[0] > radii(votes(), n)[0]
+    assert radii(votes(rows=CERTIFICATES[2:3]), n).tolist() == [-1]
+
+
+@pytest.mark.parametrize("n", NS)
+def test_a_curve_known_by_heart(n):
+    table = text(curve("a", votes(), n))
+    assert ",".join(table.iloc[0]) == f"a,0.25,{n},0.0000,50.00,15.00,85.00"
+    at, shares = table["radius"].astype(float), table["certified_accuracy"].astype(float)
+    near, far = radius(n * 9 // 10, n), radius(n, n)
+    inner = at < near - 1e-3
+    assert set(shares[inner]) == {50.0}
+    assert set(shares[(at > near) & (at < far)]) == {25.0}
+    # The last but one is the cap, which all votes together reach; beyond it is nothing.
+    assert at.iloc[-2] == pytest.approx(far, abs=1e-4)
+    assert at.iloc[-2] <= far < at.iloc[-1]
+    assert shares.tolist()[-2:] == [25.0, 0.0]
+    assert table["radius"].tolist()[:-2] == [f"{i / 100:.4f}" for i in range(len(table) - 2)]
+
+
+def test_certified_tables_known_by_heart():
+    table = text(certified_table(hand_written()))
+    assert table["sigma"].tolist() == [
+        "0.12",
+        "0.12",
+        "0.25",
+        "0.25",
+        "0.50",
+        "0.50",
+        "1.00",
+        "1.00",
+    ]
+    assert dict(table.iloc[3]) == {
+        "sigma": "0.25",
+        "n": "1000",
+        "images": "4",
+        **{"r=0": "50.00", "r=0.25": "50.00", "r=0.5": "25.00", "r=0.75": "0.00"},
+        **{"r=1": "0.00", "r=1.5": "0.00", "r=2": "0.00"},
+        "ACR": "0.223",  # 0.2236, rounded down
+        "cap": "0.61",
+        "false_expected": "0.004",
+    }
+    jointly = text(certified_table(hand_written(), jointly=True)).iloc[3]
+    mean = sum(radius(k, 1000, ALPHA / 4) for k in (900, 1000)) / 4
+    assert (jointly["ACR"], jointly["false_expected"]) == (f"{mean - 0.0005:.3f}", f"{ALPHA:g}")
+    assert float(jointly["cap"]) <= radius(1000, 1000, ALPHA / 4) < radius(1000, 1000)
+
+
+def test_what_became_of_attacked_balls_is_counted():
+    rows = [(0, 0, "900 100"), (0, 0, "510 490"), (1, 0, "100 900"), (1, -1, "")]
+    line = text(inside_table(hand_written(inside=rows))).iloc[0]
+    assert ",".join(line) == "0.25,10000,1000,4,3,0.99,1,1,1,0.01,1"
+    line = text(inside_table(hand_written(inside=rows[3:]))).iloc[0]  # nothing certified
+    assert ",".join(line) == "0.25,10000,1000,1,0,0.99,0,0,0,0.00,0"
+
+
+def test_figure_1_draws_its_table_and_the_caps():
+    table = figure1_table(hand_written())
+    left, right = draw_figure1(table).axes
+    assert "0.25" in left.get_title()
+    assert "1 000" in right.get_title()
+    legend = left.get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["N = 100", "N = 1 000", "largest radius N allows"]
+    caps = {left: [radius(n, n) for n in NS], right: [radius(1000, 1000, sigma=s) for s in SIGMAS]}
+    for axes, expected in caps.items():
+        lines = [line for line in axes.lines if np.size(line.get_xydata())]
+        marks = [line for line in lines if line.get_marker() == "v"]
+        x, y = np.concatenate([line.get_xydata() for line in marks]).T
+        assert x == pytest.approx(expected, abs=1e-4)
+        assert y.tolist() == [0] * len(expected)
+        assert len(lines) - len(marks) == len(axes.collections) == len(expected)
+    first = text(table[(table["panel"] == "a") & (table["n"] == 100)])
+    points = first[["radius", "certified_accuracy"]].astype(float).to_numpy()
+    assert np.array_equal(np.asarray(left.lines[0].get_xydata()), points)
 
 
 # --- layouts -------------------------------------------------------------------------------------
 
-TABLE = [
-    {"attack": "fgsm", "n": "6", "accuracy": "50.00"},
-    {"attack": "α", "n": "", "accuracy": ""},
-]
-
-
-def test_markdown():
-    assert markdown(TABLE).splitlines() == [
-        "| attack | n | accuracy |",
-        "|---|---|---|",
-        "| fgsm | 6 | 50.00 |",
-        "| α |  |  |",
-    ]
-
 
 def test_markdown_of_some_columns_in_their_order():
-    assert markdown(TABLE[:1], ["accuracy", "attack"]).splitlines() == [
-        "| accuracy | attack |",
-        "|---|---|",
-        "| 50.00 | fgsm |",
+    table = pd.DataFrame({"attack": ["α"], "n": [6], "accuracy": [0.125], "high": [np.nan]})
+    assert markdown(table, ["accuracy", "attack", "n", "high"]).splitlines() == [
+        "| accuracy | attack | n | high |",
+        "|---|---|---|---|",
+        "| 0.12 | α | 6 |  |",
     ]
 
 
-def test_grid_has_a_line_an_attack_and_a_column_a_defence(folder):
-    assert grid(table1(folder, "heldout", CELLS, 6)) == [
+def test_grid_has_a_line_an_attack_and_a_column_a_defence(run):
+    assert grid(table1(run, CELLS)).to_dict("records") == [
         {
             "Accuracy, %": "Natural",
             "Basic classifier": "50.00 [18.76, 81.24] (report: 58.20)",
@@ -222,26 +267,12 @@ def test_grid_has_a_line_an_attack_and_a_column_a_defence(folder):
     ]
 
 
-def test_a_name_without_a_title_stands_for_itself(folder):
-    table = table1(folder, "heldout", CELLS[:1], 6)
-    (line,) = grid([table[0] | {"defence": "new-defence", "attack": "new-attack"}])
-    assert line["Accuracy, %"] == "new-attack"
-    assert "new-defence" in line
-
-
 def test_the_checks_have_a_line_each_and_a_column_a_defence():
-    def line(defence, check, passed):
-        return {"defence": defence, "check": check, "passed": passed}
-
-    found = sanity_grid(
-        [
-            line("standard", "more steps", "yes"),
-            line("standard", "transfer", "no"),
-            line("new-defence", "more steps", "no"),
-        ]
-    )
-    assert [tuple(row.values()) for row in found] == [
-        ("more steps", "yes", "NO"),
-        ("transfer", "NO", "-"),
+    rows = [
+        ("standard", "more steps", "yes"),
+        ("standard", "transfer", "no"),
+        ("new-defence", "more steps", "no"),
     ]
-    assert list(found[0]) == ["check", TITLES["standard"], "new-defence"]
+    found = sanity_grid(pd.DataFrame(rows, columns=["defence", "check", "passed"]))
+    assert list(found) == ["check", TITLES["standard"], "new-defence"]
+    assert found.to_numpy().tolist() == [["more steps", "yes", "NO"], ["transfer", "NO", "-"]]

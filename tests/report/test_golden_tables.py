@@ -1,0 +1,103 @@
+"""The shipped report is that of the shipped rows and weights, to the last digit."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from scipy.stats import binom
+
+from rvlib.experiments import ALPHA, DEFENCES, SIGMAS
+from rvlib.models import read_record
+from rvlib.pipeline import Run, measurements, repository
+from rvlib.report.document import build
+from rvlib.report.figures import draw_figure1, save_figure
+from rvlib.report.tables import write_tables
+from rvlib.results import ResultsError, read, read_meta
+
+SHIPPED = repository() / "report"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A full run whose rows and weights are the shipped ones; it measures nothing."""
+    full = Run.open("full", "cpu")
+    profile = replace(full.profile, trains=False, reads_published=True)
+    out = tmp_path_factory.mktemp("full")
+    return replace(full, profile=profile, models=SHIPPED / "models", out=out)
+
+
+@pytest.fixture(scope="module")
+def tables(run):
+    return write_tables(run)
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_tables_of_the_shipped_rows_are_the_shipped_tables(run, tables):
+    made, shipped = content(run.out / "tables"), content(SHIPPED / "tables")
+    assert made == {name: shipped[name] for name in made}
+    assert set(shipped) - set(made) == {"sanity.csv", "sanity.json", "sanity.md"}
+    assert not (run.out / "rows").exists()
+
+
+def test_figure_1_of_the_shipped_rows_is_the_shipped_figure(run, tables):
+    save_figure(draw_figure1(tables["figure1"]), run.out / "figures" / "figure1")
+    assert content(run.out / "figures") == content(SHIPPED / "figures")
+
+
+def test_the_run_is_described_as_the_shipped_one(run, tables):
+    made, shipped = (json.loads((folder / "run.json").read_text()) for folder in (run.out, SHIPPED))
+    assert list(made) == [name for name in shipped if name != "memory"]
+    here = {"rvlib", "commit", "torch", "python", "device", "threads", "date"}
+    assert all(made[name] == shipped[name] for name in made if name not in here)
+
+
+def test_the_printed_report_of_the_shipped_tables_is_the_shipped_one(tmp_path):
+    for name in ("tables", "figures"):
+        shutil.copytree(SHIPPED / name, tmp_path / name)
+    shutil.copy(SHIPPED / "run.json", tmp_path)
+    for path in build(tmp_path):
+        assert path.read_bytes() == (SHIPPED / path.name).read_bytes()
+
+
+def test_rows_of_other_weights_make_no_table(run, tmp_path):
+    place = "rows/heldout/standard/seed-0"
+    shutil.copytree(SHIPPED / place, tmp_path / place)
+    meta = tmp_path / place / "fgsm" / "meta.json"
+    meta.write_text(meta.read_text().replace('"weights": "', '"weights": "0'))
+    other = replace(run, out=tmp_path, profile=replace(run.profile, reads_published=False))
+    assert other.accuracy("standard", "natural").n == 1024
+    with pytest.raises(ResultsError, match=r"/fgsm is of another measurement \(weights is 0"):
+        other.accuracy("standard", "fgsm")
+
+
+def test_all_that_is_shipped_was_made_by_committed_code(run):
+    assert len(list((SHIPPED / "rows").rglob("meta.json"))) == len(measurements(run)) == 180
+    for path in (SHIPPED / "rows").rglob("meta.json"):
+        for provenance in read(path.parent).provenances:
+            assert not provenance["commit"].endswith("+"), path
+    for name, seed in run.profile.models():
+        assert not read_record(run.weights(name, seed))["commit"].endswith("+"), (name, seed)
+
+
+def test_the_shipped_checks_are_of_the_shipped_weights(run):
+    found = json.loads((SHIPPED / "tables" / "sanity.json").read_text())["identity"]["weights"]
+    assert found == {name: read_record(run.weights(name))["sha256"] for name in DEFENCES}
+
+
+def test_no_attack_inside_certified_balls_changed_more_answers_than_alpha_allows(tables):
+    inside = tables["inside"]
+    assert len(inside) == len(SIGMAS)
+    assert (inside["share"] == 0.99).all()
+    attacked, close, changed = inside[["attacked", "too_close", "changed"]].sum()
+    assert attacked > 1000
+    assert close < 0.1 * attacked
+    # A false certificate with probability alpha, and an answer of the vote with another.
+    assert changed <= binom.isf(1e-4, attacked, 2 * ALPHA)
+
+
+def test_an_identity_keeps_what_results_depend_on_only():
+    assert "unit" not in read_meta(SHIPPED / "rows" / "heldout" / "standard" / "seed-0" / "fgsm")

@@ -1,0 +1,245 @@
+"""rvlib.report.notebooks: what runs, what stops a run, and what is written back."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from nbclient.exceptions import DeadKernelError
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from rvlib.pipeline import Run
+from rvlib.report.notebooks import (
+    NotebookError,
+    check_parameters,
+    execute,
+    profile_parameters,
+    publish_notebooks,
+    run_notebooks,
+    source_digest,
+)
+
+PARAMETERS = 'profile = "lesson"\nseed = 0\ndevice = None'
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+def write_notebook(root, name, *sources, parameters=PARAMETERS):
+    cells = [new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    cells += [new_code_cell(source) for source in sources]
+    path = root / "notebooks" / f"{name}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells, metadata=KERNEL), path)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A checkout of a profile and two notebooks."""
+    (tmp_path / "report" / "profiles").mkdir(parents=True)
+    (tmp_path / "report" / "profiles" / "smoke.yaml").write_text("{profile: smoke, seed: 5}")
+    for name in ("01_first", "02_second"):
+        write_notebook(tmp_path, name, "1 + 1")
+    (tmp_path / "notebooks" / "draft.ipynb").write_text("not numbered, not run")
+    return tmp_path
+
+
+@pytest.fixture
+def lines():
+    return []
+
+
+@pytest.fixture
+def run(root, lines):
+    return replace(Run.open("smoke", "cpu", root), log=lines.append, seed=3)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Papermill without kernels; `fake` is the list of what it was given."""
+    given: list[tuple[str, dict[str, object]]] = []
+
+    def execute_notebook(source, target, parameters, **options):
+        given.append((Path(source).name, parameters))
+        Path(target).write_bytes(Path(source).read_bytes())
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute_notebook)
+    return given
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# --- with real kernels ---------------------------------------------------------------------------
+
+SHOW = 'import os\nprint(profile, seed, os.environ["RVLIB_STATIC"])'
+
+
+def test_parameters_reach_the_notebook_and_explorers_are_static(root, monkeypatch):
+    monkeypatch.delenv("RVLIB_STATIC", raising=False)
+    path = write_notebook(root, "01_first", SHOW)
+    target = execute(path, root / "out" / path.name, {"profile": "smoke", "seed": 3})
+    assert nbformat.read(target, 4).cells[-1].outputs[0].text == "smoke 3 1\n"
+    assert "RVLIB_STATIC" not in os.environ
+    assert files(root / "out") == [path.name]
+
+
+def test_a_failure_is_one_line_and_the_next_run_goes_on(root, run, lines):
+    write_notebook(root, "02_second", 'raise ValueError("no\\nsecond line")')
+    with pytest.raises(NotebookError) as error:
+        run_notebooks(run, root=root)
+    failed = run.out / "notebooks" / "failed-02_second.ipynb"
+    assert str(error.value) == f"02_second.ipynb, cell 2: ValueError: no (see {failed})"
+    assert [line.split("  ")[:2] for line in lines] == [["notebook 1/2", "01_first.ipynb"]]
+    assert nbformat.read(failed, 4).cells
+    write_notebook(root, "02_second", "1")
+    assert [path.name for path in run_notebooks(run, root=root)] == files(run.out / "notebooks")
+
+
+WAIT = """
+import time, pathlib
+pathlib.Path(f"{seed}.started").touch()
+while len(list(pathlib.Path().glob("*.started"))) < 2:
+    time.sleep(0.05)
+"""  # neither ends before the other has begun
+EXECUTE = """
+import sys
+from pathlib import Path
+from rvlib.report.notebooks import execute
+execute(Path(sys.argv[1]), Path(sys.argv[2]), {"seed": int(sys.argv[3])})
+"""
+
+
+def test_two_runs_at_once_both_end_and_leave_nothing_behind(root):
+    path = write_notebook(root, "01_first", WAIT, "print(seed)")
+    command = [sys.executable, "-c", EXECUTE, str(path)]
+    started = [
+        subprocess.Popen([*command, str(root / f"{seed}" / path.name), str(seed)])
+        for seed in (7, 8)
+    ]
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    for seed in ("7", "8"):
+        notebook = nbformat.read(root / seed / path.name, 4)
+        assert notebook.cells[-1].outputs[0].text == f"{seed}\n"
+        assert files(root / seed) == [path.name]
+    left = ["01_first.ipynb", "02_second.ipynb", "7.started", "8.started", "draft.ipynb"]
+    assert [path.name for path in sorted((root / "notebooks").iterdir())] == left
+
+
+# --- without kernels -----------------------------------------------------------------------------
+
+
+def test_notebooks_run_in_order_with_the_seed_of_the_run(root, run, fake, lines):
+    done = run_notebooks(run, "cuda:1", root)
+    assert done == [run.out / "notebooks" / f"{name}.ipynb" for name in ("01_first", "02_second")]
+    given = {"profile": "smoke", "seed": 3, "device": "cuda:1"}
+    assert fake == [("01_first.ipynb", given), ("02_second.ipynb", given)]
+    assert lines == ["notebook 1/2  01_first.ipynb  0 s", "notebook 2/2  02_second.ipynb  0 s"]
+    run_notebooks(run, root=root)
+    assert fake[2:] == [(name, {"profile": "smoke", "seed": 3}) for name, _ in fake[:2]]
+
+
+def test_a_kernel_that_dies_is_one_line(root, run, monkeypatch):
+    def execute_notebook(source, target, *arguments, **options):
+        Path(target).write_bytes(Path(source).read_bytes())
+        raise DeadKernelError("Kernel died")
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute_notebook)
+    with pytest.raises(NotebookError, match=r"^01_first\.ipynb: its kernel died, perhaps"):
+        run_notebooks(run, root=root)
+    assert files(run.out) == ["notebooks/failed-01_first.ipynb"]
+
+
+def test_an_unknown_parameter_is_refused_before_anything_runs(root, run, fake, capsys):
+    write_notebook(root, "02_second", parameters='profile = "lesson"\nseed = 0')
+    message = r"^02_second\.ipynb has no parameter device: it has profile, seed$"
+    with pytest.raises(ValueError, match=message):
+        run_notebooks(run, "cpu", root)
+    assert fake == []
+    check_parameters(root / "notebooks" / "01_first.ipynb", {"device": None})
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_unknown_profile_is_refused(root):
+    assert profile_parameters("smoke", root) == {"profile": "smoke", "seed": 5}
+    with pytest.raises(ValueError, match="unknown profile 'fulll': choose from smoke"):
+        profile_parameters("fulll", root)
+
+
+# --- publishing ----------------------------------------------------------------------------------
+
+NOISE = {"papermill": {"duration": 1.0}, "execution": {"iopub.busy": "now"}}
+
+
+@pytest.fixture
+def executed(tmp_path):
+    """An executed notebook with all that must not be published, and all that must."""
+    cells = [
+        new_markdown_cell("# Title", metadata=NOISE),
+        new_code_cell("x = 1", metadata={"tags": ["parameters"], **NOISE}, execution_count=1),
+        new_code_cell("x = 2", metadata={"tags": ["injected-parameters"]}, execution_count=2),
+        new_code_cell("x", metadata={"tags": ["hide-input"], **NOISE}, execution_count=3),
+        new_code_cell(
+            "", metadata={"jupyter": {"source_hidden": True}, **NOISE}, execution_count=4
+        ),
+    ]
+    cells[3].outputs = [
+        new_output("stream", text="printed\n"),
+        new_output("execute_result", {"text/plain": "2"}, execution_count=3),
+        new_output("display_data", {"text/plain": "shown"}, metadata={"image/png": {"alt": "a"}}),
+    ]
+    notebook = new_notebook(cells=cells)
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"name": "python3", "display_name": "of this machine"},
+            "language_info": {"name": "python", "version": "3.99"},
+            "widgets": {"application/vnd.jupyter.widget-state+json": {"state": {"a": 1}}},
+            "papermill": {"output_path": "/somewhere"},
+        }
+    )
+    path = tmp_path / "out" / "01_first.ipynb"
+    path.parent.mkdir()
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_published_notebooks_are_clean(executed, tmp_path):
+    publish_notebooks([executed], tmp_path)
+    target = tmp_path / "notebooks" / "01_first.ipynb"
+    published = nbformat.read(target, 4)
+    nbformat.validate(published)
+    assert [(cell.source, cell.id, cell.metadata) for cell in published.cells] == [
+        ("# Title", "cell-00", {}),
+        ("x = 1", "cell-01", {"tags": ["parameters"]}),
+        ("x", "cell-02", {"tags": ["hide-input"]}),
+        ("", "cell-03", {"jupyter": {"source_hidden": True}}),
+    ]
+    counts = [cell.execution_count for cell in published.cells if cell.cell_type == "code"]
+    assert counts == [1, 2, 3]  # without a number nbval takes a cell for one that never ran
+    stream, result, shown = published.cells[2].outputs
+    assert stream.text == "printed\n"
+    assert (result.data, result.execution_count) == ({"text/plain": "2"}, 2)
+    assert shown.metadata == {"image/png": {"alt": "a"}}  # alt texts stay
+    assert published.metadata.keys() == {"kernelspec", "language_info", "rvlib"}
+    text = target.read_text()
+    assert text.endswith("}\n")
+    for gone in ("papermill", "widget", "somewhere", "of this machine", "3.99", "iopub"):
+        assert gone not in text
+    executed.write_bytes(target.read_bytes())
+    publish_notebooks([executed], tmp_path)
+    assert target.read_text() == text
+
+
+def test_the_digest_is_that_of_the_sources_alone(executed, tmp_path):
+    publish_notebooks([executed], tmp_path)
+    published = nbformat.read(tmp_path / "notebooks" / "01_first.ipynb", 4)
+    digest = json.loads(json.dumps(published.metadata.rvlib))["source"]
+    published.cells[2].outputs = []
+    assert source_digest(published) == digest
+    published.cells[2].source = "x "
+    assert source_digest(published) != digest
