@@ -1,5 +1,6 @@
 """A run of the experiments: train, measure, read; what is on disk is not computed again."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -26,13 +28,16 @@ from rvlib.models import to_device as to_device
 from rvlib.results import (
     Results,
     ResultsError,
+    atomic_write,
     check_identity,
     counts,
     missing,
     open_results,
+    plain,
     read,
     write_shard,
 )
+from rvlib.sanity import sanity
 from rvlib.smoothing import ABSTAIN, Certificates, certificate, vote, wilson
 from rvlib.smoothing.statistics import Interval
 from rvlib.training import Fit, fit
@@ -558,3 +563,68 @@ def _seconds(work: Callable[[], Any], device: torch.device, times: int = 3) -> f
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return (time.perf_counter() - started) / times
+
+
+# --- checks of the evaluation itself --------------------------------------------------------------
+
+CHECKED = {"images": 256, "steps": ex.PGD_STEPS, "step_size": ex.LINF_STEP_SIZE}
+CHECKED |= {"restarts": 5, "queries": 200}
+"""What ``check`` runs ``sanity`` with, on every network of Table 1."""
+
+SURROGATE = "pgd-linf-at"
+"""Network whose attacked images are transferred to one that has no second training seed."""
+
+
+def check(run: Run) -> pd.DataFrame:
+    """Run ``sanity`` on every network of Table 1 with the report's PGD, or read what it found.
+
+    Returns
+    -------
+    DataFrame
+        Columns defence, check, images, passed, finding; also written to ``tables/sanity.csv``.
+    """
+
+    def surrogate(defence: str) -> tuple[str, int]:
+        return (defence, 1) if len(run.seeds(defence)) > 1 else (SURROGATE, 0)
+
+    def digest(name: str, seed: int) -> str:
+        return str(read_record(run.weights(name, seed))["sha256"])
+
+    options = CHECKED | {"images": min(CHECKED["images"], run.profile.heldout)}
+    run.train(*((name, 0) for name in ex.DEFENCES), *map(surrogate, ex.DEFENCES))
+    identity = {
+        "columns": ["defence", "check", "images", "passed", "finding"],
+        "weights": {name: digest(name, 0) for name in ex.DEFENCES},
+        "transfer_from": {name: digest(*surrogate(name)) for name in ex.DEFENCES},
+        "data": DATASETS[ex.DATASET].digest,
+        "device": run.device.type,
+        "arithmetic": arithmetic(run.device),
+        "split": "heldout",
+        "seed": run.seed,
+        "threat": ex.LINF.name,
+    } | options
+    folders = [run.out] + ([run.published.parent] if run.profile.reads_published else [])
+    for folder in folders:
+        record = folder / "tables" / "sanity.json"
+        if record.exists() and json.loads(record.read_text())["identity"] == plain(identity):
+            return pd.read_csv(record.with_suffix(".csv"), dtype=str)
+    lines, x, y = [], *run.images(int(options.pop("images")))
+    for defence in ex.DEFENCES:
+        transfer_from = run.model(*surrogate(defence))
+        for found in sanity(
+            *(run.model(defence), x, y, ex.LINF),
+            transfer_from=transfer_from,
+            seed=run.seed,
+            **options,  # type: ignore[arg-type]
+        ):
+            words = (
+                found.finding if found.passed else f"{found.finding}; expected: {found.expectation}"
+            )
+            lines.append((defence, found.name, str(len(x)), "yes" if found.passed else "no", words))
+        run.log(f"{defence}  checked")
+    table = pd.DataFrame(lines, columns=identity["columns"])
+    record = {"identity": identity, "provenance": provenance(run.device)}
+    place = run.out / "tables" / "sanity.csv"
+    atomic_write(place, table.to_csv(index=False, lineterminator="\n").encode())
+    atomic_write(place.with_suffix(".json"), (json.dumps(plain(record), indent=1) + "\n").encode())
+    return table
