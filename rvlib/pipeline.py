@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from rvlib import experiments as ex
 from rvlib.data import DATASETS, load, to_float
@@ -25,6 +24,7 @@ from rvlib.evaluation import SHARE, counts_inside, nested_counts, predictions, v
 from rvlib.experiments import ALPHA, N0, Profile
 from rvlib.models import load_weights, read_record, save_weights
 from rvlib.models import to_device as to_device
+from rvlib.progress import progress
 from rvlib.results import (
     Results,
     ResultsError,
@@ -398,7 +398,7 @@ class Run:
             images, labels = load(ex.DATASET, split)
             about = provenance(self.device)
             with repeatable(self.device):
-                for r in tqdm(todo, f"{defence} {name}", leave=False, disable=None):
+                for r in progress(todo, f"{defence} {name}"):
                     x, y = images[r.start : r.stop], labels[r.start : r.stop]
                     columns = {"label": y.tolist()} | step(network, x, y, r.start)
                     write_shard(folder, r.start, columns, about)
@@ -623,8 +623,8 @@ def check(run: Run) -> pd.DataFrame:
             lines.append((defence, found.name, str(len(x)), "yes" if found.passed else "no", words))
         run.log(f"{defence}  checked")
     table = pd.DataFrame(lines, columns=identity["columns"])
-    record = {"identity": identity, "provenance": provenance(run.device)}
+    content = {"identity": identity, "provenance": provenance(run.device)}
     place = run.out / "tables" / "sanity.csv"
     atomic_write(place, table.to_csv(index=False, lineterminator="\n").encode())
-    atomic_write(place.with_suffix(".json"), (json.dumps(plain(record), indent=1) + "\n").encode())
+    atomic_write(place.with_suffix(".json"), (json.dumps(plain(content), indent=1) + "\n").encode())
     return table

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from rvlib.checks import check_images, check_labels, check_network
 from rvlib.data import to_float
 from rvlib.device import pick_device
 from rvlib.models import WeightsError, to_device
 from rvlib.objectives import Objective
+from rvlib.progress import progress
 from rvlib.results import plain
 from rvlib.smoothing.noise import stream
 
@@ -316,9 +316,7 @@ def _epoch(
     """One pass over the training images; mean loss and accuracy as they passed."""
     model, device = state.model.train(), state.device
     seen, loss_sum, correct = 0, torch.zeros((), device=device), torch.zeros((), device=device)
-    # A bar where a person watches a terminal or notebook; it goes away afterwards.
-    bar = tqdm(batches.epoch(state.order), title, len(batches), leave=False, disable=None)
-    for x, y in bar:
+    for x, y in progress(batches.epoch(state.order), title, len(batches)):
         x = _floats(x)
         if augment is not None:
             x = augment(x, state.noise)

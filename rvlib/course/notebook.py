@@ -1,70 +1,65 @@
-"""The frame around every notebook: start, show the library's source, say, finish."""
+"""The frame around every notebook: start, show the library's source, print numbers as prose."""
 
 import ast
 import inspect
-import json
 import textwrap
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import Any
 
-import torch
 from IPython import get_ipython
 from IPython.display import Code, Markdown, display
 
-from rvlib.evaluation import Accuracy
-from rvlib.files import write_whole
-from rvlib.report.tables import markdown
-from rvlib.stages.run import Run
+from rvlib.experiments import title
+from rvlib.pipeline import Accuracy, Run
 
 PARAMETERS = ("profile", "seed", "device")
-"""What papermill may set in every notebook."""
+"""Parameters that papermill may set in every notebook."""
 
 
-def start(profile: str, seed: int, device: str | None) -> Run:
-    """Open the run of a notebook, after checking what it was given.
+def start(profile: str = "lesson", seed: int = 0, device: str | None = None) -> Run:
+    """Open the run of a notebook.
 
     Parameters
     ----------
-    profile : str
-        ``smoke``, ``course`` or ``full``.
-    seed : int
+    profile : str, default="lesson"
+        ``lesson`` reads what is published, ``course`` measures it anew, ``full`` trains, too.
+    seed : int, default=0
         Of attacks and votes.
-    device : str or None
-        As for ``rvlib.device.pick_device``.
+    device : str, optional
+        ``"cpu"``, ``"cuda"``; the GPU where there is one by default.
 
     Returns
     -------
     Run
-        Where the notebook measures and what it finds again.
+        Networks, images and measurements.
 
     Raises
     ------
     ValueError
-        If the profile or the device is unknown, or the notebook was given a parameter that it
-        does not have (papermill itself would only warn, and run with the default).
+        If profile or device is unknown, or papermill injected a parameter that notebooks do not
+        have (papermill itself only warns).
     """
+    unknown = sorted(_injected() - set(PARAMETERS))
+    if unknown:
+        raise ValueError(
+            f"unknown parameter {', '.join(unknown)}: choose from {', '.join(PARAMETERS)}"
+        )
+    return replace(Run.open(profile, device, seed=seed), log=lambda line: None)
+
+
+def _injected() -> set[str]:
+    """Names that papermill assigned: its cell begins with ``# Parameters``."""
     shell = get_ipython()
-    # Only in the first cell that runs: later the namespace holds the lesson's own variables.
-    if shell is not None and "_rvlib_started" not in shell.user_ns:
-        unknown = _plain_values(shell.user_ns) - set(PARAMETERS)
-        if unknown:
-            names = ", ".join(sorted(unknown))
-            raise ValueError(f"unknown parameter {names}: choose from {', '.join(PARAMETERS)}")
-        shell.user_ns["_rvlib_started"] = True
-    return Run.open(profile, device, seed=seed)
-
-
-def _plain_values(namespace: Mapping[str, Any]) -> set[str]:
-    """Names of what a parameters cell could have set, as opposed to what was imported."""
-    shell_names = {"In", "Out", "exit", "quit", "get_ipython", "open"}
+    cells = shell.user_ns.get("In", []) if shell is not None else []
+    injected = [ast.parse(cell) for cell in cells if cell.startswith("# Parameters")]
     return {
-        name
-        for name, value in namespace.items()
-        if not name.startswith("_")
-        and name not in shell_names
-        and not name.isupper()
-        and (value is None or isinstance(value, str | int | float | list | dict | tuple))
+        target.id
+        for tree in injected
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
     }
 
 
@@ -78,22 +73,27 @@ def source(function: Callable[..., Any]) -> Code:
 
     Returns
     -------
-    IPython.display.Code
-        Highlighted where the reader can show that.
+    Code
+        For the output of a notebook's cell.
     """
     text = textwrap.dedent(inspect.getsource(function))
     node = ast.parse(text).body[0]
     assert isinstance(node, ast.FunctionDef | ast.ClassDef)
-    first = node.body[0]
     lines = text.splitlines()
     if ast.get_docstring(node) is not None:
-        assert first.end_lineno is not None
-        lines = lines[: first.lineno - 1] + lines[first.end_lineno :]
-    return Code("\n".join(lines), language="python")
+        docstring = node.body[0]
+        lines = lines[: docstring.lineno - 1] + lines[docstring.end_lineno :]
+    return Code("\n".join(lines).strip(), language="python")
 
 
 def say(text: str) -> None:
-    """Show Markdown whose numbers come from variables."""
+    """Show Markdown whose numbers come from variables.
+
+    Parameters
+    ----------
+    text : str
+        Markdown; common indentation is removed.
+    """
     display(Markdown(textwrap.dedent(text)))
 
 
@@ -102,41 +102,19 @@ def show_accuracies(cells: Mapping[str, Accuracy]) -> None:
 
     Parameters
     ----------
-    cells : mapping of str to Accuracy
-        Accuracies by attack.
+    cells : dict of str to Accuracy
+        By name of the attack or defence.
     """
-    table = []
+    abstain = any(cell.abstained for cell in cells.values())
+    columns = ["", "threat", "accuracy, %", "95 % interval"]
+    columns += ["abstained, %", "answered only, %"] if abstain else []
+    lines = [columns + ["n"], ["---"] * (len(columns) + 1)]
     for name, cell in cells.items():
         low, high = cell.interval
-        line = {"attack": name, "threat": cell.threat, "accuracy, %": f"{cell.percent:.2f}"}
-        line["95 % interval"] = f"{low:.2f} to {high:.2f}"
-        if any(other.abstained for other in cells.values()):
+        line = [title(name), cell.threat, f"{cell.percent:.2f}", f"{low:.2f} to {high:.2f}"]
+        if abstain:
             answered = cell.answered_only
-            line["abstained, %"] = f"{100 * cell.abstained / cell.n:.1f}"
-            line["answered only, %"] = "-" if answered is None else f"{answered:.2f}"
-        table.append(line | {"n": str(cell.n)})
-    say(markdown(table))
-
-
-def finish(run: Run, name: str) -> None:
-    """Write that a notebook came to its end: what ``make report`` trusts.
-
-    Parameters
-    ----------
-    run : Run
-        The notebook's run.
-    name : str
-        The notebook, ``01_fgsm``.
-    """
-    manifest = {
-        "notebook": name,
-        "profile": run.profile.name,
-        "seed": run.place.seed,
-        "device": str(run.place.device),
-        "torch": torch.__version__,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    folder = run.out / "finished"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / f"{name}.json", json.dumps(manifest).encode())
-    print(f"{name}: finished, rows in {run.place.rows.name}/ of the profile {run.profile.name!r}")
+            line += [f"{100 * cell.abstained / cell.n:.1f}"]
+            line += ["-" if answered is None else f"{answered:.2f}"]
+        lines.append([*line, str(cell.n)])
+    say("\n".join("| " + " | ".join(line) + " |" for line in lines))
