@@ -1,25 +1,32 @@
-"""What the notebooks use: the run they belong to, the library's own source, figures, exercises."""
+"""What the notebooks use: their run, the library's own source, figures, explorers, exercises.
 
-from rvlib.course.exercises import check_certified_accuracy as check_certified_accuracy
-from rvlib.course.exercises import check_collapse_epoch as check_collapse_epoch
-from rvlib.course.exercises import check_eight_bit as check_eight_bit
-from rvlib.course.exercises import check_fgsm as check_fgsm
-from rvlib.course.exercises import check_l2_projection as check_l2_projection
-from rvlib.course.exercises import check_lower_bound as check_lower_bound
-from rvlib.course.exercises import check_noisy_copies as check_noisy_copies
-from rvlib.course.exercises import check_pgd as check_pgd
-from rvlib.course.exercises import check_radius as check_radius
-from rvlib.course.exercises import check_training_loss as check_training_loss
-from rvlib.course.exercises import check_vote as check_vote
-from rvlib.course.exercises import check_wilson as check_wilson
-from rvlib.course.figures import show_attack as show_attack
-from rvlib.course.figures import show_balls as show_balls
-from rvlib.course.figures import show_curves as show_curves
-from rvlib.course.figures import show_figure as show_figure
-from rvlib.course.figures import show_history as show_history
-from rvlib.course.figures import show_votes as show_votes
-from rvlib.course.notebook import finish as finish
-from rvlib.course.notebook import say as say
-from rvlib.course.notebook import show_accuracies as show_accuracies
-from rvlib.course.notebook import source as source
-from rvlib.course.notebook import start as start
+``from rvlib import course`` loads a part when it is first used.
+"""
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "notebook": ["start", "source", "say", "show_accuracies"],
+    "figures": [
+        *["show_attack", "show_balls", "show_curves", "show_figure", "show_history"],
+        *["show_progress", "show_votes"],
+    ],
+    "explorers": [
+        *["explore_fgsm", "explore_pgd", "explore_training", "explore_mixing"],
+        *["explore_smoothing", "explore_certification", "explore_results"],
+    ],
+    "exercises": [
+        *["check_fgsm", "check_eight_bit", "check_l2_projection", "check_pgd"],
+        *["check_training_loss", "check_collapse_epoch", "check_noisy_copies", "check_vote"],
+        *["check_lower_bound", "check_radius", "check_certified_accuracy", "check_wilson"],
+    ],
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = list(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'rvlib.course' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"rvlib.course.{_HOME[name]}"), name)

@@ -108,7 +108,7 @@ def show_accuracies(cells: Mapping[str, Accuracy]) -> None:
     abstain = any(cell.abstained for cell in cells.values())
     columns = ["", "threat", "accuracy, %", "95 % interval"]
     columns += ["abstained, %", "answered only, %"] if abstain else []
-    lines = [columns + ["n"], ["---"] * (len(columns) + 1)]
+    lines = [[*columns, "n"], ["---"] * (len(columns) + 1)]
     for name, cell in cells.items():
         low, high = cell.interval
         line = [title(name), cell.threat, f"{cell.percent:.2f}", f"{low:.2f} to {high:.2f}"]
