@@ -1,8 +1,8 @@
 """rvlib.course.exercises: every mistake is recognised as itself, every right solution passes."""
 
-import functools
 import math
 import textwrap
+from functools import partial
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ STUDENTS = {
         to_ball = lambda z: x + (z - x) * (eps / lengths(z - x)).clamp(max=1)
         to_pixels = lambda z: x + (z - x) * (eps / (z - x).norm(dim=1, keepdim=True)).clamp(max=1)
         to_cube = lambda z: x + (z - x).clamp(-eps, eps)
-        go = functools.partial(walk, model, x, y, step, steps)
+        go = partial(walk, model, x, y, step, steps)
         back = lambda last, z: clip(to_ball(z))
         right | go(unit, back) ; go(unit, lambda last, z: to_ball(clip(z)))
         clean images | x
@@ -87,10 +87,10 @@ STUDENTS = {
         *descends* | go(lambda g: -unit(g), lambda last, z: to_ball(z))
         no projection | go(unit, lambda last, z: clip(z)) ; go(unit, lambda last, z: z)
         *iterate* | go(unit, lambda last, z: clip(last + to_ball(x + z - last) - x))
-        projects only at the end | to_ball(go(unit, lambda last, z: clip(z)))
-        projects only at the end | clip(to_ball(go(unit, lambda last, z: z)))
+        projects only after | to_ball(go(unit, lambda last, z: clip(z)))
+        projects only after | clip(to_ball(go(unit, lambda last, z: z)))
         leave [0, 1] | go(unit, lambda last, z: to_ball(z))
-        clamps only at the end | clip(go(unit, lambda last, z: to_ball(z)))
+        clamps only after | clip(go(unit, lambda last, z: to_ball(z)))
         as long as the gradient | go(lambda g: g, back) ; go(lambda g: 2 * g, back)
         *batch* | go(lambda g: g / g.norm(), back)
         norm of each *pixel* | go(unit_of_pixel, back)
@@ -108,7 +108,7 @@ STUDENTS = {
         only the perturbation | go(unit, back) - x
     """,
     "training_loss": """
-        loss = functools.partial(mixed_loss, model, attack, x, y)
+        loss = partial(mixed_loss, model, attack, x, y)
         right | loss(alpha, 1 - alpha, "eval", "train")
         right | loss(1, 1 / alpha - 1, "eval", "train") * alpha
         weights are swapped | loss(1 - alpha, alpha, MODES)
@@ -314,11 +314,9 @@ def students(name):
     start = next(i for i, line in enumerate(lines) if " | " in line)
     for words, results in (line.split(" | ", 1) for line in lines[start:]):
         for result in (r for each in results.split(" ; ") for r in with_modes(each)):
-            body, names = (
-                "\n    ".join([*lines[:start], f"return {result}"]),
-                {**globals(), "rv": rv},
-            )
-            exec(f"def {CHECKS[name].signature}:\n    {body}", names)
+            code = [f"def {CHECKS[name].signature}:", *lines[:start], f"return {result}"]
+            names = {**globals(), "rv": rv, "partial": partial}
+            exec("\n    ".join(code), names)
             yield words, names[f"my_{name}"]
 
 
@@ -423,6 +421,11 @@ def test_other_results_are_compared_with_the_right_ones(name, value, words):
     assert words in CHECKS[name].verdict(lambda *arguments: value)
 
 
+def test_right_values_of_another_type_are_named():
+    text = CHECKS["fgsm"].verdict(lambda *arguments: RIGHT[0][2](*arguments).numpy())
+    assert "returns `ndarray` of shape (2, 3, 2, 2), not `Tensor` of shape" in text
+
+
 def test_none_differs_from_a_number():
     text = CHECKS["collapse_epoch"].verdict(lambda f, p: 4 if len(p) == 5 else None)
     assert "pgd_acc = [60, 38, 45, 3, 30, 4]`: yours is None, the right answer is 2." in text
@@ -463,7 +466,11 @@ def fails_in_torch(k, n, alpha):
 
 
 def fails_at_length(k, n, alpha):
-    raise ValueError("`a` " + 500 * "b" + "\n" + "c")  # in `Markdown`
+    raise ValueError("`a` " + 500 * "b")  # in `Markdown`
+
+
+def fails_in_two_lines(k, n, alpha):
+    raise ValueError("first\n" + "second")
 
 
 def fails_without_end(k, n, alpha):
@@ -478,11 +485,12 @@ def line_of(function):
     ("student", "words"),
     [
         (fails, f"`ZeroDivisionError: division by zero` in line {line_of(divides)}, `return 1 /"),
-        (functools.wraps(fails)(lambda *a: fails(*a)), f"in line {line_of(divides)}, `return 1"),
+        (torch.no_grad()(fails), f"in line {line_of(divides)}, `return 1"),
         (fails_in_torch, f"in line {line_of(fails_in_torch)}, `torch.zeros(2) + torch.zeros(3)`."),
         (fails_at_length, "`ValueError: 'a' bbb"),
         (fails_at_length, "b` in line"),
         (fails_at_length, "# in 'Markdown'`."),
+        (fails_in_two_lines, "`ValueError: first` in line"),
         (fails_without_end, "`RecursionError: maximum recursion depth exceeded"),
         (lambda k, n: k / n, "takes 2 positional arguments but 3 were given`."),
         (math.sqrt, "`TypeError: math.sqrt() takes exactly one argument (3 given)`."),

@@ -74,9 +74,9 @@ check_wilson = Exercise(
         "These are the middle and half the length: return the two ends.",
         lambda k, n: (sum(_wilson(k, n)) / 2, (_wilson(k, n)[1] - _wilson(k, n)[0]) / 2),
     ],
-    fact="If none of 1024 images is classified correctly, the accuracy may still be "
-    f"{100 * _wilson(0, 1024)[1]:.2f} %. Near one half, 1024 images leave "
-    f"{100 * (_wilson(512, 1024)[1] - 0.5):.1f} points on either side.",
+    fact="If none of 1024 images is classified correctly, the accuracy may still be as high "
+    f"as {100 * _wilson(0, 1024)[1]:.2f} %. Near one half, the interval extends "
+    f"{100 * (_wilson(512, 1024)[1] - 0.5):.1f} points to either side.",
     tolerance=1e-4,  # z = 1.96 is right
 )
 
