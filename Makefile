@@ -4,7 +4,6 @@
 PYTHON  ?= python3
 PROFILE ?= course
 DEVICE  ?=
-KILLS   ?= 200
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -18,7 +17,7 @@ WORKERS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export UV_SYSTEM_CERTS ?= 1
 MIN_PYTHON := $(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help env report data notebooks lab site bench test mutants soak browser chromium check lock clean
+.PHONY: help env report data notebooks lab site bench test mutants size browser chromium check lock clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,10 +37,10 @@ lab: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $$(test "$$(id -u)" -ne 0 || echo --allow-root) notebooks
 
 site: $(READY) ## write the notebooks and the report as static pages, build/site/index.html
-	$(BIN)/rvlib site --profile $(PROFILE)
+	$(BIN)/rvlib site
 
 bench: $(PEERS) ## measure the speed of attacks, votes and training beside other libraries
-	$(BIN)/rvlib bench $(if $(DEVICE),--device $(DEVICE))
+	$(BIN)/python -m benchmarks $(if $(DEVICE),--device $(DEVICE))
 
 test: check chromium $(PEERS) ## make check, then every test, doctest and notebook, some in a browser
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval-lax --nbval-current-env $(WORKERS)
@@ -49,8 +48,8 @@ test: check chromium $(PEERS) ## make check, then every test, doctest and notebo
 mutants: $(READY) ## plant faults in a copy of the library, one at a time; a test must see each
 	$(BIN)/python -m tests.mutants
 
-soak: $(READY) ## kill a tiny run at random moments, 200 times (KILLS=...), and compare its end
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.resume.soak --kills $(KILLS) --out report/soak.json
+size: $(READY) ## count lines of code, the longest functions, the functions in a call of pgd
+	$(BIN)/python -m benchmarks.size
 
 browser: chromium ## only the tests in a real JupyterLab and Chromium
 	$(BIN)/pytest -m browser tests/browser

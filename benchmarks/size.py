@@ -1,0 +1,100 @@
+"""How large is the project?  ``python -m benchmarks.size``: lines of code, functions, hops.
+
+A line of code is one that is neither blank nor comment nor docstring.
+"""
+
+import ast
+import collections
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTED = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def docstring_lines(tree: ast.AST) -> set[int]:
+    """Line numbers of all docstrings and of strings that document an assignment."""
+    lines: set[int] = set()
+    for node in ast.walk(tree):
+        for child in getattr(node, "body", []) if isinstance(node, DOCUMENTED) else []:
+            if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+                lines |= set(range(child.lineno, (child.end_lineno or child.lineno) + 1))
+    return lines
+
+
+def code_lines(text: str, first: int = 1, last: int | None = None) -> int:
+    """Lines of code of a file, or of some of its lines."""
+    skipped = docstring_lines(ast.parse(text))
+    numbered = list(enumerate(text.splitlines(), 1))[first - 1 : last]
+    return sum(
+        bool(line.strip()) and not line.strip().startswith("#") and i not in skipped
+        for i, line in numbered
+    )
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """Files of the repository that match."""
+    out = subprocess.run(
+        ["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [ROOT / name for name in out.stdout.split() if (ROOT / name).exists()]
+
+
+def longest_functions(files: list[Path], count: int = 10) -> list[tuple[int, str]]:
+    """Functions with the most lines of code, the longest first."""
+    found = []
+    for file in files:
+        text = file.read_text()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = code_lines(text, node.lineno, node.end_lineno)
+                found.append((lines, f"{file.relative_to(ROOT)}: {node.name}"))
+    return sorted(found, reverse=True)[:count]
+
+
+def functions_in_pgd() -> set[str]:
+    """Functions of rvlib that a second call of ``pgd`` runs through."""
+    import torch
+
+    import rvlib as rv
+
+    model, x, y = rv.lenet(), torch.rand(4, 3, 32, 32), torch.arange(4)
+    seen: set[str] = set()
+
+    def profile(frame: FrameType, event: str, _: Any) -> None:
+        name = frame.f_code.co_filename
+        if event == "call" and "/rvlib/" in name and frame.f_code.co_name[0] != "<":
+            seen.add(f"{Path(name).name}:{frame.f_code.co_name}")
+
+    rv.pgd(model, x, y, rv.Linf(8 / 255))
+    sys.setprofile(profile)
+    rv.pgd(model, x, y, rv.Linf(8 / 255))
+    sys.setprofile(None)
+    return seen
+
+
+def main() -> None:
+    """Print the table."""
+    sizes: dict[str, int] = collections.Counter()
+    for file in tracked("*.py"):
+        parts = file.relative_to(ROOT).parts
+        folder = "/".join(parts[:2]) if parts[0] == "rvlib" and len(parts) > 2 else parts[0]
+        sizes[folder if folder != "rvlib" else "rvlib/*.py"] += code_lines(file.read_text())
+    for folder, lines in sorted(sizes.items()):
+        print(f"{folder:24} {lines:6,}")
+    library = sum(lines for folder, lines in sizes.items() if folder.startswith("rvlib"))
+    print(f"{'rvlib in all':24} {library:6,}, with benchmarks {library + sizes['benchmarks']:,}")
+    tests = sum(len(file.read_text().splitlines()) for file in tracked("tests/*.py"))
+    print(f"{'tests, all lines':24} {tests:6,}")
+    print("\nlongest functions, lines of code")
+    for lines, name in longest_functions(tracked("rvlib/*.py", "benchmarks/*.py")):
+        print(f"{lines:4}  {name}")
+    seen = functions_in_pgd()
+    print(f"\n{len(seen)} functions in a warm call of pgd: {', '.join(sorted(seen))}")
+
+
+if __name__ == "__main__":
+    main()
