@@ -68,7 +68,7 @@ function build(root, { name, controls, width, height }, moved) {
   const positions = () => made.map((control) => control.position());
   const made = controls.map((control) => makeControl(control, () => moved(positions())));
   const frame = make("img", { className: "frame", width, height });
-  const picture = make("div", { className: "picture" }, frame);
+  const picture = make("div", { className: "picture" }, frame, make("div", { className: "frame" }));
   picture.style.aspectRatio = `${width} / ${height}`;
   const status = make("figcaption");
   status.setAttribute("role", "status");
@@ -76,11 +76,11 @@ function build(root, { name, controls, width, height }, moved) {
   root.replaceChildren(make("style", {}, CSS),
     make("div", { className: "controls" }, ...made.map((control) => control.row)), picture, status);
   return {
-    picture, positions,
+    frame, overlay: picture.lastChild, positions,
     set: (at) => made.forEach((control, i) => control.set(at[i])),
     disable: () => made.forEach((control) => { control.input.disabled = true; }),
     say: (text) => { status.textContent = text; },
-    show: (source, text) => { frame.src = source; frame.alt = status.textContent = text; },
+    show: (text) => { frame.alt = status.textContent = text; },
   };
 }
 
@@ -102,7 +102,8 @@ function render({ model, el }) {
     else page.set(positions), page.set(model.get("positions"));
     URL.revokeObjectURL(address);
     address = URL.createObjectURL(new Blob([model.get("png")], { type: "image/png" }));
-    page.show(address, text);
+    page.frame.src = address;
+    page.show(text);
   };
   const dead = () => {
     clearTimeout(timer);
@@ -116,14 +117,22 @@ function render({ model, el }) {
   return () => { clearTimeout(timer); URL.revokeObjectURL(address); };
 }
 
-// Exported: `frames` holds by positions what differs from the first picture, and the sentence.
-function still(id, spec, frames) {
+// Exported: `frames` holds by positions the sentence, and the tiles (of 5 x 5) that differ from the
+// first picture's, as pairs of place and number among `images`.
+function still(id, spec, images, frames) {
   // A page may show the same explorer twice: each script takes one that none has taken.
   const root = document.querySelector(`#${id}:not(.explorer)`);
-  const first = root.querySelector("img");
-  const page = build(root, spec, (positions) => page.show(...frames[positions.join()]));
-  page.picture.prepend(Object.assign(first, { alt: "" }));
-  page.show(...frames[page.positions().join()]);
+  const first = root.querySelector("img").src;
+  const layer = ([place, number]) =>
+    `url(${images[number]}) ${25 * (place % 5)}% ${25 * Math.floor(place / 5)}% / 20% 20% no-repeat`;
+  const show = (positions) => {
+    const [tiles, text] = frames[positions.join()];
+    page.overlay.style.background = tiles.map(layer).join();
+    page.show(text);
+  };
+  const page = build(root, spec, show);
+  page.frame.src = first;
+  show(page.positions());
 }
 
 export default { render };

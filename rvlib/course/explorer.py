@@ -98,13 +98,13 @@ class Picture:
         return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
 
 
-class Explorer(anywidget.AnyWidget):  # type: ignore[misc]
+class Explorer(anywidget.AnyWidget):
     """Sliders over a picture, and a sentence with the numbers that it shows.
 
     A move of a slider calls `draw` and repaints one picture.  Moves that come meanwhile are merged
     into one.  JupyterLab with ipykernel 7 calls in another thread than the cells': sliders answer
     while a cell runs.  A page saved without a front end (papermill, nbconvert) gets the static
-    export in addition, and every page a PNG with its alternative text.
+    export instead, and every page a PNG with its alternative text.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ class Explorer(anywidget.AnyWidget):  # type: ignore[misc]
 
     _esm = Path(__file__).with_name("explorer.js")
     spec = traitlets.Dict().tag(sync=True)
-    positions = traitlets.List().tag(sync=True)
+    positions: traitlets.List[int] = traitlets.List().tag(sync=True)
     png = traitlets.Bytes().tag(sync=True)
     frame = traitlets.Dict().tag(sync=True)
 
@@ -204,11 +204,9 @@ class Explorer(anywidget.AnyWidget):  # type: ignore[misc]
 
     def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         pixels, text = self._first
-        bundle, metadata = super()._repr_mimebundle_(**options) or ({}, {})
-        bundle |= {
-            "image/png": base64.b64encode(encode(pixels, optimize=True)).decode(),
-            "text/plain": text,
-        }
-        if is_headless():
-            bundle["text/html"] = self.html()
-        return bundle, metadata | {"image/png": {"alt": text}}
+        png = base64.b64encode(encode(pixels, optimize=True)).decode()
+        bundle, metadata = {"image/png": png, "text/plain": text}, {"image/png": {"alt": text}}
+        if is_headless():  # pages prefer a widget to HTML, even where it cannot be shown
+            return bundle | {"text/html": self.html()}, metadata
+        live, more = super()._repr_mimebundle_(**options) or ({}, {})
+        return live | bundle, more | metadata

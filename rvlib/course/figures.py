@@ -14,11 +14,13 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Patch, Rectangle
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rvlib.course.static import is_headless
 from rvlib.data import DATASETS
+from rvlib.threat_models import Linf, ThreatModel
 
 CLASSES = DATASETS["cifar10"].classes
 """Names of the classes in the lessons."""
@@ -33,7 +35,7 @@ DPI = 90
 FEW_COLOURS = 4096
 """A figure with more of them has photographs in it."""
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "figure.dpi": DPI,
     "font.size": 13,
     "axes.titlesize": 13,
@@ -146,62 +148,78 @@ def show_attack(
     fooled = int((answers != y).sum())
     alt = f"{len(x)} images, their perturbations, and attacked: {fooled} are misclassified. "
     alt += "; ".join(f"{a} → {b}" for a, b in zip(labels, read, strict=True))
-    return _image_grid(names, rows, (labels, [""] * len(x), read), alt)
+    with style():
+        figure = Figure(figsize=(8, 3 * min(1.9, 7.2 / len(x)) + 1), layout="constrained")
+        axes = figure.subplots(3, len(x), squeeze=False)
+        for line, images, words in zip(axes, rows, (labels, [""] * len(x), read), strict=True):
+            for ax, image, word in zip(line, images, words, strict=True):
+                ax.imshow(pixels(image))
+                ax.set_title(word, fontsize=13 if len(x) <= 6 else 11)
+                ax.set(xticks=[], yticks=[])
+        for ax, name in zip(axes[:, 0], names, strict=True):
+            ax.set_ylabel(name)
+    return show_figure(figure, alt)
 
 
-def show_balls(x: Tensor, attacked: Mapping[str, Tensor], answers: Mapping[str, str]) -> Shown:
-    """Show what the balls of one radius do to one image.
+def show_balls(
+    x: Tensor,
+    balls: Mapping[str, ThreatModel],
+    attacked: Mapping[str, Tensor],
+    answers: Mapping[str, str],
+) -> Shown:
+    """Show what balls of one radius do to one image.
 
     Parameters
     ----------
     x : Tensor of shape (C, H, W), float, in [0, 1]
         The image.
+    balls : mapping of str to ThreatModel
+        The balls by name.
     attacked : mapping of str to Tensor of shape (C, H, W)
-        The attacked image of each ball, by the ball's name.
+        The image attacked in each.
     answers : mapping of str to str
         The network's answer to each.
 
     Returns
     -------
     Shown
-        A column for each ball: the change on one scale for all, on its own, the attacked image.
+        A column for each ball: the change of every pixel in two channels, with the ball (a square
+        or a disc); the change as an image, on its own scale; the attacked image.
     """
-    deltas = {name: x_adv - x for name, x_adv in attacked.items()}
-    own = {name: max(float(delta.abs().max()), 1e-9) for name, delta in deltas.items()}
-    largest = max(own.values())
-    rows = (
-        [0.5 + delta / (2 * largest) for delta in deltas.values()],
-        [0.5 + delta / (2 * own[name]) for name, delta in deltas.items()],
-        list(attacked.values()),
-    )
-    titles = (list(attacked), [f"±{scale:.2g}" for scale in own.values()], list(answers.values()))
-    names = (f"change,\nall ±{largest:.2g}", "change,\nown scale", "attacked")
+    deltas = {name: (attacked[name] - x).cpu() for name in balls}
+    largest = max(float(ball.eps) for ball in balls.values())
+    with style():
+        figure = Figure(figsize=(8, 7.4), layout="constrained")
+        axes = figure.subplots(3, len(balls), squeeze=False)
+        for column, (name, ball), delta in zip(axes.T, balls.items(), deltas.values(), strict=True):
+            scatter, change, image = column
+            draw_ball(scatter, ball, float(ball.eps))
+            scatter.plot(*delta[:2].flatten(1).numpy(), ".", color=BLUE, markersize=3, alpha=0.5)
+            limit = (-1.2 * largest, 1.2 * largest)
+            scatter.set(xlim=limit, ylim=limit, aspect="equal", title=name, xlabel="red")
+            scatter.locator_params(nbins=3)
+            scale = max(float(delta.abs().max()), 1e-9)
+            change.imshow(pixels(0.5 + delta / (2 * scale)))
+            change.set(title=f"change, ±{scale:.2g}")
+            image.imshow(pixels(attacked[name]))
+            image.set(title=answers[name])
+            for ax in (change, image):
+                ax.set(xticks=[], yticks=[])
+        axes[0, 0].set_ylabel("green")
     alt = "One image attacked in balls of one radius. " + "; ".join(
-        f"{name}: Euclidean length {float(delta.norm()):.2f}, classified as {answers[name]}"
+        f"{name}: largest change {float(delta.abs().max()):.2g}, Euclidean length "
+        f"{float(delta.norm()):.2f}, classified as {answers[name]}"
         for name, delta in deltas.items()
     )
-    return _image_grid(names, rows, titles, alt)
-
-
-def _image_grid(
-    names: Sequence[str],
-    rows: Sequence[Tensor | Sequence[Tensor]],
-    titles: Sequence[Sequence[str]],
-    alt: str,
-) -> Shown:
-    with style():
-        columns = len(titles[0])
-        side = min(1.9, 7.2 / columns)
-        figure = Figure(figsize=(min(8, 1 + side * columns), 3 * side + 1), layout="constrained")
-        axes = figure.subplots(len(rows), columns, squeeze=False)
-        for line, images, words in zip(axes, rows, titles, strict=True):
-            for ax, image, word in zip(line, images, words, strict=True):
-                ax.imshow(pixels(image))
-                ax.set_title(word, fontsize=13 if columns < 6 else 11)
-                ax.set(xticks=[], yticks=[])
-        for ax, name in zip(axes[:, 0], names, strict=True):
-            ax.set_ylabel(name)
     return show_figure(figure, alt)
+
+
+def draw_ball(axes: Axes, ball: ThreatModel, radius: float = 1.0) -> Patch:
+    """Draw what a ball looks like in two channels of one pixel: a square for l∞, else a disc."""
+    look: dict[str, Any] = {"facecolor": "0.92", "edgecolor": "0.3", "linestyle": "--"}
+    if isinstance(ball, Linf):
+        return axes.add_patch(Rectangle((-radius, -radius), 2 * radius, 2 * radius, **look))
+    return axes.add_patch(Circle((0, 0), radius, **look))
 
 
 def show_curves(
@@ -270,10 +288,10 @@ def show_history(histories: Mapping[str, Sequence[Mapping[str, float]]], probe: 
         for (name, history), colour, marker in zip(
             histories.items(), cycle(PALETTE), cycle(MARKERS), strict=False
         ):
-            epochs, look = range(1, len(history) + 1), {"color": colour, "marker": marker}
-            every = {"markevery": max(1, len(history) // 6)}
-            axes.plot(epochs, [100 * h["natural"] for h in history], label=name, **look, **every)
-            axes.plot(epochs, [100 * h[probe] for h in history], "--", **look, **every)
+            epochs, every = range(1, len(history) + 1), max(1, len(history) // 6)
+            look: dict[str, Any] = {"color": colour, "marker": marker, "markevery": every}
+            axes.plot(epochs, [100 * h["natural"] for h in history], label=name, **look)
+            axes.plot(epochs, [100 * h[probe] for h in history], "--", **look)
         axes.set(xlabel="epoch", ylabel="held-out accuracy, %")
         figure.legend(loc="outside upper left", ncols=2)
     ends = (

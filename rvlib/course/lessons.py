@@ -1,8 +1,10 @@
 """Small measurements and short trainings that a lesson shows and the report does not print."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,24 +18,27 @@ from torch import Tensor, nn
 
 from rvlib.attacks import fgsm, input_gradient, pgd, robust_mask, smoothed_pgd
 from rvlib.course.figures import show_progress
-from rvlib.data import load
+from rvlib.data import DATASETS, load
+from rvlib.device import provenance
 from rvlib.experiments import (
     ALPHA,
     ATTACKS,
+    DATASET,
     SIGMA,
     SMOOTHED_DRAWS,
     SMOOTHED_STEPS,
     TITLES,
     TRUE_L2,
+    attack_record,
     gaussian_name,
     smoothed_name,
     table1_cells,
 )
 from rvlib.inference import eval_mode, logits_of
-from rvlib.models import Normalize
+from rvlib.models import Normalize, read_record
 from rvlib.objectives import Objective, adversarial
-from rvlib.pipeline import Accuracy, Run, certificates
-from rvlib.results import Results
+from rvlib.pipeline import Accuracy, Run, certificates, repeatable
+from rvlib.results import Results, atomic_write, plain
 from rvlib.smoothing import (
     ABSTAIN,
     correct_radii,
@@ -209,22 +214,30 @@ COLLAPSE_BALL = Linf(12 / 255)
 FILTERS = 16
 
 
+TEST_RADII = (0.0, 0.01, 0.02, 0.03, 0.04)
+"""Radii of the l-infinity ball in which the networks are attacked in the end."""
+STEP_LENGTHS = tuple(k / 8 * 12 / 255 for k in range(9))
+"""Lengths of a step along the signs of the gradient, from 0 to the radius of `COLLAPSE_BALL`."""
+WATCHED = 256
+"""Held-out images that are attacked after every epoch, at most."""
+
+
 class ShortTraining(NamedTuple):
-    """A network after a short training.
+    """What was measured in and after a short training.
 
     Parameters
     ----------
     name : str
         Name of its curves.
-    model : nn.Module
-        The trained network.
     history : list of dict of str to float
         Held-out accuracies by attack, in percent: before the first epoch and after each.
+    curve : list of float
+        Held-out accuracies of the trained network, in percent, at the radii of its plan.
     """
 
     name: str
-    model: nn.Module
     history: list[dict[str, float]]
+    curve: list[float]
 
 
 @dataclass(frozen=True)
@@ -234,27 +247,43 @@ class Plan:
     Parameters
     ----------
     name : str
-        Folder of their checkpoints.
+        Name of their file.
     start : callable
         Makes the network that all start from.
     objectives : mapping of str to Objective
         Losses, by the name of the training.
     watched : mapping of str to callable or None
         Attacks measured before the first epoch and after each; None: the clean images.
+    measure : callable
+        ``measure(model, x, y)`` gives the accuracies in percent at `radii`, after the last epoch.
+    radii : tuple of float
+        The radii.
     images : int
         Training images, at most.
     epochs, batch_size, lr
         Of the optimiser.
+    about : mapping, default={}
+        What else defines the trainings, as plain values.
     """
 
     name: str
     start: Callable[[], nn.Module]
     objectives: Mapping[str, Objective]
     watched: Mapping[str, Callable[..., Tensor] | None]
+    measure: Callable[[nn.Module, Tensor, Tensor], list[float]]
+    radii: tuple[float, ...]
     images: int
     epochs: int
     batch_size: int
     lr: float
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def record(self, run: Run) -> dict[str, Any]:
+        """Everything that defines the results, as plain values."""
+        record = {k: getattr(self, k) for k in ("images", "epochs", "batch_size", "lr", "radii")}
+        record |= {"trainings": list(self.objectives), "watched": list(self.watched)}
+        record |= {"heldout": run.profile.heldout, "seed": run.seed, **self.about}
+        return dict(plain(record | {"data": DATASETS[DATASET].digest}))
 
 
 def compare_clean_weights(run: Run) -> list[ShortTraining]:
@@ -268,18 +297,29 @@ def compare_clean_weights(run: Run) -> list[ShortTraining]:
     Returns
     -------
     list of ShortTraining
-        In the order of ``CLEAN_WEIGHTS``.  A finished training is read from disk.
+        In the order of ``CLEAN_WEIGHTS``; their curves are accuracies under PGD at ``TEST_RADII``.
     """
     attack = ATTACKS["pgd-linf"]
+
+    def measure(model: nn.Module, x: Tensor, y: Tensor) -> list[float]:
+        return robust_curve(model, x, y, list(map(Linf, TEST_RADII)))
+
+    run.train((START, 0))
     plan = Plan(
         "clean-weight",
         start=lambda: run.model(START),
         objectives={f"α = {w:g}": adversarial(attack, w) for w in CLEAN_WEIGHTS},
         watched={"natural": None, "pgd-linf": attack},
+        measure=measure,
+        radii=TEST_RADII,
         images=2 * run.profile.heldout,
         epochs=3,
         batch_size=32,
         lr=0.005,
+        about={
+            "start": read_record(run.weights(START))["sha256"],
+            "attack": attack_record("pgd-linf", attack),
+        },
     )
     return train_shortly(run, plan)
 
@@ -295,7 +335,8 @@ def train_to_collapse(run: Run) -> list[ShortTraining]:
     Returns
     -------
     list of ShortTraining
-        Against FGSM first.  A finished training is read from disk.
+        Against FGSM first; their curves are accuracies after one step along the gradient's signs,
+        of the lengths ``STEP_LENGTHS``.
 
     References
     ----------
@@ -304,52 +345,30 @@ def train_to_collapse(run: Run) -> list[ShortTraining]:
     """
     ball, eps = COLLAPSE_BALL, COLLAPSE_BALL.eps
     assert isinstance(eps, float)
-    attacks = {
+    attacks: dict[str, Callable[..., Tensor]] = {
         "FGSM": partial(fgsm, threat=ball),
         "PGD, 2 steps": partial(pgd, threat=ball, steps=2, step_size=eps, random_start=False),
         "PGD, 10 steps": partial(pgd, threat=ball, step_size=eps / 4, random_start=False),
     }
     trained = ("FGSM", "PGD, 2 steps")
+
+    def measure(model: nn.Module, x: Tensor, y: Tensor) -> list[float]:
+        return sweep(model, y, lambda length: fgsm(model, x, y, Linf(length)), STEP_LENGTHS)
+
     plan = Plan(
         "collapse",
         start=lambda: one_layer(run.images(run.profile.heldout)[0], run.seed),
         objectives={f"trained against {name}": adversarial(attacks[name], 0.0) for name in trained},
         watched={name: attacks[name] for name in ("FGSM", "PGD, 10 steps")},
+        measure=measure,
+        radii=STEP_LENGTHS,
         images=10 * run.profile.heldout,
         epochs=6,
         batch_size=64,
         lr=0.003,
+        about={"filters": FILTERS, "attacks": [attack_record(k, a) for k, a in attacks.items()]},
     )
     return train_shortly(run, plan)
-
-
-def along_the_step(
-    run: Run, trainings: Sequence[ShortTraining]
-) -> tuple[list[float], dict[str, list[float]]]:
-    """Measure networks along the one step that some of them were trained against.
-
-    Parameters
-    ----------
-    run : Run
-        Whose held-out images to use.
-    trainings : sequence of ShortTraining
-        The networks, trained in ``COLLAPSE_BALL``.
-
-    Returns
-    -------
-    radii : list of float
-        Lengths of the step along the gradient's signs, from 0 to the ball's radius.
-    curves : dict of str to list of float
-        Accuracy in percent at each, by training.
-    """
-    x, y = run.images(run.profile.live)
-    assert isinstance(COLLAPSE_BALL.eps, float)
-    radii = [k / 8 * COLLAPSE_BALL.eps for k in range(9)]
-    curves = {
-        t.name: sweep(t.model, y, lambda eps, m=t.model: fgsm(m, x, y, Linf(eps)), radii)
-        for t in trainings
-    }
-    return radii, curves
 
 
 def one_layer(x: Tensor, seed: int, classes: int = 10) -> nn.Module:
@@ -379,7 +398,7 @@ def one_layer(x: Tensor, seed: int, classes: int = 10) -> nn.Module:
 
 
 def train_shortly(run: Run, plan: Plan) -> list[ShortTraining]:
-    """Train, and draw the accuracies after every epoch.
+    """Train and measure, or read what was measured; show the accuracies by epoch.
 
     Parameters
     ----------
@@ -391,19 +410,47 @@ def train_shortly(run: Run, plan: Plan) -> list[ShortTraining]:
     Returns
     -------
     list of ShortTraining
-        One for each objective.  A finished training is read from disk.
+        One for each objective.  A killed training continues from its last epoch.
     """
-    x, y = run.images(run.profile.live)
-    watch = partial(_watch, plan.watched, x, y)
+    record, file = plan.record(run), Path("lessons") / f"{plan.name}.json"
+    found = _stored(run.out / file, record)
+    if found is None and run.profile.reads_published:
+        found = _stored(run.published.parent / file, record)
+    if found is None:
+        found = _trained(run, plan)
+        content = {"record": record, "provenance": provenance(run.device)}
+        content["trainings"] = [training._asdict() for training in found]
+        atomic_write(run.out / file, (json.dumps(content, indent=1) + "\n").encode())
+    else:
+        histories = {training.name: training.history for training in found}
+        display(show_progress(histories, plan.epochs, list(plan.watched)))
+    return found
+
+
+def _stored(path: Path, record: Mapping[str, Any]) -> list[ShortTraining] | None:
+    """Read trainings from a file, if it holds those of this record."""
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text())
+    if content["record"] != record:
+        return None
+    return [ShortTraining(**training) for training in content["trainings"]]
+
+
+def _trained(run: Run, plan: Plan) -> list[ShortTraining]:
+    """Train, and redraw the accuracies after every epoch."""
+    x, y = run.images(run.profile.heldout)
+    watch = partial(_watch, plan.watched, x[:WATCHED], y[:WATCHED])
     trainings, before = list[ShortTraining](), watch(plan.start())
     screen = display(show_progress({}, plan.epochs, list(before)), display_id=True)
     for name in plan.objectives:
-        for epoch in _epochs(run, plan, name, watch):
-            latest = epoch._replace(history=[before, *epoch.history])
+        model = plan.start()
+        for epochs in _epochs(run, plan, name, model, watch):
+            latest = ShortTraining(name, [before, *epochs], [])
             histories = {t.name: t.history for t in [*trainings, latest]}
             if screen is not None:  # None: not in a notebook
                 screen.update(show_progress(histories, plan.epochs, list(before)))
-        trainings.append(latest)
+        trainings.append(latest._replace(curve=plan.measure(model, x, y)))
     return trainings
 
 
@@ -417,27 +464,31 @@ def _watch(
 
 
 def _epochs(
-    run: Run, plan: Plan, name: str, watch: Callable[[nn.Module], dict[str, float]]
-) -> Iterator[ShortTraining]:
-    """Train epoch by epoch, from the checkpoint of the one before."""
-    train, model = tuple(part[: plan.images] for part in load("cifar10", "train")), plan.start()
-    options: dict[str, Any] = {"batch_size": plan.batch_size, "lr": plan.lr}
-    identity = {"name": name, "seed": run.seed, "images": len(train[0])} | options
+    run: Run,
+    plan: Plan,
+    name: str,
+    model: nn.Module,
+    watch: Callable[[nn.Module], dict[str, float]],
+) -> Iterator[list[dict[str, float]]]:
+    """Train epoch by epoch, from the checkpoint of the one before; give the accuracies so far."""
+    images, labels = (part[: plan.images] for part in load(DATASET, "train"))
     for epochs in range(1, plan.epochs + 1):
-        found = fit(
-            model,
-            plan.objectives[name],
-            (train[0], train[1]),
-            epochs=epochs,
-            seed=run.seed,
-            monitor=watch,
-            select=list(plan.watched)[-1],
-            checkpoint=run.out / "short" / plan.name / f"{name}.checkpoint",
-            identity=identity,
-            device=run.device,
-            **options,
-        )
-        yield ShortTraining(name, model.eval(), found.history)
+        with repeatable(run.device, threads=1):  # the same weights on any number of cores
+            found = fit(
+                model,
+                plan.objectives[name],
+                (images, labels),
+                epochs=epochs,
+                batch_size=plan.batch_size,
+                lr=plan.lr,
+                seed=run.seed,
+                monitor=watch,
+                select=list(plan.watched)[-1],
+                checkpoint=run.out / "checkpoints" / plan.name / f"{name}.pt",
+                identity={"name": name} | plan.record(run),
+                device=run.device,
+            )
+        yield [{attack: entry[attack] for attack in plan.watched} for entry in found.history]
 
 
 # --- notebook 05: certificates --------------------------------------------------------------------
@@ -639,16 +690,16 @@ def is_share(percent: float, n: int) -> bool:
 
 def _check(
     claim: str, defence: str, lower: tuple[str, Accuracy], higher: tuple[str, Accuracy]
-) -> dict[str, str | int]:
+) -> dict[str, object]:
     low, high = lower[1], higher[1]
     verdict = "FAIL"
     if low.correct <= high.correct:
         verdict = "pass"
     elif low.interval.low <= high.interval.high:
         verdict = "within intervals"
-    sides = {
+    sides: dict[str, object] = {
         f"{side}, %": f"{TITLES.get(name, name)}: {share.percent:.2f}"
         for side, (name, share) in (("lower", lower), ("higher", higher))
     }
-    line = {"check": claim, "defence": TITLES.get(defence, defence)} | sides
-    return line | {"n": low.n, "verdict": verdict}
+    line: dict[str, object] = {"check": claim, "defence": TITLES.get(defence, defence)}
+    return line | sides | {"n": low.n, "verdict": verdict}

@@ -74,5 +74,5 @@ def explore_fgsm(run: Run, images: int = 6) -> Explorer:
             exported=range(0, 17, 2),
         ),
     ]  # fmt: skip
-    artists = moving(clean, change, attacked, here, bars)
+    artists = [*moving(clean, change, attacked, bars), here]
     return Explorer("fgsm", controls, Picture(figure, artists), draw)

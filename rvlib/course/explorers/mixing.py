@@ -8,12 +8,8 @@ from matplotlib.axes import Axes
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import Curves, moving, new_figure, place
 from rvlib.course.figures import curve_style, style
-from rvlib.course.lessons import ShortTraining, robust_curve
+from rvlib.course.lessons import TEST_RADII, ShortTraining
 from rvlib.pipeline import Run
-from rvlib.threat_models import Linf
-
-RADII = (0.0, 0.01, 0.02, 0.03, 0.04)
-"""Slider grid of epsilon at test time."""
 
 
 def explore_mixing(run: Run, trainings: Sequence[ShortTraining]) -> Explorer:
@@ -22,43 +18,42 @@ def explore_mixing(run: Run, trainings: Sequence[ShortTraining]) -> Explorer:
     Parameters
     ----------
     run : Run
-        Whose images to use.
+        The run that they were made in.
     trainings : sequence of ShortTraining
-        Networks whose trainings differ in that weight only.
+        As given by ``compare_clean_weights``.
 
     Returns
     -------
     Explorer
         Controls ``name`` and ``eps``.
     """
-    x, y = run.images(run.profile.live)
-    curves = {t.name: robust_curve(t.model, x, y, list(map(Linf, RADII))) for t in trainings}
-    names = list(curves)
+    curves = {training.name: training.curve for training in trainings}
+    names, n = list(curves), run.profile.heldout
 
     with style():
         figure = new_figure()
         left, right = (place(figure, at, 58, 270, 280) for at in (62, 418))
-        against = Curves(left, RADII, {name: name for name in names})
-        left.set(xlabel="ε at test time", ylabel="accuracy, %", ylim=(0, 80), xticks=RADII)
+        against = Curves(left, TEST_RADII, {name: name for name in names})
+        left.set(xlabel="ε at test time", ylabel="accuracy, %", ylim=(0, 80), xticks=TEST_RADII)
         figure.legend(
             *left.get_legend_handles_labels(), loc="upper center", ncols=5, columnspacing=1
         )
         trade = _Trade(right, curves)
 
     def draw(name: str, eps: float) -> str:
-        at = RADII.index(eps)
+        at = TEST_RADII.index(eps)
         against.show(curves, name, at)
         trade.show(name, at)
         first, last = (f"{n} keeps {curves[n][at]:.1f} %" for n in (names[0], names[-1]))
         return (
-            f"{name}: of {len(y)} images {curves[name][0]:.1f} % are classified correctly, under "
+            f"{name}: of {n} images {curves[name][0]:.1f} % are classified correctly, under "
             f"PGD in the l∞ ball of ε = {eps:g} {curves[name][at]:.1f} %. There {first}, {last}."
         )
 
-    words = [f"{eps:g}" for eps in RADII]
+    words = [f"{eps:g}" for eps in TEST_RADII]
     controls = [
         Control("name", "weight of the clean loss", names, len(names) // 2),
-        Control("eps", "ε at test time", RADII, 3, words),
+        Control("eps", "ε at test time", TEST_RADII, 3, words),
     ]
     return Explorer("mixing", controls, Picture(figure, moving(against, trade)), draw)
 

@@ -1,6 +1,7 @@
 """Panels that explorers share, placed at pixels of a figure of 720 x 400."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -14,7 +15,13 @@ WIDTH, HEIGHT = 720, 400
 """Beside JupyterLab's side bar, with sliders and a sentence, on a projector of 1280 x 720."""
 SHOT = 128
 """Pixels along a side of a shown image: each of its own pixels is 4 x 4."""
-HERE = {"linestyle": "", "marker": "o", "markersize": 11, "color": ORANGE, "markeredgecolor": "k"}
+HERE: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "o",
+    "markersize": 11,
+    "color": ORANGE,
+    "markeredgecolor": "k",
+}
 """The mark of the chosen point."""
 
 
@@ -29,15 +36,15 @@ def place(figure: Figure, left: int, bottom: int, width: int, height: int) -> Ax
     return figure.add_axes((left / w, bottom / h, width / w, height / h))
 
 
-def moving(*panels: "Shot | ClassBars | Curves | Artist | Sequence[Artist]") -> list[Artist]:
-    """Collect the artists that move: of panels, and single ones."""
-    artists: list[Artist] = []
-    for panel in panels:
-        if isinstance(panel, Artist):
-            artists.append(panel)
-        else:
-            artists += panel.moving if hasattr(panel, "moving") else list(panel)
-    return artists
+class Panel(Protocol):
+    """A part of a picture that changes."""
+
+    moving: list[Artist]
+
+
+def moving(*panels: Panel) -> list[Artist]:
+    """Collect the artists of panels that change."""
+    return [artist for panel in panels for artist in panel.moving]
 
 
 class Shot:
@@ -62,7 +69,7 @@ class ClassBars:
 
     def __init__(self, axes: Axes, xlabel: str, series: Sequence[str] = ("",)) -> None:
         rows, height = np.arange(len(CLASSES)), 0.76 / len(series)
-        looks = ({"color": BLUE}, {"color": ORANGE, "hatch": "///"})
+        looks: tuple[dict[str, Any], ...] = ({"color": BLUE}, {"color": ORANGE, "hatch": "///"})
         self.bars = [
             axes.barh(rows + (k - (len(series) - 1) / 2) * height, 1, height, label=name, **look)
             for k, (name, look) in enumerate(zip(series, looks, strict=False))

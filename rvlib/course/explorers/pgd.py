@@ -11,13 +11,12 @@ from matplotlib.artist import Artist
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, Rectangle
 from torch import Tensor, nn
 
 from rvlib.attacks import input_gradient
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import HERE, Shot, moving, new_figure, place
-from rvlib.course.figures import BLUE, CLASSES, style
+from rvlib.course.figures import BLUE, CLASSES, draw_ball, style
 from rvlib.course.lessons import classified_correctly, iterates, losses, probabilities
 from rvlib.experiments import LINF, PGD_STEPS, PIXEL_L2, TRUE_L2
 from rvlib.inference import eval_mode
@@ -177,7 +176,7 @@ def explore_pgd(run: Run, image: int = 0) -> Explorer:
         Control("norm", "ball", list(BALLS), menu=True),
         Control("eps", "radius ε", RADII, 2, [f"{eps:g}" for eps in RADII], exported=(4,)),
         Control("portion", "step size η / ε", PORTIONS, 1, portions, exported=(1,)),
-        Control("step", "step", range(PGD_STEPS + 1), PGD_STEPS, plays=True),
+        Control("step", "step", range(PGD_STEPS + 1), PGD_STEPS, exported=(0, 1, 2, 5), plays=True),
     ]
     artists = moving(plane, ball, climb, *shots)
     return Explorer("pgd", controls, Picture(figure, artists), draw)
@@ -221,9 +220,7 @@ class _Ball:
 
     def __init__(self, figure: Figure) -> None:
         axes = place(figure, 376, 200, SIDE, SIDE)
-        look = {"facecolor": "0.92", "edgecolor": "0.3", "linestyle": "--", "linewidth": 2}
-        self.square = axes.add_patch(Rectangle((-1, -1), 2, 2, **look))
-        self.disc = axes.add_patch(Circle((0, 0), 1, **look))
+        self.square, self.disc = (draw_ball(axes, ball(1.0)) for ball in (Linf, L2))
         (self.path,) = axes.plot([], [], "o-", color=BLUE, markersize=4)
         (self.here,) = axes.plot([], [], **HERE)
         axes.set(xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE), xticks=[-1, 0, 1], yticks=[-1, 0, 1])
