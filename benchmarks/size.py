@@ -59,9 +59,10 @@ def functions_in_pgd() -> set[str]:
     """Functions of rvlib that a second call of ``pgd`` runs through."""
     import torch
 
-    import rvlib as rv
+    from rvlib import Linf, pgd
 
-    model, x, y = rv.lenet(), torch.rand(4, 3, 32, 32), torch.arange(4)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
+    x, y, ball = torch.rand(4, 3, 2, 2), torch.arange(4), Linf(8 / 255)
     seen: set[str] = set()
 
     def profile(frame: FrameType, event: str, _: Any) -> None:
@@ -69,9 +70,9 @@ def functions_in_pgd() -> set[str]:
         if event == "call" and "/rvlib/" in name and frame.f_code.co_name[0] != "<":
             seen.add(f"{Path(name).name}:{frame.f_code.co_name}")
 
-    rv.pgd(model, x, y, rv.Linf(8 / 255))
+    pgd(model, x, y, ball)
     sys.setprofile(profile)
-    rv.pgd(model, x, y, rv.Linf(8 / 255))
+    pgd(model, x, y, ball)
     sys.setprofile(None)
     return seen
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.inference import eval_mode
-from rvlib.threat_models import ThreatModel
+from rvlib.threat_models import L2, ThreatModel
 
 ROUNDING = 1e-6
 """How far a pixel may lie outside [0, 1]: float32 rounding, no more."""
@@ -96,7 +96,7 @@ def check_threat(threat: ThreatModel, x: Tensor) -> None:
     if isinstance(threat.eps, Tensor):
         if threat.eps.shape != x.shape[:1]:
             raise ValueError(f"eps has shape {tuple(threat.eps.shape)} for {len(x)} images")
-    elif threat.name.startswith("l2 ") and threat.eps > 0.1 * x[0].numel() ** 0.5:
+    elif isinstance(threat, L2) and threat.eps > 0.1 * x[0].numel() ** 0.5:
         warnings.warn(
             f"L2({threat.eps:g}) is more than a tenth of the image's diagonal: forgotten /255?",
             stacklevel=4,
@@ -108,9 +108,3 @@ def check_attack(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) ->
     check_images(x)
     check_threat(threat, x)
     check_network(model, x, check_labels(y, x))
-
-
-def check_name(kind: str, name: str, known: object) -> None:
-    """Refuse a name that is not registered."""
-    if name not in known:  # type: ignore[operator]
-        raise ValueError(f"unknown {kind} {name!r}: choose from {', '.join(known)}")  # type: ignore[call-overload]

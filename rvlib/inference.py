@@ -36,16 +36,12 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
         with _lock:
             held[0] -= 1
             if held[0] == 0:
-                _restore(model, held[1])
+                if held[1] and held[1][0][1]:
+                    model.train()  # may do more than set flags: adapters split their weights here
+                for module, training in held[1]:
+                    if module.training != training:
+                        module.training = training
                 del _modes[model]
-
-
-def _restore(model: nn.Module, modes: list[tuple[nn.Module, bool]]) -> None:
-    if modes and modes[0][1]:
-        model.train()  # may do more than set flags: adapters merge and split their weights here
-    for module, training in modes:
-        if module.training != training:
-            module.training = training
 
 
 def in_batches(function: Callable[..., Tensor], size: int | None, *parts: Any) -> Tensor:

@@ -3,14 +3,15 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec
+from dataclasses import replace
+from typing import Concatenate, ParamSpec
 
 import torch
 from torch import Tensor, nn
 
 from rvlib.checks import check_attack
 from rvlib.inference import eval_mode
-from rvlib.threat_models import ThreatModel, per_image
+from rvlib.threat_models import ThreatModel
 
 Loss = Callable[..., Tensor]
 """What an attack raises: ``loss(logits, y)``, one value an image (B,); with targets
@@ -173,29 +174,22 @@ def attack(function: Attack[P]) -> Attack[P]:
             x_adv = function(model, x, y, threat, *args, **kwargs)
             return inside(x, x_adv, threat)
 
-    return checked
+    return checked  # type: ignore[return-value]
 
 
 def inside(x: Tensor, x_adv: Tensor, threat: ThreatModel) -> Tensor:
-    """Round attacked images towards the clean ones where rounding had left the ball."""
+    """Round attacked images towards the clean ones where rounding left the ball."""
     wide = torch.promote_types(x.dtype, torch.float32)  # half precision is too coarse to judge by
-    eps = torch.as_tensor(threat.eps, dtype=x.dtype, device=x.device).to(wide)
-    beyond = eps.double() > torch.as_tensor(threat.eps, device=x.device).double()
-    eps = torch.where(beyond, torch.nextafter(eps, torch.zeros_like(eps)), eps)
-    delta = type(threat)(eps).project(x_adv.to(wide) - x.to(wide))
+    # The nearest float32 number may lie above eps: a ball smaller by rounding lies inside.
+    eps = threat.eps * (1 - torch.finfo(wide).eps)
+    ball: ThreatModel = replace(threat, eps=eps)  # type: ignore[type-var]
+    delta = ball.project(x_adv.to(wide) - x.to(wide))
     near = (x.to(wide) + delta).to(x.dtype)
     too_far = (near.to(wide) - x.to(wide)).abs() > delta.abs()
     x_adv = torch.where(too_far, torch.nextafter(near, x), near).clamp(0, 1)
     if x_adv.isnan().any():
         raise ValueError("the network's gradient is NaN: its numbers overflow (half precision?)")
     return x_adv
-
-
-def default_step(threat: ThreatModel, steps: int, step_size: float | Tensor | None) -> Any:
-    """Length of a step, shaped for images: ``2.5 * eps / steps`` unless given."""
-    if steps < 1:
-        raise ValueError(f"steps={steps}: an attack takes at least one")
-    return per_image(2.5 * threat.eps / steps if step_size is None else step_size)
 
 
 def configured(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:

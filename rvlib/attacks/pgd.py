@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks.gradient import Loss, attack, default_step, input_gradient, log_odds
+from rvlib.attacks.gradient import Loss, attack, input_gradient, log_odds
 from rvlib.inference import in_batches, logits_of, select
-from rvlib.threat_models import ThreatModel
+from rvlib.threat_models import ThreatModel, per_image
 
 
 @attack
@@ -107,7 +107,7 @@ def pgd(
     >>> (x_adv - x).abs().mul(255).round().flatten().tolist()
     [8.0, 8.0, 8.0]
     """
-    eta = default_step(threat, steps, step_size)
+    eta = per_image(2.5 * threat.eps / steps if step_size is None else step_size)
 
     def ascend(
         x_0: Tensor, y: Tensor, x_t: Tensor, ball: ThreatModel, eta: Tensor, targets: Tensor | None
@@ -117,18 +117,22 @@ def pgd(
             x_t = (x_0 + ball.project(x_t - x_0)).clamp(0, 1)
         return x_t
 
-    def run(which: Tensor | slice) -> Tensor:
+    def run(which: Tensor | None = None) -> Tensor:
         start = (x + threat.sample(x, generator)).clamp(0, 1) if random_start else x
-        chosen = (select(part, which) for part in (x, y, start, threat, eta, targets))
-        return in_batches(ascend, batch_size, *chosen)
+        parts = (x, y, start, threat, eta, targets)
+        if which is not None:
+            parts = tuple(select(part, which) for part in parts)
+        return in_batches(ascend, batch_size, *parts)
 
-    if restarts > 1 and not random_start:
+    if restarts == 1:
+        return run()
+    if not random_start:
         raise ValueError(f"restarts={restarts} would all start at the image: use random_start=True")
     return worst_of_restarts(run, restarts, model, y, loss, targets)
 
 
 def worst_of_restarts(
-    run: Callable[[Tensor | slice], Tensor],
+    run: Callable[..., Tensor],
     restarts: int,
     model: nn.Module,
     y: Tensor,
@@ -144,7 +148,7 @@ def worst_of_restarts(
         target = targets[which]
         return loss(logits, label, target).masked_fill(logits.argmax(1) == target, torch.inf)
 
-    x_adv = run(slice(None))
+    x_adv = run()
     for _ in range(restarts - 1):
         standing = (harm(x_adv, slice(None)) < torch.inf).nonzero()[:, 0]
         if not len(standing):

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks.gradient import Loss, default_step, log_odds, logits_and_gradient
+from rvlib.attacks.gradient import Loss, log_odds, logits_and_gradient
 from rvlib.checks import check_attack
 from rvlib.inference import eval_mode, in_batches, logits_of, select
-from rvlib.threat_models import ThreatModel
+from rvlib.threat_models import ThreatModel, per_image
 
 
 def robust_mask(
@@ -77,7 +77,7 @@ def robust_mask(
     True
     """
     check_attack(model, x, y, threat)
-    eta = default_step(threat, steps, step_size)
+    eta = per_image(2.5 * threat.eps / steps if step_size is None else step_size)
 
     def stands(x_0: Tensor, y: Tensor, x_t: Tensor, ball: ThreatModel, eta: Tensor) -> Tensor:
         left, result = torch.arange(len(y), device=y.device), torch.zeros_like(y, dtype=torch.bool)

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rvlib.attacks.gradient import attack, default_step, log_odds
+from rvlib.attacks.gradient import attack, log_odds
 from rvlib.inference import in_batches
 from rvlib.smoothing.statistics import check_sigma
-from rvlib.threat_models import ThreatModel
+from rvlib.threat_models import ThreatModel, per_image
 
 
 @attack
@@ -77,7 +77,7 @@ def smoothed_pgd(
        Classifiers", NeurIPS 2019, section 2.2, equation (S).  arXiv:1906.04584.
     """
     check_sigma(sigma)
-    eta = default_step(threat, steps, step_size)
+    eta = per_image(2.5 * threat.eps / steps if step_size is None else step_size)
     size = batch_size or max(1, 512 // draws if x.device.type == "cpu" else len(x))
     x_t = x
     for _ in range(steps):
