@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from rvlib.attacks import smoothed_pgd
 from rvlib.attacks.gradient import configured
@@ -33,8 +34,8 @@ def device_of(model: nn.Module, x: Tensor) -> torch.device:
 
 def attacked_batches(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Tensor | DataLoader[Any],
+    labels: Tensor | None,
     attack: AnyAttack,
     *,
     first_id: int = 0,
@@ -47,10 +48,10 @@ def attacked_batches(
     ----------
     model : nn.Module
         Pixels to logits.
-    images : Tensor of shape (N, C, H, W), uint8 or float in [0, 1]
-        Images.
-    labels : Tensor of shape (N,), int64
-        True labels.
+    images : Tensor of shape (N, C, H, W), uint8 or float in [0, 1], or DataLoader
+        Images; or batches of images and labels.
+    labels : Tensor of shape (N,), int64, or None
+        True labels; None if a loader has them.
     attack : callable
         ``attack(model, x, y) -> x_adv``, usually ``functools.partial(rvlib.pgd, threat=...)``.
     first_id : int, default=0
@@ -67,24 +68,36 @@ def attacked_batches(
     y : Tensor of shape (B,)
         Their labels.
     """
-    call, device = configured(attack), device_of(model, images)
-    check_labels(labels, images)
-    for first in range(0, len(images), batch_size):
-        x = images[first : first + batch_size].to(device)
-        x = (to_float(x) if x.dtype == torch.uint8 else x).contiguous(
-            memory_format=torch.channels_last
-        )
-        y = labels[first : first + batch_size].to(device)
+    call, first = configured(attack), first_id
+    for x, y in _batches(images, labels, batch_size):
+        device = device_of(model, x)
+        x, y = (to_float(x) if x.dtype == torch.uint8 else x).to(device), y.to(device)
+        x = x.contiguous(memory_format=torch.channels_last)
         with eval_mode(model):
-            x_adv = call(model, x.clone(), y, stream(device, seed, "attack", first_id + first))
+            x_adv = call(model, x.clone(), y.clone(), stream(device, seed, "attack", first))
         if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
             raise ValueError(f"the attack returned no images of shape {tuple(x.shape)}")
         check_images(x_adv)
         yield x_adv, y
+        first += len(x)
+
+
+def _batches(
+    images: Tensor | DataLoader[Any], labels: Tensor | None, size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    if isinstance(images, Tensor) and labels is not None:
+        check_labels(labels, images)
+        yield from zip(images.split(size), labels.split(size), strict=True)
+    else:
+        yield from ((x, torch.as_tensor(y)) for x, y in images)
 
 
 def predictions(
-    model: nn.Module, images: Tensor, labels: Tensor, attack: AnyAttack, **options: Any
+    model: nn.Module,
+    images: Tensor | DataLoader[Any],
+    labels: Tensor | None,
+    attack: AnyAttack,
+    **options: Any,
 ) -> Tensor:
     """Classify each image as the attack left it.
 
@@ -116,8 +129,8 @@ def predictions(
 
 def vote_counts(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Tensor | DataLoader[Any],
+    labels: Tensor | None,
     attack: AnyAttack,
     sigma: float,
     n: int,
@@ -289,7 +302,9 @@ def checked_attack(attack: AnyAttack, threat: ThreatModel) -> AnyAttack:
 
     def checked(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+        devices = [x.device] if x.device.type == "cuda" else []
+        # Most libraries need gradients, and do not switch them on.
+        with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
             torch.manual_seed(seed)
             plain = x.clone(memory_format=torch.contiguous_format)
             x_adv = attack(model, plain, y.clone()).detach()

@@ -1,5 +1,6 @@
 """Using a network without changing it: evaluation mode, and batches that fit into memory."""
 
+import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
         if held[0] == 0:
             held[1] = [(m, m.training) for m in model.modules() if hasattr(m, "training")]
             if any(training for _, training in held[1]):
-                model.eval()
+                _set_mode(model, False)
         held[0] += 1
     try:
         yield model
@@ -36,12 +37,22 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
         with _lock:
             held[0] -= 1
             if held[0] == 0:
-                if held[1] and held[1][0][1]:
-                    model.train()  # may do more than set flags: adapters split their weights here
-                for module, training in held[1]:
+                for module, training in held[1]:  # parents first
                     if module.training != training:
+                        _set_mode(module, training)
+                for module, training in held[1]:
+                    if module.training != training:  # a part that two parents share
                         module.training = training
                 del _modes[model]
+
+
+def _set_mode(model: nn.Module, training: bool) -> None:
+    """Call ``train``, which may do more than set flags: adapters merge and split weights in it."""
+    try:
+        model.train(training)
+    except NotImplementedError:  # exported programs have one mode, and flags without a meaning
+        for module in model.modules():
+            module.training = training
 
 
 def in_batches(function: Callable[..., Tensor], size: int | None, *parts: Any) -> Tensor:
@@ -69,7 +80,7 @@ def in_batches(function: Callable[..., Tensor], size: int | None, *parts: Any) -
         slices = [slice(first, first + size) for first in range(0, images, size)]
         return torch.cat([function(*(select(part, s) for part in parts)) for s in slices])
     except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if "memory" not in str(error) or min(size, images) == 1:
+        if not re.search("out of memory|allocate", str(error)) or min(size, images) == 1:
             raise
     return in_batches(function, min(size, images) // 2, *parts)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -117,7 +118,10 @@ def sanity(
 
 def _check_answers(model: nn.Module, x: Tensor) -> None:
     """Refuse a network that has no one answer to an image."""
-    training = dict.fromkeys(type(m).__name__ for m in model.modules() if m.training)
+    graphs = [m for m in model.modules() if isinstance(m, torch.fx.GraphModule)]
+    exported = {part for graph in graphs for part in graph.modules()}  # whose flags say nothing
+    parts = (m for m in model.modules() if m not in exported and getattr(m, "training", False))
+    training = dict.fromkeys(type(m).__name__ for m in parts)
     if training:
         raise ValueError(f"the network is in training mode ({', '.join(training)}): model.eval()")
     devices = [x.device] if x.device.type == "cuda" else []
@@ -169,8 +173,8 @@ class _Base:
 
     def ball(self, factor: float) -> ThreatModel:
         """Return the ball with a multiple of its radius, at most the largest there is."""
-        eps = factor * self.threat.eps
-        return replace(self.threat, eps=min(1.0, eps) if isinstance(self.threat, Linf) else eps)  # type: ignore[type-var]
+        largest = getattr(self.threat, "_largest", math.inf)
+        return replace(self.threat, eps=min(largest, factor * self.threat.eps))  # type: ignore[type-var]
 
     def pgd(self, threat: ThreatModel, model: nn.Module | None = None) -> Tensor:
         """Run the attack itself in a ball, from the same starts in all of them."""
@@ -277,7 +281,8 @@ def _chance(base: _Base) -> Check:
     grey = torch.full_like(base.x[:1], LARGE)
     factor = float(base.threat.norm(grey).item() / base.threat.eps)
     ball = base.ball(max(2, factor))
-    fooled = base.fooled(base.pgd(ball))
+    with warnings.catch_warnings(action="ignore"):  # of a radius that is meant
+        fooled = base.fooled(base.pgd(ball))
     right = int((~fooled).sum())
     chance = int(base.y.bincount().max())  # a constant answer has the most frequent label
     return Check(

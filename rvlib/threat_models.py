@@ -47,7 +47,7 @@ class ThreatModel(Protocol):
 
 def per_image(value: Radius) -> Radius:
     """Shape a value an image for arithmetic with images: (B,) becomes (B, 1, 1, 1)."""
-    return value.view(-1, 1, 1, 1) if isinstance(value, Tensor) else value
+    return value.view(-1, 1, 1, 1) if isinstance(value, Tensor) and value.dim() else value
 
 
 def _unit(v: Tensor, dim: tuple[int, ...]) -> Tensor:

@@ -83,7 +83,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
        Parameter-free Attacks", ICML 2020, section 4.1.  arXiv:2003.01690.
     """
     top = logits.topk(3, dim=1).values
-    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+    return margin(logits, y) / _positive(top[:, 0] - top[:, 2])
 
 
 def towards(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
@@ -101,7 +101,12 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     .. [1] Croce, Hein, ICML 2020, section 4.2.  arXiv:2003.01690.
     """
     top = logits.topk(4, dim=1).values
-    return towards(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+    return towards(logits, y, target) / _positive(top[:, 0] - (top[:, 2] + top[:, 3]) / 2)
+
+
+def _positive(spread: Tensor) -> Tensor:
+    """Replace a spread of zero by one: where logits tie, their ratio has no meaning."""
+    return torch.where(spread > 0, spread, 1)
 
 
 # --- the gradient at the pixels -------------------------------------------------------------------
@@ -171,10 +176,15 @@ def attack(function: Attack[P]) -> Attack[P]:
         check_attack(model, x, y, threat)
         with eval_mode(model), torch.inference_mode(False):
             x, y = x.detach().clone(), y.clone()  # tensors of inference mode have no gradient
-            x_adv = function(model, x, y, threat, *args, **kwargs)
-            return inside(x, x_adv, threat)
+            ball = like(threat, x) if isinstance(threat.eps, Tensor) else threat
+            return inside(x, function(model, x, y, ball, *args, **kwargs), threat)
 
     return checked  # type: ignore[return-value]
+
+
+def like(threat: ThreatModel, x: Tensor) -> ThreatModel:
+    """Give radii, one an image, the precision and the device of the images."""
+    return replace(threat, eps=threat.eps.to(x))  # type: ignore[type-var, union-attr]
 
 
 def inside(x: Tensor, x_adv: Tensor, threat: ThreatModel) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.attacks.gradient import Loss, attack, input_gradient, log_odds
+from rvlib.checks import check_labels
 from rvlib.inference import in_batches, logits_of, select
 from rvlib.threat_models import ThreatModel, per_image
 
@@ -107,6 +108,11 @@ def pgd(
     >>> (x_adv - x).abs().mul(255).round().flatten().tolist()
     [8.0, 8.0, 8.0]
     """
+    if min(steps, restarts) < 1:
+        raise ValueError(f"steps={steps}, restarts={restarts}: an attack takes at least one")
+    if targets is not None:
+        check_labels(targets, x)
+        targets = targets.clone()  # of inference mode, perhaps
     eta = per_image(2.5 * threat.eps / steps if step_size is None else step_size)
 
     def ascend(

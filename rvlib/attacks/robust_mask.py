@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks.gradient import Loss, log_odds, logits_and_gradient
+from rvlib.attacks.gradient import Loss, like, log_odds, logits_and_gradient
 from rvlib.checks import check_attack
 from rvlib.inference import eval_mode, in_batches, logits_of, select
 from rvlib.threat_models import ThreatModel, per_image
@@ -77,6 +77,9 @@ def robust_mask(
     True
     """
     check_attack(model, x, y, threat)
+    if min(steps, restarts) < 1:
+        raise ValueError(f"steps={steps}, restarts={restarts}: an attack takes at least one")
+    threat = like(threat, x) if isinstance(threat.eps, Tensor) else threat
     eta = per_image(2.5 * threat.eps / steps if step_size is None else step_size)
 
     def stands(x_0: Tensor, y: Tensor, x_t: Tensor, ball: ThreatModel, eta: Tensor) -> Tensor:
@@ -97,7 +100,8 @@ def robust_mask(
         x, y = x.detach().clone(), y.clone()
         standing = torch.ones_like(y, dtype=torch.bool) if mask is None else mask.clone()
         which = standing.nonzero()[:, 0]
-        standing[which] = logits_of(model, x[which], batch_size).argmax(1) == y[which]
+        if len(which):  # some networks take no empty batch
+            standing[which] = logits_of(model, x[which], batch_size).argmax(1) == y[which]
         for _ in range(restarts):
             start = (x + threat.sample(x, generator)).clamp(0, 1) if random_start else x
             which = standing.nonzero()[:, 0]

@@ -77,6 +77,8 @@ def smoothed_pgd(
        Classifiers", NeurIPS 2019, section 2.2, equation (S).  arXiv:1906.04584.
     """
     check_sigma(sigma)
+    if min(steps, draws) < 1:
+        raise ValueError(f"steps={steps}, draws={draws}: an attack takes at least one")
     eta = per_image(2.5 * threat.eps / steps if step_size is None else step_size)
     size = batch_size or max(1, 512 // draws if x.device.type == "cpu" else len(x))
     x_t = x

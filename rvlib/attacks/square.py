@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks.gradient import attack, margin
+from rvlib.attacks.gradient import attack, inside, margin
 from rvlib.inference import logits_of
 from rvlib.threat_models import Linf, ThreatModel, per_image
 
@@ -94,15 +94,18 @@ def square(
         raise TypeError(f"threat={threat!r}: the Square attack is for the ball Linf")
     if not 0 < area <= 1:
         raise ValueError(f"area={area} is no share of the image: give a number in (0, 1]")
+    if queries < 1:
+        raise ValueError(f"queries={queries}: an attack asks at least once")
     best, left = x.clone(), torch.arange(len(x), device=x.device)
     found = margin(logits_of(model, x, batch_size), y)
+    low, high = (inside(x, x + side * per_image(threat.eps), threat) for side in (-1, 1))
     for query in range(queries):
         sides, window = _proposal(x, square_side(query, queries, area, x), query == 0, generator)
         if query % LOOK == 0:
             left = (found <= 0).nonzero()[:, 0]
             if not len(left):
                 break
-        moved = (x[left] + per_image(threat.at(left).eps) * sides[left]).clamp(0, 1)
+        moved = torch.where(sides[left] > 0, high[left], low[left])
         proposed = torch.where(window[left], moved, best[left])
         value = margin(logits_of(model, proposed, batch_size), y[left])
         takes = (value > found[left]) & (found[left] <= 0)
