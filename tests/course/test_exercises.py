@@ -512,6 +512,13 @@ def test_an_exception_in_a_special_case_is_shown_with_it():
     assert ": your function stops with `ZeroDivisionError: division by zero` in line " in text
 
 
+def test_another_shape_in_a_special_case_is_shown():
+    text = CHECKS["lower_bound"].verdict(
+        lambda k, n, alpha: stats.beta.ppf(alpha, k, n - k + 1) if k else [0]
+    )
+    assert text.endswith("With `k = 0, n = 10, alpha = 0.05`: yours is [0], the right answer is 0.")
+
+
 def test_an_interrupt_passes_through():
     def student(k, n, alpha):
         raise KeyboardInterrupt
