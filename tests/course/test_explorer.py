@@ -1,30 +1,29 @@
-"""rvlib.course.explorer: what is shown is what the sliders say, live and in every other reader."""
+"""rvlib.course.explorer and .static: what is shown is what the sliders say, live and in a page."""
 
 import base64
-import html
 import io
+import json
 import re
 import threading
-import time
-from functools import partial
+from types import SimpleNamespace
 
-import ipywidgets as widgets
 import numpy as np
 import pytest
 from matplotlib._pylab_helpers import Gcf
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rvlib.course.explorer import MOST_FRAMES, Explorer, Knob, Picture
-from rvlib.course.twin import Control, twin
+from rvlib.course import explorer as module
+from rvlib.course import static
+from rvlib.course.explorer import Control, Explorer, Picture
 
-LEVELS = [0.0, 0.25, 0.5, 0.75, 1.0]
 WIDGET = "application/vnd.jupyter.widget-view+json"
+LEVELS = [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
-def make(draw=None, start=(1, 0), thin=(), levels=LEVELS):
+def make(draw=None, start=(1, 0), exported=(), levels=LEVELS):
     """Make an explorer of a bar's height and its title, and the list of calls of its `draw`."""
-    figure = Figure(figsize=(1.5, 1), dpi=60)
+    figure = Figure(figsize=(2, 1), dpi=60)
     axes = figure.subplots()
     axes.set(xlim=(-1, 1), ylim=(0, 1))
     (bar,) = axes.bar([0], [0], 0.5)
@@ -37,38 +36,22 @@ def make(draw=None, start=(1, 0), thin=(), levels=LEVELS):
             draw(level, name)
         bar.set_height(level)
         title.set_text(name)
-        return f"{name} is at <{level}>"
+        return f"{name} is at <{level}> </script>"
 
-    knobs = [
-        Knob("level", "level", levels, start[0], twin=thin),
-        Knob("name", "name", ["ada", "bob"], start[1], ["Ada", "Bob"], menu=True),
+    controls = [
+        Control("level", "height", levels, start[0], exported=exported),
+        Control("name", "name", ["ada", "bob"], start[1], ["Ada", "Bob"], menu=True),
     ]
-    return Explorer("toy", knobs, Picture(figure, [bar, title]), move), calls
-
-
-def parts(explorer):
-    _, *controls, image = explorer.children
-    return controls, image
+    return Explorer("toy", controls, Picture(figure, [bar, title]), move), calls
 
 
 def decode(content):
-    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
-        return np.asarray(image.convert("RGB"))
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image)
 
 
 def shown(explorer):
-    """The pixels and the sentence of the live picture."""
-    _, image = parts(explorer)
-    alt, source = re.findall(
-        r'<img alt="(.*?)" width="90" src="data:image/png;base64,(.*?)"', image.value
-    )[0]
-    assert image.value.count(f">{alt}<") == 1  # the sentence under it
-    return decode(source), html.unescape(alt)
-
-
-def fresh(level, name):
-    """What a new explorer shows that starts there."""
-    return shown(make(start=(level, name))[0])
+    return decode(explorer.png), explorer.frame["text"]
 
 
 def assert_same(one, other):
@@ -76,182 +59,168 @@ def assert_same(one, other):
     assert (one[0] == other[0]).all()
 
 
-# --- live ----------------------------------------------------------------------------------------
+def test_each_move_shows_what_a_new_explorer_shows_there():
+    moved, _ = make()
+    for level, name in [(4, 0), (4, 1), (0, 1), (1, 0)]:
+        moved.positions = [level, name]
+        assert moved.frame["positions"] == [level, name]
+        assert_same(shown(moved), shown(make(start=(level, name))[0]))
 
 
-def test_it_starts_where_its_knobs_say():
-    explorer, calls = make()
-    assert calls == [(0.25, "ada")]
-    pixels, words = shown(explorer)
-    assert pixels.shape == (60, 90, 3)
-    assert words == "ada is at <0.25>"
-
-
-def test_a_moved_picture_has_no_remains_of_the_one_before():
+def test_different_positions_look_different():
     explorer, _ = make()
-    (level, name), _ = parts(explorer)
-    for position, who in ((4, 1), (0, 0), (2, 1), (1, 0)):
-        level.value, name.value = position, who
-        assert_same(shown(explorer), fresh(position, who))
+    pictures = {explorer.draw([i, j])[0].tobytes() for i in range(5) for j in range(2)}
+    assert len(pictures) == 10
 
 
-def test_each_move_draws_once():
-    explorer, calls = make()
-    (level, _), _ = parts(explorer)
-    calls.clear()
-    level.value = 3
-    level.value = 3
-    assert calls == [(0.75, "ada")]
+def test_the_page_is_given_names_values_and_size():
+    spec = make()[0].spec
+    assert spec["width"], spec["height"] == (120, 60)
+    height, name = spec["controls"]
+    assert height == {
+        "name": "level",
+        "label": "height",
+        "values": ["0.0", "0.25", "0.5", "0.75", "1.0"],
+        "start": 1,
+        "menu": False,
+        "plays": False,
+    }
+    assert (name["values"], name["menu"]) == (["Ada", "Bob"], True)
 
 
-def test_its_controls_are_labelled_and_can_be_found():
+def test_no_figure_is_registered_with_pyplot():
     explorer, _ = make()
-    (level, name), image = parts(explorer)
-    assert "explorer-toy" in explorer._dom_classes
-    assert [control._dom_classes for control in (level, name)] == [("toy-level",), ("toy-name",)]
-    assert [control.description for control in (level, name)] == ["level", "name"]
-    assert [text for text, _ in level.options] == [str(value) for value in LEVELS]
-    assert [text for text, _ in name.options] == ["Ada", "Bob"]
-    assert 'role="status"' in image.value
+    explorer.positions = [2, 1]
+    assert not Gcf.figs
 
 
-def test_an_error_is_shown_and_the_next_move_recovers():
+def test_an_error_is_shown_in_one_line_and_the_next_move_works():
     def fail(level, name):
-        if level == 1:
-            raise ZeroDivisionError("no <b>level</b>")
+        if level == 1.0:
+            raise ValueError("no such level")
 
     explorer, _ = make(fail)
-    (level, _), image = parts(explorer)
-    before = shown(explorer)
-    level.value = 4
-    assert image.value.startswith('<pre role="alert">')
-    assert "ZeroDivisionError: no &lt;b&gt;level&lt;/b&gt;" in image.value
-    assert ", in fail" in image.value  # where it came from
-    level.value = 1
-    assert_same(shown(explorer), before)
+    explorer.positions = [4, 0]
+    assert explorer.frame == {"positions": [4, 0], "text": "ValueError: no such level"}
+    explorer.positions = [2, 0]
+    assert_same(shown(explorer), shown(make(start=(2, 0))[0]))
 
 
-def test_an_error_at_the_start_is_loud():
-    def fail(level, name):
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        make(fail)
-
-
-def test_moves_from_several_threads_end_at_the_last_values():
-    inside, go_on = threading.Event(), threading.Event()
+def test_of_two_threads_the_later_one_shows_the_newest_positions():
+    entered, go = threading.Event(), threading.Event()
 
     def wait(level, name):
-        if threading.current_thread() is not threading.main_thread():
-            inside.set()
-            assert go_on.wait(10)
+        if level == 0.75:
+            entered.set()
+            assert go.wait(10)
 
-    explorer, calls = make(wait)
-    (level, name), _ = parts(explorer)
-    calls.clear()
-    changes = [partial(setattr, level, "value", position) for position in (0, 2, 3, 4)]
-    threads = [
-        threading.Thread(target=change) for change in (*changes, partial(setattr, name, "value", 1))
-    ]
-    for thread in threads:
-        thread.start()
-        assert inside.wait(10)  # the first is drawing; the others come to the lock
-        time.sleep(0.02)
-    go_on.set()
+    explorer, _ = make(wait)
+    threads = []
+    for positions in ([3, 0], [4, 1]):
+        threads.append(threading.Thread(target=setattr, args=(explorer, "positions", positions)))
+        threads[-1].start()
+        assert entered.wait(10)
+    go.set()
     for thread in threads:
         thread.join(10)
-    assert calls[0] == (0.0, "ada")
-    assert set(calls[1:]) == {(1.0, "bob")}  # nobody draws what is no longer wanted
-    assert_same(shown(explorer), fresh(4, 1))
+    assert_same(shown(explorer), shown(make(start=(4, 1))[0]))
 
 
-def test_no_pyplot_figure_is_made():
-    before = dict(Gcf.figs)
+def test_moves_go_to_the_thread_that_the_front_end_names():
+    """Not to the cells' thread, as ipykernel 7.4 would have it: it may be busy."""
     explorer, _ = make()
-    parts(explorer)[0][0].value = 3
-    explorer._repr_mimebundle_()
-    assert before == Gcf.figs
+    if explorer.comm is not None:
+        assert explorer.comm._reply_subshell_for is None
 
 
-# --- the other faces -----------------------------------------------------------------------------
+# --- what a notebook keeps ------------------------------------------------------------------------
 
 
-def test_every_frame_is_what_the_sliders_would_show():
-    explorer, _ = make()
-    frames = explorer.frames()
-    assert list(frames) == [(i, j) for i in range(5) for j in range(2)]
-    for key, frame in frames.items():
-        assert_same(frame, fresh(*key))
+def test_shown_live_only_the_first_frame_is_drawn(monkeypatch):
+    monkeypatch.setenv("RVLIB_STATIC", "0")
+    explorer, calls = make()
+    bundle, metadata = explorer._repr_mimebundle_()
+    assert calls == [(0.25, "ada")]
+    assert set(bundle) == {WIDGET, "image/png", "text/plain"}
+    pixels, text = shown(explorer)
+    assert (decode(base64.b64decode(bundle["image/png"])) == pixels).all()
+    assert bundle["text/plain"] == metadata["image/png"]["alt"] == text
 
 
-def test_a_thinned_twin_keeps_the_start():
-    explorer, _ = make(thin=(4, 0))
-    frames = explorer.frames()
-    assert list(frames) == [(i, j) for i in range(3) for j in range(2)]
-    for shown_at, level in enumerate((0, 1, 4)):
-        assert_same(frames[shown_at, 0], fresh(level, 0))
-    data, _ = explorer._repr_mimebundle_()
-    controls = [
-        Control("level", ["0.0", "0.25", "1.0"], False),
-        Control("name", ["Ada", "Bob"], True),
-    ]
-    assert data["text/html"] == twin("toy", controls, frames, (1, 0))
+def test_without_a_front_end_the_page_gets_every_frame_instead_of_the_widget(monkeypatch):
+    monkeypatch.setenv("RVLIB_STATIC", "1")
+    explorer, calls = make(exported=(0, 4))
+    bundle, _ = explorer._repr_mimebundle_()
+    assert set(bundle) == {"text/html", "image/png", "text/plain"}
+    assert set(calls) == {(level, name) for level in (0, 0.25, 1) for name in ("ada", "bob")}
+    assert bundle["text/html"] == make(exported=(0, 4))[0].html()  # the same bytes in every run
 
 
-def test_one_output_has_all_faces_and_the_same_words():
-    explorer, _ = make()
-    data, metadata = explorer._repr_mimebundle_()
-    pixels, words = shown(explorer)
-    assert data.keys() == {WIDGET, "text/html", "image/png", "text/plain"}
-    assert data[WIDGET]["model_id"] == explorer.model_id
-    assert (decode(data["image/png"]) == pixels).all()
-    assert data["text/plain"] == words == metadata["image/png"]["alt"]
+@pytest.mark.parametrize("stdin", [True, False, None])
+def test_a_front_end_is_known_by_its_requests(monkeypatch, stdin):
+    monkeypatch.delenv("RVLIB_STATIC", raising=False)
+    request = {"content": {} if stdin is None else {"allow_stdin": stdin}}
+    shell = SimpleNamespace(kernel=SimpleNamespace(get_parent=lambda: request))
+    monkeypatch.setattr(static, "get_ipython", lambda: shell)
+    assert static.is_headless() == (stdin is False)
 
 
-def test_showing_it_again_neither_moves_it_nor_changes_the_twin():
-    explorer, _ = make()
-    (level, name), _ = parts(explorer)
-    first, _ = explorer._repr_mimebundle_()
-    level.value, name.value = 4, 1
-    second, _ = explorer._repr_mimebundle_()
-    assert second == first
-    assert_same(shown(explorer), fresh(4, 1))
-    level.value = 0
-    assert_same(shown(explorer), fresh(0, 1))
+def test_outside_of_a_notebook_nothing_is_headless(monkeypatch):
+    monkeypatch.delenv("RVLIB_STATIC", raising=False)
+    assert not static.is_headless()
 
 
-def test_two_explorers_alike_give_the_same_page():
-    (one, _), (other, _) = make(), make()
-    assert one._repr_mimebundle_()[0]["text/html"] == other._repr_mimebundle_()[0]["text/html"]
+def read(page):
+    """Read an export back: its first picture, its controls, its frames."""
+    first = re.search(r'<img src="data:image/webp;base64,(.*?)"', page)[1]
+    call = re.search(r'still\("explorer-[0-9a-f]{12}", (.*)\);</script>$', page)[1]
+    spec, images, frames = json.loads(f"[{call}]")
+    base = decode(base64.b64decode(first))
+    pictures = [decode(base64.b64decode(uri.partition(",")[2])) for uri in images]
+    height, width = (side // static.TILES for side in base.shape[:2])
+    found = {}
+    for key, (tiles, text) in frames.items():
+        whole = base.copy()
+        for place, number in tiles:
+            row, column = divmod(place, static.TILES)
+            part = whole[row * height : (row + 1) * height, column * width : (column + 1) * width]
+            tile = pictures[number]
+            part[tile[..., 3] > 0] = tile[tile[..., 3] > 0, :3]
+        found[tuple(map(int, key.split(",")))] = whole, text
+    return spec, found
 
 
-def test_too_many_frames_are_refused_before_any_is_drawn():
-    explorer, calls = make(levels=range(MOST_FRAMES // 2 + 1))
-    calls.clear()
-    with pytest.raises(ValueError, match=f"^162 frames in toy's twin: at most {MOST_FRAMES}$"):
-        explorer.frames()
-    assert calls == []
-    assert len(make(levels=range(MOST_FRAMES // 2))[0].frames()) == MOST_FRAMES
+def test_an_export_holds_every_frame():
+    explorer, _ = make(exported=(0, 4))
+    spec, found = read(explorer.html())
+    assert spec["controls"][0]["values"] == ["0.0", "0.25", "1.0"]
+    assert spec["controls"][0]["start"] == 1
+    assert found.keys() == explorer.frames().keys()
+    for key, frame in explorer.frames().items():
+        assert_same(found[key], frame)
+        positions = ([0, 1, 4][key[0]], key[1])
+        assert_same(found[key], explorer.draw(positions))
 
 
-def test_words_that_do_not_fit_the_values_are_refused():
-    with pytest.raises(ValueError, match="zip"):
-        Knob("level", "level", LEVELS, words=["low"]).widget("toy")
+def test_an_export_stands_alone_and_its_words_cannot_end_its_script():
+    page = make()[0].html()
+    assert page.count("</script>") == 1
+    assert not re.search(r"https?://", page)
+    assert 'alt="ada is at &lt;0.25&gt; &lt;/script&gt;"' in page
 
 
-def test_a_knob_that_plays_goes_through_its_values(monkeypatch):
-    linked = []
-    monkeypatch.setattr(widgets, "jslink", lambda *ends: linked.append(ends))
-    knob = Knob("level", "level", LEVELS, 2, plays=True)
-    control = knob.widget("toy")
-    slider, play = knob.row(control).children
-    assert slider is control
-    assert (play.min, play.max, play.value) == (0, len(LEVELS) - 1, 2)
-    assert linked == [((play, "value"), (control, "index"))]
+def test_equal_tiles_are_stored_once():
+    frame = np.zeros((10, 10, 3), np.uint8)
+    other = frame.copy()
+    other[:2, :2] = other[4:6, 4:6] = 255
+    spec = {"name": "toy", "controls": [], "width": 10, "height": 10}
+    page = static.export(spec, {(0,): (frame, "a"), (1,): (other, "b")}, (0,))
+    _, images, frames = json.loads(f"[{re.search(r'still.*?, (.*)[)];', page)[1]}]")
+    assert len(images) == 1
+    assert frames == {"0": [[], "a"], "1": [[[0, 0], [12, 0]], "b"]}
 
 
-def test_other_knobs_stand_alone():
-    knob = Knob("level", "level", LEVELS)
-    control = knob.widget("toy")
-    assert knob.row(control) is control
+def test_too_many_frames_are_refused(monkeypatch):
+    monkeypatch.setattr(module, "MAX_EXPORTED", 9)
+    with pytest.raises(ValueError, match="10 frames"):
+        make()[0].frames()

@@ -1,5 +1,6 @@
 """rvlib.course.figures: pictures with everything in them, and words for who cannot see them."""
 
+import base64
 import io
 
 import numpy as np
@@ -8,8 +9,17 @@ import torch
 from matplotlib._pylab_helpers import Gcf
 from PIL import Image as Picture
 
-from rvlib.course import figures, show_attack, show_curves, show_history, show_votes
-from rvlib.data import CLASSES
+from rvlib.course import figures
+from rvlib.course.figures import (
+    CLASSES,
+    show_attack,
+    show_balls,
+    show_curves,
+    show_history,
+    show_progress,
+    show_votes,
+)
+from rvlib.threat_models import L2, Linf, PixelL2
 
 X = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
 X_ADV = X + 0.03 * torch.tensor([1.0, -1.0, 0.0])[:, None, None, None]
@@ -18,23 +28,32 @@ HISTORIES = {
     "standard": [{"natural": 0.5, "fgsm": 0.1}, {"natural": 0.6, "fgsm": 0.05}],
     "robust": [{"natural": 0.4, "fgsm": 0.3}],
 }
+PERCENT = {"a": [{"natural": 50.0, "pgd": 1.0}, {"natural": 48.0, "pgd": 9.0}]}
 COUNTS = torch.tensor([10, 0, 60, 30, 0, 0, 0, 0, 0, 0])
+BALLS = {"l∞": Linf(0.045), "pixel": PixelL2(0.045), "l2": L2(0.045)}
+ATTACKED = {name: ball.project(0.3 * (X[1:2] - 0.5))[0] + X[0] for name, ball in BALLS.items()}
 
 SHOWN = {
     "attack": lambda: show_attack(X, X_ADV, Y, ANSWERS),
     "one attack without effect": lambda: show_attack(X[:1], X[:1], Y[:1], Y[:1]),
+    "balls": lambda: show_balls(X[0], BALLS, ATTACKED, dict.fromkeys(BALLS, "cat")),
     "curves": lambda: show_curves([0, 1], {"a": [1, 2], "b": np.array([2, 3])}, "x", "y", "alt"),
     "marked": lambda: show_curves([1, 10], {"a": [1, 2]}, "x", "y", "alt", mark=3, log=True),
     "history": lambda: show_history(HISTORIES, "fgsm"),
+    "progress": lambda: show_progress(PERCENT, 3, ["natural", "pgd"]),
+    "nothing yet": lambda: show_progress({}, 3, ["natural", "pgd"]),
     "votes": lambda: show_votes(COUNTS, 3),
 }
 ALT = {
-    "attack": "3 images, their perturbations, attacked: 2 are misread.",
-    "one attack without effect": "1 images, their perturbations, attacked: 0 are misread.",
-    "curves": "alt",
-    "marked": "alt",
-    "history": "Accuracy by epoch of standard, robust; dashed under fgsm.",
-    "votes": f"Votes by class; {CLASSES[2]} leads, the true class is {CLASSES[3]}.",
+    "attack": ["3 images", "2 are misclassified", f"{CLASSES[1]} → {CLASSES[5]}"],
+    "one attack without effect": ["1 images", "0 are misclassified"],
+    "balls": ["l∞: largest change 0.045", f"length {(ATTACKED['l2'] - X[0]).norm():.2f}", "cat"],
+    "curves": ["alt"],
+    "marked": ["alt"],
+    "history": ["standard: clean 60.0 %, under fgsm 5.0 %", "robust: clean 40.0 %"],
+    "progress": ["a: natural 48.0 %, pgd 9.0 %"],
+    "nothing yet": ["Nothing is trained yet."],
+    "votes": [f"{CLASSES[2]} 60, {CLASSES[3]} 30, {CLASSES[0]} 10", f"class is {CLASSES[3]}"],
 }
 
 
@@ -46,18 +65,44 @@ def drawn(monkeypatch):
     return found
 
 
+@pytest.mark.parametrize("headless", ["0", "1"])
 @pytest.mark.parametrize("what", SHOWN)
-def test_a_picture_with_its_alt_text(what):
-    before = len(Gcf.figs)
+def test_a_picture_with_its_alt_text(what, headless, monkeypatch):
+    monkeypatch.setenv("RVLIB_STATIC", headless)
     image = SHOWN[what]()
-    assert image.alt == ALT[what]
+    assert all(part in image.alt for part in ALT[what])
     bundle, metadata = image._repr_mimebundle_()
-    assert bundle["image/png"]
-    assert metadata["image/png"]["alt"] == ALT[what]
-    with Picture.open(io.BytesIO(image.data)) as picture:
+    assert bundle["text/plain"] == metadata["image/png"]["alt"] == image.alt
+    with Picture.open(io.BytesIO(base64.b64decode(bundle["image/png"]))) as picture:
         assert picture.format == "PNG"
-        assert min(picture.size) >= 150
-    assert len(Gcf.figs) == before  # not left open
+        assert picture.width <= 720  # beside the side bar on a projector
+    if headless == "1":
+        assert "text/html" not in bundle  # GitHub shows the PNG
+    else:  # JupyterLab reads the alternative text from HTML only
+        assert f'alt="{image.alt}"' in bundle["text/html"]
+        assert bundle["image/png"] in bundle["text/html"]
+    assert not Gcf.figs  # nothing is left open
+
+
+@pytest.mark.parametrize("what", SHOWN)
+def test_text_can_be_read_from_the_back_row(what, drawn):
+    SHOWN[what]()
+    texts = drawn[0].findobj(lambda artist: hasattr(artist, "get_fontsize"))
+    width = drawn[0].get_figwidth()
+    assert width <= 8
+    assert min(text.get_fontsize() for text in texts if text.get_text().strip()) >= 13
+
+
+def test_what_a_ball_looks_like_in_two_channels(drawn):
+    SHOWN["balls"]()
+    top = np.array(drawn[0].axes).reshape(3, 3)[0]
+    for axes, (name, ball) in zip(top, BALLS.items(), strict=True):
+        (shape,), (dots,) = axes.patches, axes.lines
+        assert type(shape).__name__ == ("Rectangle" if name == "l∞" else "Circle")
+        assert shape.get_width() == pytest.approx(2 * 0.045)
+        change = (ATTACKED[name] - X[0])[:2].flatten(1)
+        np.testing.assert_allclose(np.array(dots.get_data()), change, atol=1e-6)
+        assert ball.norm((ATTACKED[name] - X[0])[None]).item() <= 0.0451
 
 
 def test_an_attack_has_three_rows(drawn):
@@ -85,13 +130,9 @@ def test_curves_are_told_apart_without_colour(drawn):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("radius", "accuracy, %")
 
 
-def test_no_curve_is_left_out(drawn):
-    curves = {name: [1.0, 2.0] for name in "abcdef"}
-    try:
-        show_curves([0, 1], curves, "x", "y", "")
-    except ValueError:
-        return  # refusing is as good
-    assert [line.get_label() for line in drawn[0].axes[0].lines] == list(curves)
+def test_more_curves_than_can_be_told_apart_are_refused():
+    with pytest.raises(ValueError, match="6 curves"):
+        show_curves([0, 1], {name: [1.0, 2.0] for name in "abcdef"}, "x", "y", "")
 
 
 def test_a_value_can_be_marked_on_a_logarithmic_axis(drawn):

@@ -1,19 +1,34 @@
 """rvlib.course.lessons: on a linear network every number is known."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from rvlib.attacks import fgsm, pgd
+from rvlib.course import lessons
 from rvlib.course.lessons import (
+    Plan,
+    attack_certified,
     compare_directions,
     eight_bit,
+    evidence_curves,
     iterates,
     losses_by_step,
     naive_pgd,
+    one_layer,
     robust_curve,
+    sanity_table,
     sweep,
+    train_shortly,
 )
+from rvlib.experiments import ALPHA, SIGMA, table1_cells
+from rvlib.objectives import standard
+from rvlib.pipeline import Accuracy, Run
+from rvlib.smoothing import log_e_value
 from rvlib.threat_models import L2, Linf, PixelL2
 
 
@@ -68,22 +83,22 @@ def test_of_all_directions_the_corner_gains_most_and_no_more_than_the_gradients_
         z = x.clone().requires_grad_(True)
         (gradient,) = torch.autograd.grad(F.cross_entropy(network(z), y, reduction="sum"), z)
     length = gradient.abs().flatten(1).sum(1).mean().item()
-    corner, itself, random = (float(line["if straight"]) for line in table[3:])
-    assert corner == pytest.approx(0.1 * length, abs=0.005)
+    corner, itself, random = table["if linear"][3:]
+    assert corner == pytest.approx(0.1 * length)
     assert corner > itself > abs(random)
-    for line in table[:3]:  # so short a step that no loss bends, in two digits
-        assert line["in fact"] == line["if straight"]
+    # So short a step that no loss bends.
+    np.testing.assert_allclose(table["measured"][:3], table["if linear"][:3], atol=1e-5)
 
 
 def test_a_corner_moves_every_channel_alike(lesson):
     # On the linear network the loss depends on the margin alone: after the corner's step all
     # images have lost 0.1 times the sum of |w|.
     network, x, y, distance = lesson
-    (line, *_) = compare_directions(network, x, y, (0.1,), torch.Generator().manual_seed(0))
+    table = compare_directions(network, x, y, (0.1,), torch.Generator().manual_seed(0))
     scale = (network[1].weight[1] - network[1].weight[0]).abs().sum().item()
     after = F.softplus(-scale * (distance - 0.1)).mean()
     before = F.softplus(-scale * distance).mean()
-    assert float(line["in fact"]) == pytest.approx((after - before).item(), abs=0.0051)
+    assert table["measured"][0] == pytest.approx((after - before).item())
 
 
 def test_a_file_keeps_the_nearest_level():
@@ -101,7 +116,7 @@ def test_the_last_iterate_is_what_pgd_returns(lesson, ball):
     assert torch.equal(path[0], x)
     for steps, stop in enumerate(path[1:], start=1):
         found = pgd(network, x, y, ball(0.1), steps=steps, step_size=0.03, random_start=False)
-        assert torch.equal(stop, found)
+        torch.testing.assert_close(stop, found)
 
 
 def test_a_curve_over_growing_balls(lesson):
@@ -118,8 +133,102 @@ def test_naive_pgd_is_pgd_until_the_network_is_sure(lesson):
     network, x, y, _ = lesson
     found = naive_pgd(network, x, y, Linf(0.1), steps=3, step_size=0.04)
     expected = pgd(network, x, y, Linf(0.1), steps=3, step_size=0.04, random_start=False)
-    assert torch.equal(found, expected)
+    torch.testing.assert_close(found, expected)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1e5)
-    assert torch.equal(naive_pgd(network, x, y, Linf(0.1), 3, 0.04), x)  # it does not move
+    torch.testing.assert_close(naive_pgd(network, x, y, Linf(0.1), 3, 0.04), x)  # it does not move
+
+
+# --- with a run -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path))
+    return Run.open("smoke", "cpu", root=Path(__file__).parents[2])
+
+
+def test_within_its_certificate_no_answer_changes_and_far_outside_some_do(run):
+    outcomes = attack_certified(run, SIGMA, (0.99, 4.0), images=4)
+    assert {sum(outcome) for outcome in outcomes.values()} == {4}
+    assert outcomes[0.99].changed == 0
+    assert outcomes[4.0].kept < outcomes[0.99].kept
+
+
+def test_evidence_in_powers_of_ten():
+    curves = evidence_curves((0.9, 0.5), (100, 100_000), 0.25, 0.5)
+    clear, tie, needed = curves.values()
+    expected = log_e_value([90], [100], 0.691462461274013)[0] / np.log(10)
+    assert clear == pytest.approx([expected, 5])
+    assert tie[1] == -3
+    assert needed == pytest.approx([-np.log10(ALPHA)] * 2)
+
+
+def test_a_short_training_is_measured_once(run, monkeypatch):
+    plan = Plan(
+        "tiny",
+        start=lambda: one_layer(run.images(32)[0], seed=0),
+        objectives={"a": standard, "b": standard},
+        watched={"natural": None},
+        measure=lambda model, x, y: [lessons.percent_correct(model, x, y)],
+        radii=(0.0,),
+        images=256,
+        epochs=2,
+        batch_size=32,
+        lr=0.02,
+    )
+    found = train_shortly(run, plan)
+    assert [training.name for training in found] == ["a", "b"]
+    for training in found:
+        assert [len(training.history), len(training.curve)] == [3, 1]
+        # The curve is measured on the held-out images, as is the history of so few.
+        assert training.curve[0] == pytest.approx(training.history[-1]["natural"])
+        assert training.history[-1]["natural"] > training.history[0]["natural"]
+    monkeypatch.setattr(lessons, "fit", None)
+    assert train_shortly(run, plan) == found
+
+
+def test_one_layer_is_made_for_its_images():
+    x = 0.3 + 0.1 * torch.rand(16, 1, 6, 5)
+    with torch.random.fork_rng():
+        network = one_layer(x, seed=3, classes=4)
+    assert network(x).shape == (16, 4)
+    scaled = network[0](x)
+    assert scaled.mean().item() == pytest.approx(0, abs=1e-5)
+    assert scaled.std().item() == pytest.approx(1, abs=1e-4)
+    assert torch.equal(network[1].weight, one_layer(x, seed=3, classes=4)[1].weight)
+
+
+CORRECT = {"natural": 600, "fgsm": 300, "pgd-linf": 200, "pgd-linf-50x5": 190, "certified": 150}
+SURPRISES = {"pass": 200, "within intervals": 310, "FAIL": 400}
+
+
+@pytest.mark.parametrize(("verdict", "steps"), SURPRISES.items())
+def test_orders_of_a_sound_evaluation(verdict, steps, monkeypatch):
+    correct = CORRECT | {"pgd-linf": steps, "pgd-linf-50x5": min(steps, 190)}
+
+    def accuracy(defence, attack, count=None):
+        return Accuracy(1000, correct.get(attack, 180), 0, "-")
+
+    run = SimpleNamespace(
+        accuracy=accuracy,
+        certificates=lambda sigma: None,
+        profile=SimpleNamespace(
+            ns=(100,), certified=1000, attacks=("natural", "fgsm", "pgd-linf", "pgd-linf-50x5")
+        ),
+    )
+    radii = np.array([1.0] * CORRECT["certified"] + [0.1] * 850)
+    monkeypatch.setattr(lessons, "certified_radii", lambda results, n: radii)
+    table = sanity_table(run)
+    basic = table[table["defence"] == "Basic classifier"].set_index("check")["verdict"]
+    assert basic["many steps beat one"] == verdict
+    assert basic["an attack does harm"] == "pass"
+    kept = table[table["check"] == "a promise is kept"].iloc[0]
+    assert (kept["verdict"], kept["n"]) == ("pass", 1000)
+    assert "15.00" in kept["lower, %"]
+    assert len(table) > len({defence for defence, _ in table1_cells(run.profile)})
+    steps = lessons.ladder(run, "smoothed-0.25")
+    assert [part.correct for part in steps] == [150, 180, 600]
+    assert "certified 15.0 %, attacked 18.0 %, clean 60.0 %" in steps.sentence()
+    assert lessons.ladder(run, "standard").certified is None

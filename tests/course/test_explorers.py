@@ -1,0 +1,218 @@
+"""The seven explorers: one law for all, and for each that its numbers are the library's."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+
+import rvlib as rv
+from rvlib.course import explorers, lessons
+from rvlib.course.explorers import certification, pgd, smoothing, training
+from rvlib.course.figures import CLASSES
+from rvlib.course.lessons import TEST_RADII, ShortTraining
+from rvlib.experiments import ALPHA, PGD_STEPS, REPORT_TABLE1, SIGMAS, gaussian_name
+from rvlib.pipeline import Run
+from rvlib.smoothing import correct_radii, lower_confidence_bound, sample_under_noise
+
+NAMES = ["fgsm", "pgd", "training", "mixing", "smoothing", "certification", "results"]
+CURVES = {"α = 1": [60.0, 40.0, 20.0, 10.0, 5.0], "α = 0": [50.0, 45.0, 40.0, 35.0, 30.0]}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RVLIB_BUILD", str(tmp_path_factory.mktemp("build")))
+        yield Run.open("smoke", "cpu", root=Path(__file__).parents[2])
+
+
+@pytest.fixture(scope="module")
+def all_of_them(run):
+    made = {}
+
+    def get(name):
+        if name not in made:
+            trainings = [ShortTraining(name, [], curve) for name, curve in CURVES.items()]
+            more = [trainings] if name == "mixing" else []
+            made[name] = getattr(explorers, f"explore_{name}")(run, *more)
+        return made[name]
+
+    return get
+
+
+def controls(explorer):
+    return {control.name: control for control in explorer._controls}
+
+
+def at(explorer, **values):
+    """Positions of some values; of the other controls the start."""
+    return [c.values.index(values.get(c.name, c.values[c.start])) for c in explorer._controls]
+
+
+# --- the law --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_control_moves_the_picture_and_back(name, all_of_them):
+    explorer = all_of_them(name)
+    start = [control.start for control in explorer._controls]
+    first = explorer.draw(start)
+    assert first[0].shape == (400, 720, 3)  # seen whole on a projector, beside the side bar
+    for k, control in enumerate(explorer._controls):
+        for other in {(control.start + 1) % len(control.values), len(control.values) - 1} - {
+            control.start
+        }:
+            pixels, text = explorer.draw([*start[:k], other, *start[k + 1 :]])
+            assert (pixels != first[0]).any(), f"{control.name} moves nothing"
+            assert text != first[1]
+    again = explorer.draw(start)
+    assert again[1] == first[1]
+    assert (again[0] == first[0]).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sentence_says_where_every_control_stands(name, all_of_them):
+    explorer = all_of_them(name)
+    for positions in ([c.start for c in explorer._controls], [-1] * len(explorer._controls)):
+        text = explorer.draw(positions)[1]
+        for control, position in zip(explorer._controls, positions, strict=True):
+            word = control.texts[position].removeprefix("the ").removesuffix(" ball")
+            if control.name == "portion":
+                continue  # said as the length of a step
+            if control.name == "sigma":
+                word = str(control.values[position])
+            assert re.sub(r"^\d+: ", "", word) in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_is_of_moderate_size(name, all_of_them):
+    kept = [len(control.kept) for control in all_of_them(name)._controls]
+    assert 4 <= np.prod(kept) <= 160
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_written_below_thirteen_points(name, all_of_them):
+    """At 8 inches, the width of the picture: readable from the back row."""
+    figure = all_of_them(name)._picture._canvas.figure
+    texts = [text for text in figure.findobj(lambda a: hasattr(a, "get_fontsize"))]
+    assert min(text.get_fontsize() for text in texts if text.get_text().strip()) >= 13
+
+
+# --- the numbers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", [0, 3.0, 8.0])
+def test_fgsm(level, all_of_them, run):
+    explorer = all_of_them("fgsm")
+    text = explorer.draw(at(explorer, image=1, level=level))[1]
+    model, (x, y) = run.model("standard"), run.images(run.profile.live)
+    ball = rv.Linf(level / 255)
+    attacked = rv.fgsm(model, x, y, ball) if level else x
+    assert f"{lessons.percent_correct(model, attacked, y):.0f} %." in text
+    right = (lessons.answers(model, x) == y).nonzero()[1, 0]
+    p = lessons.probabilities(model, attacked[right : right + 1])[0]
+    assert f"has probability {float(p[y[right]]):.1%}" in text
+    assert f"the answer is {CLASSES[int(p.argmax())]}" in text
+
+
+@pytest.mark.parametrize("norm", pgd.BALLS)
+def test_pgd(norm, all_of_them, run):
+    explorer, eps = all_of_them("pgd"), 0.1
+    model = run.model("standard")
+    x, y = (part[:1] for part in lessons.classified_correctly(model, *run.images(32)))
+    ball = pgd.BALLS[norm](eps)
+    found = pgd.walk(model, x, y, ball, 0.25 * eps, points=5)
+    expected = rv.pgd(model, x, y, ball, step_size=0.25 * eps, random_start=False)
+    torch.testing.assert_close(found.stops[-1:], expected, atol=1e-6, rtol=0)
+    assert len(found.stops) == PGD_STEPS + 1
+    torch.testing.assert_close(found.stops[:1], x)
+    text = explorer.draw(at(explorer, norm=norm, eps=eps, step=PGD_STEPS))[1]
+    assert f"loss {lessons.losses(model, expected, y).item():.2f}" in text
+    assert f"length of the change: {(expected - x).norm():.2f}" in text
+    # Both maps begin at the image; the plane holds the path's end, at its true distance.
+    np.testing.assert_allclose([found.path[0], found.channels[0]], 0, atol=1e-6)
+    with rv.eval_mode(model):
+        step = eps * ball.steepest(rv.input_gradient(model, x, y))
+    length = float((found.stops[-1] - x[0]).norm() / step.norm())
+    assert np.linalg.norm(found.path[-1]) == pytest.approx(length, rel=1e-3)
+    inside = abs(found.channels).max(1) if norm == "l∞" else np.linalg.norm(found.channels, axis=1)
+    assert inside.max() <= 1 + 1e-5
+
+
+def test_the_ball_is_a_square_or_a_disc(all_of_them):
+    explorer = all_of_them("pgd")
+    figure = explorer._picture._canvas.figure
+    for norm in pgd.BALLS:
+        explorer.draw(at(explorer, norm=norm))
+        (ball,) = [ax for ax in figure.axes if "red" in ax.get_xlabel()]
+        visible = [type(patch).__name__ for patch in ball.patches if patch.get_visible()]
+        assert visible == ["Rectangle" if norm == "l∞" else "Circle"]
+
+
+def test_training(all_of_them, run):
+    explorer = all_of_them("training")
+    x, y = run.images(run.profile.live)
+    for multiple in (0.0, 1.0):
+        text = explorer.draw(at(explorer, trained="mixed-at", norm="l2", multiple=multiple))[1]
+        balls = [rv.L2(0.5 * m) for m in training.MULTIPLES if m <= multiple]
+        expected = lessons.robust_curve(run.model("mixed-at"), x, y, balls)[-1]
+        assert f"{expected:.0f} % of {len(y)} images keep" in text
+
+
+def test_mixing(all_of_them, run):
+    explorer = all_of_them("mixing")
+    text = explorer.draw(at(explorer, name="α = 0", eps=TEST_RADII[2]))[1]
+    assert f"{run.profile.heldout} images 50.0 % are" in text
+    assert "ε = 0.02 40.0 %" in text
+    assert "α = 1 keeps 20.0 %, α = 0 keeps 40.0 %" in text
+
+
+def test_smoothing(all_of_them, run):
+    explorer = all_of_them("smoothing")
+    x, y = run.images(2)
+    counts = sample_under_noise(run.model(gaussian_name(0.5)), x[1:], 0.5, 1000)[0]
+    text = explorer.draw(at(explorer, image=1, sigma=0.5, copies=1000))[1]
+    a, b = counts.argsort(descending=True)[:2]
+    assert f"class {CLASSES[y[1]]}: {counts[a]} votes for {CLASSES[a]}, {counts[b]} for" in text
+    clear = binomtest(int(counts[a]), int(counts[a] + counts[b])).pvalue <= ALPHA
+    assert ("abstains" in text) == (not clear)
+
+
+def test_verdicts_and_powers():
+    assert smoothing._verdict(-1, 3) == "abstains"
+    assert smoothing._verdict(3, 3) == "answers cat, correctly"
+    assert smoothing._verdict(4, 3) == "answers deer, wrongly"
+    assert [smoothing._power(p) for p in (0.5, 1.23e-5, 1e-200)] == ["0.5", "1e-5", "below 1e-99"]
+
+
+def test_certification(all_of_them, run):
+    explorer = all_of_them("certification")
+    text = explorer.draw(at(explorer, share=0.9, alpha=0.01, sigma=0.5, n=1000))[1]
+    p = float(lower_confidence_bound(900, 1000, 0.01))
+    assert f"p ≥ {int(p * 1e4) / 1e4:.4f}" in text
+    assert f"R = {int(1000 * rv.certified_radius(p, 0.5)) / 1000:.3f}" in text
+    assert f"no R exceeds {int(1000 * rv.largest_radius(1000, 0.01, 0.5)) / 1000:.3f}" in text
+    x, y = run.images(run.profile.certified)
+    found = rv.certify(run.model(gaussian_name(0.5)), x, 0.5, n=1000, alpha=0.01)
+    share = (correct_radii(found, y.numpy()) >= certification.QUOTED).mean()
+    assert f"{100 * share:.1f} % of {run.profile.certified} images" in text
+    weak = explorer.draw(at(explorer, share=0.55, n=100))[1]
+    assert "nothing is certified" in weak
+    assert certification._down(0.12399) == "0.123"
+
+
+def test_results(all_of_them, run):
+    explorer = all_of_them("results")
+    text = explorer.draw(at(explorer, defence="standard", attack="pgd-linf"))[1]
+    cell = run.accuracy("standard", "pgd-linf")
+    low, high = cell.interval
+    printed = REPORT_TABLE1["standard"]["pgd-linf"]
+    assert f"{cell.percent:.2f} % of {cell.n} images ({low:.2f} to {high:.2f})" in text
+    assert ("inside" in text) == (low <= printed <= high)
+    assert "certified: none" in text
+    assert "no such cell" in explorer.draw(at(explorer, defence="standard", attack="pgd-l2"))[1]
+    text = explorer.draw(at(explorer, defence="smoothed-0.25", attack="pgd-l2-small"))[1]
+    assert "not measured" in text
+    assert len(SIGMAS) == 4
