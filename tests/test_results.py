@@ -40,17 +40,10 @@ def test_rows_come_back_as_they_were_written(folder):
     assert path.name == "00000-00002.csv"
     assert path.read_text() == '# {"commit": "abc"}\nindex,label,prediction\n0,5,5\n1,6,6\n'
     found = results.read(folder)
-    assert found.meta == {
-        "model": "lenet",
-        "attack": {"name": "pgd", "steps": 10},
-        "ns": [100, 1000],
-    }
+    assert found.meta == IDENTITY | {"ns": [100, 1000]}
     assert found.provenances == [{"commit": "abc"}, {"commit": "def"}]
-    assert found.frame.to_dict("list") == {
-        "index": [0, 1, 2],
-        "label": [5, 6, 7],
-        "prediction": [5, 6, 7],
-    }
+    assert list(found.frame) == ["index", "label", "prediction"]
+    assert found.frame.to_numpy().tolist() == [[0, 5, 5], [1, 6, 6], [2, 7, 7]]
     assert set(map(str, found.frame.dtypes)) == {"int64"}
     part = results.read(folder, 2)
     assert (part.frame["label"].tolist(), part.provenances) == ([5, 6], found.provenances[:1])
@@ -60,9 +53,8 @@ def test_rows_come_back_as_they_were_written(folder):
 def test_counts_and_radii_where_nothing_was_certified(folder):
     counts = torch.tensor([[3, 0, 7], [0, 0, 0]])
     columns = {"certified": [2, ""], "radius": ["0.500000000", ""]}
-    results.write_shard(
-        folder, 0, {"label": [2, 1], **columns, "counts": results.texts(counts)}, {}
-    )
+    columns |= {"label": [2, 1], "counts": results.texts(counts)}
+    results.write_shard(folder, 0, columns, {})
     frame = results.read(folder).frame
     assert frame["certified"].tolist() == [2, -1]
     assert frame["radius"].tolist() == [0.5, 0.0]
@@ -140,20 +132,11 @@ def test_gaps_and_too_few_rows_are_refused(folder):
         results.read(folder / "other")
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("1,6,6\n", "1,6\n"),
-        ("1,6,6\n", "1,6,6,6\n"),
-        ("1,6,6\n", "1,6,\n"),
-        ("1,6,6\n", ""),
-        ("1,6,6\n", "2,6,6\n"),
-        ("index", "images"),
-        ("# {", "{"),
-        ("# {", "# "),
-        ('# {"commit": "abc"}', "# 3"),
-    ],
-)
+DAMAGE = [("1,6,6\n", row) for row in ("1,6\n", "1,6,6,6\n", "1,6,\n", "", "2,6,6\n")]
+DAMAGE += [("index", "images"), ("# {", "{"), ("# {", "# "), ('# {"commit": "abc"}', "# 3")]
+
+
+@pytest.mark.parametrize(("old", "new"), DAMAGE)
 def test_a_damaged_shard_is_named(folder, old, new):
     path = write(folder, 0, [5, 6])
     path.write_text(path.read_text().replace(old, new))

@@ -3,8 +3,6 @@
 A table is a DataFrame of numbers; accuracies and shares are in percent.  ``text`` prints it.
 """
 
-import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,8 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from rvlib import experiments as ex
-from rvlib.data import DATASETS
-from rvlib.device import provenance
 from rvlib.experiments import ALPHA, REPORT_ATTACKS, REPORT_TABLE1, SIGMA, SIGMAS, TITLES
-from rvlib.models.weights import read_record
-from rvlib.pipeline import Run, certificates, measurements
+from rvlib.pipeline import Run, certificates
 from rvlib.results import Results, atomic_write, counts
 from rvlib.smoothing import statistics as st
 from rvlib.smoothing.statistics import ABSTAIN, wilson
@@ -81,8 +76,8 @@ def table1(run: Run, cells: Iterable[tuple[str, str]], split: str = "heldout") -
     """
     table = accuracies(run, cells, split=split)
     table["report_value"] = _reported(table) if split == "heldout" else np.nan
-    answered = (table["n"] - table["abstained"]).where(lambda n: n > 0)
     smoothed = table["defence"].str.startswith("smoothed")
+    answered = table["n"] - table["abstained"]  # 0 / 0 is NaN, which is printed as nothing
     table["answered_only"] = (100 * table["correct"] / answered).where(smoothed)
     table["report_in_interval"] = _inside(table["report_value"], table["ci_low"], table["ci_high"])
     return table
@@ -427,83 +422,6 @@ def _wide(table: pd.DataFrame, line: str, title: str) -> pd.DataFrame:
     cells = cells.reindex(table[line].unique())[table["defence"].unique()]
     cells = cells.rename(index=TITLES, columns=TITLES).rename_axis(title).reset_index()
     return cells.rename_axis(columns=None)
-
-
-def write_tables(run: Run) -> dict[str, pd.DataFrame]:
-    """Write every table and ``run.json`` into ``run.out``.
-
-    Parameters
-    ----------
-    run : Run
-        The run.
-
-    Returns
-    -------
-    dict of str to DataFrame
-        As ``all_tables``.
-    """
-    tables = all_tables(run)
-    for name, table in tables.items():
-        write_csv(run.out / "tables" / f"{name}.csv", table)
-        if name in ("table1", "table2"):
-            content = f"{markdown(grid(table))}\n\n{markdown(table)}\n"
-            atomic_write(run.out / "tables" / f"{name}.md", content.encode())
-    atomic_write(run.out / "run.json", f"{json.dumps(facts(run), indent=2)}\n".encode())
-    return tables
-
-
-def facts(run: Run) -> dict[str, Any]:
-    """Gather what the printed report says about the run that made it.
-
-    Parameters
-    ----------
-    run : Run
-        The run.
-
-    Returns
-    -------
-    dict
-        Profile, counts, hyper-parameters, digests, and the records of the weights.
-    """
-    profile = run.profile
-    names = ("heldout", "test", "certified", "ns", "votes")
-    return {
-        "profile": profile.name,
-        **{name: getattr(profile, name) for name in names},
-        **{"n0": ex.N0, "alpha": ALPHA, "sigma": SIGMA, "sigmas": SIGMAS},
-        **{"seeds": profile.seeds, "defences": ex.DEFENCES},
-        "attacks": {name: ex.attack_record(name, ex.ATTACKS[name]) for name in profile.attacks},
-        **_rows_facts(run),
-        "vote_attack": {"draws": ex.SMOOTHED_DRAWS, "steps": ex.SMOOTHED_STEPS},
-        "data": DATASETS[ex.DATASET].digest,
-        "weights": _records(run),
-        **provenance(run.device),
-    }
-
-
-def _records(run: Run) -> dict[str, Any]:
-    kept = "sha256,epochs,seconds,commit,torch,device,date,best_epoch,best,last".split(",")
-    paths = {f"{name} seed {seed}": run.weights(name, seed) for name, seed in run.profile.models()}
-    records = {title: read_record(path) for title, path in paths.items() if path.exists()}
-    return {title: {key: record[key] for key in kept} for title, record in records.items()}
-
-
-USUAL = {"arithmetic": "float32", "device": "cpu"}
-"""What an identity leaves out where it is the usual."""
-
-
-def _rows_facts(run: Run) -> dict[str, Any]:
-    """Say which code measured the rows, in which arithmetic, how many images at a time."""
-    commits: Counter[str] = Counter()
-    function: dict[str, Any] = {}
-    for measurement in measurements(run):
-        found = measurement.make()
-        commits.update({told.get("commit", "unknown") for told in found.provenances})
-        function |= {key: found.meta.get(key, usual) for key, usual in USUAL.items()}
-        if "unit" in found.provenances[0]:
-            kind = "voted" if "sigma" in found.meta else "attacked"
-            function[kind] = found.provenances[0]["unit"]
-    return {"rows_from": dict(commits.most_common()), "rows_function": function}
 
 
 def _rounded_down(radii: NDArray[np.float64], digits: int) -> NDArray[np.float64]:

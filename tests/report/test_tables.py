@@ -124,8 +124,8 @@ def test_seeds_known_by_heart():
     assert ",".join(table.iloc[5]) == "pgd-l2-at,fgsm,1,100.00,,100.00,100.00,,,,"
 
 
-# The report says 3.81: 0.2 +- 0.064 is above it, 0.05 +- 0.035 is not.
-@pytest.mark.parametrize(("right", "verdict"), [(60, "no"), (15, "yes")])
+# The report says 3.81: 0.2 +- 0.064 is above it, 0.05 +- 0.035 is not, 0 is below it.
+@pytest.mark.parametrize(("right", "verdict"), [(60, "no"), (15, "yes"), (0, "no")])
 def test_the_range_is_that_of_another_run(right, verdict):
     line = text(seeds_table(seeds([right] * 3, 300))).iloc[1]
     low, high = prediction_interval([right / 300] * 3, 300)
