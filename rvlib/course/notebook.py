@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -45,6 +46,9 @@ def start(profile: str = "lesson", seed: int = 0, device: str | None = None) -> 
         raise ValueError(
             f"unknown parameter {', '.join(unknown)}: choose from {', '.join(PARAMETERS)}"
         )
+    shell = get_ipython()
+    if shell is not None:
+        shell.set_custom_exc((KeyboardInterrupt,), _interrupted)
     return replace(Run.open(profile, device, seed=seed), log=lambda line: None)
 
 
@@ -61,6 +65,11 @@ def _injected() -> set[str]:
         for target in node.targets
         if isinstance(target, ast.Name)
     }
+
+
+def _interrupted(shell: Any, kind: Any, error: Any, trace: Any, tb_offset: Any = None) -> None:
+    """Report an interrupt in one line instead of a traceback."""
+    print("Interrupted. Run this cell again to go on.", file=sys.stderr)
 
 
 def source(function: Callable[..., Any]) -> Code:

@@ -170,11 +170,17 @@ def test_outside_of_a_notebook_nothing_is_headless(monkeypatch):
     assert not static.is_headless()
 
 
+def call(page):
+    """Arguments of the script: controls, tiles, frames."""
+    found = re.search(r'still\("explorer-[0-9a-f]{12}", (.*)\);</script>$', page)
+    assert found
+    return json.loads(f"[{found[1]}]")
+
+
 def read(page):
     """Read an export back: its first picture, its controls, its frames."""
-    first = re.search(r'<img src="data:image/webp;base64,(.*?)"', page)[1]
-    call = re.search(r'still\("explorer-[0-9a-f]{12}", (.*)\);</script>$', page)[1]
-    spec, images, frames = json.loads(f"[{call}]")
+    _, _, rest = page.partition('<img src="data:image/webp;base64,')
+    first, (spec, images, frames) = rest.partition('"')[0], call(page)
     base = decode(base64.b64decode(first))
     pictures = [decode(base64.b64decode(uri.partition(",")[2])) for uri in images]
     height, width = (side // static.TILES for side in base.shape[:2])
@@ -215,7 +221,7 @@ def test_equal_tiles_are_stored_once():
     other[:2, :2] = other[4:6, 4:6] = 255
     spec = {"name": "toy", "controls": [], "width": 10, "height": 10}
     page = static.export(spec, {(0,): (frame, "a"), (1,): (other, "b")}, (0,))
-    _, images, frames = json.loads(f"[{re.search(r'still.*?, (.*)[)];', page)[1]}]")
+    _, images, frames = call(page)
     assert len(images) == 1
     assert frames == {"0": [[], "a"], "1": [[[0, 0], [12, 0]], "b"]}
 

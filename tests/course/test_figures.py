@@ -30,7 +30,11 @@ HISTORIES = {
 }
 PERCENT = {"a": [{"natural": 50.0, "pgd": 1.0}, {"natural": 48.0, "pgd": 9.0}]}
 COUNTS = torch.tensor([10, 0, 60, 30, 0, 0, 0, 0, 0, 0])
-BALLS = {"l∞": Linf(0.045), "pixel": PixelL2(0.045), "l2": L2(0.045)}
+BALLS: dict[str, Linf | PixelL2 | L2] = {
+    "l∞": Linf(0.045),
+    "pixel": PixelL2(0.045),
+    "l2": L2(0.045),
+}
 ATTACKED = {name: ball.project(0.3 * (X[1:2] - 0.5))[0] + X[0] for name, ball in BALLS.items()}
 
 SHOWN = {

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,10 +195,12 @@ def test_one_layer_is_made_for_its_images():
     with torch.random.fork_rng():
         network = one_layer(x, seed=3, classes=4)
     assert network(x).shape == (16, 4)
-    scaled = network[0](x)
+    scale, *_ = network.children()
+    scaled = scale(x)
     assert scaled.mean().item() == pytest.approx(0, abs=1e-5)
     assert scaled.std().item() == pytest.approx(1, abs=1e-4)
-    assert torch.equal(network[1].weight, one_layer(x, seed=3, classes=4)[1].weight)
+    again = one_layer(x, seed=3, classes=4).state_dict()["1.weight"]
+    assert torch.equal(network.state_dict()["1.weight"], again)
 
 
 CORRECT = {"natural": 600, "fgsm": 300, "pgd-linf": 200, "pgd-linf-50x5": 190, "certified": 150}
@@ -211,7 +214,7 @@ def test_orders_of_a_sound_evaluation(verdict, steps, monkeypatch):
     def accuracy(defence, attack, count=None):
         return Accuracy(1000, correct.get(attack, 180), 0, "-")
 
-    run = SimpleNamespace(
+    run: Any = SimpleNamespace(
         accuracy=accuracy,
         certificates=lambda sigma: None,
         profile=SimpleNamespace(
@@ -228,7 +231,7 @@ def test_orders_of_a_sound_evaluation(verdict, steps, monkeypatch):
     assert (kept["verdict"], kept["n"]) == ("pass", 1000)
     assert "15.00" in kept["lower, %"]
     assert len(table) > len({defence for defence, _ in table1_cells(run.profile)})
-    steps = lessons.ladder(run, "smoothed-0.25")
-    assert [part.correct for part in steps] == [150, 180, 600]
-    assert "certified 15.0 %, attacked 18.0 %, clean 60.0 %" in steps.sentence()
+    rungs = lessons.ladder(run, "smoothed-0.25")
+    assert [part.correct for part in rungs if part] == [150, 180, 600]
+    assert "certified 15.0 %, attacked 18.0 %, clean 60.0 %" in rungs.sentence()
     assert lessons.ladder(run, "standard").certified is None
