@@ -10,9 +10,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import nbformat
 import papermill
@@ -129,7 +129,9 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> Path:
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)
     failed = target.with_name(f"failed-{target.name}")
-    with tempfile.TemporaryDirectory(prefix="rvlib-") as folder, _static_explorers():
+    # For the kernel: nobody moves a slider here, so explorers draw their static export.
+    static = mock.patch.dict(os.environ, RVLIB_STATIC="1")
+    with static, tempfile.TemporaryDirectory(prefix="rvlib-") as folder:
         copy = Path(folder) / target.name
         try:
             papermill.execute_notebook(
@@ -155,19 +157,6 @@ def _reason(error: Exception) -> str:
         return ": its kernel died, perhaps for want of memory"
     first = str(error.evalue or "").partition("\n")[0]  # type: ignore[attr-defined]
     return f", cell {error.cell_index}: {error.ename}: {first}"  # type: ignore[attr-defined]
-
-
-@contextlib.contextmanager
-def _static_explorers() -> Iterator[None]:
-    """Let kernels that start here draw the explorers' static export: no reader moves a slider."""
-    before = os.environ.get("RVLIB_STATIC")
-    os.environ["RVLIB_STATIC"] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop("RVLIB_STATIC")
-        if before is not None:
-            os.environ["RVLIB_STATIC"] = before
 
 
 def _transport(folder: str) -> Config:

@@ -166,7 +166,7 @@ HIGH, LOW, WIDE = (30, 40), (10, 20), (0, 100)
     [
         ((HIGH, LOW), (HIGH, LOW), "holds"),
         ((LOW, HIGH), (LOW, HIGH), "the reverse holds"),
-        (((10, 30), (30, 40)), (WIDE, WIDE), "not decided"),
+        (((30, 40), (20, 35)), (WIDE, WIDE), "not decided"),
         ((HIGH, LOW), (WIDE, WIDE), "holds in part"),
         ((LOW, HIGH), (WIDE, WIDE), "fails in part"),
         ((HIGH, LOW), (LOW, HIGH), "holds in part, fails in part"),
@@ -208,6 +208,15 @@ def test_the_stronger_attack_and_the_one_on_the_vote_are_compared_in_points(out)
     found = gather(out)["findings"]
     assert found["stronger"] == "3.12"
     assert found["vote"][2] == {"attack": "pgd-l2", "gain": "−3.13"}
+
+
+def test_answered_only_and_the_scan_follow_the_tables(out):
+    row = "smoothed-0.25,natural,-,64,34,2"
+    change(out / "tables" / "table1.csv", row, f"{row}0")
+    change(out / "tables" / "sigma.csv", "28.00,72.00", "28.00,60.00")
+    found = gather(out)["findings"]
+    assert not found["answered"][0]["inside"]  # 34 of 44: 63 to 87, the report says 59.71
+    assert found["sigma"] == [{"sigma": "0.25", "plain": 0, "vote": 4}]
 
 
 def test_certificates_are_compared_with_the_other_balls_by_their_l2_reach(out):

@@ -177,6 +177,13 @@ def test_a_curve_known_by_heart(n):
     assert table["radius"].tolist()[:-2] == [f"{i / 100:.4f}" for i in range(len(table) - 2)]
 
 
+@pytest.mark.parametrize("sigma", SIGMAS)
+@pytest.mark.parametrize("n", NS)
+def test_a_printed_radius_never_promises_more(sigma, n):
+    printed = float(text(curve("a", votes(sigma), n))["radius"].iloc[-2])
+    assert 0 <= radius(n, n, sigma=sigma) - printed < 1e-4
+
+
 def test_certified_tables_known_by_heart():
     table = text(certified_table(hand_written()))
     assert table["sigma"].tolist() == [
@@ -207,7 +214,9 @@ def test_certified_tables_known_by_heart():
 
 def test_what_became_of_attacked_balls_is_counted():
     rows = [(0, 0, "900 100"), (0, 0, "510 490"), (1, 0, "100 900"), (1, -1, "")]
-    line = text(inside_table(hand_written(inside=rows))).iloc[0]
+    table = inside_table(hand_written(inside=rows))
+    assert table["false_expected"].iloc[0] == pytest.approx(3 * 2 * 0.001)
+    line = text(table).iloc[0]
     assert ",".join(line) == "0.25,10000,1000,4,3,0.99,1,1,1,0.01,1"
     line = text(inside_table(hand_written(inside=rows[3:]))).iloc[0]  # nothing certified
     assert ",".join(line) == "0.25,10000,1000,1,0,0.99,0,0,0,0.00,0"
