@@ -79,16 +79,19 @@ def explore_certification(run: Run) -> Explorer:
             f"radius {QUOTED} from {stored:,} votes: {at:.1f} % of {len(found[sigma])} images."
         )
 
+    artists = moving(bound, radius, curves)
+    return Explorer("certification", _controls(), Picture(figure, artists), draw)
+
+
+def _controls() -> list[Control]:
     shares = [f"{s:.0%}" for s in SHARES]
     sigmas = [f"{s:.2f}" for s in SIGMAS]
-    controls = [
+    return [
         Control("share", "leader's share", SHARES, 3, shares, exported=(1, 7)),
         Control("alpha", "risk α", ALPHAS, ALPHAS.index(ALPHA), exported=(0, 2)),
         Control("sigma", "noise level σ", SIGMAS, SIGMAS.index(SIGMA), sigmas),
         Control("n", "votes N", NS, 3, [f"{n:,}" for n in NS], exported=(0, 3, 6, 9)),
     ]
-    artists = moving(bound, radius, curves)
-    return Explorer("certification", controls, Picture(figure, artists), draw)
 
 
 class _Bound:

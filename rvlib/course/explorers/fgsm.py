@@ -1,5 +1,7 @@
 """Notebook 01's explorer: one gradient step of length epsilon, on one image."""
 
+from typing import Any
+
 import torch
 
 from rvlib.attacks import fgsm
@@ -37,29 +39,20 @@ def explore_fgsm(run: Run, images: int = 6) -> Explorer:
     x, y = (part[:images] for part in classified_correctly(model, many, labels))
     direction = (fgsm(model, x, y, Linf(1e-4)) - x).sign()
 
-    with style():
-        figure = new_figure()
-        clean, change, attacked = (Shot(figure, left, 224) for left in (12, 160, 308))
-        axes = place(figure, 64, 54, 372, 126)
-        axes.plot(LEVELS, curve, color=BLUE)
-        axes.set(xlabel="ε, in levels of 255", ylabel="accuracy, %", ylim=(0, None))
-        (here,) = axes.plot([0], [0], **HERE)
-        bars = ClassBars(place(figure, 552, 54, 106, 306), "probability", ["clean", "attacked"])
-        handles = bars.bars
-        figure.legend(handles=handles, loc="upper right", ncols=2, borderaxespad=0.1)
+    view = _View(curve)
 
     def draw(image: int, level: float) -> str:
         eps, label = level / 255, int(y[image])
         moved = (x[image] + eps * direction[image]).clamp(0, 1)
         p, q = probabilities(model, torch.stack([x[image], moved]))
         before, after = (f"{CLASSES[int(r.argmax())]} {float(r.max()):.0%}" for r in (p, q))
-        clean.show(x[image], f"clean\n{before}")
+        view.clean.show(x[image], f"clean\n{before}")
         amplified = f"change\n× {0.5 / eps:.0f}" if eps else "no\nchange"
-        change.show(0.5 + (moved - x[image]) / (2 * eps or 1), amplified)
-        attacked.show(moved, f"attacked\n{after}")
-        bars.show(label, p.tolist(), q.tolist())
+        view.change.show(0.5 + (moved - x[image]) / (2 * eps or 1), amplified)
+        view.attacked.show(moved, f"attacked\n{after}")
+        view.bars.show(label, p.tolist(), q.tolist())
         accuracy = curve[LEVELS.index(level)]
-        here.set_data([level], [accuracy])
+        view.here.set_data([level], [accuracy])
         return (
             f"ε = {level:.1f} of 255 levels: the true class, {CLASSES[label]}, has probability "
             f"{float(q[label]):.1%} (clean {float(p[label]):.1%}); the answer is "
@@ -74,5 +67,24 @@ def explore_fgsm(run: Run, images: int = 6) -> Explorer:
             exported=range(0, 17, 2),
         ),
     ]  # fmt: skip
-    artists = [*moving(clean, change, attacked, bars), here]
-    return Explorer("fgsm", controls, Picture(figure, artists), draw)
+    return Explorer("fgsm", controls, Picture(view.figure, view.moving), draw)
+
+
+class _View:
+    """Three images, the accuracy against epsilon, and the probabilities of both answers."""
+
+    def __init__(self, curve: list[float]) -> None:
+        with style():
+            self.figure = new_figure()
+            self.clean, self.change, self.attacked = (
+                Shot(self.figure, left, 224) for left in (12, 160, 308)
+            )
+            axes = place(self.figure, 64, 54, 372, 126)
+            axes.plot(LEVELS, curve, color=BLUE)
+            axes.set(xlabel="ε, in levels of 255", ylabel="accuracy, %", ylim=(0, None))
+            (self.here,) = axes.plot([0], [0], **HERE)
+            right = place(self.figure, 552, 54, 106, 306)
+            self.bars = ClassBars(right, "probability", ["clean", "attacked"])
+            legend: dict[str, Any] = {"loc": "upper right", "ncols": 2, "borderaxespad": 0.1}
+            self.figure.legend(handles=self.bars.bars, **legend)
+        self.moving = [*moving(self.clean, self.change, self.attacked, self.bars), self.here]

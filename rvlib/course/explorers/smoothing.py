@@ -20,10 +20,9 @@ from rvlib.course.explorers.panels import (
 )
 from rvlib.course.figures import BLUE, CLASSES, ORANGE, style
 from rvlib.course.lessons import answers
-from rvlib.evaluation import nested_counts
 from rvlib.experiments import ALPHA, SIGMA, SIGMAS, gaussian_name
 from rvlib.pipeline import Run
-from rvlib.smoothing import ABSTAIN, stream, vote
+from rvlib.smoothing import ABSTAIN, sample_under_noise, stream, vote
 
 COPIES = (100, 200, 500, 1000, 2000, 5000, 10_000)
 """Slider grid of the number of votes, as far as the profile's certificates go."""
@@ -51,9 +50,12 @@ def explore_smoothing(run: Run, images: int = 6) -> Explorer:
     networks = {sigma: run.model(gaussian_name(sigma)) for sigma in SIGMAS}
 
     @cache
-    def votes(image: int, sigma: float) -> dict[int, Tensor]:
-        one = x[image : image + 1]
-        return nested_counts(networks[sigma], one, sigma, copies, seed=run.seed)[1]
+    def votes(image: int, sigma: float, n: int) -> Tensor:
+        """Votes of the first n copies: what fewer have given, and the next ones."""
+        seen = max((m for m in copies if m < n), default=0)
+        network, one = networks[sigma], x[image : image + 1]
+        more = sample_under_noise(network, one, sigma, n - seen, first=seen, seed=run.seed)[0]
+        return votes(image, sigma, seen) + more if seen else more
 
     generator = stream(run.device, run.seed, "shown copies")
     noise = torch.randn((SHOWN, *x.shape[1:]), generator=generator, device=x.device)
@@ -72,7 +74,7 @@ def explore_smoothing(run: Run, images: int = 6) -> Explorer:
             shot.show(values, title)
 
     def draw(image: int, sigma: float, copies: int) -> str:
-        label, counts = int(y[image]), votes(image, sigma)[copies][0]
+        label, counts = int(y[image]), votes(image, sigma, copies)
         show_copies(image, sigma)
         bars.show(label, (counts / counts.sum()).tolist())
         answer = int(vote(counts[None].numpy(), ALPHA)[0])
@@ -85,18 +87,21 @@ def explore_smoothing(run: Run, images: int = 6) -> Explorer:
             f"such a lead would have probability {p}: the vote {_verdict(answer, label)}."
         )
 
-    words = [f"{i + 1}: {CLASSES[c]}" for i, c in enumerate(y.tolist())]
+    artists = moving(*shots, bars, test)
+    return Explorer("smoothing", _controls(y.tolist(), copies), Picture(figure, artists), draw)
+
+
+def _controls(labels: list[int], copies: list[int]) -> list[Control]:
+    words = [f"{i + 1}: {CLASSES[c]}" for i, c in enumerate(labels)]
     sigmas = [f"{s:.2f}" for s in SIGMAS]
-    controls = [
-        Control("image", "image", range(images), words=words, menu=True, exported=(0, 1, 3)),
+    return [
+        Control("image", "image", range(len(labels)), words=words, menu=True, exported=(0, 1, 3)),
         Control("sigma", "noise level σ", SIGMAS, SIGMAS.index(SIGMA), sigmas),
         Control(
             "copies", "noisy copies n", copies, words=[f"{n:,}" for n in copies],
-            exported=range(0, len(copies), 2),
+            exported=[k for k in (0, 2, 3, 5) if k < len(copies)],
         ),
     ]  # fmt: skip
-    artists = moving(*shots, bars, test)
-    return Explorer("smoothing", controls, Picture(figure, artists), draw)
 
 
 def _leaders(counts: Tensor) -> tuple[list[int], list[int]]:

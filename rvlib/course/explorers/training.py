@@ -61,34 +61,17 @@ def explore_training(run: Run) -> Explorer:
         balls = [_times(BALLS[norm], multiple) for multiple in MULTIPLES]
         return {name: robust_curve(model, many, labels, balls) for name, model in models.items()}
 
-    with style():
-        figure = new_figure()
-        axes = place(figure, 62, 56, 262, 280)
-        panel = Curves(axes, MULTIPLES, TRAINED)
-        axes.set(ylim=(0, 80), xticks=MULTIPLES, xlabel="ε / ε in training")
-        axes.set_ylabel("accuracy under attack, %")
-        figure.legend(
-            *axes.get_legend_handles_labels(),
-            title="trained against",
-            alignment="left",
-            ncols=5,
-            loc="upper left",
-            columnspacing=0.9,
-            handlelength=1.8,
-            borderaxespad=0,
-        )
-        change, attacked = (Shot(figure, 346, bottom) for bottom in (196, 24))
-        bars = ClassBars(place(figure, 576, 56, 82, 280), "probability")
+    view = _View()
 
     def draw(trained: str, norm: str, multiple: float) -> str:
         model, ball, found = models[trained], _times(BALLS[norm], multiple), curves(norm)
-        panel.show(found, trained, MULTIPLES.index(multiple))
+        view.panel.show(found, trained, MULTIPLES.index(multiple))
         x_adv = pgd(model, x, y, ball, random_start=False) if multiple else x
         p, delta = probabilities(model, x_adv)[0], x_adv[0] - x[0]
         answer = CLASSES[int(p.argmax())]
-        change.show(0.5 + delta / (2 * float(delta.abs().max()) or 1), "change, scaled")
-        attacked.show(x_adv[0], f"{answer} {float(p.max()):.0%}")
-        bars.show(label, p.tolist())
+        view.change.show(0.5 + delta / (2 * float(delta.abs().max()) or 1), "change, scaled")
+        view.attacked.show(x_adv[0], f"{answer} {float(p.max()):.0%}")
+        view.bars.show(label, p.tolist())
         here, there = (found[k][MULTIPLES.index(multiple)] for k in (trained, "standard"))
         return (
             f"Trained against {TRAINED[trained]}, attacked in the {norm} ball of ε = {ball.eps:.3g}"
@@ -103,8 +86,32 @@ def explore_training(run: Run) -> Explorer:
         Control("norm", "attacked in", list(BALLS), 0, [f"the {b} ball" for b in BALLS], menu=True),
         Control("multiple", "ε / ε in training", MULTIPLES, 2, words),
     ]
-    artists = moving(panel, change, attacked, bars)
-    return Explorer("training", controls, Picture(figure, artists), draw)
+    return Explorer("training", controls, Picture(view.figure, view.moving), draw)
+
+
+class _View:
+    """Accuracies of all networks, and one image with its change and its probabilities."""
+
+    def __init__(self) -> None:
+        with style():
+            self.figure = new_figure()
+            axes = place(self.figure, 62, 56, 262, 280)
+            self.panel = Curves(axes, MULTIPLES, TRAINED)
+            axes.set(ylim=(0, 80), xticks=MULTIPLES, xlabel="ε / ε in training")
+            axes.set_ylabel("accuracy under attack, %")
+            self.figure.legend(
+                *axes.get_legend_handles_labels(),
+                title="trained against",
+                alignment="left",
+                ncols=5,
+                loc="upper left",
+                columnspacing=0.9,
+                handlelength=1.8,
+                borderaxespad=0,
+            )
+            self.change, self.attacked = (Shot(self.figure, 346, bottom) for bottom in (196, 24))
+            self.bars = ClassBars(place(self.figure, 576, 56, 82, 280), "probability")
+        self.moving = moving(self.panel, self.change, self.attacked, self.bars)
 
 
 def _times(ball: Ball, multiple: float) -> Ball:
