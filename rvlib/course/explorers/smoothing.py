@@ -1,5 +1,6 @@
 """Notebook 04's explorer: noisy copies vote, and a test decides whether the vote is clear."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from scipy.stats import binom, binomtest
-from torch import Tensor
+from torch import Tensor, nn
 
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import (
@@ -66,16 +67,9 @@ def explore_smoothing(run: Run, images: int = 6) -> Explorer:
         bars = ClassBars(place(figure, 98, 46, 170, 180), "share of the votes")
         test = _Test(place(figure, 400, 46, 310, 180))
 
-    def show_copies(image: int, sigma: float) -> None:
-        noisy = x[image] + sigma * noise
-        found, label = answers(networks[sigma], noisy).tolist(), int(y[image])
-        titles = [f"{CLASSES[a]} {'✓' if a == label else '✗'}" for a in found]
-        for shot, values, title in zip(shots, (x[image], *noisy), ("clean", *titles), strict=True):
-            shot.show(values, title)
-
     def draw(image: int, sigma: float, copies: int) -> str:
         label, counts = int(y[image]), votes(image, sigma, copies)
-        show_copies(image, sigma)
+        _show_copies(shots, networks[sigma], x[image], sigma * noise, label)
         bars.show(label, (counts / counts.sum()).tolist())
         answer = int(vote(counts[None].numpy(), ALPHA)[0])
         (a, b), (n_a, n_b) = _leaders(counts)
@@ -102,6 +96,14 @@ def _controls(labels: list[int], copies: list[int]) -> list[Control]:
             exported=[k for k in (0, 2, 3, 5) if k < len(copies)],
         ),
     ]  # fmt: skip
+
+
+def _show_copies(
+    shots: Sequence[Shot], network: nn.Module, x: Tensor, noise: Tensor, label: int
+) -> None:
+    titles = [f"{CLASSES[a]} {'✓' if a == label else '✗'}" for a in answers(network, x + noise)]
+    for shot, image, title in zip(shots, (x, *(x + noise)), ("clean", *titles), strict=True):
+        shot.show(image, title)
 
 
 def _leaders(counts: Tensor) -> tuple[list[int], list[int]]:
