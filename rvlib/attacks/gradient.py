@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Concatenate, ParamSpec
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -153,11 +153,10 @@ def logits_and_gradient(
 
 # --- running an attack ----------------------------------------------------------------------------
 
-P = ParamSpec("P")
-Attack = Callable[Concatenate[nn.Module, Tensor, Tensor, ThreatModel, P], Tensor]
+F = TypeVar("F", bound=Callable[..., Tensor])
 
 
-def attack(function: Attack[P]) -> Attack[P]:
+def attack(function: F) -> F:
     """Make a function an attack: check its input, run it in evaluation mode, keep it in the ball.
 
     The images returned are detached and lie in the box and, as computed in their own precision, in
@@ -170,14 +169,13 @@ def attack(function: Attack[P]) -> Attack[P]:
         x: Tensor,
         y: Tensor,
         threat: ThreatModel,
-        *args: P.args,
-        **kwargs: P.kwargs,
+        **options: Any,
     ) -> Tensor:
         check_attack(model, x, y, threat)
         with eval_mode(model), torch.inference_mode(False):
             x, y = x.detach().clone(), y.clone()  # tensors of inference mode have no gradient
             ball = like(threat, x) if isinstance(threat.eps, Tensor) else threat
-            return inside(x, function(model, x, y, ball, *args, **kwargs), threat)
+            return inside(x, function(model, x, y, ball, **options), threat)
 
     return checked  # type: ignore[return-value]
 

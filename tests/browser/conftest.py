@@ -3,22 +3,19 @@
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import time
 import urllib.request
-from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
+import nbformat
 import pytest
 from playwright.sync_api import sync_playwright
 
-from rvlib.stages.run import repository
+from rvlib.pipeline import repository
 from tests.browser.chromium import find_chromium
 
 ARTEFACTS = repository() / "build" / "browser"
@@ -67,39 +64,12 @@ def artefacts():
 
 
 @pytest.fixture(scope="module")
-def latencies(artefacts, request):
-    """Collect milliseconds by explorer, knob and kind of move; written down, never judged."""
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    yield found
-    file = artefacts / "latency.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
-    known[request.module.FACE] = {
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "ms": {name: {k: summary(v) for k, v in kinds.items()} for name, kinds in found.items()},
-    }
-    file.write_text(json.dumps(known, indent=1) + "\n")
-
-
-def summary(times):
-    """Say of some milliseconds what is usual and what is rare."""
-    return {
-        "n": len(times),
-        "median": round(statistics.median(times)),
-        "p95": round(float(np.percentile(times, 95))),
-    }
-
-
-@pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """Start a JupyterLab, as a new user has it; lends the address of a notebook, there or in 7."""
+    """Start a JupyterLab, as a new user has it; opens a notebook there, or in Notebook 7."""
     home = tmp_path_factory.mktemp("lab")
     work = home / "notebooks"
-    # Copies: Lab saves what it shows.  And a build folder of their own: one run at a time writes.
     work.mkdir()
     (home / "report").symlink_to(repository() / "report")
-    for notebook in (repository() / "notebooks").glob("*.ipynb"):
-        shutil.copy(notebook, work)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -120,18 +90,19 @@ def lab(tmp_path_factory):
         )
     try:
         wait_for(f"http://127.0.0.1:{port}/api", process, log)
-        # reset: without the notebooks that an earlier page had open.
-        yield (
-            lambda name, page="lab/tree": (
-                f"http://127.0.0.1:{port}/{page}/{name}?token={token}&reset"
-            )
-        )
+
+        def address(name, notebook, page="lab/tree"):
+            nbformat.write(notebook, work / name)
+            # reset: without the notebooks that an earlier page had open.
+            return f"http://127.0.0.1:{port}/{page}/{name}?token={token}&reset"
+
+        yield address
     finally:
         stop(process)
 
 
 def environment(home):
-    """Nothing of the user's own settings, and one thread: there are two cores for all."""
+    """Leave out the user's own settings; one thread, as two cores serve all."""
     for name, value in SETTINGS.items():
         file = home / "settings" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)

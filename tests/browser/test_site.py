@@ -1,39 +1,36 @@
-"""The static pages from disk: twins follow the hand, and nothing is asked for from anywhere."""
+"""The exported pages from disk: explorers follow the reader; nothing is asked from anywhere."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from playwright.sync_api import Page
 
-from rvlib.course.twin import Control, Frame, twin
+from rvlib.course.static import export
+from rvlib.pipeline import Run, repository
 from rvlib.report.site import build_site
-from rvlib.stages.run import Run, repository
-from tests.browser.hand import Hand, Knob, walk
+from tests.browser.explorers import explorers
 
-FACE = "twin"
 NOTEBOOKS = sorted((repository() / "notebooks").glob("[0-9]*.ipynb"))
-WIDTH, HEIGHT = 1200, 1000
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A page, with what it asked for and what went wrong on it."""
+    """A page, with what it requested and what went wrong on it."""
 
     page: Page
     asked: list[str]
     wrong: list[str]
 
-    def go(self, path) -> list[Hand]:
-        """Open a file; the hands on its twins."""
+    def go(self, path):
+        """Open a file; its explorers."""
         self.page.goto(path.as_uri())
-        return list(hands(self.page))
+        return explorers(self.page)
 
-    def assert_quiet(self) -> None:
+    def assert_quiet(self):
         assert self.wrong == []
         assert {url.partition(":")[0] for url in self.asked} <= {"file", "data", "blob"}
 
@@ -41,12 +38,12 @@ class Watched:
 @pytest.fixture(scope="module")
 def site():
     """Build the site, as `make site` does."""
-    return build_site(Run.open("course", "cpu")).parent
+    return build_site(Run.open("lesson", "cpu")).parent
 
 
 @pytest.fixture
 def watched(browser):
-    page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, reduced_motion="reduce")
+    page = browser.new_page(viewport={"width": 1200, "height": 1000}, reduced_motion="reduce")
     watched = Watched(page, [], [])
     page.on("request", lambda request: watched.asked.append(request.url))
     page.on("pageerror", lambda error: watched.wrong.append(str(error)))
@@ -55,131 +52,98 @@ def watched(browser):
     page.close()
 
 
-def hands(page) -> Iterator[Hand]:
-    """Find the twins of a page by their class, and their knobs by their labels."""
-    for root in page.locator("figure.twin").all():
-        name = re.findall(r"\btwin-(\w+)", root.get_attribute("class"))[0]
-        rows = root.locator("label", has=page.locator("input:not([type=hidden]), select")).all()
-        knobs = [
-            Knob(row.locator("span").inner_text(), row.locator("input, select")) for row in rows
-        ]
-        yield Hand(page, name, root, knobs)
-
-
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_as_a_page(notebook, site, watched, artefacts, latencies):
+def test_a_notebook_as_a_page(notebook, site, watched, artefacts):
     found = watched.go(site / f"{notebook.stem}.html")
-    assert bool(found) == ("explore_" in notebook.read_text())
     watched.page.screenshot(path=artefacts / f"site-{notebook.stem}.png", full_page=True)
-    for hand in found:
-        assert hand.knobs
-        for knob in hand.knobs:
-            assert knob.control.is_enabled()
-            for kind, times in walk(hand, knob).items():
-                if times:
-                    latencies[f"{hand.name} {knob.name}"][kind] += times
+    assert found
+    for explorer in found:
+        for control in explorer.controls:
+            explorer.walk(control)
+    text = watched.page.inner_text("main")
+    assert "course.say(" not in text  # plumbing is left out
+    assert not re.search(r"\$[^$\n]+\$", text)  # equations are rendered
     watched.assert_quiet()
 
 
 def test_every_page_is_reached_from_the_first(site, watched, artefacts):
     watched.go(site / "index.html")
     watched.page.screenshot(path=artefacts / "site-index.png", full_page=True)
-    links = watched.page.locator("main a").all()
-    pages = {link.get_attribute("href") for link in links}
+    pages = {link.get_attribute("href") for link in watched.page.locator("main a").all()}
     assert {f"{notebook.stem}.html" for notebook in NOTEBOOKS} <= pages
     for name in sorted(page for page in pages if page.endswith(".html")):
         watched.go(site / name)
         assert watched.page.title()
-        if name != "report.html":
-            assert watched.page.locator("nav [aria-current]").get_attribute("href") == name
     watched.assert_quiet()
-
-
-# --- twins by themselves -------------------------------------------------------------------------
-
-
-def grey_twin(name: str, shift: int) -> str:
-    """Write a twin of three greys on a slider, two places on a menu, and one size."""
-    frames: dict[tuple[int, ...], Frame] = {}
-    for grey in range(3):
-        for place in range(2):
-            pixels = np.full((60, 90, 3), 255, dtype=np.uint8)
-            pixels[20:40, 20 + 30 * place : 40 + 30 * place] = 60 * grey + shift
-            frames[grey, place, 0] = pixels, f"grey {grey} at {place}"
-    controls = [
-        Control("grey", list("012"), False),
-        Control("place", ["left", "right"], True),
-        Control("size", ["whole"], False),
-    ]
-    return twin(name, controls, frames, (1, 0, 0))
 
 
 @pytest.fixture
 def three(tmp_path):
-    """A page with the same twin twice, and another one."""
+    """A page with the same explorer twice, and another one: greys on a slider, two places."""
+
+    def grey(shift):
+        frames = {}
+        for level in range(3):
+            for place in range(2):
+                pixels = np.full((50, 100, 3), 255, dtype=np.uint8)
+                pixels[20:40, 20 + 40 * place : 40 + 40 * place] = 60 * level + shift
+                frames[level, place] = pixels, f"grey {level} at {place}"
+        controls = [
+            *[{"name": "grey", "label": "grey", "values": list("012"), "start": 1}],
+            {"name": "place", "label": "place", "values": ["left", "right"], "start": 0},
+        ]
+        flags = [{"menu": False, "plays": False}, {"menu": True, "plays": False}]
+        made = [control | flag for control, flag in zip(controls, flags, strict=True)]
+        spec = {"name": f"grey{shift}", "controls": made, "width": 100, "height": 50}
+        return export(spec, frames, (1, 0))
+
     page = tmp_path / "page.html"
-    body = grey_twin("toy", 0) * 2 + grey_twin("other", 5)
+    body = grey(0) * 2 + grey(5)
     page.write_text(f'<!DOCTYPE html><meta charset="utf-8"><title>three</title>{body}')
     return page
 
 
-def test_equal_twins_on_one_page_move_each_by_itself(three, watched):
+def test_equal_explorers_on_one_page_move_each_by_itself(three, watched):
     first, second, other = watched.go(three)
-    assert [hand.look()[1] for hand in (first, second, other)] == ["grey 1 at 0"] * 3
-    still = second.look(), other.look()
-    for knob in first.knobs:
-        walk(first, knob)
-    first.press(first.knobs[0], "End")
-    assert first.look()[1] == "grey 2 at 0"
-    assert (second.look(), other.look()) == still
-    second.press(second.knobs[1], "ArrowDown")
-    assert second.look()[1] == "grey 1 at 1"
-    assert first.look()[1] == "grey 2 at 0"
+    assert [each.look()[2] for each in (first, second, other)] == ["grey 1 at 0"] * 3
+    for control in first.controls:
+        first.walk(control)
+    first.press(first.controls[0], "End")
+    assert first.look()[2] == "grey 2 at 0"
+    assert second.look()[2] == other.look()[2] == "grey 1 at 0"
+    second.press(second.controls[1], "ArrowDown")
+    assert second.look()[2] == "grey 1 at 1"
+    assert first.root.locator("img").first.get_attribute("alt") == "grey 2 at 0"
     watched.assert_quiet()
 
 
-def test_what_is_on_the_screen_is_the_frame(three, watched):
-    hand, *_ = watched.go(three)
-    hand.put(hand.knobs[0], 2)
-    hand.put(hand.knobs[1], 1)
-    hand.page.wait_for_timeout(100)
-    corners = [
-        hand.root.locator("div").evaluate(
-            """async (div, [x, y]) => {
-              const canvas = new OffscreenCanvas(90, 60), pen = canvas.getContext("2d");
-              for (const image of div.querySelectorAll("img")) {
-                await image.decode();
-                pen.drawImage(image, image.offsetLeft, image.offsetTop, image.width, image.height);
-              }
-              return pen.getImageData(x, y, 1, 1).data[0];
-            }""",
-            at,
-        )
-        for at in ([20, 20], [39, 39], [50, 20], [69, 39], [70, 39], [49, 20])
-    ]
-    assert corners == [255, 255, 120, 120, 255, 255]
+def test_the_screen_shows_the_frame(three, watched):
+    explorer, *_ = watched.go(three)
+    explorer.press(explorer.controls[0], "End")
+    explorer.press(explorer.controls[1], "ArrowDown")
+    picture = explorer.root.locator(".picture")
+    screen = picture.screenshot()
+    from io import BytesIO
+
+    from PIL import Image
+
+    shown = np.asarray(Image.open(BytesIO(screen)).convert("L").resize((100, 50)))
+    assert abs(int(shown[30, 70]) - 120) < 8  # the new place, at the new grey
+    assert shown[30, 30] > 247  # the old place is empty again
 
 
-def test_a_keyboard_reaches_every_control_and_hears_its_value(three, watched):
-    hand, *_ = watched.go(three)
-    watched.page.keyboard.press("Tab")
-    for knob in hand.knobs:
-        assert knob.control.evaluate("control => control === document.activeElement")
+def test_a_keyboard_reaches_every_control(three, watched):
+    explorer, *_ = watched.go(three)
+    for control in explorer.controls:
         watched.page.keyboard.press("Tab")
-    slider, menu = hand.knobs
-    hand.put(slider, 2)
-    assert slider.control.get_attribute("aria-valuetext") == "2"
-    assert hand.root.get_by_label("place").input_value() == "0"
-    assert hand.root.locator("img").first.get_attribute("alt") == "grey 2 at 0"
-    assert menu.control.locator("option:checked").inner_text() == "left"
+        assert control.evaluate("control => control === document.activeElement")
+    assert watched.page.get_by_label("grey").count() == 3
 
 
 def test_without_scripts_the_first_picture_stays(three, browser):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(three.as_uri())
-    root = page.locator("figure.twin").first
-    assert root.get_by_role("img", name="grey 1 at 0").is_visible()
-    assert root.get_by_text("moves under its sliders where scripts may run").is_visible()
-    assert root.get_by_label("grey").is_disabled()
+    assert page.get_by_role("img", name="grey 1 at 0").first.is_visible()
+    assert page.get_by_text("grey 1 at 0").first.is_visible()
     context.close()
