@@ -30,7 +30,7 @@ CELLS = [
         f"course.explore_{name}(run)"
         for name in ("fgsm", "pgd", "training", "smoothing", "certification", "results")
     ),
-    "for _ in range(6000):\n    time.sleep(0.1)",  # Run All is not done until the kernel is restarted
+    "for _ in range(6000):\n    time.sleep(0.1)",  # Run All ends with the kernel's restart
 ]
 
 
