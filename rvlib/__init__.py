@@ -33,7 +33,8 @@ _PUBLIC = {
         *["checked_attack", "from_torchattacks", "from_foolbox"],
     ],
     "sanity": ["sanity"],
-    "experiments": ["Run", "ATTACKS", "RECIPES", "PROFILES"],
+    "experiments": ["ATTACKS", "RECIPES", "PROFILES"],
+    "pipeline": ["Run"],
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = [*_HOME, "__version__"]

@@ -74,12 +74,13 @@ def _train(arguments: argparse.Namespace) -> None:
         find_recipe(name)
     pairs = [
         (name, seed)
-        for name, seed in run.untrained()
+        for name, seed in run.profile.models()
         if (not arguments.names or name in arguments.names)
         and arguments.training_seed in (None, seed)
     ]
-    if pairs:
-        run.train(*pairs)
+    if not pairs:
+        raise ValueError(f"no such network has a training seed {arguments.training_seed}")
+    run.train(*pairs)
 
 
 def _announce(run) -> None:  # type: ignore[no-untyped-def]

@@ -102,7 +102,9 @@ def attack_record(name: str, attack: Attack) -> dict[str, Any]:
     options = getattr(attack, "keywords", {})
     defaults = {"steps": 0, "step_size": 0.0, "random_start": False, "restarts": 1, "sigma": None}
     record = {"name": name, "threat": threat_name(attack)} | defaults
-    return record | {k: v for k, v in options.items() if k != "threat"}
+    # A loss among the options is a function: its name stands for it.
+    named = {k: getattr(v, "__name__", str(v)) if callable(v) else v for k, v in options.items()}
+    return record | {k: v for k, v in named.items() if k != "threat"}
 
 
 def threat_name(attack: Attack) -> str:
@@ -260,7 +262,11 @@ PROFILES = {
     for profile in (
         Profile(
             "smoke",
-            **{"heldout": 32, "test": 32, "live": 32, "votes": 100, "certified": 8},
+            heldout=32,
+            test=32,
+            live=32,
+            votes=100,
+            certified=8,
             ns=(100, 1000),
             attacks=REPORT_ATTACKS + FURTHER_ATTACKS[:2],
         ),
@@ -271,6 +277,14 @@ PROFILES = {
 }
 """``smoke`` is for tests, ``lesson`` for the notebooks, ``course`` measures every row anew from the
 shipped weights, ``full`` trains them, too."""
+
+
+_SHIPPED = [dict(registry) for registry in (MODELS, ATTACKS, RECIPES, PROFILES)]
+
+
+def is_extended() -> bool:
+    """Whether something was registered since the import, which another process cannot know."""
+    return [MODELS, ATTACKS, RECIPES, PROFILES] != _SHIPPED
 
 
 def find_profile(name: str) -> Profile:

@@ -22,7 +22,7 @@ from rvlib.data import DATASETS, load, to_float
 from rvlib.device import arithmetic, pick_device, provenance
 from rvlib.evaluation import SHARE, counts_inside, nested_counts, predictions, vote_counts
 from rvlib.experiments import ALPHA, N0, Profile
-from rvlib.models import load_weights, read_record, save_weights
+from rvlib.models import WeightsError, load_weights, read_record, save_weights
 from rvlib.models import to_device as to_device
 from rvlib.progress import progress
 from rvlib.results import (
@@ -35,6 +35,7 @@ from rvlib.results import (
     open_results,
     plain,
     read,
+    texts,
     write_shard,
 )
 from rvlib.sanity import sanity
@@ -192,17 +193,20 @@ class Run:
         """Train the networks and seeds that are missing, all of the profile's by default."""
         todo = [pair for pair in self.untrained() if not pairs or pair in pairs]
         jobs = min(cores(), len(todo)) if self.device.type == "cpu" else 1
-        if jobs <= 1:
+        if jobs <= 1 or ex.is_extended():
             for name, seed in todo:
                 self.train_one(name, seed)
             return
         # A process each: one thread is enough for a small network, and the weights then do not
         # depend on how many cores there are.
         command = [sys.executable, "-m", "rvlib", "train", "--profile", self.profile.name]
+        root, build = self.published.parents[1], self.models.parents[1]
+        places = {"RVLIB_ROOT": str(root.resolve()), "RVLIB_BUILD": str(build.resolve())}
 
         def start(pair: tuple[str, int]) -> None:
             words = [pair[0], "--training-seed", str(pair[1]), "--device", str(self.device)]
-            subprocess.run([*command, *words], check=True)
+            if subprocess.run([*command, *words], env=os.environ | places).returncode:
+                raise WeightsError(f"{pair[0]} seed {pair[1]} was not trained: see above")
 
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(start, todo))
@@ -375,6 +379,7 @@ class Run:
     ) -> Results:
         """Read a measurement, after measuring what is missing of it, shard by shard."""
         place = Path(split) / defence / f"seed-{seed}" / name
+        ex.find_recipe(what["model"])
         self.train((what["model"], seed))
         identity = what | {
             "weights": read_record(self.weights(what["model"], seed))["sha256"],
@@ -396,6 +401,8 @@ class Run:
             started = time.monotonic()
             network = self.model(what["model"], seed)
             images, labels = load(ex.DATASET, split)
+            if count > len(images):
+                raise ValueError(f"{split} has {len(images)} images, not {count}")
             about = provenance(self.device)
             with repeatable(self.device):
                 for r in progress(todo, f"{defence} {name}"):
@@ -477,11 +484,6 @@ def missing_images(run: Run) -> dict[tuple[str, str, int, str], int]:
         if count:
             left[m.place] = count
     return left
-
-
-def texts(drawn: Tensor) -> list[str]:
-    """Write each image's votes as numbers with spaces between; nothing where it has none."""
-    return [" ".join(map(str, row)) if any(row) else "" for row in drawn.tolist()]
 
 
 @contextmanager

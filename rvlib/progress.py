@@ -25,11 +25,13 @@ def progress(items: Iterable[T], title: str, total: int | None = None) -> Iterab
     iterable
         The same items.
     """
-    live = "ipykernel" in sys.modules and not os.environ.get("RVLIB_STATIC")
+    kernel = sys.modules.get("ipykernel.kernelapp")  # may be loaded without one that runs
+    running = kernel is not None and kernel.IPKernelApp.initialized()
+    live = running and not os.environ.get("RVLIB_STATIC")
     if not (live or sys.stderr.isatty()):
         return items
     if live:
         from tqdm.notebook import tqdm
     else:
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[assignment]
     return tqdm(items, title, total, leave=False)

@@ -1,8 +1,11 @@
 """The only optimiser loop: any network, any objective, resumable after a kill."""
 
+import copy
 import hashlib
+import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from rvlib.device import pick_device
 from rvlib.models import WeightsError, to_device
 from rvlib.objectives import Objective
 from rvlib.progress import progress
-from rvlib.results import plain
+from rvlib.results import atomic_write, plain
 from rvlib.smoothing.noise import stream
 
 Data = tuple[Tensor, Tensor] | DataLoader[Any]
@@ -135,9 +138,11 @@ def fit(
     >>> fit(model, standard, (images, labels), epochs=5, lr=0.1).history[-1]["accuracy"]
     1.0
     """
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs={epochs}, batch_size={batch_size}: give at least one of each")
     device = pick_device(str(device))
     model = to_device(model, device)
-    batches = _batches(train, batch_size, device)
+    batches = _batches(train, int(batch_size), device)
     _check_start(model, train, batch_size, device)
     make = optimizer or (
         lambda p: torch.optim.SGD(p, float(lr), float(momentum), weight_decay=float(weight_decay))
@@ -147,18 +152,16 @@ def fit(
         state.scheduler = schedule(state.optimizer, epochs * len(batches))
     numbers = {"batch_size": batch_size, "lr": lr, "momentum": momentum, "seed": seed}
     recipe = {**numbers, "weight_decay": weight_decay, "select": select, "device": device.type}
+    parts = [objective, state.optimizer, state.scheduler, augment]
+    recipe |= {"parts": [*map(_name, parts), str(autocast)], "of": schedule and epochs}
     file = None if checkpoint is None else Path(checkpoint)
     if file is not None:
         state.identity = plain({**(identity or {}), "fit": recipe, "data": _digest(train)})
-        if file.exists():
-            state.load(file)
-    if len(state.fit.history) > epochs:
-        raise WeightsError(
-            f"{file} has {len(state.fit.history)} epochs, not {epochs}: move it away"
-        )
+        state.load(file, epochs)
     for epoch in range(len(state.fit.history), epochs):
         title = f"epoch {epoch + 1}/{epochs}"
-        entry = _epoch(state, objective, batches, augment, autocast, title)
+        with _seeded(device, seed, epoch):
+            entry = _epoch(state, objective, batches, augment, autocast, title)
         state.remember(entry | _monitored(monitor, model, select), select)
         if log is not None:
             accuracies = "  ".join(
@@ -199,7 +202,6 @@ class _State:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "identity": self.identity,
             "model": self.model.state_dict(),
@@ -209,19 +211,23 @@ class _State:
             "noise": self.noise.get_state(),
             "fit": vars(self.fit),
         }
-        temporary = path.with_name(f".{path.name}.tmp")
-        torch.save(content, temporary)
-        temporary.replace(path)
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        atomic_write(path, buffer.getvalue())
 
-    def load(self, path: Path) -> None:
-        """Continue from a checkpoint of the same training."""
+    def load(self, path: Path, epochs: int) -> None:
+        """Continue from a checkpoint of the same training, if there is one."""
         try:
-            saved = torch.load(path, map_location=self.device, weights_only=True)
-            identity = saved["identity"]
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            identity, done = saved["identity"], len(saved["fit"]["history"])
+        except FileNotFoundError:
+            return
         except Exception as error:
             raise WeightsError(f"{path} cannot be read: delete it and train again") from error
         if identity != self.identity:
             raise WeightsError(f"{path} belongs to another training: delete it or move it away")
+        if done > epochs:
+            raise WeightsError(f"{path} has {done} epochs, not {epochs}: move it away")
         try:
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -229,8 +235,8 @@ class _State:
             raise WeightsError(f"{path} holds another network: delete it") from error
         if self.scheduler:
             self.scheduler.load_state_dict(saved["scheduler"])
-        self.order.set_state(saved["order"].cpu())
-        self.noise.set_state(saved["noise"].cpu())
+        self.order.set_state(saved["order"])
+        self.noise.set_state(saved["noise"])
         self.fit = Fit(**saved["fit"])
 
 
@@ -274,6 +280,8 @@ def _batches(train: Data, batch_size: int, device: torch.device) -> _Shuffled | 
     if not isinstance(train, Sequence) or len(train) != 2:
         raise TypeError(f"train is {type(train).__name__}: give (images, labels) or a DataLoader")
     images, labels = train
+    if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
+        raise TypeError("images and labels are no tensors: use torch.as_tensor")
     return _Shuffled(images.to(device), labels.to(device), batch_size)
 
 
@@ -286,23 +294,53 @@ def _floats(x: Tensor) -> Tensor:
 def _check_start(model: nn.Module, train: Data, batch_size: int, device: torch.device) -> None:
     """Refuse before the first step what would fail after an epoch's work."""
     if isinstance(train, DataLoader):
-        x, y = next(iter(train))
-        images, labels = x, torch.as_tensor(y)
+        with _seeded(device):  # a loader that shuffles draws its order
+            images, labels = map(torch.as_tensor, next(iter(train)))
     else:
         images, labels = train
     x = _floats(images[:1]).to(device)
-    check_images(x)
+    check_images(images if images.is_floating_point() else x)
     check_network(model, x, check_labels(labels, images))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("the network has no parameter to train: use model.requires_grad_(True)")
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         raise ValueError("gradients are switched off: call fit outside of torch.no_grad()")
-    norms = any(isinstance(module, nn.BatchNorm1d) for module in model.modules())
-    if norms and not isinstance(train, DataLoader) and len(images) % batch_size == 1:
+    if _smallest(train, batch_size) == 1:
+        _check_one_image(model, x)
+
+
+def _smallest(train: Data, batch_size: int) -> int | None:
+    """Images of the last batch; None where a loader keeps that to itself."""
+    if not isinstance(train, DataLoader):
+        return (len(train[0]) - 1) % batch_size + 1
+    if train.batch_size is None or train.drop_last or not hasattr(train.dataset, "__len__"):
+        return train.batch_size
+    return (len(train.dataset) - 1) % train.batch_size + 1
+
+
+def _check_one_image(model: nn.Module, x: Tensor) -> None:
+    """Refuse a batch of one image where batch normalisation has no variance to divide by."""
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return
+    try:
+        with torch.no_grad(), _seeded(x.device):
+            copy.deepcopy(model).train()(x)
+    except ValueError as error:
         raise ValueError(
-            f"the last of the batches of {batch_size} would hold one image, which batch "
-            "normalisation cannot train on: choose another batch_size"
-        )
+            "the last batch would hold one image, which batch normalisation cannot train on: "
+            "choose another batch_size"
+        ) from error
+
+
+@contextmanager
+def _seeded(device: torch.device, *address: int) -> Iterator[None]:
+    """Seed PyTorch's own generators, which dropout and loaders draw from, and restore them."""
+    seed = stream("cpu", "layers", *address).initial_seed()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
 
 
 def _epoch(
@@ -343,6 +381,11 @@ def _monitored(monitor: Monitor | None, model: nn.Module, select: str) -> dict[s
     if select not in found:
         raise ValueError(f"select={select!r} is none of the monitor's {', '.join(found)}")
     return found
+
+
+def _name(part: Any) -> str:
+    """Name of a function, or of an object's class."""
+    return str(getattr(part, "__qualname__", type(part).__qualname__))
 
 
 def _digest(train: Data) -> str:

@@ -1,19 +1,23 @@
-"""rvlib.training: the loop learns, counts right, and goes on where it was killed."""
+"""rvlib.training: the loop learns, counts right, and continues where it was killed."""
 
-import io
+import copy
 import itertools
+import math
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, lr_scheduler
+from torch.utils.data import DataLoader, TensorDataset
 
 from rvlib.attacks import pgd
 from rvlib.data import to_float
-from rvlib.models.weights import WeightsError, pack, unpack
+from rvlib.models import WeightsError
 from rvlib.objectives import Loss, adversarial, gaussian, standard
 from rvlib.threat_models import Linf
 from rvlib.training import fit
@@ -35,47 +39,29 @@ OBJECTIVES = {
     "adversarial": adversarial(random_start),
 }
 
-
-@pytest.fixture
-def train():
-    """Random bytes with random labels, to be learnt by heart; the last batch of 8 has 6."""
-    images = torch.randint(0, 256, (22, 3, 4, 4), generator=seeded(), dtype=torch.uint8)
-    return images, torch.randint(0, 3, (22,), generator=seeded(1))
+# Random bytes with random labels, to be learnt by heart; the last batch of 8 has 6.
+IMAGES = torch.randint(0, 256, (22, 3, 4, 4), generator=seeded(), dtype=torch.uint8)
+TRAIN = IMAGES, torch.randint(0, 3, (22,), generator=seeded(1))
 
 
-@pytest.fixture
-def nets(toys):
-    """Make toy networks with batch normalisation; dropout would draw from the global state."""
-
-    def make():
-        toy = toys()
-        toy[1] = nn.Identity()
-        return toy
-
-    return make
-
-
-@pytest.fixture
-def flat():
-    """One layer, no normalisation: what happens to it can be computed by hand."""
+def net(dropout=0.3):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+        return nn.Sequential(
+            *(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.Dropout(dropout)),
+            *(nn.Flatten(), nn.Linear(64, 3)),
+        )
 
 
-def quietly(model, objective, train, **options):
-    settings: dict[str, Any] = {
-        "epochs": EPOCHS,
-        "batch_size": 8,
-        "lr": 0.1,
-        "log": lambda line: None,
-    }
-    return fit(model, objective, train, **(settings | options))
+def flat():
+    """One layer, no normalisation: what happens to it can be computed by hand."""
+    return nn.Sequential(nn.Flatten(), net()[-1].__class__(48, 3))
 
 
-def monitor(model):
-    """A figure that rises and falls with the weights."""
-    return {"figure": abs(next(model.parameters()).sum().item()) % 1}
+def quietly(model, objective=standard, train=TRAIN, **options):
+    return fit(
+        model, objective, train, **({"epochs": EPOCHS, "batch_size": 8, "lr": 0.1} | options)
+    )
 
 
 def same_state(a, b):
@@ -86,127 +72,171 @@ def same(a, b):
     return same_state(a.state_dict(), b.state_dict())
 
 
+def monitor(model):
+    """A figure that rises and falls with the weights."""
+    return {"figure": abs(next(model.parameters()).sum().item()) % 1}
+
+
 # ---- learning -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
-def test_it_learns_by_heart(nets, train, objective):
-    result = quietly(nets(), objective, train, epochs=40)
-    assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
-    assert result.history[-1]["accuracy"] > 0.8 > result.history[0]["accuracy"]
+def test_it_learns_by_heart(objective):
+    history = quietly(net(0.0), objective, epochs=40).history
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    assert history[-1]["accuracy"] > 0.8 > history[0]["accuracy"]
 
 
-def test_steps_are_those_of_sgd_with_momentum(flat, train):
-    """v <- m v + g, w <- w - lr v, here with all images in one batch."""
-    x, y = to_float(train[0]), train[1]
-    w = [p.detach().clone().requires_grad_(True) for p in flat.parameters()]
+def test_steps_are_those_of_sgd_with_momentum_and_weight_decay():
+    """v <- m v + g + d w, w <- w - lr v, here with all images in one batch."""
+    model, x, y = flat(), to_float(IMAGES), TRAIN[1]
+    w = [p.detach().clone().requires_grad_(True) for p in model.parameters()]
     v = [torch.zeros_like(p) for p in w]
     for _ in range(3):
         grads = torch.autograd.grad(F.cross_entropy(F.linear(x.flatten(1), *w), y), w)
-        v = [0.7 * a + g for a, g in zip(v, grads, strict=True)]
+        v = [0.7 * a + g + 0.05 * p.detach() for a, g, p in zip(v, grads, w, strict=True)]
         w = [(p - 0.3 * a).detach().requires_grad_(True) for p, a in zip(w, v, strict=True)]
-    quietly(flat, standard, train, epochs=3, batch_size=22, lr=0.3, momentum=0.7)
-    for got, expected in zip(flat.parameters(), w, strict=True):
-        torch.testing.assert_close(got, expected)
+    options = {"batch_size": 22, "lr": 0.3, "momentum": 0.7, "weight_decay": 0.05}
+    quietly(model, epochs=3, **options)
+    for got, expected in zip(model.parameters(), w, strict=True):
+        assert torch.allclose(got, expected, atol=1e-6)
 
 
-def test_history_is_the_mean_over_images_not_over_batches(flat, train):
-    images, labels = train
-    logits = flat(to_float(images)).detach()
-    entry = quietly(flat, standard, train, epochs=1, lr=0.0).history[0]
-    assert entry["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
-    assert entry["accuracy"] == (logits.argmax(1) == labels).double().mean().item()
+def test_history_is_the_mean_over_images_not_over_batches():
+    model = flat()
+    logits = model(to_float(IMAGES)).detach()
+    entry = quietly(model, epochs=1, lr=0.0).history[0]
+    assert entry["loss"] == pytest.approx(F.cross_entropy(logits, TRAIN[1]).item(), rel=1e-6)
+    assert entry["accuracy"] == (logits.argmax(1) == TRAIN[1]).double().mean().item()
 
 
 def test_each_epoch_passes_each_image_once_in_another_order():
-    """Images carry their number in every pixel; the last batch is the rest."""
+    """Images carry their number in every pixel."""
     images = torch.arange(10, dtype=torch.uint8)[:, None, None, None].expand(10, 3, 2, 2)
-    labels = torch.arange(10) % 3
     batches = []
 
     def spy(model, x, y, generator):
         assert model.training
         assert x.dtype == torch.float32
-        assert x.is_contiguous(memory_format=torch.channels_last)
         numbers = (255 * x[:, 0, 0, 0]).round().long()
         assert torch.equal(y, numbers % 3)
         batches.append(numbers.tolist())
         return standard(model, x, y, generator)
 
-    def monitor(model):
-        model.eval()  # a monitor may forget to switch back
-        return {"figure": 0.0}
+    def careless(model):
+        model.eval()
+        return {"natural": 0.0}
 
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    settings = {"epochs": 3, "batch_size": 4, "monitor": monitor, "select": "figure"}
-    quietly(model, spy, (images, labels), **settings)
+    options = {"epochs": 3, "batch_size": 4, "monitor": careless}
+    quietly(model, spy, (images, torch.arange(10) % 3), **options)
     assert [len(batch) for batch in batches] == [4, 4, 2] * 3
     orders = [[*batches[i], *batches[i + 1], *batches[i + 2]] for i in (0, 3, 6)]
     assert all(sorted(order) == list(range(10)) for order in orders)
     assert len(set(map(tuple, orders))) == 3
 
 
-def test_a_loss_that_is_no_number_stops_the_training(nets, train, tmp_path):
-    def broken(model, x, y, generator):
+def test_a_loader_or_float_images_train_as_bytes_do():
+    x, y = to_float(IMAGES), TRAIN[1]
+    bytes_, floats, loaded = flat(), None, None
+    floats, loaded = copy.deepcopy(bytes_), copy.deepcopy(bytes_)
+    for options in ({"batch_size": 22}, {"batch_size": 22, "lr": np.float32(0.1)}):
+        quietly(bytes_, **options)
+        quietly(floats, train=(x, y), **options)
+        quietly(loaded, train=DataLoader(TensorDataset(x, y), batch_size=22), **options)
+        assert same(bytes_, floats)
+        for a, b in zip(bytes_.parameters(), loaded.parameters(), strict=True):
+            assert torch.allclose(a, b, atol=1e-5)  # one batch, in another order
+
+
+def test_a_shuffling_loader_is_repeated_and_resumed(tmp_path):
+    def train(**options):
+        model = net()
+        loader: Any = DataLoader(TensorDataset(to_float(IMAGES), TRAIN[1]), 8, shuffle=True)
+        torch.manual_seed(len(options))
+        return quietly(model, train=loader, **options).history, model
+
+    history, unbroken = train()
+    assert train()[0] == history
+    assert history != train(seed=1)[0]
+    train(checkpoint=tmp_path / "c", epochs=2)
+    resumed = train(checkpoint=tmp_path / "c")
+    assert resumed[0] == history
+    assert same(resumed[1], unbroken)
+
+
+def test_a_schedule_is_stepped_after_every_batch():
+    rates, steps = [], []
+
+    def schedule(optimizer, n):
+        steps.append(n)
+        return lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+
+    def spy(model, x, y, generator):
+        rates.append(made[0].param_groups[0]["lr"])
+        return standard(model, x, y, generator)
+
+    made: list[Any] = []
+
+    def optimizer(parameters):
+        made.append(SGD(parameters, lr=0.6))
+        return made[0]
+
+    quietly(net(), spy, epochs=2, optimizer=optimizer, schedule=schedule)
+    assert steps == [6]
+    assert rates == pytest.approx([0.6 / (1 + i) for i in range(6)])
+
+
+def test_augmentation_is_what_is_trained_on():
+    seen = []
+
+    def black(x, generator):
+        assert torch.rand((), generator=generator) < 1
+        return torch.zeros_like(x)
+
+    def spy(model, x, y, generator):
+        seen.append(x)
+        return standard(model, x, y, generator)
+
+    quietly(net(), spy, augment=black, epochs=1)
+    assert len(seen) == 3
+    assert not any(x.any() for x in seen)
+
+
+def test_autocast_is_on_for_the_objective_and_off_for_the_rest():
+    kinds = set()
+
+    def spy(model, x, y, generator):
         loss = standard(model, x, y, generator)
-        return Loss(loss.value * float("nan"), loss.logits)
+        kinds.add(loss.logits.dtype)
+        return loss
 
-    with pytest.raises(FloatingPointError, match=r"epoch 1/4.*learning rate") as refusal:
-        quietly(nets(), broken, train, checkpoint=tmp_path / "checkpoint")
-    assert "\n" not in str(refusal.value)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}])
-def test_settings_that_make_no_training_are_refused(nets, train, options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        quietly(nets(), standard, train, **options)
-
-
-def test_it_says_one_line_an_epoch_and_nothing_else(nets, train, capsys):
-    lines: list[str] = []
-    options = {"monitor": lambda model: {"natural": 0.5}, "select": "natural"}
-    quietly(nets(), standard, train, epochs=2, log=lines.append, **options)
-    assert len(lines) == 2
-    assert lines[0].startswith("epoch 1/2  loss ")
-    assert lines[1].startswith("epoch 2/2  loss ")
-    assert lines[1].endswith("  natural 50.0%")
-    assert capsys.readouterr() == ("", "")
+    history = quietly(net(0.0), spy, autocast=torch.bfloat16, epochs=20).history
+    assert kinds == {torch.bfloat16}
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+    assert not torch.is_autocast_enabled("cpu")
 
 
 # ---- randomness -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
-def test_same_seed_gives_the_same_weights_bit_for_bit(nets, train, objective):
-    one, other = nets(), nets()
-    first = quietly(one, objective, train, seed=5)
+def test_the_seed_decides_all_and_global_randomness_is_left_alone(objective):
+    one, other, third = net(), net(), net()
+    first = quietly(one, objective, seed=5)
+    torch.manual_seed(99)  # dropout draws from the global state
     before = torch.get_rng_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(99)
-        second = quietly(other, objective, train, seed=5)
+    second = quietly(other, objective, seed=np.int64(5))
+    assert torch.equal(torch.get_rng_state(), before)
     assert same(one, other)
     assert first.history == second.history
-    assert torch.equal(torch.get_rng_state(), before)
+    quietly(third, objective, seed=6)
+    assert not same(one, third)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
-def test_another_seed_gives_other_weights(nets, train, objective):
-    one, other = nets(), nets()
-    quietly(one, objective, train, seed=5)
-    quietly(other, objective, train, seed=6)
-    assert not same(one, other)
-
-
-def test_global_random_state_is_left_alone(nets, train):
-    before = torch.get_rng_state()
-    quietly(nets(), gaussian(0.2), train)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_order_does_not_depend_on_the_objective(nets, train):
+def test_order_does_not_depend_on_the_objective():
     """Two recipes of one seed see the same batches: their difference is the objective's."""
-    orders: list[list[Tensor]] = []
+    orders: list[list[Any]] = []
 
     def spying_on(objective):
         def spy(model, x, y, generator):
@@ -217,7 +247,7 @@ def test_order_does_not_depend_on_the_objective(nets, train):
 
     for objective in OBJECTIVES.values():
         orders.append([])
-        quietly(nets(), spying_on(objective), train)
+        quietly(net(), spying_on(objective), epochs=2)
     for other in orders[1:]:
         assert all(torch.equal(a, b) for a, b in zip(orders[0], other, strict=True))
 
@@ -231,7 +261,7 @@ def scripted(figures, states=None):
 
     def monitor(model):
         if states is not None:
-            states.append({name: value.clone() for name, value in model.state_dict().items()})
+            states.append(copy.deepcopy(model.state_dict()))
         return {"figure": next(figures), "other": 0.0}
 
     return monitor
@@ -245,28 +275,37 @@ def scripted(figures, states=None):
         ([0.4, 0.3, 0.2, 0.1], 0),
         ([0.1, 0.5, 0.5, 0.5], 1),  # the first of equals
         ([0.0, 0.0, 0.0, 0.0], 0),
+        ([np.float32(0.25), np.float64(0.5), 0.5, 0], 1),
     ],
 )
-def test_best_epoch_is_the_highest_and_its_weights_are_kept(nets, train, figures, best):
-    states: list[dict[str, Tensor]] = []
-    net = nets()
-    result = quietly(net, standard, train, monitor=scripted(figures, states), select="figure")
+def test_best_epoch_is_the_highest_and_its_weights_are_kept(figures, best, tmp_path):
+    states: list[Any] = []
+    model = net()
+    options = {"select": "figure", "checkpoint": tmp_path / "c"}
+    result = quietly(model, monitor=scripted(figures, states), **options)
     assert result.best_epoch == best
     assert [entry["figure"] for entry in result.history] == figures
-    assert [set(entry) for entry in result.history] == [{"loss", "accuracy", "figure", "other"}] * 4
     assert same_state(result.best_state, states[best])
-    assert same_state(net.state_dict(), states[-1])  # the network itself holds the last
+    assert same_state(model.state_dict(), states[-1])  # the network itself holds the last
     assert not same_state(states[0], states[-1])
 
 
-def test_a_figure_that_is_not_measured_cannot_select(nets, train):
-    with pytest.raises((KeyError, ValueError), match="figrue"):
-        quietly(nets(), standard, train, monitor=scripted([0.1] * 4), select="figrue")
+def test_without_a_monitor_the_last_epoch_is_best():
+    result = quietly(net())
+    assert (len(result.history), result.best_epoch, result.best_state) == (EPOCHS, EPOCHS - 1, {})
 
 
-def test_without_a_monitor_it_trains_all_the_same(nets, train):
-    result = quietly(nets(), standard, train)
-    assert len(result.history) == EPOCHS
+def test_a_figure_that_is_not_measured_cannot_select():
+    with pytest.raises(ValueError, match=r"figrue[^\n]+figure"):
+        quietly(net(), monitor=scripted([0.1] * 4), select="figrue")
+
+
+def test_one_line_an_epoch(capsys):
+    lines: list[str] = []
+    quietly(net(), epochs=2, log=lines.append, monitor=lambda model: {"natural": 0.5})
+    assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert all(line.endswith("natural 50.0%") for line in lines)
+    assert capsys.readouterr() == ("", "")
 
 
 # ---- checkpoints ----------------------------------------------------------------------------
@@ -287,193 +326,140 @@ def killed_after(lines):
     return log
 
 
-def states_agree(one, other):
-    return (
-        one.history == other.history
-        and one.best_epoch == other.best_epoch
-        and same_state(one.best_state, other.best_state)
-    )
+def flip(x, generator):
+    back = torch.rand(len(x), generator=generator) < 0.5
+    return torch.where(back[:, None, None, None], x.flip(3), x)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
-@pytest.mark.parametrize("lines", [1, 2, 3, 4])
-def test_a_killed_training_ends_like_an_unbroken_one(nets, train, tmp_path, objective, lines):
-    options = {"monitor": monitor, "select": "figure", "checkpoint": tmp_path / "a" / "checkpoint"}
-    unbroken, broken = nets(), nets()
-    expected = quietly(unbroken, objective, train, monitor=monitor, select="figure")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "momentum": {},
+    "gaussian": {"objective": OBJECTIVES["gaussian"]},
+    "adversarial": {"objective": OBJECTIVES["adversarial"]},
+    "augment": {"augment": flip},
+    "adam": {"optimizer": lambda p: Adam(p, 0.01)},
+    "adamw": {"optimizer": lambda p: AdamW(p, 0.01, amsgrad=True)},
+    "rmsprop": {"optimizer": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.5)},
+    "one cycle": {"schedule": lambda o, n: lr_scheduler.OneCycleLR(o, 0.2, total_steps=n)},
+    "cosine": {"schedule": lr_scheduler.CosineAnnealingLR},
+    "steps": {"schedule": lambda o, n: lr_scheduler.MultiStepLR(o, [n // 3, n // 2])},
+    "sequence": {
+        "schedule": lambda o, n: lr_scheduler.SequentialLR(
+            o, [lr_scheduler.LinearLR(o, 0.1), lr_scheduler.ExponentialLR(o, 0.9)], [4]
+        )
+    },
+    "bfloat16": {"autocast": torch.bfloat16},
+}
+
+
+@pytest.mark.parametrize("kill", [1, 3])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*epoch parameter in `scheduler.step:UserWarning")
+def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, settings, kill):
+    options = {"monitor": monitor, "select": "figure"} | settings
+    unbroken, resumed = net(), net()
+    expected = quietly(unbroken, **options)
+    options["checkpoint"] = tmp_path / "deep" / "checkpoint"
     with pytest.raises(Killed):
-        quietly(broken, objective, train, log=killed_after(lines), **options)
+        quietly(net(), log=killed_after(kill), **options)
     said: list[str] = []
-    resumed = nets()
-    result = quietly(resumed, objective, train, log=said.append, **options)
+    result = quietly(resumed, log=said.append, **options)
     assert same(resumed, unbroken)  # bit for bit
-    assert states_agree(result, expected)
-    assert 0 < len(said) == EPOCHS - lines + 1  # the epoch whose line failed was not yet kept
+    assert result.history == expected.history
+    assert result.best_epoch == expected.best_epoch
+    assert same_state(result.best_state, expected.best_state)
+    assert len(said) == EPOCHS - kill + 1  # the epoch whose line failed was not yet kept
+    # A finished training is not repeated.
+    said.clear()
+    quietly(net(), log=said.append, **options)
+    assert not said
 
 
-def test_a_checkpoint_may_be_named_as_text(nets, train, tmp_path):
-    path, said = tmp_path / "checkpoint", list[str]()
-    quietly(nets(), standard, train, checkpoint=str(path))
-    assert path.exists()
-    quietly(nets(), standard, train, checkpoint=str(path), log=said.append)
-    assert not said  # it was taken up: nothing left to do
-
-
-def test_killed_within_an_epoch_it_starts_that_epoch_again(nets, train, tmp_path):
-    unbroken, steps = nets(), itertools.count(1)
-    quietly(unbroken, gaussian(0.2), train)
+def test_killed_within_an_epoch_it_starts_that_epoch_again(tmp_path):
+    unbroken, steps = net(), itertools.count(1)
+    quietly(unbroken, gaussian(0.2))
 
     def dying(model, x, y, generator):
         if next(steps) == 8:  # three steps an epoch
             raise Killed
         return gaussian(0.2)(model, x, y, generator)
 
+    dying.__qualname__ = gaussian(0.2).__qualname__  # type: ignore[attr-defined]
     with pytest.raises(Killed):
-        quietly(nets(), dying, train, checkpoint=tmp_path / "checkpoint")
-    said: list[str] = []
-    resumed = nets()
-    quietly(resumed, gaussian(0.2), train, checkpoint=tmp_path / "checkpoint", log=said.append)
+        quietly(net(), dying, checkpoint=tmp_path / "c")
+    resumed = net()
+    assert len(quietly(resumed, gaussian(0.2), checkpoint=str(tmp_path / "c")).history) == EPOCHS
     assert same(resumed, unbroken)
-    assert len(said) == 2
 
 
-def test_a_finished_training_is_not_repeated(nets, train, tmp_path):
-    said: list[str] = []
-    one, other = nets(), nets()
-    first = quietly(one, standard, train, checkpoint=tmp_path / "checkpoint")
-    second = quietly(other, standard, train, checkpoint=tmp_path / "checkpoint", log=said.append)
-    assert same(one, other)
-    assert states_agree(first, second)
-    assert not said
+def test_more_epochs_go_on_and_fewer_are_refused(tmp_path):
+    unbroken, resumed, untouched = net(), net(), net()
+    quietly(unbroken, epochs=3)
+    quietly(net(), epochs=2, checkpoint=tmp_path / "c")
+    quietly(resumed, epochs=3, checkpoint=tmp_path / "c")
+    assert same(resumed, unbroken)
+    with pytest.raises(WeightsError, match="3 epochs, not 2"):
+        quietly(untouched, epochs=2, checkpoint=tmp_path / "c")
+    assert same(untouched, net())
 
 
-def test_a_best_epoch_before_the_kill_is_remembered(nets, train, tmp_path):
-    options = {"select": "figure", "checkpoint": tmp_path / "checkpoint"}
-    states: list[dict[str, Tensor]] = []
-    falling = scripted([0.9, 0.2, 0.1], states)
-    with pytest.raises(Killed):
-        quietly(nets(), standard, train, monitor=falling, log=killed_after(3), **options)
-    result = quietly(nets(), standard, train, monitor=scripted([0.3, 0.4]), **options)
-    assert result.best_epoch == 0
-    assert same_state(result.best_state, states[0])
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    unbroken, resumed = net(), net()
+    quietly(unbroken)
+    calls, write = itertools.count(1), Path.write_bytes
 
-
-@pytest.mark.parametrize("verb", ["write_bytes", "replace"])
-def test_a_checkpoint_is_never_half_there(nets, train, tmp_path, monkeypatch, verb):
-    unbroken = nets()
-    quietly(unbroken, standard, train)
-    path, calls, original = tmp_path / "checkpoint", itertools.count(1), getattr(Path, verb)
-
-    def full_disk(self, argument):
+    def full_disk(self, content):
         if next(calls) == 2:
-            if verb == "write_bytes":
-                original(self, argument[:100])
+            write(self, content[:100])
             raise OSError(28, "No space left on device")
-        return original(self, argument)
+        return write(self, content)
 
-    monkeypatch.setattr(Path, verb, full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
-        quietly(nets(), standard, train, checkpoint=path)
+        quietly(net(), checkpoint=tmp_path / "checkpoint")
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
-    said: list[str] = []
-    resumed = nets()
-    quietly(resumed, standard, train, checkpoint=path, log=said.append)
-    assert len(said) == 3  # the first epoch's checkpoint survived
+    quietly(resumed, checkpoint=tmp_path / "checkpoint")
     assert same(resumed, unbroken)
 
 
-IDENTITY = {"recipe": {"name": "toy", "attacks": [{"eps": 0.03}]}, "seed": 0}
-
-
-def test_its_own_checkpoint_is_taken_up(nets, train, tmp_path):
-    path = tmp_path / "checkpoint"
-    quietly(nets(), standard, train, checkpoint=path, identity=IDENTITY, epochs=2)
-    said: list[str] = []
-    quietly(nets(), standard, train, checkpoint=path, identity=IDENTITY, log=said.append)
-    assert len(said) == 2
+def half(optimizer, steps):
+    return lr_scheduler.ConstantLR(optimizer, 0.5)
 
 
 @pytest.mark.parametrize(
-    "identity", [None, {}, IDENTITY | {"seed": 1}, IDENTITY | {"recipe": {"name": "other"}}]
-)
-def test_a_foreign_checkpoint_is_refused_in_one_line(nets, train, tmp_path, identity):
-    path = tmp_path / "checkpoint"
-    quietly(nets(), standard, train, checkpoint=path, identity=IDENTITY, epochs=1)
-    content, net = path.read_bytes(), nets()
-    with pytest.raises(WeightsError, match="checkpoint belongs to another training") as refusal:
-        quietly(net, standard, train, checkpoint=path, identity=identity)
-    assert "\n" not in str(refusal.value)
-    assert path.read_bytes() == content
-    assert same(net, nets())
-
-
-@pytest.mark.parametrize(
-    "changes", [{"lr": 0.5}, {"momentum": 0.0}, {"batch_size": 5}, {"seed": 3}], ids=str
-)
-def test_a_checkpoint_of_other_numbers_is_refused_untold(nets, train, tmp_path, changes):
-    path = tmp_path / "checkpoint"
-    quietly(nets(), standard, train, checkpoint=path, epochs=1)
-    with pytest.raises(WeightsError, match="belongs to another training"):
-        quietly(nets(), standard, train, checkpoint=path, **changes)
-
-
-@pytest.mark.parametrize("part", [0, 1])
-def test_a_checkpoint_of_other_images_or_labels_is_refused(nets, train, tmp_path, part):
-    path = tmp_path / "checkpoint"
-    quietly(nets(), standard, train, checkpoint=path, epochs=1)
-    other = [tensor.clone() for tensor in train]
-    other[part][0] = (other[part][0] + 1) % 2
-    with pytest.raises(WeightsError, match="belongs to another training"):
-        quietly(nets(), standard, tuple(other), checkpoint=path)
-
-
-def test_a_checkpoint_with_another_devices_randomness_is_refused(nets, train, tmp_path):
-    path = tmp_path / "checkpoint"
-    quietly(nets(), standard, train, checkpoint=path, epochs=1)
-    saved = unpack(path.read_bytes())
-    path.write_bytes(pack(saved | {"noise": saved["noise"][:16]}))  # as long as a GPU's
-    with pytest.raises(WeightsError, match="cannot be read: delete it and train again"):
-        quietly(nets(), standard, train, checkpoint=path)
-
-
-def test_a_checkpoint_of_another_network_is_refused_in_one_line(nets, flat, train, tmp_path):
-    path = tmp_path / "checkpoint"
-    quietly(nets(), standard, train, checkpoint=path, epochs=1)
-    with pytest.raises(WeightsError, match="checkpoint") as refusal:
-        quietly(flat, standard, train, checkpoint=path)
-    assert "\n" not in str(refusal.value)
-
-
-def torch_file(thing):
-    content = io.BytesIO()
-    torch.save(thing, content)
-    return content.getvalue()
-
-
-@pytest.mark.parametrize(
-    "content",
+    "change",
     [
-        b"",
-        b"not a checkpoint",
-        pickle.dumps({"identity": {}}),
-        torch_file(torch.zeros(2)),
-        torch_file({}),
-        torch_file(["identity"]),
-        torch_file({"identity": {}}),
-        torch_file({"fc.weight": torch.zeros(2)}),
-        torch_file(nn.Linear(1, 1)),
+        *({"identity": i} for i in (None, {}, {"name": "b"}, {"name": "a", "more": 1})),
+        *({"lr": 0.5}, {"momentum": 0.0}, {"batch_size": 5}, {"seed": 3}, {"weight_decay": 0.1}),
+        *({"objective": OBJECTIVES["gaussian"]}, {"augment": flip}, {"schedule": half}),
+        *({"optimizer": lambda p: Adam(p)}, {"autocast": torch.bfloat16}),
+        {"train": (IMAGES.flip(0), TRAIN[1])},
+        {"train": (IMAGES, (TRAIN[1] + 1) % 3)},
+        {"train": (to_float(IMAGES), TRAIN[1])},
     ],
-    ids=["empty", "text", "pickle", "tensor", "nothing", "list", "part", "weights", "network"],
+    ids=str,
 )
-def test_what_is_no_checkpoint_is_refused_in_one_line(nets, train, tmp_path, content):
-    path = tmp_path / "checkpoint"
-    path.write_bytes(content)
-    net = nets()
-    with pytest.raises(WeightsError, match=r"checkpoint.*(delete it|move it)") as refusal:
-        quietly(net, standard, train, checkpoint=path)
-    assert "\n" not in str(refusal.value)
-    assert path.read_bytes() == content
-    assert same(net, nets())
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, change):
+    options: dict[str, Any] = {"checkpoint": tmp_path / "c", "identity": {"name": "a"}}
+    quietly(net(), epochs=1, **options)
+    content, model = (tmp_path / "c").read_bytes(), net()
+    with pytest.raises(WeightsError, match=r"belongs to another training[^\n]*$"):
+        quietly(model, **(options | change))
+    assert (tmp_path / "c").read_bytes() == content
+    assert same(model, net())
+
+
+def test_another_length_of_a_schedule_is_another_training(tmp_path):
+    options = {"schedule": lr_scheduler.CosineAnnealingLR, "checkpoint": tmp_path / "c"}
+    quietly(net(), epochs=1, **options)
+    with pytest.raises(WeightsError, match="another training"):
+        quietly(net(), epochs=2, **options)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    quietly(net(), epochs=1, checkpoint=tmp_path / "c")
+    with pytest.raises(WeightsError, match=r"another network[^\n]*$"):
+        quietly(flat(), checkpoint=tmp_path / "c")
 
 
 class Trap:
@@ -486,20 +472,135 @@ class Trap:
         return Path.mkdir, (self.folder,)
 
 
-def test_code_in_a_checkpoint_does_not_run(nets, train, tmp_path):
-    path, folder = tmp_path / "checkpoint", tmp_path / "sprung"
-    path.write_bytes(torch_file({"identity": Trap(folder)}))
-    with pytest.raises(WeightsError, match="cannot be read: delete it"):
-        quietly(nets(), standard, train, checkpoint=path)
-    assert not folder.exists()
+@pytest.mark.parametrize("thing", [b"", b"text", "pickle", {}, ["identity"], {"identity": {}}, 0.5])
+def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, thing):
+    path, sprung = tmp_path / "checkpoint", tmp_path / "sprung"
+    if isinstance(thing, bytes):
+        path.write_bytes(thing)
+    elif thing == "pickle":
+        path.write_bytes(pickle.dumps(Trap(sprung)))
+    elif thing == 0.5:
+        quietly(net(), epochs=1, checkpoint=path)
+        path.write_bytes(path.read_bytes()[:-500])
+    else:
+        torch.save(thing, path)
+    model = net()
+    with pytest.raises(WeightsError, match=r"checkpoint cannot be read: delete it[^\n]*$"):
+        quietly(model, checkpoint=path)
+    assert same(model, net())
+    assert not sprung.exists()
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_a_cut_checkpoint_is_refused_in_one_line(nets, train, tmp_path, share):
-    path = tmp_path / "checkpoint"
-    quietly(nets(), standard, train, checkpoint=path, epochs=1)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(WeightsError, match="cannot be read: delete it") as refusal:
-        quietly(nets(), standard, train, checkpoint=path)
-    assert "\n" not in str(refusal.value)
+# ---- what makes no training -----------------------------------------------------------------
+
+
+def refused(match, kind: type[Exception] = ValueError, model=None, **options):
+    steps = []
+
+    def spy(model, x, y, generator):
+        steps.append(1)
+        return standard(model, x, y, generator)
+
+    with pytest.raises(kind, match=match) as caught:
+        quietly(model or net(), **({"objective": spy} | options))
+    assert "\n" not in str(caught.value)
+    assert not steps  # before the first step
+
+
+@pytest.mark.parametrize(
+    ("norm", "size", "count", "batch_size"),
+    [(nn.BatchNorm1d, 4, 17, 8), (nn.BatchNorm1d, 4, 3, 1), (nn.BatchNorm2d, 1, 17, 16)],
+)
+@pytest.mark.parametrize("loader", [False, True])
+def test_one_image_alone_cannot_be_normalised(norm, size, count, batch_size, loader):
+    layers = [nn.Conv2d(3, 4, size), nn.Flatten(), norm(4), nn.Linear(4, 3)]
+    if norm is nn.BatchNorm2d:
+        layers = [nn.Conv2d(3, 4, 4), norm(4), nn.Flatten(), nn.Linear(4, 3)]
+    images, labels = IMAGES[:count], TRAIN[1][:count]
+    train: Any = (images, labels)
+    if loader:
+        train = DataLoader(TensorDataset(images, labels), batch_size)
+    model = nn.Sequential(*layers)
+    refused("one image", model=model, train=train, batch_size=batch_size)
+    # More pixels a channel are enough, and so is another batch.
+    quietly(net(), train=train, batch_size=batch_size, epochs=1)
+    if not loader:
+        quietly(model, train=train, batch_size=7, epochs=1)
+    elif count > 8:
+        whole: Any = DataLoader(TensorDataset(images, labels), 8, drop_last=True)
+        quietly(model, train=whole, epochs=1)
+
+
+def test_gradients_that_are_off_are_refused():
+    with torch.no_grad():
+        refused("switched off")
+    with torch.inference_mode():
+        refused("switched off")
+    refused("requires_grad", model=net().requires_grad_(False))
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"epochs": 0}, ValueError),
+        ({"batch_size": 0}, ValueError),
+        ({"train": (IMAGES, TRAIN[1].int())}, TypeError),
+        ({"train": (IMAGES, TRAIN[1][:5])}, ValueError),
+        ({"train": (IMAGES, TRAIN[1] + 1)}, ValueError),
+        ({"train": (IMAGES.numpy(), TRAIN[1].numpy())}, TypeError),
+        ({"train": (IMAGES.float(), TRAIN[1])}, ValueError),
+        ({"train": (IMAGES.long(), TRAIN[1])}, TypeError),
+        ({"train": IMAGES}, TypeError),
+        ({"device": "nowhere"}, ValueError),
+    ],
+    ids=lambda o: str(o)[:30],
+)
+def test_what_does_not_fit_is_refused_before_the_first_step(options, kind):
+    refused(".", kind, **options)
+
+
+def test_an_image_out_of_the_box_is_found_wherever_it_is():
+    images = to_float(IMAGES)
+    images[-1] *= 255
+    refused("not in", train=(images, TRAIN[1]))
+
+
+def test_a_users_own_error_passes_untouched():
+    class Mine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(48, 10)
+
+        def forward(self, x):
+            return self.layer(x.flatten(1)).view(-1, 3, 4)
+
+    with pytest.raises(RuntimeError, match=r"^shape '\[-1, 3, 4\]' is invalid"):
+        quietly(Mine())
+
+    def by_keyword(model, x, y, generator):
+        logits = model(input=x)
+        return Loss(F.cross_entropy(logits, y), logits)
+
+    quietly(flat(), by_keyword, epochs=1)
+
+
+def test_a_loss_that_is_no_number_stops_the_training(tmp_path):
+    def broken(model, x, y, generator):
+        loss = standard(model, x, y, generator)
+        return Loss(loss.value * math.nan, loss.logits)
+
+    with pytest.raises(FloatingPointError, match=r"epoch 1/4[^\n]*learning rate"):
+        quietly(net(), broken, checkpoint=tmp_path / "checkpoint")
+    assert not list(tmp_path.iterdir())
+
+
+def test_numpy_numbers_are_numbers(tmp_path):
+    options = {
+        **{"lr": np.float32(0.1), "momentum": np.float64(0.9), "weight_decay": np.float32(0)},
+        **{"seed": np.int64(1), "batch_size": np.int64(8), "epochs": np.int64(2)},
+        **{"identity": {"n": np.float32(0.5), "betas": (0.9, 0.99)}},
+        "monitor": lambda model: {"natural": np.float32(0.5)},
+    }
+    for _ in range(2):
+        result = quietly(net(), checkpoint=tmp_path / "c", **options)
+    assert result.history[-1]["natural"] == 0.5

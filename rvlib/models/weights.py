@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor, nn
 
 from rvlib.results import atomic_write, plain
 
@@ -39,13 +39,15 @@ def save_weights(model: nn.Module, path: Path | str, record: dict[str, Any]) -> 
     Raises
     ------
     ValueError, TypeError
-        If the record is no JSON or parameters share memory: before anything is written.
+        If the record is no JSON or has no recipe: before anything is written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} does not end in .safetensors")
+    if not isinstance(record.get("recipe"), dict):
+        raise ValueError("the record has no dict `recipe`: nothing would tell what was trained")
     # clone(): parameters that share memory (tied weights) are written twice.
-    state = {_bare(k): v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    state = {k: v.detach().cpu().clone() for k, v in _bare(model.state_dict()).items()}
     content = save({k: v.contiguous() for k, v in state.items()})
     digest = hashlib.sha256(content).hexdigest()
     text = json.dumps({**plain(record), "sha256": digest}, indent=2) + "\n"
@@ -90,14 +92,13 @@ def load_weights(
     if recipe is not None and (differ := differences(record["recipe"], plain(recipe))):
         raise WeightsError(f"{path} is of another recipe (differs in {', '.join(differ)})")
     try:
-        state, target = load(content), model.state_dict()
-        names = {_bare(name): name for name in target}
-        shapes = {name: value.shape for name, value in state.items()}
-        if shapes != {bare: target[name].shape for bare, name in names.items()}:
+        target = model.state_dict()
+        state, wanted = _bare(load(content)), _bare(target)
+        if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in wanted.items()}:
             raise ValueError("other names or shapes of parameters")
     except (ValueError, SafetensorError) as error:
         raise WeightsError(f"{path} holds the weights of another network ({error})") from error
-    model.load_state_dict({names[bare]: value for bare, value in state.items()})
+    model.load_state_dict({k: state[bare] for k, bare in zip(target, wanted, strict=True)})
     return record
 
 
@@ -128,7 +129,9 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return sorted(k for k in keys if found.get(k, missing) != wanted.get(k, missing))
 
 
-def _bare(name: str) -> str:
+def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Name parameters as in the bare network: a wrapper puts its prefix before all of them."""
     for prefix in WRAPPERS:
-        name = name.removeprefix(prefix)
-    return name
+        if state and all(name.startswith(prefix) for name in state):
+            return _bare({name.removeprefix(prefix): value for name, value in state.items()})
+    return state

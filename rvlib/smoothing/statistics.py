@@ -196,7 +196,7 @@ def certified_radius(p_lower: ArrayLike, sigma: float) -> Floats:
     check_sigma(sigma)
     p = np.asarray(p_lower, dtype=np.float64)
     if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError(f"p_lower={p_lower} is no probability: give a share in [0, 1]")
+        raise ValueError(f"p_lower={p_lower!r} is no probability: give a share in [0, 1]")
     return sigma * norm.ppf(np.maximum(p, 0.5))
 
 
@@ -313,7 +313,7 @@ def certificate(counts0: ArrayLike, counts: ArrayLike, alpha: float, sigma: floa
 
 
 def log_e_value(k: ArrayLike, n: ArrayLike, p0: float, larger: bool = True) -> Floats:
-    r"""Logarithm of the log_e_value that a probability is larger (or smaller) than `p0`.
+    r"""Logarithm of the e-value for a probability larger (or smaller) than `p0`.
 
     .. math:: M_n = \int_{p_0}^1 \Big(\frac{p}{p_0}\Big)^k \Big(\frac{1-p}{1-p_0}\Big)^{n-k}
         \frac{dp}{1 - p_0}
@@ -335,7 +335,7 @@ def log_e_value(k: ArrayLike, n: ArrayLike, p0: float, larger: bool = True) -> F
     p0 : float, in (0, 1)
         The probability to exceed.
     larger : bool, default=True
-        Otherwise log_e_value that the probability is smaller, the mixture over [0, p0].
+        Otherwise for a smaller one: the mixture over [0, p0].
 
     Returns
     -------
@@ -427,6 +427,8 @@ def certified_accuracy(radii: ArrayLike, radius: float | Sequence[float]) -> NDA
     at = np.atleast_1d(np.asarray(radius, dtype=np.float64))
     if not (at >= 0).all():
         raise ValueError(f"radius={radius} must be >= 0, in pixel units of [0, 1]")
+    if not np.size(radii):
+        raise ValueError("no images: there is no share of none")
     return (np.asarray(radii)[:, None] >= at).mean(0)
 
 

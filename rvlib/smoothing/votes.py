@@ -1,7 +1,7 @@
 """Counting votes under noise: many images at once, on the device, without any statistics."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +105,8 @@ def sample_under_noise(
     check_images(x)
     check_network(model, x)
     check_sigma(sigma)
+    if noise not in get_args(Noise):
+        raise ValueError(f"unknown noise {noise!r}: choose from {', '.join(get_args(Noise))}")
     if n < 1 or first < 0 or first % CHUNK:
         raise ValueError(f"n={n}, first={first}: need n >= 1 draws after a multiple of {CHUNK}")
     if image_ids is not None and len(image_ids) != len(x):
@@ -152,12 +154,13 @@ def split_first_layer(model: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 
 def _is_hooked(module: nn.Module) -> bool:
+    """Whether a call does anything but what the module's class does."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
         or globally._global_forward_hooks
         or globally._global_forward_pre_hooks
-        or "forward" in vars(module)
+        or any(callable(getattr(type(module), name, None)) for name in vars(module))
     )
 
 

@@ -1,4 +1,4 @@
-"""rvlib.attacks.pgd: its start, its steps and its restarts."""
+"""rvlib.attacks.fgsm and pgd: the papers' iterations, known optima, restarts, targets."""
 
 import dataclasses
 import itertools
@@ -8,105 +8,110 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rvlib.attacks import fgsm, pgd
-from rvlib.threat_models import L2, Linf
+from rvlib.attacks import fgsm, pgd, targeted_dlr, towards
+from rvlib.threat_models import Linf, PixelL2
 
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def losses_and_fooled(model, x, y):
-    with torch.no_grad():
-        logits = model.eval()(x)
-    return F.cross_entropy(logits, y, reduction="none"), logits.argmax(1) != y
-
-
 class Recorder(nn.Module):
-    """Keeps the images that a network was shown while gradients were on."""
+    """A network that keeps the images at which a gradient was taken."""
 
     def __init__(self, model):
         super().__init__()
-        self.model = model
-        self.seen = []
+        self.model, self.seen = model.eval(), []
 
     def forward(self, x):
-        if torch.is_grad_enabled():
+        if x.requires_grad:
             self.seen.append(x.detach().clone())
         return self.model(x)
 
 
-# ---- start ----------------------------------------------------------------------------------
+# ---- one step, several steps ------------------------------------------------------------------
 
 
-def test_random_start_is_a_sample_of_the_ball_in_the_box(threat, toy, batch):
+def test_fgsm_is_one_step_of_length_eps_along_the_steepest_direction(threat, toys, batch):
     x, y = batch
-    start = pgd(toy, x, y, threat, steps=1, step_size=0.0, generator=seeded())
-    assert torch.equal(start, (x + threat.sample(x, seeded())).clamp(0, 1))
+    toy = toys().eval()
+    x_grad = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(F.cross_entropy(toy(x_grad), y), x_grad)
+    expected = (x + threat.eps * threat.steepest(grad)).clamp(0, 1)
+    torch.testing.assert_close(fgsm(toy, x, y, threat), expected)
+    one = pgd(toy, x, y, threat, steps=1, step_size=threat.eps, random_start=False)
+    torch.testing.assert_close(fgsm(toy, x, y, threat), one, rtol=0, atol=1e-7)
 
 
-def test_without_random_start_it_starts_at_the_image(threat, toy, batch):
-    x, y = batch
-    recorder = Recorder(toy)
-    pgd(recorder, x, y, threat, steps=3, random_start=False)
-    assert torch.equal(recorder.seen[0], x)
-
-
-def test_random_start_is_the_default(threat, toy, batch):
-    x, y = batch
-    recorder = Recorder(toy)
-    pgd(recorder, x, y, threat, steps=1, generator=seeded())
-    assert torch.equal(recorder.seen[0], (x + threat.sample(x, seeded())).clamp(0, 1))
-
-
-# ---- steps ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("steps", [1, 4])
-def test_steps_counts_gradients(threat, toy, batch, steps):
-    x, y = batch
-    recorder = Recorder(toy)
-    pgd(recorder, x, y, threat, steps=steps)
-    assert len(recorder.seen) == steps
-
-
-def test_defaults_are_ten_steps_of_a_quarter_eps(threat, toy, batch):
-    x, y = batch
-    options = {"steps": 10, "step_size": 2.5 * threat.eps / 10, "random_start": True, "restarts": 1}
-    expected = pgd(toy, x, y, threat, **options, generator=seeded())
-    assert torch.equal(pgd(toy, x, y, threat, generator=seeded()), expected)
-    half = pgd(toy, x, y, threat, steps=5, generator=seeded())
-    options |= {"steps": 5, "step_size": 2.5 * threat.eps / 5}
-    assert torch.equal(half, pgd(toy, x, y, threat, **options, generator=seeded()))
-
-
-def test_every_iterate_is_in_the_ball_and_the_box(threat, toy, batch):
-    x, y = batch
-    recorder = Recorder(toy)
-    pgd(recorder, x, y, threat, steps=6, step_size=threat.eps, generator=seeded())
-    for x_t in recorder.seen:
-        assert (threat.norm(x_t - x) <= threat.eps + 1e-6).all()
-        assert x_t.min() >= 0
-        assert x_t.max() <= 1
-
-
-def test_the_iteration_is_the_papers(threat, toy, batch):
+def test_the_iteration_is_the_papers(threat, toys, batch):
     """Written out anew, gradient of one image at a time, in double precision."""
     x, y = batch[0].double(), batch[1]
-    toy = toy.double().eval()
+    toy = toys().double().eval()
     eta = 0.4 * threat.eps
     expected = []
-    for image, label in zip(x.split(1), y.split(1), strict=True):
+    for image, label in zip(x.split(1), y, strict=True):
         x_t = image
         for _ in range(4):
-            x_t = x_t.requires_grad_(True)
-            loss = -F.log_softmax(toy(x_t), 1)[0, label[0]]
-            (grad,) = torch.autograd.grad(loss, x_t)
+            x_t = x_t.requires_grad_()
+            (grad,) = torch.autograd.grad(-F.log_softmax(toy(x_t), 1)[0, label], x_t)
             x_t = x_t.detach() + eta * threat.steepest(grad)
             x_t = (image.detach() + threat.project(x_t - image.detach())).clamp(0, 1)
         expected.append(x_t)
     x_adv = pgd(toy, x, y, threat, steps=4, step_size=eta, random_start=False)
     torch.testing.assert_close(x_adv, torch.cat(expected), rtol=0, atol=1e-9)
+
+
+def test_every_iterate_is_in_the_ball_and_the_box_from_the_start_on(threat, toys, batch):
+    x, y = batch
+    recorder = Recorder(toys())
+    pgd(recorder, x, y, threat, steps=6, step_size=threat.eps, generator=seeded())
+    assert len(recorder.seen) == 6
+    assert torch.equal(recorder.seen[0], (x + threat.sample(x, seeded())).clamp(0, 1))
+    for x_t in recorder.seen:
+        assert (threat.norm(x_t - x) <= threat.eps * (1 + 1e-5)).all()
+        assert x_t.min() >= 0
+        assert x_t.max() <= 1
+
+
+def test_without_a_random_start_it_starts_at_the_images(threat, toys, batch):
+    recorder = Recorder(toys())
+    pgd(recorder, *batch, threat, steps=1, random_start=False)
+    assert torch.equal(recorder.seen[0], batch[0])
+
+
+def test_defaults_are_ten_steps_of_a_quarter_eps(threat, toys, batch):
+    x, y = batch
+    for steps, given in ((10, {}), (5, {"steps": 5})):
+        options = {"steps": steps, "step_size": 2.5 * threat.eps / steps, "restarts": 1}
+        expected = pgd(toys(), x, y, threat, **options, random_start=True, generator=seeded())
+        assert torch.equal(pgd(toys(), x, y, threat, **given, generator=seeded()), expected)
+
+
+# ---- known optima ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd])
+@pytest.mark.parametrize("label", [0, 1])
+def test_the_optimum_of_a_linear_network(attack, label, threat, linear):
+    """Two classes: the loss of class 0 rises along w_1 - w_0, so the optimum is one step."""
+    model, normal = linear
+    x = torch.full((1, 3, 2, 2), 0.5, dtype=torch.float64)  # the box is out of reach
+    threat = dataclasses.replace(threat, eps=0.05)
+    options = {} if attack is fgsm else {"random_start": False}
+    x_adv = attack(model, x, torch.tensor([label]), threat, **options)
+    optimum = x + (1 - 2 * label) * 0.05 * threat.steepest(normal)
+    torch.testing.assert_close(x_adv, optimum)
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd])
+def test_the_optimum_in_a_corner_of_the_box(attack, linear):
+    model, normal = linear
+    x = torch.rand(8, 3, 2, 2, generator=seeded(), dtype=torch.float64)
+    optimum = (x + 0.4 * normal.sign()).clamp(0, 1)
+    assert (optimum == 0).any()
+    assert (optimum == 1).any()
+    x_adv = attack(model, x, torch.zeros(8, dtype=torch.int64), Linf(0.4))
+    torch.testing.assert_close(x_adv, optimum)
 
 
 class Peak(nn.Module):
@@ -124,16 +129,7 @@ def test_small_steps_find_a_peak_that_one_full_step_misses():
     assert fgsm(Peak(), x, y, Linf(0.1)).item() == pytest.approx(0.6)
 
 
-def test_optimum_of_a_linear_network_exactly(threat, linear):
-    model, normal = linear
-    x = torch.full((1, 3, 2, 2), 0.5, dtype=torch.float64)
-    threat = dataclasses.replace(threat, eps=0.05)
-    for label, sign in ((0, 1), (1, -1)):
-        x_adv = pgd(model, x, torch.tensor([label]), threat, random_start=False)
-        torch.testing.assert_close(x_adv, x + sign * 0.05 * threat.steepest(normal))
-
-
-# ---- restarts -------------------------------------------------------------------------------
+# ---- restarts ---------------------------------------------------------------------------------
 
 
 class Flat(nn.Module):
@@ -150,45 +146,14 @@ class Flat(nn.Module):
         return torch.where(pixel < 0.5, left, right) + 0 * pixel
 
 
-def test_success_is_kept_though_a_failure_has_the_higher_loss():
-    x, y = torch.full((16, 1, 1, 1), 0.5), torch.zeros(16, dtype=torch.int64)
-    once = pgd(Flat(), x, y, Linf(0.5), steps=1, generator=seeded())
-    assert 0 < (once < 0.5).sum() < 16  # one run succeeds on some images only
-    # Twenty runs all fail on an image once in a million.
-    best = pgd(Flat(), x, y, Linf(0.5), steps=1, restarts=20, generator=seeded())
-    assert (best < 0.5).all()
+ONE_PIXEL = torch.full((16, 1, 1, 1), 0.5), torch.zeros(16, dtype=torch.int64)
 
 
-class Slope(nn.Module):
-    """Class 0 wins everywhere, to the right by less; no gradient."""
-
-    def forward(self, x):
-        pixel = x.flatten(1).detach()
-        return torch.cat([2 - pixel, 0 * pixel], 1) + 0 * x.flatten(1)
-
-
-class Sure(Slope):
-    """Losses around e^-20: in float32 they would all be zero."""
-
-    def forward(self, x):
-        return 20 * super().forward(x)
-
-
-@pytest.mark.parametrize("model", [Slope(), Sure()])
-def test_of_several_failures_the_highest_loss_is_kept(model):
-    x, y = torch.full((8, 1, 1, 1), 0.5), torch.zeros(8, dtype=torch.int64)
-    generator = seeded()
-    runs = [pgd(model, x, y, Linf(0.5), steps=1, generator=generator) for _ in range(6)]
-    best = pgd(model, x, y, Linf(0.5), steps=1, restarts=6, generator=seeded())
-    assert torch.equal(best, torch.stack(runs).amax(0))
-    assert len({int(i) for i in torch.stack(runs).argmax(0).flatten()}) > 1  # image by image
-
-
-def test_an_image_once_fooled_is_left_alone():
-    x, y = torch.full((16, 1, 1, 1), 0.5), torch.zeros(16, dtype=torch.int64)
+def test_an_image_once_fooled_is_left_alone_though_failures_have_the_higher_loss():
     generator, sizes = seeded(), []
-    runs = [pgd(Flat(), x, y, Linf(0.5), steps=1, generator=generator) for _ in range(8)]
+    runs = [pgd(Flat(), *ONE_PIXEL, Linf(0.5), steps=1, generator=generator) for _ in range(8)]
     first = [next((run[i] for run in runs if run[i] < 0.5), None) for i in range(16)]
+    assert 0 < (runs[0] < 0.5).sum() < 16  # one run succeeds on some images only
 
     class Counting(Flat):
         def forward(self, x):
@@ -196,12 +161,33 @@ def test_an_image_once_fooled_is_left_alone():
                 sizes.append(len(x))
             return super().forward(x)
 
-    best = pgd(Counting(), x, y, Linf(0.5), steps=1, restarts=8, generator=seeded())
+    best = pgd(Counting(), *ONE_PIXEL, Linf(0.5), steps=1, restarts=8, generator=seeded())
     assert sum(image is not None for image in first) > 12
     assert all(torch.equal(best[i], image) for i, image in enumerate(first) if image is not None)
     assert sizes[0] == 16
     assert sizes[-1] < 4
     assert sizes == sorted(sizes, reverse=True)
+
+
+class Slope(nn.Module):
+    """Class 0 wins everywhere, to the right by less; no gradient."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x):
+        pixel = x.flatten(1).detach()
+        return self.scale * torch.cat([2 - pixel, 0 * pixel], 1) + 0 * x.flatten(1)
+
+
+@pytest.mark.parametrize("scale", [1, 20])  # cross-entropies around e^-20 round to zero
+def test_of_several_failures_the_highest_loss_is_kept(scale):
+    generator, model = seeded(), Slope(scale)
+    runs = [pgd(model, *ONE_PIXEL, Linf(0.5), steps=1, generator=generator) for _ in range(6)]
+    best = pgd(model, *ONE_PIXEL, Linf(0.5), steps=1, restarts=6, generator=seeded())
+    assert torch.equal(best, torch.stack(runs).amax(0))
+    assert len({int(i) for i in torch.stack(runs).argmax(0).flatten()}) > 1  # image by image
 
 
 def test_more_restarts_are_never_weaker(threat, toys, batch):
@@ -212,26 +198,41 @@ def test_more_restarts_are_never_weaker(threat, toys, batch):
         for n in (1, 2, 4, 8)
     ]
     for weaker, stronger in itertools.pairwise(results):
-        loss_w, fooled_w = losses_and_fooled(toy, weaker, y)
-        loss_s, fooled_s = losses_and_fooled(toy, stronger, y)
-        assert (fooled_s >= fooled_w).all()
-        assert ((loss_s >= loss_w) | (fooled_s > fooled_w)).all()
+        losses = [F.cross_entropy(toy(z), y, reduction="none") for z in (weaker, stronger)]
+        fooled = [toy(z).argmax(1) != y for z in (weaker, stronger)]
+        assert (fooled[1] >= fooled[0]).all()
+        assert ((losses[1] >= losses[0]) | (fooled[1] > fooled[0])).all()
     assert not torch.equal(results[0], results[-1])
 
 
-@pytest.mark.parametrize("options", [{"restarts": 0}, {"restarts": 2, "random_start": False}])
-def test_restarts_that_make_no_sense_are_refused(toy, batch, options):
-    x, y = batch
-    with pytest.raises(ValueError, match="restarts=") as refusal:
-        pgd(toy, x, y, L2(0.5), **options)
-    assert "\n" not in str(refusal.value)
+# ---- targets ----------------------------------------------------------------------------------
 
 
-def test_tiles_change_nothing(threat, toys, batch, monkeypatch):
-    x, y = (part.repeat(5, *[1] * (part.dim() - 1)) for part in batch)
-    model = toys().eval()
-    seeds = [torch.Generator().manual_seed(0) for _ in range(2)]
-    whole = pgd(model, x, y, threat, steps=3, restarts=2, generator=seeds[0])
-    monkeypatch.setattr("rvlib.attacks.ascent.TILE", 3)
-    tiled = pgd(model, x, y, threat, steps=3, restarts=2, generator=seeds[1])
-    assert torch.allclose(whole, tiled, atol=1e-5)
+@pytest.mark.parametrize("loss", [towards, targeted_dlr])
+def test_targeted_attacks_reach_their_targets(loss, toys, batch):
+    x, model = batch[0], toys(4).eval()
+    y = model(x).argmax(1)
+    for shift in (1, 2, 3):
+        targets = (y + shift) % 4
+        x_adv = pgd(model, x, y, PixelL2(1.0), steps=20, loss=loss, targets=targets, generator=seeded())
+        assert torch.equal(model(x_adv).argmax(1), targets)
+
+
+class Corners(nn.Module):
+    """Three classes by the place of one pixel: 1 below 0.3, 2 above 0.7, else 0."""
+
+    def forward(self, x):
+        pixel = x.flatten(1).detach()
+        logits = torch.cat([0.2 - (pixel - 0.5).abs(), 0.3 - pixel + 0.01, pixel - 0.7 + 0.01], 1)
+        return logits + 0 * x.flatten(1)
+
+
+def test_restarts_of_a_targeted_attack_go_on_until_the_target_is_reached():
+    x, y = ONE_PIXEL
+    targets = torch.tensor([1, 2] * 8)
+    options = {"loss": towards, "targets": targets, "steps": 1, "restarts": 12}
+    for batch_size in (None, 5):
+        x_adv = pgd(
+            *(Corners(), x, y, Linf(0.5)), **options, generator=seeded(), batch_size=batch_size
+        )
+        assert torch.equal(Corners()(x_adv).argmax(1), targets)

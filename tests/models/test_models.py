@@ -1,79 +1,52 @@
-"""rvlib.models: the two networks, from pixels to logits."""
+"""rvlib.models: the networks, from pixels to logits, by name."""
 
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from rvlib.models import NETWORKS, LeNet, resnet18
-from rvlib.models.weights import to_device
+from rvlib.inference import MaxPool2, Planes
+from rvlib.models import MODELS, Normalize, lenet, register_model, resnet18, to_device
 
 
-def pixels(n=3, seed=0):
-    return torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+def pixels(n=3, size=32, channels=3):
+    return torch.rand(n, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+def close(a, b):
+    return torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module", params=["lenet", "resnet18"])
 def network(request):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return NETWORKS[request.param]().eval()
-
-
-def test_names_of_the_networks():
-    assert NETWORKS == {"lenet": LeNet, "resnet18": resnet18}
-
-
-def test_logits_have_one_row_an_image(network):
-    with torch.no_grad():
-        logits = network(pixels())
-    assert logits.shape == (3, 10)
-    assert logits.isfinite().all()
-    assert (logits.std(0) > 0).all()  # the image matters
+        return MODELS[request.param]().eval()
 
 
 def test_images_do_not_influence_each_other(network):
-    x = pixels()
+    x = pixels(2)
     with torch.no_grad():
-        alone = torch.cat([network(image) for image in x.split(1)])
-        torch.testing.assert_close(network(x), alone, rtol=1e-4, atol=1e-5)
+        logits = network(x)
+        assert close(logits, torch.cat([network(image) for image in x.split(1)]))
+    assert logits.shape == (2, 10)
+    assert (logits.std(0) > 0).all()  # the image matters
 
 
-def test_gradients_on_or_off_give_the_same_logits(network):
-    x = pixels()
-    with_gradients = network(x)
-    assert with_gradients.requires_grad
-    with torch.no_grad():
-        torch.testing.assert_close(network(x), with_gradients, rtol=1e-5, atol=1e-6)
-    with torch.inference_mode():
-        torch.testing.assert_close(network(x), with_gradients, rtol=1e-5, atol=1e-6)
-
-
-def test_memory_layout_changes_nothing_but_rounding(network):
+def test_gradients_and_memory_layout_change_nothing_but_rounding(network):
     x = pixels(2)
     with torch.no_grad():
         plain = network(x)
-        fast = to_device(network, "cpu")
-        assert fast is network
+        assert to_device(network, "cpu") is network
         weight = next(p for p in network.parameters() if p.dim() == 4)
         assert weight.is_contiguous(memory_format=torch.channels_last)
-        logits = network(x.contiguous(memory_format=torch.channels_last))
-    torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
-def test_number_of_classes_is_an_argument(make):
-    last = [module for module in make(classes=7).modules() if isinstance(module, nn.Linear)][-1]
-    assert last.out_features == 7
-
-
-# ---- LeNet ----------------------------------------------------------------------------------
+        assert close(network(x.contiguous(memory_format=torch.channels_last)), plain)
+    assert close(network(x), plain)
 
 
 def test_lenet_has_the_reports_layers():
-    shapes = {name: tuple(p.shape) for name, p in LeNet().named_parameters() if "weight" in name}
+    shapes = {name: tuple(p.shape) for name, p in lenet().named_parameters() if "weight" in name}
     assert shapes == {
         "conv1.weight": (6, 3, 5, 5),
         "conv2.weight": (16, 6, 5, 5),
@@ -81,62 +54,74 @@ def test_lenet_has_the_reports_layers():
         "fc2.weight": (84, 120),
         "fc3.weight": (10, 84),
     }
-    assert sum(p.numel() for p in LeNet().parameters()) == 62_006
-    assert not list(LeNet().buffers())  # no normalisation: nothing but pixels goes in
+    assert sum(p.numel() for p in lenet().parameters()) == 62_006
+    assert not list(lenet().buffers())  # no normalisation: nothing but pixels goes in
 
 
+@pytest.mark.parametrize(("size", "channels"), [(32, 3), (28, 1), (33, 2)])
 @pytest.mark.parametrize("gradients", [True, False])
-def test_lenet_is_the_tutorials_network(gradients):
+def test_lenet_is_the_tutorials_network(size, channels, gradients):
     """ReLU before pooling, as it is usually written, gives the same logits."""
-    net = LeNet()
+    net: Any = lenet(7, channels, size)
     tutorial = nn.Sequential(
         *(net.conv1, nn.ReLU(), nn.MaxPool2d(2)),
         *(net.conv2, nn.ReLU(), nn.MaxPool2d(2)),
         nn.Flatten(),
         *(net.fc1, nn.ReLU(), net.fc2, nn.ReLU(), net.fc3),
     )
-    x = pixels(5)
+    x = pixels(5, size, channels)
     with torch.set_grad_enabled(gradients):
-        torch.testing.assert_close(net(x), tutorial(x))
+        assert net(x).shape == (5, 7)
+        assert close(net(x), tutorial(x))
 
 
+@pytest.mark.parametrize("shape", [(4, 3, 6, 8), (2, 1, 7, 5), (1, 2, 2, 3)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_pooling_twin_gives_the_same_values_bit_for_bit(layout, monkeypatch):
-    """Activations after each pooling, with ties and negative values among them."""
-    from rvlib.models import lenet
-
-    x = (pixels(4)[:, :, :28, :28] * 8).round() - 4
+def test_every_way_of_pooling_gives_the_same_values(shape, layout):
+    """With ties and negative values."""
+    x = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3).round()
     x = x.contiguous(memory_format=layout)
+    expected = nn.functional.max_pool2d(x, 2)
     with torch.no_grad():
-        pairwise = lenet._max_pool(x)
-        monkeypatch.setattr(F, "max_pool2d", None)  # without gradients it is not called
-        assert torch.equal(lenet._max_pool(x), pairwise)
-    monkeypatch.undo()
-    with torch.enable_grad():
-        pooled = lenet._max_pool(x)
-    assert pooled.shape == (4, 3, 14, 14)
-    assert torch.equal(pairwise, pooled)
+        assert torch.equal(MaxPool2()(x), expected)
+        assert torch.equal(MaxPool2()(Planes()(x)), expected)
+    assert torch.equal(MaxPool2()(x), expected)
 
 
-def test_where_gradients_follow_they_are_those_of_max_pooling():
-    """Of four equal pixels one gets the gradient; the pairwise form would share it out."""
-    from rvlib.models import lenet
-
+def test_of_four_equal_pixels_one_gets_the_gradient():
     x = torch.ones(1, 1, 4, 4, requires_grad=True)
-    (grad,) = torch.autograd.grad(lenet._max_pool(x).sum(), x)
-    assert grad.unique().tolist() == [0, 1]
+    (grad,) = torch.autograd.grad(MaxPool2()(x).sum(), x)
+    assert sorted(grad.unique().tolist()) == [0, 1]
     assert grad.sum() == 4
 
 
-# ---- ResNet-18 ------------------------------------------------------------------------------
-
-
 def test_resnet_has_the_small_stem():
-    net: Any = resnet18()
-    assert sum(p.numel() for p in net.parameters()) == 11_173_962
+    net: Any = resnet18(classes=7, channels=1)
+    assert sum(p.numel() for p in resnet18().parameters()) == 11_173_962
     sizes = []
     net.layer1.register_forward_hook(lambda _, inputs, output: sizes.append(inputs[0].shape))
     net.layer4.register_forward_hook(lambda _, inputs, output: sizes.append(output.shape))
     with torch.no_grad():
-        net.eval()(pixels(1))
+        assert net.eval()(pixels(1, channels=1)).shape == (1, 7)
     assert sizes == [(1, 64, 32, 32), (1, 512, 4, 4)]
+
+
+@pytest.mark.parametrize("kind", [list, torch.tensor])
+def test_normalize_standardises_every_channel_and_moves_with_the_network(kind):
+    mean, std, x = [0.4, 0.5, 0.6], [0.2, 0.25, 0.5], pixels()
+    layer = Normalize(kind(mean), kind(std))
+    for c in range(3):
+        assert close(layer(x)[:, c], (x[:, c] - mean[c]) / std[c])
+    assert set(layer.state_dict()) == {"mean", "std"}
+    assert nn.Sequential(layer).double()(x.double()).dtype == torch.float64
+
+
+def test_a_network_is_registered_under_its_own_name():
+    def mine():
+        return nn.Flatten()
+
+    try:
+        assert register_model(mine) is mine
+        assert MODELS["mine"] is mine
+    finally:
+        del MODELS["mine"]

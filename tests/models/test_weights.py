@@ -1,259 +1,248 @@
-"""rvlib.models.weights: what is loaded is what was saved, or one line says why not."""
+"""rvlib.models.weights: what was saved comes back bit for bit, or not at all."""
 
-import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
 
-from rvlib.files import write_whole
-from rvlib.models import load_weights, save_weights
-from rvlib.models.weights import WeightsError, read_record, to_device
+from rvlib import experiments as ex
+from rvlib.data import load, to_float
+from rvlib.models import WeightsError, load_weights, read_record, save_weights
+from rvlib.pipeline import repository
+from rvlib.results import read
 
-RECIPE = {"name": "toy", "lr": 0.1, "sigma": None, "attacks": [{"eps": 0.03}]}
-RECORD = {"recipe": RECIPE, "seed": 3}
+RECIPE = {"name": "toy", "lr": 0.1}
 
 
-def same(model, other):
-    a, b = model.state_dict(), other.state_dict()
+def net(seed=0, width=4):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Flatten())
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def refuse(path, model, recipe=RECIPE, match=""):
+    before = net(9)
+    model.load_state_dict(before.state_dict()) if same_shapes(model, before) else None
+    with pytest.raises(WeightsError, match=rf"{match}[^\n]*$") as caught:
+        load_weights(model, path, recipe)
+    assert "\n" not in str(caught.value)
+    assert not same_shapes(model, before) or same(model, before)
+
+
+def same_shapes(a, b):
+    return [p.shape for p in a.state_dict().values()] == [p.shape for p in b.state_dict().values()]
 
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "models" / "toy" / "seed-3.safetensors"
+    return tmp_path / "deep" / "net.safetensors"
 
 
-@pytest.fixture
-def saved(toy, path):
-    """The toy's weights on disk."""
-    save_weights(toy, path, RECORD)
-    return path
-
-
-@pytest.fixture
-def empty(toys):
-    """A network of the same kind with other weights."""
-    empty = toys()
-    with torch.no_grad():
-        for parameter in empty.parameters():
-            parameter.add_(1)
-    return empty
-
-
-def refused(model, path, words, recipe=RECIPE):
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(WeightsError, match=words) as refusal:
-        load_weights(model, path, recipe)
-    assert "\n" not in str(refusal.value)
-    return all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-# ---- round trip -----------------------------------------------------------------------------
-
-
-def test_what_is_loaded_is_what_was_saved(toy, saved, empty):
-    assert not same(empty, toy)
-    record = load_weights(empty, saved, RECIPE)
-    assert same(empty, toy)  # parameters, running statistics, counters: bit for bit
-    assert record == RECORD | {"sha256": hashlib.sha256(saved.read_bytes()).hexdigest()}
-
-
-def test_a_path_may_be_text(toy, empty, path):
-    save_weights(toy, str(path), {"recipe": RECIPE})
-    load_weights(empty, str(path), RECIPE)
-    assert same(empty, toy)
-
-
-def test_weights_in_the_fast_layout_come_back_too(toys, path):
-    original = to_device(toys(), "cpu")
-    save_weights(original, path, RECORD)
-    other = toys().double().float()
-    load_weights(other, path, RECIPE)
-    assert same(other, original)
-
-
-def test_same_weights_make_the_same_file(toys, path):
-    plain = save_weights(toys(), path, RECORD)
-    content = path.read_bytes()
-    assert save_weights(to_device(toys(), "cpu"), path, RECORD) == plain
-    assert path.read_bytes() == content
-
-
-def test_record_lies_beside_and_names_the_digest(toy, path):
-    digest = save_weights(toy, path, RECORD)
+def test_round_trip(path):
+    digest = save_weights(net(), path, {"recipe": RECIPE, "seed": 3})
+    other = net(1)
+    record = load_weights(other, str(path), dict(reversed(RECIPE.items())))
+    assert record == {"recipe": RECIPE, "seed": 3, "sha256": digest} == read_record(path)
+    assert same(other, net())
+    assert load_weights(net(1), path) == record  # no recipe asked for
     assert sorted(file.name for file in path.parent.iterdir()) == [
-        "seed-3.json",
-        "seed-3.safetensors",
+        "net.json",
+        "net.safetensors",
     ]
-    record = json.loads(path.with_suffix(".json").read_text())
-    assert record == RECORD | {"sha256": digest} == read_record(path)
-    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_saving_leaves_network_and_record_alone(toy, path):
-    record = dict(RECORD)
-    save_weights(toy, path, record)
-    assert record == RECORD
-    assert toy.training
-    assert not toy[2][1].training
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.floats(0, 1, exclude_max=True), st.integers(1, 255), st.booleans())
+def test_any_changed_or_missing_byte_is_noticed(tmp_path_factory, where, flip, cut):
+    path = tmp_path_factory.mktemp("w") / "net.safetensors"
+    save_weights(net(), path, {"recipe": RECIPE})
+    content = bytearray(path.read_bytes())
+    position = int(where * len(content))
+    content[position] ^= flip
+    path.write_bytes(content[:position] if cut else content)
+    refuse(path, net(), match="restore")
 
 
-# ---- refusals -------------------------------------------------------------------------------
+def test_weights_of_another_network_or_recipe_are_refused(path):
+    save_weights(net(), path, {"recipe": RECIPE})
+    refuse(path, net(width=5), match="another network")
+    refuse(path, nn.Sequential(*net()[:2], nn.ReLU(), nn.Linear(1, 1)), match="another network")
+    refuse(path, nn.Sequential(net()[0]), match="another network")
+    refuse(path, net(), {"name": "toy"}, match="lr")
+    refuse(path, net(), RECIPE | {"more": None}, match="more")
+    refuse(path, net(), RECIPE | {"name": "other"}, match="name")
 
 
-@pytest.mark.parametrize("position", [0, 20, -1])
-def test_a_flipped_bit_is_refused(saved, empty, position):
-    content = bytearray(saved.read_bytes())
-    content[position] ^= 1
-    saved.write_bytes(content)
-    assert refused(empty, saved, "not the file its record describes")
+@pytest.mark.parametrize("record", ["", "{}", "[]", '{"sha256": 1, "recipe": {}}', "\x80", None])
+def test_a_damaged_or_missing_record_is_refused(path, record):
+    save_weights(net(), path, {"recipe": RECIPE})
+    if record is None:
+        path.with_suffix(".json").unlink()
+    else:
+        path.with_suffix(".json").write_bytes(record.encode("latin-1"))
+    refuse(path, net(), match="json")
 
 
-@pytest.mark.parametrize("content", [b"", b"half"])
-def test_a_cut_file_is_refused(saved, empty, content):
-    saved.write_bytes(content)
-    assert refused(empty, saved, "not the file its record describes")
+def test_missing_weights_are_refused(path):
+    save_weights(net(), path, {"recipe": RECIPE})
+    path.unlink()
+    refuse(path, net(), match="missing")
 
 
-@pytest.mark.parametrize(
-    ("recipe", "words"),
-    [
-        (RECIPE | {"lr": 0.2}, r"another recipe.*lr"),
-        (RECIPE | {"lr": 0.2, "name": "other"}, r"another recipe.*lr, name"),
-        (RECIPE | {"sigma": 0.25}, r"another recipe.*sigma"),
-        (RECIPE | {"attacks": [{"eps": 0.031}]}, r"another recipe.*attacks"),
-        (RECIPE | {"epochs": 30}, r"another recipe.*epochs"),  # the record is silent
-        (RECIPE | {"network": None}, r"another recipe.*network"),  # silence is not None
-        ({"name": "toy"}, r"another recipe.*lr"),  # the record says more than was asked for
-    ],
-)
-def test_another_recipe_is_refused_and_the_difference_named(saved, empty, recipe, words):
-    assert refused(empty, saved, words, recipe)
+def test_what_is_no_weights_file_is_refused_even_with_its_sum(path):
+    import hashlib
+
+    save_weights(net(), path, {"recipe": RECIPE})
+    path.write_bytes(b"nonsense")
+    record = {"recipe": RECIPE, "sha256": hashlib.sha256(b"nonsense").hexdigest()}
+    path.with_suffix(".json").write_text(json.dumps(record))
+    refuse(path, net(), match="another network")
 
 
-def test_weights_of_another_network_are_refused(saved, toys):
-    refused(toys(classes=4), saved, "another network")
-    refused(torch.nn.Linear(2, 2), saved, "another network")
+# --- records -------------------------------------------------------------------------------------
 
 
-def test_a_file_that_holds_no_weights_is_refused(saved, empty):
-    """Its digest is right, its content is not: a record made by hand."""
-    saved.write_bytes(b"no weights")
-    record = RECORD | {"sha256": hashlib.sha256(b"no weights").hexdigest()}
-    saved.with_suffix(".json").write_text(json.dumps(record))
-    assert refused(empty, saved, "seed-3.safetensors")
-
-
-def test_a_missing_record_is_named(saved, empty):
-    saved.with_suffix(".json").unlink()
-    assert refused(empty, saved, r"seed-3\.json is missing")
-
-
-def test_missing_weights_are_named(saved, empty):
-    saved.unlink()
-    assert refused(empty, saved, r"seed-3\.safetensors is missing")
-
-
-def test_where_nothing_is_the_message_says_so(path, empty):
-    assert refused(empty, path, "is missing: train")
+def test_numpy_numbers_and_tuples_come_back_as_they_went(path):
+    recipe = {"betas": (0.9, 0.999), "lr": np.float32(0.5), "n": np.int64(3), "on": np.bool_(True)}
+    save_weights(net(), path, {"recipe": recipe, "accuracy": np.float64(0.6), "by": np.arange(3)})
+    record = load_weights(net(), path, recipe)
+    assert record["recipe"] == {"betas": [0.9, 0.999], "lr": 0.5, "n": 3, "on": True}
+    assert (record["accuracy"], record["by"]) == (0.6, [0, 1, 2])
 
 
 @pytest.mark.parametrize(
-    "text",
+    "record",
     [
-        "",
-        "not json",
-        "[]",
-        "null",
-        "{}",
-        '{"sha256": "00"}',
-        '{"recipe": {}}',
-        '{"sha256": 7, "recipe": {}}',
-        '{"sha256": "00", "recipe": []}',
+        {"recipe": RECIPE, "made by": object()},
+        {"recipe": RECIPE, ("a", "b"): 1},
+        {"recipe": "toy"},
+        {"sha256": "0"},
     ],
+    ids=str,
 )
-def test_what_is_no_record_is_refused(saved, empty, text):
-    saved.with_suffix(".json").write_text(text)
-    assert refused(empty, saved, r"seed-3\.json is not a weights record")
+def test_a_failing_record_leaves_the_good_pair(path, record):
+    save_weights(net(), path, {"recipe": RECIPE})
+    with pytest.raises((TypeError, ValueError, AttributeError)):
+        save_weights(net(1), path, record)
+    other = net(2)
+    load_weights(other, path, RECIPE)
+    assert same(other, net())
 
 
-def test_a_record_of_bytes_that_are_no_text_is_refused(saved, empty):
-    saved.with_suffix(".json").write_bytes(b"\xff\xfe\x00")
-    assert refused(empty, saved, r"seed-3\.json is not a weights record")
+def test_another_ending_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="does not end"):
+        save_weights(net(), tmp_path / "net.pt", {"recipe": RECIPE})
+    assert not list(tmp_path.iterdir())
 
 
-# ---- never half there -----------------------------------------------------------------------
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_full_disk_never_leaves_a_record_without_its_weights(path, monkeypatch, fails):
+    calls, write = [], Path.write_bytes
+
+    def full_disk(self, content):
+        calls.append(self)
+        if len(calls) == fails:
+            raise OSError(28, "No space left on device")
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        save_weights(net(), path, {"recipe": RECIPE})
+    assert not path.with_suffix(".json").exists()
+    assert [file.suffix for file in path.parent.iterdir()] == [".safetensors"][: fails - 1]
 
 
-def fail_on(monkeypatch, verb, name):
-    """Let one verb of Path fail on files of a name, after half of its work."""
-    original = getattr(Path, verb)
-
-    def failing(self, *arguments):
-        if name not in self.name:
-            return original(self, *arguments)
-        if verb == "write_bytes":
-            original(self, arguments[0][: len(arguments[0]) // 2])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, verb, failing)
+# --- wrappers ------------------------------------------------------------------------------------
 
 
-def listing(path):
-    return {file.name: file.read_bytes() for file in path.parent.iterdir()}
+def compiled(model):
+    return torch.compile(model, backend="eager")
 
 
-@pytest.mark.parametrize("verb", ["write_bytes", "replace"])
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, verb):
-    path = tmp_path / "file"
-    write_whole(path, b"old")
-    fail_on(monkeypatch, verb, "file")
-    with pytest.raises(OSError, match="No space left"):
-        write_whole(path, b"new content")
-    assert listing(path) == {"file": b"old"}  # and nothing temporary
+class Holder(nn.Module):
+    """A network whose own parameters have a wrapper's name, among others or alone."""
+
+    def __init__(self, more):
+        super().__init__()
+        self.module = net()
+        if more:
+            self.conv = nn.Conv2d(1, 1, 1)
 
 
-def test_files_appear_by_renaming(tmp_path, monkeypatch):
-    """At no moment is a part of the content under the final name."""
-    path = tmp_path / "file"
-    write_whole(path, b"old")
-    seen = []
-    original = Path.write_bytes
-
-    def spy(self, content):
-        done = original(self, content)
-        seen.append((self.parent, path.read_bytes()))
-        return done
-
-    monkeypatch.setattr(Path, "write_bytes", spy)
-    write_whole(path, b"new")
-    assert seen == [(tmp_path, b"old")]  # written elsewhere, on the same file system
-    assert listing(path) == {"file": b"new"}
+WRAPPERS = {
+    "DataParallel": nn.DataParallel,
+    "compiled": compiled,
+    "both": lambda model: nn.DataParallel(compiled(model)),
+    "the other way round": lambda model: compiled(nn.DataParallel(model)),
+}
 
 
-@pytest.mark.parametrize("verb", ["write_bytes", "replace"])
-def test_failing_to_write_weights_leaves_the_old_ones(saved, empty, monkeypatch, verb):
-    before = listing(saved)
-    fail_on(monkeypatch, verb, ".safetensors")
-    with pytest.raises(OSError, match="No space left"):
-        save_weights(empty, saved, RECORD)
-    assert listing(saved) == before
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_wrappers_leave_no_trace(path, wrap):
+    save_weights(wrap(net()), path, {"recipe": RECIPE})
+    bare, wrapped = net(1), wrap(net(1))
+    load_weights(bare, path, RECIPE)
+    load_weights(wrapped, path, RECIPE)
+    assert same(bare, net())
+    assert same(wrapped, wrap(net()))
+    # Written by something else, with the prefixes.
+    sha = save_weights(net(), path, {"recipe": RECIPE})
+    save_file(wrap(net()).state_dict(), path)
+    record = path.with_suffix(".json").read_text()
+    import hashlib
+
+    new = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_suffix(".json").write_text(record.replace(sha, new))
+    bare = net(1)
+    load_weights(bare, path, RECIPE)
+    assert same(bare, net())
 
 
-@pytest.mark.parametrize("verb", ["write_bytes", "replace"])
-def test_failing_to_write_the_record_is_noticed_on_loading(saved, empty, monkeypatch, verb):
-    fail_on(monkeypatch, verb, ".json")
-    with pytest.raises(OSError, match="No space left"):
-        save_weights(empty, saved, RECORD)
-    monkeypatch.undo()
-    assert refused(empty, saved, "not the file its record describes")
+@pytest.mark.parametrize("more", [True, False])
+def test_a_networks_own_module_named_module_is_kept(path, more):
+    torch.manual_seed(0)
+    holder = Holder(more)
+    save_weights(holder, path, {"recipe": RECIPE})
+    torch.manual_seed(1)
+    other = Holder(more)
+    load_weights(other, path, RECIPE)
+    assert same(holder, other)
 
 
-def test_weights_without_a_record_are_not_yet_there(toy, empty, path, monkeypatch):
-    fail_on(monkeypatch, "replace", ".json")
-    with pytest.raises(OSError, match="No space left"):
-        save_weights(toy, path, RECORD)
-    monkeypatch.undo()
-    assert refused(empty, path, r"seed-3\.json is missing")
+def test_tied_and_transposed_weights_are_written(path):
+    model = net()
+    model[0].weight = nn.Parameter(model[0].weight.detach().transpose(2, 3))
+    tied = nn.ModuleList([model, model[0]])
+    save_weights(tied, path, {"recipe": RECIPE})
+    other = nn.ModuleList([net(1), net(2)[0]])
+    load_weights(other, path, RECIPE)
+    assert same(other[0], model)
+    assert same(other[1], model[0])
+
+
+# --- the shipped ones ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ex.RECIPES)
+def test_shipped_weights_give_the_answers_of_the_published_rows(name):
+    root = repository() / "report"
+    recipe = ex.find_recipe(name)
+    rows = read(root / "rows" / "heldout" / name / "seed-0" / "natural", 64)
+    model = recipe.build(0)
+    record = load_weights(model, root / "models" / name / "seed-0.safetensors", recipe.record())
+    assert record["sha256"] == rows.meta["weights"]
+    images, labels = load("cifar10", "heldout")
+    with torch.no_grad():
+        answers = model.eval()(to_float(images[:64])).argmax(1)
+    assert rows.frame["prediction"].tolist() == answers.tolist()
+    assert rows.frame["label"].tolist() == labels[:64].tolist()

@@ -1,0 +1,243 @@
+"""rvlib.smoothing.certify: on half-spaces, where probability and distance are known."""
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom, norm
+from torch import nn
+
+from rvlib.smoothing import ABSTAIN, certify, certify_at, predict, sample_under_noise
+
+SIGMA = 0.25
+module = sys.modules["rvlib.smoothing.certify"]  # its name is hidden by the function
+
+
+class HalfSpace(nn.Module):
+    """Class 1 above the line x_1 + x_2 = 1 of two pixels, class 0 below.
+
+    Under noise the margin m becomes m + N(0, sigma^2), so p_A = Phi(|m| / sigma), and the radius
+    of the theorem is the true distance |m|: no certificate may exceed it.
+    """
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        margin = x.flatten(1).sum(1) - 1
+        return torch.stack([-margin, margin], dim=1)
+
+
+def images_at(margins):
+    """Images (B, 1, 1, 2) at these signed distances from the line."""
+    pixel = 0.5 + torch.as_tensor(margins, dtype=torch.float64) / math.sqrt(2)
+    return pixel.view(-1, 1, 1, 1).expand(-1, 1, 1, 2).contiguous()
+
+
+def uniform_margins(count, low, high):
+    rng = np.random.default_rng(0)
+    return rng.uniform(low, high, count) * rng.choice([-1, 1], count)
+
+
+def apart(algorithm, margins, **options):
+    """Run an algorithm on images under noise of their own."""
+    ids = range(len(margins))
+    return algorithm(HalfSpace(), images_at(margins), SIGMA, image_ids=ids, **options)
+
+
+def at_most(alpha, runs):
+    """Most failures among the runs; more happen by chance in one of ten thousand seeds."""
+    return int(binom.isf(1e-4, runs, alpha))
+
+
+# --- the oracle ----------------------------------------------------------------------------------
+
+
+def test_the_probability_of_the_answer_is_phi_of_the_margin():
+    margins, n = np.array([0.05, 0.1, 0.25, 0.4]), 20_000
+    counts = sample_under_noise(HalfSpace(), images_at(margins), SIGMA, n)
+    p = norm.cdf(margins / SIGMA)
+    # A binomial share each: beyond 5 deviations once in two million.
+    assert (np.abs(counts[:, 1].numpy() / n - p) < 5 * np.sqrt(p * (1 - p) / n)).all()
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "grid"])
+def test_at_most_alpha_of_the_certificates_are_false(noise):
+    margins, alpha = uniform_margins(600, 0, 0.6), 0.05
+    if noise == "grid":  # on the grid the margin itself is rounded, up to a step
+        x = (images_at(margins) * 255).round() / 255
+        margins = (x.flatten(1).sum(1).numpy() - 1) / math.sqrt(2) + 1e-9
+        answers, radius = certify(
+            HalfSpace(), x, SIGMA, n=500, alpha=alpha, image_ids=range(600), noise="grid"
+        )
+        radius = np.maximum(radius - 1 / 255, 0)
+    else:
+        answers, radius = apart(certify, margins, n=500, alpha=alpha)
+    wrong = (answers != (margins > 0)) & (answers != ABSTAIN)
+    false = (wrong & (radius > 0)) | (radius > np.abs(margins))
+    # Clopper-Pearson wastes little of alpha, so nearly 30 false ones are expected; a radius from
+    # the share itself, without a bound, would give about 300.
+    assert false.sum() <= at_most(alpha, 600)
+    if noise == "gaussian":
+        assert false.sum() >= 5  # alpha is used
+        assert ((radius > 0) == (answers != ABSTAIN)).all()
+
+
+def test_the_sample_that_selects_does_not_judge():
+    # On the line p_A = 1/2, and every certificate is false.  Clopper-Pearson lets 59 of 100 pass:
+    # 4.4 % of independent samples.  A class selected on the very votes that then judge it could
+    # pass on either side: 8.9 %, beyond the limit here.
+    runs, alpha = 2600, 0.05
+    limit = at_most(alpha, runs)
+    assert limit < binom.ppf(1e-4, runs, 2 * binom.sf(58, 100, 0.5))
+    answers, _ = apart(certify, np.full(runs, 1e-6), n0=100, n=100, alpha=alpha)
+    assert (answers != ABSTAIN).sum() <= limit
+
+
+def test_three_samples_are_drawn_for_three_purposes(monkeypatch):
+    samples = []
+
+    def recording(model, x, sigma, n, **options):
+        samples.append((n, options["purpose"]))
+        return sample_under_noise(model, x, sigma, min(n, 100), **options)
+
+    monkeypatch.setattr(module, "sample_under_noise", recording)
+    certify(HalfSpace(), images_at([0.1]), SIGMA)
+    predict(HalfSpace(), images_at([0.1]), SIGMA)
+    # The defaults are those of the paper.
+    assert samples == [(100, "selection"), (100_000, "estimation"), (1000, "prediction")]
+
+
+def test_certificates_are_not_vacuous():
+    margins = uniform_margins(60, 0.1, 0.5)
+    answers, radius = certify(HalfSpace(), images_at(margins), SIGMA, n=10_000, alpha=0.05)
+    assert (answers == (margins > 0)).all()
+    # The bound lies 1.64 deviations sqrt(p(1-p)/n) below the share; divided by the density at
+    # m / sigma <= 2 that is at most 1.64 * 0.0277 = 0.046 sigma, and 0.023 sigma at m = 0.1.
+    assert 0.01 < (np.abs(margins) - radius).mean() / SIGMA < 0.046
+
+
+def test_the_vote_is_called_by_chance_in_at_most_alpha():
+    # On the line any answer is chance: 61 of 100 pass the two-sided test at 0.05, in 3.5 % of
+    # samples; one-sided 59 would, in 8.9 %.
+    answers = apart(predict, np.zeros(1000), n=100, alpha=0.05)
+    assert 10 <= (answers != ABSTAIN).sum() <= at_most(0.05, 1000)
+    margins = uniform_margins(50, 0.2, 0.6)
+    answers = predict(HalfSpace(), images_at(margins), SIGMA)
+    assert answers.dtype == np.int64
+    assert (answers == (margins > 0)).all()
+
+
+@pytest.mark.parametrize("algorithm", [predict, certify])
+def test_options_reach_the_noise(algorithm):
+    x = (images_at(uniform_margins(40, 0, 0.1)) * 255).round() / 255
+    options = {"n": 150, "alpha": 0.05}
+
+    def run(**more):
+        return np.array(algorithm(HalfSpace(), x, SIGMA, **options, **more))
+
+    plain = run()
+    assert np.array_equal(run(batch_size=30), plain)
+    assert np.array_equal(run(seed=0, noise="gaussian"), plain)
+    for other in ({"seed": 1}, {"image_ids": range(40)}, {"noise": "grid"}):
+        assert not np.array_equal(run(**other), plain)
+
+
+@pytest.mark.parametrize("algorithm", [predict, certify])
+def test_too_few_votes_are_refused_before_any_work(algorithm):
+    model = HalfSpace()
+    with pytest.raises(ValueError, match=r"^n=200 .*n >= 201$"):
+        algorithm(model, images_at([0.1]), SIGMA, n=200, alpha=2.0**-200)
+    assert model.calls == 0
+
+
+# --- one radius, as few votes as it takes --------------------------------------------------------
+
+
+def test_half_spaces_are_certified_up_to_their_distance():
+    found = certify_at(
+        HalfSpace(), images_at([0.45, 0.3, 0.1, -0.2, -0.4]), 0.2, SIGMA, n_max=20_000
+    )
+    assert found.certified.tolist() == [True, True, False, False, True]
+    assert found.prediction.tolist() == [1, 1, 1, 0, 0]
+    # Clear cases are cheap, hopeless ones are given up, those at the edge go on to the end.
+    assert 200 <= found.votes[0] < found.votes[1] < 20_000
+    assert found.votes[2] < 20_000
+
+
+def test_false_certificates_over_many_images():
+    # At the very edge every certificate is false.
+    runs, alpha = 800, 0.05
+    found = certify_at(
+        *(HalfSpace(), images_at(np.full(runs, 0.2)), 0.2, SIGMA),
+        n_max=500,
+        alpha=alpha,
+        image_ids=range(runs),
+    )
+    assert 0 < found.certified.sum() <= at_most(alpha, runs)
+
+
+def test_selection_and_test_use_other_votes():
+    # On the line the selected class is a matter of chance, and so are its later votes.
+    found = certify_at(
+        *(HalfSpace(), images_at(np.zeros(1500)), 0.0, SIGMA),
+        n_max=100,
+        alpha=0.05,
+        image_ids=range(1500),
+    )
+    assert found.certified.sum() <= at_most(0.05, 1500)
+    assert 600 < found.prediction.sum() < 900
+
+
+def test_wrong_selections_take_no_votes():
+    x = images_at([0.45, 0.45])
+    found = certify_at(HalfSpace(), x, 0.1, SIGMA, labels=torch.tensor([1, 0]))
+    assert found.certified.tolist() == [True, False]
+    assert found.votes[1] == 100
+    without = certify_at(HalfSpace(), x, 0.1, SIGMA)
+    assert without.certified.tolist() == [True, True]
+    assert without.votes[0] == found.votes[0]
+
+
+@pytest.mark.parametrize("n_max", [250, 3000])
+def test_company_does_not_matter(n_max):
+    x = images_at([0.45, 0.25, 0.2, -0.3])
+    kinds: list[dict[str, Any]] = [{}, {"image_ids": [5, 0, 3, 9]}]
+    for options in kinds:
+        together = certify_at(HalfSpace(), x, 0.2, SIGMA, n_max=n_max, **options)
+        assert together.votes.max() <= n_max + 100
+        for i in range(4):
+            ids: dict[str, Any] = {k: [v[i]] for k, v in options.items()}
+            alone = certify_at(HalfSpace(), x[i : i + 1], 0.2, SIGMA, n_max=n_max, **ids)
+            assert [part[0] for part in alone] == [part[i] for part in together]
+
+
+def test_looks_come_in_hundreds_and_grow():
+    looks = [0]
+    while looks[-1] < 100_000:
+        looks.append(module._next_look(looks[-1]))
+    assert all(look % 100 == 0 for look in looks)
+    assert looks[:5] == [0, 100, 200, 300, 400]
+    assert len(looks) < 40
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"radius": -0.1},
+        {"radius": math.nan},
+        {"sigma": 0.0},
+        {"alpha": 1.5},
+        {"radius": 1.0, "n_max": 100},
+        {"radius": 1e9},
+        {"n_max": 0},
+        {"labels": torch.tensor([0, 1])},
+    ],
+    ids=str,
+)
+def test_what_makes_no_sense_is_refused(options):
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        certify_at(HalfSpace(), images_at([0.1]), **({"radius": 0.1, "sigma": SIGMA} | options))

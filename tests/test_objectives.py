@@ -1,0 +1,221 @@
+"""rvlib.objectives: the losses, and what they do to images and networks."""
+
+import functools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rvlib.attacks import fgsm, pgd
+from rvlib.objectives import Loss, adversarial, gaussian, mixed, standard, weighted
+from rvlib.threat_models import L2, Linf, PixelL2
+
+X = (1.4 * torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.2).clamp(0, 1)
+Y = torch.tensor([0, 1, 2, 1])
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def net():
+    """Smooth, without batch normalisation: the loss of an image does not depend on the others."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+ATTACKS = {
+    "fgsm": functools.partial(fgsm, threat=Linf(0.1)),
+    "pgd": functools.partial(pgd, threat=PixelL2(0.15), steps=2),
+    "l2": functools.partial(pgd, threat=L2(0.5), steps=2),
+}
+OBJECTIVES = {
+    "standard": standard,
+    "gaussian": gaussian(0.2),
+    "adversarial": adversarial(ATTACKS["pgd"]),
+    "madry": adversarial(ATTACKS["fgsm"], clean_weight=0),
+    "mixed": mixed([ATTACKS["fgsm"], ATTACKS["pgd"]]),
+}
+
+
+@pytest.fixture(params=OBJECTIVES)
+def objective(request):
+    return OBJECTIVES[request.param]
+
+
+def cross_entropy(model, x, y=Y):
+    return F.cross_entropy(model(x), y)
+
+
+def close(a, b):
+    return torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def becomes(value):
+    """An attack that answers with a grey image, whose loss is known."""
+    return lambda model, x, y: torch.full_like(x, value)
+
+
+# ---- properties -----------------------------------------------------------------------------
+
+
+def test_value_is_a_scalar_with_a_graph(objective, net):
+    loss = objective(net, X, Y, seeded())
+    assert isinstance(loss, Loss)
+    assert loss.value.shape == ()
+    assert loss.logits.shape == (4, 3)
+    assert all(p.grad is None for p in net.parameters())
+    loss.value.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_generator_is_the_only_randomness(objective, net):
+    before = torch.get_rng_state()
+    one, other, third = (objective(net, X, Y, seeded(seed)) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one.value, other.value)
+    assert torch.equal(one.logits, other.logits)
+    random = objective not in (OBJECTIVES["standard"], OBJECTIVES["madry"])
+    assert torch.equal(one.value, third.value) != random
+
+
+def test_modes_and_images_are_left_alone_and_one_batch_is_normalised(objective):
+    toy = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+    toy.train()[2].eval()
+    modes, x = [module.training for module in toy.modules()], X.clone()
+    objective(toy, x, Y, seeded())
+    assert [module.training for module in toy.modules()] == modes
+    assert torch.equal(x, X)
+    assert not x.requires_grad
+    assert toy[1].num_batches_tracked == 1
+
+
+def test_logits_are_those_of_the_clean_images(net):
+    for name in ("standard", "adversarial", "madry", "mixed"):
+        assert close(OBJECTIVES[name](net, X, Y, seeded()).logits, net(X))
+
+
+# ---- standard and gaussian ------------------------------------------------------------------
+
+
+def test_standard_is_the_mean_cross_entropy(net):
+    probability = net(X).softmax(1)[range(4), Y]
+    assert close(standard(net, X, Y, seeded()).value, -probability.log().mean())
+
+
+class Recorder(nn.Module):
+    """A network that keeps what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x.detach().clone())
+        return self.layer(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("sigma", [0.12, 1.0])
+def test_noise_is_fresh_gaussian_of_the_right_variance_and_unclipped(sigma):
+    x, y = torch.zeros(32, 3, 8, 8), torch.zeros(32, dtype=torch.int64)
+    recorder, generator, objective = Recorder(), seeded(), gaussian(sigma)
+    losses = [objective(recorder, x, y, generator) for _ in range(3)]
+    noise = torch.stack(recorder.seen)  # (3, 32, 3, 8, 8)
+    assert len(noise.flatten(0, 1).flatten(1).unique(dim=0)) == 96  # each image, each step
+    n = noise.numel()
+    # Five standard errors of the mean and of the variance of n normal deviates.
+    assert abs(noise.mean()) < 5 * sigma / math.sqrt(n)
+    assert abs(noise.var() / sigma**2 - 1) < 5 * math.sqrt(2 / n)
+    assert noise.abs().max() > 3 * sigma
+    expected = F.cross_entropy(recorder.layer(noise[0].mean((2, 3))), y)
+    assert close(losses[0].value, expected)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -0.1, math.nan])
+def test_noise_that_is_none_is_refused(sigma):
+    with pytest.raises(ValueError, match=r"^sigma=[^\n]+$"):
+        gaussian(sigma)
+
+
+# ---- adversarial, mixed, weighted -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_adversarial_weighs_clean_and_attacked_images(net, share):
+    loss = adversarial(becomes(0.1), clean_weight=share)(net, X, Y, seeded()).value
+    grey = torch.full_like(X, 0.1)
+    assert close(loss, share * cross_entropy(net, X) + (1 - share) * cross_entropy(net, grey))
+    half = adversarial(becomes(0.1))(net, X, Y, seeded()).value
+    assert torch.equal(half, loss) == (share == 0.5)
+
+
+def test_mixed_is_the_mean_over_clean_images_and_attacks(net):
+    versions = [X, *(torch.full_like(X, v) for v in (0.1, 0.9, 0.4))]
+    losses = torch.stack([cross_entropy(net, version) for version in versions])
+    attacks = [becomes(0.1), becomes(0.9), becomes(0.4)]
+    assert close(mixed(attacks)(net, X, Y, seeded()).value, losses.mean())
+    weights = [0.1, 0.2, 0.3, 0.7]
+    found = weighted(weights, attacks)(net, X, Y, seeded()).value
+    assert close(found, (torch.tensor(weights) * losses).sum())
+    with pytest.raises(ValueError, match="zip"):
+        weighted([1.0], attacks)(net, X, Y, seeded())
+
+
+HARMLESS = functools.partial(pgd, threat=Linf(0.0), steps=2, step_size=0.1)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        adversarial(ATTACKS["fgsm"], clean_weight=1),
+        *(adversarial(HARMLESS, clean_weight=share) for share in (0.0, 0.3, 0.5)),
+        *(mixed([HARMLESS] * k) for k in range(4)),
+    ],
+)
+def test_without_an_effect_of_the_attack_it_is_standard(objective, net):
+    one, other = (o(net, X, Y, seeded()).value for o in (objective, standard))
+    assert close(one, other)
+    gradients = (torch.autograd.grad(value, list(net.parameters())) for value in (one, other))
+    assert all(close(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_attacks_see_current_weights_in_order_with_the_one_generator(net):
+    generator, calls = seeded(), []
+
+    def with_generator(model, x, y, generator):
+        calls.append(tuple(map(id, (model, x, y, generator))))
+        return x
+
+    def without(model, x, y):
+        calls.append(tuple(map(id, (model, x, y))))
+        return x
+
+    mixed([with_generator, without])(net, X, Y, generator)
+    given = tuple(map(id, (net, X, Y, generator)))
+    assert calls == [given, given[:3]]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_attacked_images_cost_more_and_are_constants(net, attack):
+    """Danskin: the gradient at the attacked images, no second derivative."""
+    objective = adversarial(ATTACKS[attack], clean_weight=0)
+    value = objective(net, X, Y, seeded()).value
+    assert value > standard(net, X, Y, seeded()).value
+    options = {"generator": seeded()} if attack != "fgsm" else {}
+    expected = cross_entropy(net, ATTACKS[attack](net, X, Y, **options))
+    parameters = list(net.parameters())
+    gradients = [torch.autograd.grad(v, parameters) for v in (value, expected)]
+    assert all(close(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
+def test_what_makes_no_objective_is_refused(share):
+    with pytest.raises(ValueError, match=r"^clean_weight=[^\n]+$"):
+        adversarial(ATTACKS["fgsm"], clean_weight=share)
+    with pytest.raises(TypeError, match="attack="):
+        adversarial(Linf(0.03))  # type: ignore[arg-type]

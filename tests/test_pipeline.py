@@ -1,0 +1,503 @@
+"""rvlib.pipeline: a whole run in small, killed anywhere, twice at once, beside the shipped one."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import rvlib as rv
+from rvlib import device, pipeline
+from rvlib import experiments as ex
+from rvlib.data import load, register_image_folder
+from rvlib.evaluation import vote_counts
+from rvlib.models import WeightsError, read_record
+from rvlib.pipeline import Accuracy, Run, accuracy, certificates, cores, estimate
+from rvlib.pipeline import measure_everything as everything
+from rvlib.results import Results, ResultsError, counts, open_results, read, write_shard
+
+IMAGES = {"train": 48, "heldout": 8, "test": 8}
+TINY = ex.Profile(
+    "tiny",
+    trains=True,
+    heldout=8,
+    test=4,
+    attacks=("natural", "pgd-linf"),
+    votes=100,
+    certified=6,
+    ns=(100, 300),
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """The library in small: three networks of one epoch, few images, one noise level."""
+    names = ("standard", "gaussian-0.25", "pgd-linf-at")
+    small = {n: dataclasses.replace(ex.RECIPES[n], epochs=2) for n in names}
+    quick = {n: ex.ATTACKS[n] for n in ex.REPORT_ATTACKS} | {
+        "pgd-linf": partial(rv.pgd, threat=ex.LINF, steps=2, random_start=True)
+    }
+    for name, value in {
+        **{"RECIPES": small, "ATTACKS": quick, "DEFENCES": names, "FURTHER": (), "SIGMAS": (0.25,)},
+        **{"SEEDS": {"standard": 2}, "REPORT_ATTACKS": ("natural", "pgd-linf")},
+        **{"SMOOTHED_ATTACKS": ("natural", "vote-pgd-linf"), "SMOOTHED_STEPS": 2},
+        "PROFILES": ex.PROFILES | {"tiny": TINY},
+    }.items():
+        monkeypatch.setattr(ex, name, value)
+    splits = {s: tuple(t[:n].clone() for t in load("cifar10", s)) for s, n in IMAGES.items()}
+    monkeypatch.setattr(pipeline, "load", lambda name, split: splits[split])
+    monkeypatch.setattr(pipeline, "provenance", lambda where: {"device": where.type})
+    monkeypatch.delenv("RVLIB_BUILD", raising=False)
+
+    def open_run(folder, **options):
+        run = Run.open("tiny", "cpu", tmp_path / folder, **options)
+        return dataclasses.replace(run, log=lambda line: None)
+
+    return open_run
+
+
+def contents(run):
+    """Every file of a run; how long a training took is another time each time."""
+    found = {}
+    for path in sorted(run.out.rglob("*")):
+        if path.is_file():
+            text: Any = path.read_bytes()
+            if path.parent.parent.name == "models" and path.suffix == ".json":
+                text = json.loads(text) | {"seconds": 0}
+            found[path.relative_to(run.out).as_posix()] = text
+    return found
+
+
+def forked(work, root, die_at=None):
+    """Do some work in a process of its own, which is killed at one of its file events."""
+    child = os.fork()
+    if child == 0:
+        events = 0
+
+        def hook(name, words):
+            nonlocal events
+            writes = name == "open" and isinstance(words[2], int) and words[2] & os.O_CREAT
+            if (writes or name in ("os.rename", "os.link")) and str(words[0]).startswith(str(root)):
+                events += 1
+                if events == die_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            import sys
+
+            sys.addaudithook(hook)
+            work()
+            os._exit(0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return child
+
+
+def status(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_killed_anywhere_or_doubled_a_run_ends_like_an_unbroken_one(tiny, tmp_path):
+    torch.optim.SGD([torch.zeros(1)]).step()  # loads what each child would load anew
+    runs = [tiny(name) for name in ("unbroken", "killed", "doubled")]
+    assert status(forked(lambda: everything(runs[0]), tmp_path)) == 0
+    expected = contents(runs[0])
+    # Four trainings; rows and identities of all measurements; no checkpoint, no temporary file.
+    assert sum(name.endswith(".safetensors") for name in expected) == 4
+    kinds = {Path(name).name for name in expected}
+    assert kinds == {"seed-0.json", "seed-0.safetensors", "seed-1.json", "seed-1.safetensors"} | {
+        *("meta.json", "00000-00008.csv", "00000-00006.csv", "00000-00004.csv")
+    }
+    rng, killed = np.random.default_rng(0), 0
+    while (
+        ended := status(forked(lambda: everything(runs[1]), tmp_path, int(rng.integers(2, 40))))
+    ) != 0:
+        assert ended == -signal.SIGKILL
+        killed += 1
+    assert killed >= 3
+    left = [path for path in runs[1].out.rglob("*") if path.suffix == ".tmp"]
+    for path in left:  # they are swept when they are an hour old
+        os.utime(path, (0, 0))
+    two = [forked(lambda: everything(runs[2]), tmp_path) for _ in range(2)]
+    assert [status(child) for child in two] == [0, 0]
+    for run in runs[1:]:
+        found = {n: c for n, c in contents(run).items() if not n.endswith(".tmp")}
+        assert found == expected
+
+
+def test_a_run_measures_what_is_missing_and_reads_the_rest(tiny, tmp_path):
+    run = tiny("a")
+    seen: list[str] = []
+    run = dataclasses.replace(run, log=seen.append)
+    before = estimate(run)
+    assert 0 < before < math.inf
+    found = run.accuracy("standard", "pgd-linf")
+    assert (found.n, found.threat) == (8, "linf 0.03")
+    assert sum("epoch" in line for line in seen) == 2
+    seen.clear()
+    assert run.accuracy("standard", "pgd-linf") == found
+    assert not seen
+    first = run.accuracy("standard", "pgd-linf", count=3)
+    assert first.n == 3
+    # Rows of three images, then of all: those that are there are kept.
+    other = tiny("b")
+    assert other.accuracy("standard", "natural", count=3).n == 3
+    assert other.accuracy("standard", "natural").n == 8
+    folder = other.rows / "heldout" / "standard" / "seed-0" / "natural"
+    assert sorted(p.name for p in folder.glob("*.csv")) == ["00000-00003.csv", "00003-00008.csv"]
+    assert estimate(run) < before or estimate(run) < math.inf
+    assert (tmp_path / "a" / "build" / "tiny").is_dir()
+
+
+def test_an_estimate_is_zero_when_all_is_there(tiny):
+    run = tiny("a")
+    pipeline.measure_everything(run)
+    assert pipeline.missing_images(run) == {}
+    assert run.untrained() == []
+    assert estimate(run) == 0
+
+
+def test_weights_of_another_training_are_not_measured(tiny):
+    run = tiny("a")
+    run.accuracy("standard", "natural")
+    path = run.weights("standard")
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["recipe"]["name"] == "standard"
+    assert record["epochs"] == 2
+    assert record["last"] == record["history"][-1]
+    assert record["best"]["natural"] == max(e["natural"] for e in record["history"])
+    path.with_suffix(".json").write_text(json.dumps(record | {"sha256": "0" * 64}))
+    with pytest.raises(ResultsError, match=r"weights is [^\n]*$"):
+        run.accuracy("standard", "natural")
+    with pytest.raises(WeightsError, match=r"^[^\n]+$"):
+        run.model("standard")
+
+
+def test_the_seed_of_a_run_is_that_of_its_attacks_alone(tiny, monkeypatch):
+    seeds = []
+
+    def recording(*arguments, **options):
+        seeds.append(options["seed"])
+        return vote_counts(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "vote_counts", recording)
+    zero, one = tiny("a"), tiny("a", seed=1)
+    assert zero.models == one.models
+    assert zero.rows != one.rows
+    for run in (zero, one):
+        run.accuracy("pgd-linf-at", "pgd-linf")
+        run.accuracy("smoothed-0.25", "natural")
+    meta = [
+        json.loads((run.rows / "heldout/smoothed-0.25/seed-0/natural/meta.json").read_text())
+        for run in (zero, one)
+    ]
+    assert [m.pop("seed") for m in meta] == [0, 1]
+    assert meta[0] == meta[1]
+    assert seeds == [0, 1]
+
+
+# --- what is registered at run time --------------------------------------------------------------
+
+
+def mine(classes=10):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
+
+
+def shift(model, x, y):
+    return (x + 0.1).clamp(0, 1)
+
+
+def test_own_networks_attacks_and_recipes_work_in_several_trainings(tiny, monkeypatch):
+    monkeypatch.setattr(pipeline, "cores", lambda: 4)
+    monkeypatch.setitem(rv.MODELS, "mine", mine)
+    monkeypatch.setitem(ex.ATTACKS, "shift", shift)
+    marginal = partial(rv.pgd, threat=ex.LINF, steps=np.int64(2), loss=rv.margin)
+    monkeypatch.setitem(ex.ATTACKS, "marginal", marginal)
+    for name, attacks in (("a", ("shift",)), ("b", ("marginal",)), ("c", ("shift", "marginal"))):
+        kind = "mixed" if len(attacks) > 1 else "adversarial"
+        recipe = ex.Recipe(name, kind, attacks=attacks, network="mine", epochs=1)
+        monkeypatch.setitem(ex.RECIPES, name, recipe)
+    run = tiny("own")
+    run.train()
+    assert run.untrained() == []
+    for name in "abc":
+        assert run.accuracy(name, "shift").n == 8
+        assert run.accuracy(name, "marginal").n == 8
+        assert type(run.model(name)[1]) is nn.Linear
+    meta = run.answers("a", "marginal").meta["attack"]
+    assert (meta["loss"], meta["steps"], meta["threat"]) == ("margin", 2, "linf 0.03")
+    monkeypatch.setitem(ex.ATTACKS, "marginal", partial(marginal, loss=rv.dlr))
+    with pytest.raises(ResultsError, match=r"attack\.loss is margin, not dlr"):
+        run.answers("a", "marginal")
+
+
+def test_trainings_of_shipped_recipes_get_a_process_each(monkeypatch, tmp_path):
+    asked: list[Any] = []
+
+    def record(command, env):
+        asked.append((command[1:], env["RVLIB_ROOT"], env["RVLIB_BUILD"]))
+        return subprocess.CompletedProcess(command, int("mixed-at" in command))
+
+    monkeypatch.setattr(subprocess, "run", record)
+    monkeypatch.setattr(pipeline, "cores", lambda: 2)
+    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path / "elsewhere"))
+    assert not ex.is_extended()
+    run = Run.open("full", "cpu", tmp_path)
+    run.train(("standard", 0), ("standard", 3))
+    words = ["-m", "rvlib", "train", "--profile", "full", "standard", "--training-seed"]
+    places = (str(tmp_path), str(tmp_path / "elsewhere"))
+    assert sorted(asked) == [([*words, s, "--device", "cpu"], *places) for s in ("0", "3")]
+    with pytest.raises(WeightsError, match="mixed-at seed 0 was not trained"):
+        run.train(("standard", 0), ("mixed-at", 0))
+    monkeypatch.setattr(Run, "train_one", lambda run, name, seed: asked.append((name, seed)))
+    asked.clear()
+    for registry in (ex.RECIPES, ex.ATTACKS, ex.PROFILES, rv.MODELS):
+        monkeypatch.setitem(registry, "own", object())
+        run.train(("standard", 0), ("mixed-at", 0))
+        monkeypatch.delitem(registry, "own")
+    assert asked == [("standard", 0), ("mixed-at", 0)] * 4
+
+
+# --- beside what is shipped ----------------------------------------------------------------------
+
+
+def shipped(monkeypatch, tmp_path, profile, **options):
+    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path))
+    return dataclasses.replace(Run.open(profile, "cpu", **options), log=lambda line: None)
+
+
+def test_smoke_from_end_to_end_gives_the_published_rows(monkeypatch, tmp_path):
+    run = shipped(monkeypatch, tmp_path, "smoke")
+    assert run.out == tmp_path / "smoke"
+    for attack in ("natural", "fgsm"):
+        found = run.answers("standard", attack, count=8)
+        published = read(run.published / "heldout" / "standard" / "seed-0" / attack, 8)
+        assert found.meta == published.meta
+        assert found.frame.equals(published.frame)
+    drawn = run.certificates(0.25, count=3)
+    published = read(run.published / "heldout/smoothed-0.25/seed-0/certificates", 3)
+    for column in ("selection", "counts_100", "counts_1000"):
+        assert drawn.frame[column].tolist() == published.frame[column].tolist()
+    assert run.model("standard").training is False
+    x, y = run.images(5)
+    assert (x.shape, y.shape, x.dtype) == ((5, 3, 32, 32), (5,), torch.float32)
+
+
+def test_attacks_inside_the_certified_balls(monkeypatch, tmp_path):
+    run = shipped(monkeypatch, tmp_path, "smoke")
+    monkeypatch.setattr(ex, "SMOOTHED_STEPS", 2)
+    found = run.inside(0.25)
+    certified = certificates(run.certificates(0.25), 1000)
+    assert found.frame["certified"].tolist() == certified.prediction.tolist()
+    assert (found.frame["radius"] <= certified.radius).all()
+    assert np.allclose(found.frame["radius"], certified.radius, atol=2e-9)
+    voted = counts(found.frame, "counts").sum(1)
+    assert voted.tolist() == np.where(certified.radius > 0, 100, 0).tolist()
+
+
+def test_a_lesson_reads_published_rows_where_they_are_the_same_measurement(monkeypatch, tmp_path):
+    run = shipped(monkeypatch, tmp_path, "lesson")
+    found = run.accuracy("standard", "pgd-linf")
+    assert (found.n, run.accuracy("smoothed-0.25", "natural").n) == (1024, 1024)
+    assert run.certificates(0.5).frame.shape[0] == 1024
+    assert not list(tmp_path.iterdir())
+    other = shipped(monkeypatch, tmp_path, "lesson", seed=1)
+    assert other.accuracy("standard", "fgsm", count=4).n == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["lesson-seed-1"]
+    monkeypatch.setitem(ex.ATTACKS, "fgsm", partial(rv.fgsm, threat=rv.Linf(0.5)))
+    run.accuracy("standard", "fgsm", count=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        run.accuracy("standard", "natural", count=4)
+    folders = {path.parent.name for path in (tmp_path / "lesson").rglob("meta.json")}
+    assert folders == {"fgsm", "natural"}
+    # Another profile measures anew.
+    shipped(monkeypatch, tmp_path, "course").accuracy("standard", "natural", count=4)
+    assert (tmp_path / "course").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda run: run.accuracy("nothing", "fgsm"), "unknown network 'nothing'"),
+        (lambda run: run.accuracy("standard", "nothing"), "unknown attack 'nothing'"),
+        (lambda run: run.accuracy("standard", "natural", split="train"), "no images of 'train'"),
+        (lambda run: run.accuracy("standard", "natural", count=1025), "1024 images, not 1025"),
+        (lambda run: run.certificates(0.33), "unknown network 'gaussian-0.33'"),
+        (lambda run: run.model("standard", 99), "missing"),
+        (lambda run: Run.open("nothing"), "unknown profile 'nothing'"),
+        (lambda run: Run.open("smoke", "nowhere"), "nowhere"),
+        (lambda run: Run.open("smoke", seed=-1), "seed=-1"),
+    ],
+)
+def test_what_is_not_there_is_said_in_one_line(monkeypatch, tmp_path, call, match):
+    run = shipped(monkeypatch, tmp_path, "smoke")
+    with pytest.raises((ValueError, WeightsError), match=rf"{match}[^\n]*$"):
+        call(run)
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+def results(columns, **meta):
+    import pandas as pd
+
+    return Results({"attack": {"threat": "-"}, **meta}, [], pd.DataFrame(columns))
+
+
+def test_accuracy_by_hand():
+    found = accuracy(results({"label": [3, 1, 4, 1], "prediction": [3, 1, 1, 1]}))
+    assert found == Accuracy(4, 3, 0, "-")
+    assert (found.percent, found.answered_only) == (75, 75)
+    votes = results({"label": [0, 0, 0, 1], "counts": ["90 10", "10 90", "52 48", "0 100"]})
+    found = accuracy(votes)
+    assert found == Accuracy(4, 2, 1, "-")
+    assert found.percent == 50
+    assert found.answered_only == pytest.approx(200 / 3)
+    assert found.interval == pytest.approx([100 * end for end in rv.wilson(2, 4)])
+    assert Accuracy(3, 0, 3, "-").answered_only is None
+
+
+def test_certificates_by_hand():
+    rows = {
+        "label": [0, 0, 1],
+        "selection": ["90 10", "10 90", "10 90"],
+        "counts_1000": ["990 10", "", "400 600"],
+    }
+    found = certificates(results(rows, sigma=0.25), 1000)
+    expected = rv.certificate([[90, 10], [10, 90]], [[990, 10], [400, 600]], 0.001, 0.25)
+    assert found.prediction.tolist() == [0, rv.ABSTAIN, 1]
+    assert found.radius.tolist() == [expected.radius[0], 0, expected.radius[1]]
+
+
+# --- the machine ---------------------------------------------------------------------------------
+
+
+def test_cores_are_those_that_the_job_was_given(monkeypatch):
+    files: dict[str, str] = {}
+    monkeypatch.setattr(Path, "read_text", lambda self, *a: files[str(self)], raising=True)
+    monkeypatch.setattr(
+        Path, "read_text", lambda self, *a: files.get(str(self)) or (_ for _ in ()).throw(OSError())
+    )
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert cores() == 8
+    for limit, expected in (("300000 100000", 3), ("50000 100000", 1), ("max 100000", 8)):
+        files["/sys/fs/cgroup/cpu.max"] = limit
+        assert cores() == expected
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")
+    assert cores() == 2
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cores() == 64
+
+
+def test_without_proc_sysconf_and_affinity_all_works(monkeypatch):
+    """As on Windows."""
+    real = Path.read_text
+
+    def windows(self, *arguments, **options):
+        if str(self).startswith(("/proc", "/sys")):
+            raise FileNotFoundError(str(self))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", windows)
+    monkeypatch.delattr(os, "sysconf", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert cores() >= 1
+    assert "thread" in device.device_name(torch.device("cpu"))
+    model, x = rv.lenet(), torch.rand(2, 3, 32, 32)
+    assert rv.predict(model, x, 0.25, n=100).shape == (2,)
+    assert rv.pgd(model, x, torch.zeros(2, dtype=torch.int64), rv.Linf(0.03), steps=1).shape
+
+
+def test_threads_are_held_and_given_back():
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(2)
+    try:
+        for threads, inside in ((None, 2), (1, 1)):
+            with suppress(KeyError), pipeline.repeatable(torch.device("cpu"), threads):
+                assert torch.get_num_threads() == inside
+                raise KeyError
+            assert torch.get_num_threads() == 2
+        cudnn, before = torch.backends.cudnn, torch.backends.cudnn.benchmark
+        with pipeline.repeatable(torch.device("cuda")):
+            assert (cudnn.deterministic, cudnn.benchmark) == (True, False)
+        assert (cudnn.deterministic, cudnn.benchmark) == (False, before)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_outside_a_checkout_one_line_says_so(monkeypatch, tmp_path):
+    monkeypatch.delenv("RVLIB_ROOT", raising=False)
+    monkeypatch.setattr(pipeline, "__file__", str(tmp_path / "site-packages/rvlib/pipeline.py"))
+    with pytest.raises(ValueError, match=r"no checkout of rvlib[^\n]*RVLIB_ROOT$"):
+        Run.open("smoke")
+    (tmp_path / "other" / "report").mkdir(parents=True)
+    monkeypatch.setenv("RVLIB_ROOT", str(tmp_path / "other"))
+    assert pipeline.repository() == tmp_path / "other"
+
+
+# --- other data sets, from images to results -----------------------------------------------------
+
+
+def from_images_to_results(name, channels, size, classes, tmp_path):
+    images, labels = rv.load(name, "train")
+    model = rv.lenet(classes, channels, size)
+    history = rv.fit(model, rv.gaussian(0.1), (images[:64], labels[:64]), epochs=3, lr=0.05).history
+    assert history[-1]["loss"] < history[0]["loss"]
+    held, truth = rv.load(name, "heldout")
+    x, y = rv.to_float(held[:4]), truth[:4]
+    x_adv = rv.pgd(model, x, y, rv.Linf(0.1), steps=3)
+    assert 0 < (x_adv - x).abs().max() <= 0.1 + 1e-6
+    found = rv.certify(model, x, 0.25, n=200)
+    answers = rv.predictions(model, held[:4], y, partial(rv.fgsm, threat=rv.Linf(0.1)))
+    open_results(tmp_path, {"data": rv.DATASETS[name].digest})
+    columns = {"label": y.tolist(), "prediction": answers.tolist()}
+    write_shard(tmp_path, 0, columns | {"radius": found.radius}, {})
+    again = read(tmp_path, 4)
+    assert again.frame["prediction"].tolist() == answers.tolist()
+    assert again.frame["radius"].tolist() == found.radius.tolist()
+
+
+def test_mnist_from_images_to_results(tmp_path):
+    assert rv.DATASETS["mnist"].shape == (1, 28, 28)
+    from_images_to_results("mnist", 1, 28, 10, tmp_path)
+
+
+def test_a_folder_of_images_from_images_to_results(tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("dark", "light")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(40):
+            pixels = rng.integers(0, 128, (20, 20, 3)) + 100 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / name / f"{i}.png")
+    try:
+        register_image_folder("folder of a test", tmp_path / "images")
+        from_images_to_results("folder of a test", 3, 20, 2, tmp_path / "rows")
+    finally:
+        del rv.DATASETS["folder of a test"]
+
+
+def test_records_of_shipped_weights_are_those_of_their_recipes():
+    root = pipeline.repository() / "report" / "models"
+    for name, seed in ex.find_profile("full").models():
+        record = read_record(root / name / f"seed-{seed}.safetensors")
+        assert record["recipe"] == json.loads(json.dumps(ex.RECIPES[name].record()))
