@@ -9,8 +9,8 @@ from typing import Any
 _PUBLIC = {
     "notebook": ["start", "source", "say", "show_accuracies"],
     "figures": [
-        *["show_attack", "show_balls", "show_curves", "show_figure", "show_history"],
-        *["show_progress", "show_votes"],
+        *["show_attack", "show_balls", "show_certified", "show_curves", "show_figure"],
+        *["show_history", "show_progress", "show_votes"],
     ],
     "explorers": [
         *["explore_fgsm", "explore_pgd", "explore_training", "explore_mixing"],

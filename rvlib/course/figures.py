@@ -9,6 +9,7 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from rvlib.course.static import is_headless
 from rvlib.data import DATASETS
+from rvlib.experiments import title
 from rvlib.threat_models import Linf, ThreatModel
 
 CLASSES = DATASETS["cifar10"].classes
@@ -327,7 +329,7 @@ def show_progress(
             for k, (name, history) in enumerate(histories.items()):
                 axes.plot([entry[attack] for entry in history], label=name, **curve_style(k))
             axes.set(xlim=(-0.1, epochs + 0.1), xticks=range(epochs + 1), xlabel="epoch")
-            axes.set_title("clean" if attack == "natural" else f"under {attack}")
+            axes.set_title("clean" if attack == "natural" else f"under {title(attack)}")
         panels[0].set_ylabel("held-out accuracy, %")
         lines, names = panels[0].get_legend_handles_labels()
         figure.legend(lines, names, ncols=min(5, max(1, len(names))), loc="outside upper left")
@@ -366,6 +368,33 @@ def show_votes(counts: Tensor, label: int, classes: Sequence[str] = CLASSES) -> 
         axes.tick_params(axis="x", rotation=30)
     votes = ", ".join(f"{classes[k]} {counts[k]}" for k in counts.argsort(descending=True)[:3])
     return show_figure(figure, f"Votes by class: {votes}; the true class is {classes[label]}.")
+
+
+def show_certified(table: pd.DataFrame) -> Shown:
+    """Show Figure 1 of the report: certified accuracy against the radius.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As made by ``rvlib.report.tables.figure1_table``.
+
+    Returns
+    -------
+    Shown
+        The figure with its alternative text.
+    """
+    from rvlib.report.figures import draw_figure1  # loads seaborn, which takes seconds
+
+    with style():
+        figure = draw_figure1(table)
+        figure.set_size_inches(8, 4.4)
+    ends = ", ".join(
+        f"{curve['certified_accuracy'].iloc[0]:.0f} % at radius 0 and none beyond "
+        f"{curve['radius'].iloc[-2]:.2f} for σ = {sigma:.2f}"
+        for sigma, curve in table[table["panel"] == "b"].groupby("sigma")
+    )
+    n = table[table["panel"] == "b"]["n"].iloc[0]
+    return show_figure(figure, f"Certified accuracy with N = {n:,} votes: {ends}.")
 
 
 def pixels(image: Tensor) -> np.ndarray:

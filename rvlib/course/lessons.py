@@ -45,6 +45,7 @@ from rvlib.smoothing import (
     log_e_value,
     predict,
     stream,
+    wilson,
 )
 from rvlib.threat_models import L2, Linf, ThreatModel
 from rvlib.training import fit
@@ -73,6 +74,58 @@ def losses(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def percent_correct(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Accuracy in percent on images (B, C, H, W) with labels (B,)."""
     return 100 * (answers(model, x) == y).double().mean().item()
+
+
+def points(after: float, before: float, n: int) -> str:
+    """Difference of two accuracies in percent on `n` images, in words.
+
+    Parameters
+    ----------
+    after, before : float
+        The accuracies, in percent.
+    n : int
+        Number of images.
+
+    Returns
+    -------
+    str
+        The difference, and a remark where the two 95 % intervals overlap.
+
+    Examples
+    --------
+    >>> points(60.0, 50.0, 1024), points(60.0, 50.0, 100)
+    ('+10.0 points', '+10.0 points (the 95 % intervals overlap)')
+    """
+    first, second = (wilson(round(n * share / 100), n) for share in (after, before))
+    overlap = first.low <= second.high and second.low <= first.high
+    remark = " (the 95 % intervals overlap)" if overlap else ""
+    return f"{after - before:+.1f} points".replace("-", "−") + remark
+
+
+def leaders(percent: pd.Series, n: int) -> list[Any]:
+    """Find the highest of some accuracies, and those that `n` images do not tell from it.
+
+    Parameters
+    ----------
+    percent : Series of float
+        Accuracies in percent, each on `n` images.
+    n : int
+        Number of images.
+
+    Returns
+    -------
+    list
+        Index of the highest, then of the others whose 95 % intervals overlap its own.
+
+    Examples
+    --------
+    >>> leaders(pd.Series({"a": 50.0, "b": 48.0, "c": 30.0}), 1024)
+    ['a', 'b']
+    """
+    best = percent.idxmax()
+    intervals = {k: wilson(round(n * share / 100), n) for k, share in percent.items()}
+    close = [k for k, interval in intervals.items() if interval.high >= intervals[best].low]
+    return [best, *(k for k in close if k != best)]
 
 
 def classified_correctly(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,6 +219,28 @@ def compare_directions(
         for name, v in directions.items()
     ]
     return pd.DataFrame(lines)
+
+
+def count_moves(x: Tensor, x_adv: Tensor, eps: float) -> dict[str, int]:
+    """Count the channels that an attack in the l-infinity ball moved by `eps`, less, not at all.
+
+    Parameters
+    ----------
+    x, x_adv : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Before and after.
+    eps : float
+        Radius of the ball.
+
+    Returns
+    -------
+    dict of str to int
+        ``full``; ``less``; ``none``; and ``walls``, those of ``none`` that are at 0 or 1.
+    """
+    change = (x_adv - x).abs()
+    full, none = change > 0.999 * eps, change == 0  # the difference is rounded
+    walls = none & ((x == 0) | (x == 1))
+    counts = {"full": full, "less": ~(full | none), "none": none, "walls": walls}
+    return {name: int(part.sum()) for name, part in counts.items()}
 
 
 def eight_bit(x: Tensor) -> Tensor:
@@ -371,6 +446,35 @@ def train_to_collapse(run: Run) -> list[ShortTraining]:
     return train_shortly(run, plan)
 
 
+def last_and_best(records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Compare the last epoch of trainings with the best one.
+
+    Parameters
+    ----------
+    records : mapping of str to mapping
+        The records of networks, by name, as ``read_record`` gives them.
+
+    Returns
+    -------
+    DataFrame
+        By network: accuracies in percent, clean and under the attack that its training watched.
+    """
+    lines = []
+    for name, record in records.items():
+        attack = next(key for key in record["last"] if key.startswith("pgd"))
+        lines.append(
+            {
+                "network": TITLES.get(name, name),
+                "attack": TITLES.get(attack, attack),
+                "clean, last": 100 * record["last"]["natural"],
+                "attacked, last": 100 * record["last"][attack],
+                "attacked, best": 100 * record["best"][attack],
+                "best epoch": record["best_epoch"],
+            }
+        )
+    return pd.DataFrame(lines)
+
+
 def one_layer(x: Tensor, seed: int, classes: int = 10) -> nn.Module:
     """Make a network of one convolution and one linear layer, for pixels distributed as in `x`.
 
@@ -561,8 +665,7 @@ def attack_certified(
         By length.  Up to length 1 an answer changes with probability `ALPHA` at most; beyond it
         nothing is promised.
     """
-    n = max(run.profile.ns)
-    radii = certified_radii(run.certificates(sigma), n)
+    radii = certified_radii(run.certificates(sigma), max(run.profile.ns))
     chosen = np.flatnonzero(radii > 0)[:images]
     model, (x, y) = run.model(gaussian_name(sigma)), run.images(int(chosen[-1]) + 1)
     x, y = x[chosen], y[chosen]
@@ -579,7 +682,7 @@ def attack_certified(
             generator=stream(run.device, run.seed, "attack on a certificate"),
         )
         # Its noise has another purpose, and so another address, than the certificate's.
-        found = predict(model, x_adv, sigma, n=n, alpha=ALPHA, seed=run.seed)
+        found = predict(model, x_adv, sigma, n=run.profile.votes, alpha=ALPHA, seed=run.seed)
         kept, silent = int((found == y.cpu().numpy()).sum()), int((found == ABSTAIN).sum())
         outcomes[length] = Outcome(kept, silent, len(chosen) - kept - silent)
     return outcomes
@@ -588,12 +691,12 @@ def attack_certified(
 # --- notebook 06: sanity of the results -----------------------------------------------------------
 
 ORDERS = (
-    ("an attack does harm", "pgd-linf", "natural"),
-    ("many steps beat one", "pgd-linf", "fgsm"),
-    ("more steps and restarts beat few", "pgd-linf-50x5", "pgd-linf"),
-    ("aim at the vote", "vote-pgd-linf", "pgd-linf"),
-    ("aim at the vote", "vote-pgd-pixel-l2", "pgd-pixel-l2"),
-    ("aim at the vote", "vote-pgd-l2", "pgd-l2"),
+    ("attacked ≤ clean", "pgd-linf", "natural"),
+    ("PGD ≤ FGSM", "pgd-linf", "fgsm"),
+    ("PGD with 50 steps, 5 starts ≤ PGD", "pgd-linf-50x5", "pgd-linf"),
+    ("attack on the vote ≤ attack on the network", "vote-pgd-linf", "pgd-linf"),
+    ("attack on the vote ≤ attack on the network", "vote-pgd-pixel-l2", "pgd-pixel-l2"),
+    ("attack on the vote ≤ attack on the network", "vote-pgd-l2", "pgd-l2"),
 )
 """What must hold of every defence: the accuracy under the first attack is the lower one."""
 
@@ -671,8 +774,8 @@ def sanity_table(run: Run) -> pd.DataFrame:
     assert certified is not None
     names = f"certified at l2 {TRUE_L2.eps}", "vote-pgd-l2", "natural"
     lines += [
-        _check("a promise is kept", smoothed, (names[0], certified), (names[1], attacked)),
-        _check("an attack does harm", smoothed, (names[1], attacked), (names[2], clean)),
+        _check("certified ≤ attacked", smoothed, (names[0], certified), (names[1], attacked)),
+        _check("attacked ≤ clean", smoothed, (names[1], attacked), (names[2], clean)),
     ]
     return pd.DataFrame(lines)
 

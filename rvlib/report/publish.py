@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rvlib.pipeline import Run, repository
 
-PARTS = ("models", "rows", "tables", "figures", "report.pdf", "report.html", "run.json")
+PARTS = ("models", "rows", "lessons", "tables", "figures", "report.pdf", "report.html", "run.json")
 
 
 def publish(run: Run, root: Path | None = None) -> list[Path]:

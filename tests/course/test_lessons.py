@@ -1,5 +1,6 @@
 """rvlib.course.lessons: on a linear network every number is known."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +16,15 @@ from rvlib.course.lessons import (
     Plan,
     attack_certified,
     compare_directions,
+    count_moves,
     eight_bit,
     evidence_curves,
     iterates,
+    last_and_best,
     losses_by_step,
     naive_pgd,
     one_layer,
+    points,
     robust_curve,
     sanity_table,
     sweep,
@@ -188,6 +192,32 @@ def test_a_short_training_is_measured_once(run, monkeypatch):
         assert training.history[-1]["natural"] > training.history[0]["natural"]
     monkeypatch.setattr(lessons, "fit", None)
     assert train_shortly(run, plan) == found
+    # Shipped results are read where the recipe is the same, in profiles that read them.
+    shipped = replace(run, out=run.out / "elsewhere", published=run.out / "rows")
+    reading = replace(run.profile, reads_published=True)
+    assert train_shortly(replace(shipped, profile=reading), plan) == found
+    for another in (shipped, replace(shipped, profile=reading, seed=run.seed + 1)):
+        with pytest.raises(TypeError):
+            train_shortly(another, plan)
+
+
+def test_the_last_epoch_beside_the_best():
+    last, best = ({"natural": 0.5, "pgd-l2": share} for share in (0.2, 0.3))
+    table = last_and_best({"mine": {"last": last, "best": best, "best_epoch": 4}})
+    assert table.iloc[0].tolist() == ["mine", "PGD l2", 50, 20, 30, 4]
+
+
+def test_channels_at_the_walls_do_not_move():
+    x = torch.tensor([0, 1, 0, 0.99, 0.5, 0.5]).view(1, 3, 1, 2)
+    steps = torch.tensor([-1, 1, 1, 1, 0, -1]).view(1, 3, 1, 2)
+    found = count_moves(x, (x + 0.1 * steps).clamp(0, 1), 0.1)
+    assert found == {"full": 2, "less": 1, "none": 3, "walls": 2}
+
+
+def test_differences_in_points():
+    assert points(10, 60, 1024) == "−50.0 points"
+    assert points(50, 48, 1024) == "+2.0 points (the 95 % intervals overlap)"
+    assert points(48, 50, 1024) == "−2.0 points (the 95 % intervals overlap)"
 
 
 def test_one_layer_is_made_for_its_images():
@@ -225,9 +255,9 @@ def test_orders_of_a_sound_evaluation(verdict, steps, monkeypatch):
     monkeypatch.setattr(lessons, "certified_radii", lambda results, n: radii)
     table = sanity_table(run)
     basic = table[table["defence"] == "Basic classifier"].set_index("check")["verdict"]
-    assert basic["many steps beat one"] == verdict
-    assert basic["an attack does harm"] == "pass"
-    kept = table[table["check"] == "a promise is kept"].iloc[0]
+    assert basic["PGD ≤ FGSM"] == verdict
+    assert basic["attacked ≤ clean"] == "pass"
+    kept = table[table["check"] == "certified ≤ attacked"].iloc[0]
     assert (kept["verdict"], kept["n"]) == ("pass", 1000)
     assert "15.00" in kept["lower, %"]
     assert len(table) > len({defence for defence, _ in table1_cells(run.profile)})
