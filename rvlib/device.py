@@ -23,6 +23,7 @@ def pick_device(name: str | None = None) -> torch.device:
     Returns
     -------
     torch.device
+        It can compute.
 
     Raises
     ------

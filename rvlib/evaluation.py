@@ -103,8 +103,10 @@ def predictions(
 
     Parameters
     ----------
-    model, images, labels, attack, **options
-        As for ``attacked_batches``.
+    model, images, labels, attack : as for ``attacked_batches``
+        The network, the images with their labels, and the attack.
+    **options
+        `first_id`, `batch_size`, `seed`: as for ``attacked_batches``.
 
     Returns
     -------
@@ -142,12 +144,16 @@ def vote_counts(
 
     Parameters
     ----------
-    model, images, labels, attack, seed, **options
-        As for ``attacked_batches``.
+    model, images, labels, attack : as for ``attacked_batches``
+        The network, the images with their labels, and the attack.
     sigma : float, > 0
         Noise level of the vote.
     n : int
         Votes an image.
+    seed : int, default=0
+        Of the attack's randomness and of the vote.
+    **options
+        `first_id`, `batch_size`: as for ``attacked_batches``.
 
     Returns
     -------
@@ -195,8 +201,9 @@ def nested_counts(
     Returns
     -------
     selection : Tensor of shape (B, K)
+        Votes that select the class.
     counts : dict of int to Tensor of shape (B, K)
-        By sample size.
+        Votes that bound its probability, by sample size.
     """
     ns = list(ns)
     if not ns or ns != sorted(set(ns)):
@@ -333,6 +340,11 @@ def from_torchattacks(attack: Any, threat: ThreatModel) -> AnyAttack:
         ``torchattacks.PGD(model, eps=8/255)``, or a callable that makes one for a network.
     threat : ThreatModel
         The ball that it claims; checked.
+
+    Returns
+    -------
+    callable
+        As of ``checked_attack``.
     """
 
     def call(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -353,6 +365,11 @@ def from_foolbox(attack: Any, threat: ThreatModel) -> AnyAttack:
         As ``foolbox.attacks.LinfPGD()``.
     threat : ThreatModel
         The ball; checked.
+
+    Returns
+    -------
+    callable
+        As of ``checked_attack``.
     """
 
     def call(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -70,6 +70,7 @@ def in_batches(function: Callable[..., Tensor], size: int | None, *parts: Any) -
     Returns
     -------
     Tensor of shape (B, ...)
+        The results, in the order of the images.
     """
     images = len(parts[0])
     if size is None:

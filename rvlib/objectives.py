@@ -44,6 +44,7 @@ def gaussian(sigma: float) -> Objective:
     Returns
     -------
     Objective
+        For ``fit``.
 
     References
     ----------
@@ -76,6 +77,7 @@ def adversarial(attack: Callable[..., Tensor], clean_weight: float = 0.5) -> Obj
     Returns
     -------
     Objective
+        For ``fit``.
 
     References
     ----------

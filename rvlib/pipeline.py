@@ -38,7 +38,7 @@ from rvlib.results import (
     texts,
     write_shard,
 )
-from rvlib.sanity import sanity
+from rvlib.sanity_checks import sanity
 from rvlib.smoothing import ABSTAIN, Certificates, certificate, vote, wilson
 from rvlib.smoothing.statistics import Interval
 from rvlib.training import Fit, fit

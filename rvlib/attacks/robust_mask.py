@@ -43,13 +43,17 @@ def robust_mask(
         True labels.
     threat : ThreatModel
         Norm and radius.
-    steps, step_size, random_start, loss, generator, batch_size
+    steps, step_size, random_start : optional
         As for ``pgd``.
     restarts : int, default=1
         Runs, each from a random start of its own, on the images that still stand.
+    loss : callable, optional
+        As for ``pgd``.
     mask : Tensor of shape (B,), bool, optional
         Attack only these images; the others count as fallen.  A sweep over rising radii hands the
         result for one radius on to the next: what fools in a ball lies in all larger ones.
+    generator, batch_size : optional
+        As for ``pgd``.
 
     Returns
     -------

@@ -205,7 +205,9 @@ def test_every_change_is_seen(change, pool):
 
 
 def test_global_hooks_are_seen():
-    hook: Any = lambda m, args: (args[0].abs(),) if isinstance(m, nn.Conv2d) else None
+    def hook(module, args):
+        return (args[0].abs(),) if isinstance(module, nn.Conv2d) else None
+
     handle = nn.modules.module.register_module_forward_pre_hook(hook)
     try:
         same_votes(net(), images())

@@ -1,0 +1,192 @@
+"""rvlib.cli: every command reaches its work, and what is wrong with it is one line."""
+
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import rvlib
+from rvlib import cli, pipeline
+from rvlib.pipeline import Run
+
+COMMANDS = ("data", "train", "measure", "check", "report", "notebooks", "site", "publish")
+
+
+def test_help_and_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    listed = capsys.readouterr().out
+    for command in COMMANDS:
+        assert re.search(rf"\n +{command}\b", listed)
+        with pytest.raises(SystemExit) as ended:
+            cli.main([command, "--help"])
+        assert ended.value.code == 0
+        assert f"rvlib {command}" in capsys.readouterr().out
+    done = subprocess.run(
+        [sys.executable, "-m", "rvlib", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{rvlib.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data", "nothing"],
+        *([command, "--profile", "nothing"] for command in COMMANDS[1:]),
+        *([command, "--device", "nowhere"] for command in COMMANDS[1:]),
+        ["measure", "--seed", "-1"],
+        ["train", "nothing"],
+        ["train", "standard", "--profile", "smoke"],
+        ["train", "standard", "--training-seed", "99"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_wrong_is_one_line(words, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path))
+    monkeypatch.setattr(Run, "train_one", lambda *a: pytest.fail("it trains"))
+    assert cli.main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("rvlib: ")
+    assert err.count("\n") == 1
+    assert any(word in err for word in ("nothing", "nowhere", "-1", "smoke", "99"))
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["nothing"], ["train", "--nothing"], ["measure", "--seed", "x"]]
+)
+def test_what_is_no_command_is_refused(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:])
+def test_outside_a_checkout_every_command_says_so(command, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("RVLIB_ROOT", str(tmp_path))
+    assert cli.main([command]) == 2
+    assert "is no checkout of rvlib" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), 130), (MemoryError(), 2), (OSError(28, "No space left"), 2)],
+)
+def test_errors_of_the_machine_are_one_line(error, status, capsys, monkeypatch):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(Run, "open", fail)
+    assert cli.main(["measure"]) == status
+    err = capsys.readouterr().err
+    assert err.startswith("rvlib: ")
+    assert err.count("\n") == 1
+
+
+def test_faults_of_the_library_are_not_hidden(monkeypatch):
+    monkeypatch.setattr(Run, "open", lambda *a, **k: dict[str, int]()["fault"])
+    with pytest.raises(KeyError):
+        cli.main(["measure"])
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """Record what commands do instead of doing it."""
+    from rvlib.report import document, notebooks, publish, site, tables
+
+    done: list[Any] = []
+
+    def recording(name, answer=None):
+        def record(*arguments, **options):
+            what = [a for a in arguments if not isinstance(a, Run)]
+            done.append((name, *what) if what else name)
+            return answer
+
+        return record
+
+    for module, name, answer in (
+        (pipeline, "measure_everything", None),
+        (pipeline, "estimate", 4200.0),
+        (pipeline, "check", "table"),
+        (tables, "markdown", "as text"),
+        (document, "build", ["report.pdf"]),
+        (notebooks, "run_notebooks", ["executed"]),
+        (notebooks, "publish_notebooks", None),
+        (site, "build_site", "site"),
+        (publish, "publish", None),
+    ):
+        monkeypatch.setattr(module, name, recording(name, answer))
+    monkeypatch.setattr(Run, "train", recording("train"))
+    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path))
+    opened, real = [], Run.open
+
+    def open_run(profile, wanted=None, root=None, seed=0):
+        opened.append((profile, seed))
+        return real(profile, wanted, root, seed)
+
+    monkeypatch.setattr(Run, "open", open_run)
+    return SimpleNamespace(done=done, opened=opened)
+
+
+@pytest.mark.parametrize(
+    ("words", "opened", "done"),
+    [
+        (["measure"], ("full", 0), ["estimate", "measure_everything"]),
+        (["measure", "--profile", "smoke", "--seed", "3"], ("smoke", 3), None),
+        (["check"], ("course", 0), ["check", ("markdown", "table")]),
+        (["report"], ("course", 0), None),
+        (["report", "--profile", "full"], ("full", 0), None),
+        (["publish"], ("full", 0), ["publish"]),
+        (["site"], ("lesson", 0), ["build_site"]),
+        (["notebooks"], ("lesson", 0), None),
+    ],
+    ids=lambda words: " ".join(map(str, words)) if words else "",
+)
+def test_commands_do_their_work(calls, words, opened, done, capsys):
+    assert cli.main(words) == 0
+    assert calls.opened == [opened]
+    names = [entry if isinstance(entry, str) else entry[0] for entry in calls.done]
+    if done is not None:
+        assert calls.done == done
+    if words[0] == "report":
+        # Long work is done before the notebooks, where the profile trains.
+        before = ["estimate", "measure_everything"] if opened[0] == "full" else []
+        assert names == [*before, "run_notebooks", "build"]
+        assert capsys.readouterr().out.endswith("report.pdf\n")
+    if words == ["measure"]:
+        assert "about 70 min left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "pairs"),
+    [
+        (["standard", "--training-seed", "3"], {("standard", 3)}),
+        (["mixed-at", "pgd-l2-at"], {("mixed-at", 0), ("pgd-l2-at", 0)}),
+        (["pgd-linf-at"], {("pgd-linf-at", seed) for seed in range(3)}),
+        ([], None),
+    ],
+)
+def test_training_of_some_networks(calls, words, pairs):
+    assert cli.main(["train", *words]) == 0
+    ((name, *asked),) = calls.done
+    assert name == "train"
+    assert set(asked) == pairs if pairs else len(asked) == len(set(asked)) == 22
+
+
+def test_data_are_fetched(monkeypatch, capsys):
+    asked = []
+
+    def fetch(name):
+        asked.append(name)
+        return f"{name}.npz"
+
+    monkeypatch.setattr("rvlib.data.fetch", fetch)
+    for words in ([], ["mnist"]):
+        assert cli.main(["data", *words]) == 0
+    assert asked == ["cifar10", "mnist"]
+    assert capsys.readouterr().out == "cifar10.npz\nmnist.npz\n"

@@ -1,0 +1,124 @@
+"""rvlib.experiments: the report's numbers, and recipes that make what they say."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rvlib import experiments as ex
+from rvlib.attacks import margin, pgd, smoothed_pgd
+from rvlib.objectives import adversarial, gaussian, mixed, standard
+from rvlib.threat_models import L2, Linf, PixelL2
+
+
+def test_the_attacks_are_the_reports():
+    assert (Linf(0.03), PixelL2(0.045), L2(0.5)) == (ex.LINF, ex.PIXEL_L2, ex.TRUE_L2)
+    found = {name: ex.attack_record(name, attack) for name, attack in ex.ATTACKS.items()}
+    assert list(found) == [*ex.REPORT_ATTACKS, *ex.FURTHER_ATTACKS]
+    numbers = {
+        name: (r["threat"], r["steps"], round(r["step_size"], 5), r["random_start"], r["restarts"])
+        for name, r in found.items()
+    }
+    assert numbers == {
+        "natural": ("-", 0, 0, False, 1),
+        "fgsm": ("linf 0.03", 0, 0, False, 1),
+        "pgd-linf": ("linf 0.03", 10, 0.02, False, 1),
+        "pgd-pixel-l2": ("pixel-l2 0.045", 10, 0.03, False, 1),
+        "pgd-l2-small": ("l2 0.045", 10, 0.01125, False, 1),
+        "pgd-l2": ("l2 0.5", 10, 0.125, False, 1),
+        "pgd-linf-50x5": ("linf 0.03", 50, 0.0015, True, 5),
+    }
+
+
+def test_attacks_on_the_vote_are_in_the_same_ball():
+    assert list(ex.VOTE_ATTACKS) == ["vote-pgd-linf", "vote-pgd-pixel-l2", "vote-pgd-l2"]
+    vote_attacks: dict[str, Any] = ex.VOTE_ATTACKS
+    attacks: dict[str, Any] = ex.ATTACKS
+    for name, attack in vote_attacks.items():
+        assert attack.func is smoothed_pgd
+        options, ball = attack.keywords, attacks[name[5:]].keywords["threat"]
+        assert options["threat"] == ball
+        assert (options["sigma"], options["draws"], options["steps"]) == (0.25, 16, 20)
+        assert options["step_size"] == 2.5 * ball.eps / 20
+        assert ex.find_attack(name) is attack
+
+
+def test_the_recipes_are_the_reports():
+    for name, recipe in ex.RECIPES.items():
+        lr = 0.001 if name == ex.SLOWER else 0.01
+        assert recipe.name == name
+        numbers = (recipe.epochs, recipe.batch_size, recipe.lr, recipe.momentum, recipe.network)
+        assert numbers == (30, 32, lr, 0.9, "lenet")
+        assert recipe.select == (recipe.attacks[0] if recipe.attacks else "natural")
+        assert recipe.probe == (recipe.attacks[0] if recipe.attacks else "pgd-linf")
+    assert {*ex.DEFENCES, *ex.FURTHER} <= {*ex.RECIPES}
+    assert (ex.SIGMAS, ex.SIGMA, ex.ALPHA, ex.N0) == ((0.12, 0.25, 0.5, 1.0), 0.25, 0.001, 100)
+    assert ex.NOISE_OF["smoothed-0.25"] == 0.25
+
+
+@pytest.mark.parametrize("name", ex.RECIPES)
+def test_a_recipe_minimises_what_it_says(name):
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    y, recipe = torch.arange(4), ex.RECIPES[name]
+    attacks = [ex.ATTACKS[a] for a in recipe.attacks]
+    expected = {
+        **{"standard": lambda: standard, "gaussian": lambda: gaussian(float(name[9:]))},
+        **{"adversarial": lambda: adversarial(attacks[0]), "mixed": lambda: mixed(attacks)},
+    }[recipe.objective]()
+    model = recipe.build(0)
+    one, other = (
+        o(model, x, y, torch.Generator().manual_seed(0)).value
+        for o in (recipe.make_objective(), expected)
+    )
+    assert torch.equal(one, other)
+    assert recipe.record()["name"] == name
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    recipe, before = ex.RECIPES["standard"], torch.get_rng_state()
+    one, same, other = recipe.build(0), recipe.build(0), recipe.build(1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one[0].weight, same[0].weight)  # type: ignore[index]
+    assert not torch.equal(one[0].weight, other[0].weight)  # type: ignore[index]
+
+
+def test_a_record_of_any_attack_is_plain():
+    options: dict[str, Any] = {"steps": np.int64(3), "loss": margin, "generator": None}
+    attack = partial(pgd, threat=L2(1.0), **options)
+    record = ex.attack_record("mine", attack)
+    assert (record["loss"], record["steps"], record["threat"]) == ("margin", 3, "l2 1")
+    record = ex.attack_record("layer", partial(attack, loss=nn.CrossEntropyLoss()))
+    assert record["loss"] == "CrossEntropyLoss()"
+    assert ex.attack_record("plain", lambda model, x, y: x)["threat"] == "-"
+
+
+def test_what_is_registered_is_noticed(monkeypatch):
+    assert not ex.is_extended()
+    monkeypatch.setitem(ex.RECIPES, "mine", ex.Recipe("mine", "standard"))
+    assert ex.is_extended()
+    monkeypatch.delitem(ex.RECIPES, "mine")
+    monkeypatch.setitem(ex.ATTACKS, "fgsm", partial(pgd, threat=L2(1.0)))
+    assert ex.is_extended()
+
+
+def test_profiles():
+    assert list(ex.PROFILES) == ["smoke", "lesson", "course", "full"]
+    assert [p.trains for p in ex.PROFILES.values()] == [False, False, False, True]
+    assert [p.reads_published for p in ex.PROFILES.values()] == [False, True, False, False]
+    full = ex.PROFILES["full"]
+    assert (full.heldout, full.test, full.votes, full.ns[-1]) == (1024, 10_000, 1000, 100_000)
+    models = full.models()
+    assert len(models) == len(set(models)) == 22
+    assert models[:10] == [(name, 0) for name in ex.RECIPES]
+    cells = ex.table1_cells(full)
+    assert len(cells) == 5 * 7 + 8
+    assert all(defence in ex.TITLES and attack in ex.TITLES for defence, attack in cells)
+
+
+@pytest.mark.parametrize("find", [ex.find_attack, ex.find_recipe, ex.find_profile])
+def test_unknown_names_are_refused_with_the_known_ones(find):
+    with pytest.raises(ValueError, match=r"unknown \w+ 'nothing': choose from \w[^\n]+$"):
+        find("nothing")

@@ -1,0 +1,132 @@
+"""What users import: every public name, its docstring, and rooms that only look downwards."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from numpydoc.validate import validate
+
+import rvlib as rv
+
+PACKAGE = Path(rv.__file__).parent
+
+# --- the public API ------------------------------------------------------------------------------
+
+
+def test_importing_loads_no_torch():
+    code = "import sys, rvlib; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_name_is_there_and_is_no_module():
+    for file in PACKAGE.glob("*.py"):  # whatever was imported before
+        if file.name != "__main__.py":
+            importlib.import_module(f"rvlib.{file.stem}")
+    assert {"pgd", "certify", "fit", "Run", "load", "sanity"} <= set(rv.__all__)
+    for name in rv.__all__:
+        value = getattr(rv, name)
+        assert not isinstance(value, ModuleType), f"rvlib.{name} is hidden by a file of its name"
+        assert name in dir(rv)
+    assert len(rv.__all__) == len(set(rv.__all__))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = rv.nothing
+
+
+# Sections that a short function may leave out; everything else is an error, without exceptions.
+OPTIONAL = {"SA01", "EX01", "ES01"}
+FULL = [
+    *["rvlib.device.pick_device", "rvlib.smoothing.noise.stream", "rvlib.smoothing.noise.to_grid"],
+    *["rvlib.smoothing.noise.grid_noise", "rvlib.evaluation.attacked_batches"],
+    *["rvlib.smoothing.statistics.correct_radii", "rvlib.inference.in_batches"],
+    *["rvlib.smoothing.statistics.smallest_n_to_predict", "rvlib.results.write_shard"],
+]
+
+
+def documented():
+    """Functions and classes that the package hands out, by the name of their home."""
+    for name in rv.__all__:
+        value = getattr(rv, name)
+        if inspect.isfunction(value) or inspect.isclass(value):
+            if not getattr(value, "_is_protocol", False):
+                yield f"{value.__module__}.{value.__name__}"
+    yield from FULL
+
+
+@pytest.mark.parametrize("name", sorted(set(documented())))
+def test_docstring_is_whole(name):
+    found = validate(name)
+    summary = {"PR01", "RT01", "YD01", "GL08", "RT03"} if not _sections(found) else set()
+    errors = [f"{c}: {t}" for c, t in found["errors"] if c not in OPTIONAL | summary]
+    assert not errors, f"{name}: {errors}"
+    assert found["docstring"]
+
+
+def _sections(found):
+    """Whether a docstring has sections; one or two plain sentences need none."""
+    return "Parameters\n" in found["docstring"]
+
+
+# --- the rooms -----------------------------------------------------------------------------------
+
+FLOORS = [
+    {"threat_models", "data", "progress", "device", "results", "inference"},
+    {"checks", "smoothing", "attacks", "models"},
+    {"objectives", "evaluation"},
+    {"training", "sanity_checks", "experiments"},
+    {"pipeline"},
+    {"report"},
+    {"course"},
+    {"cli"},
+    {"__main__"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+CORE = {"mpmath", "torch", "torchvision", "numpy", "scipy", "safetensors", "tqdm", "pandas", "PIL"}
+
+
+def imports(source):
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def offences(name, source):
+    """Say which imports of a file look upwards, or beyond what a bare machine has."""
+    room = name.split("/")[0].removesuffix(".py")
+    for imported in imports(source):
+        top, *rest = imported.split(".")
+        if top == "rvlib" and rest and rest[0] in FLOOR:
+            if FLOOR[rest[0]] > FLOOR[room] or (name == "smoothing/statistics.py"):
+                yield f"{name}: imports {rest[0]}"
+        elif top not in CORE | sys.stdlib_module_names | {"rvlib"}:
+            if room not in ("report", "course") and top != "foolbox":
+                yield f"{name}: imports {top}"
+        elif top == "torch" and name in ("smoothing/statistics.py", "results.py"):
+            yield f"{name}: imports torch"
+
+
+def test_rooms_look_downwards():
+    files = [f for f in sorted(PACKAGE.rglob("*.py")) if f != PACKAGE / "__init__.py"]
+    named = {file.relative_to(PACKAGE).as_posix(): file.read_text() for file in files}
+    assert len(named) > 20
+    assert [o for name, source in named.items() for o in offences(name, source)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("attacks/pgd.py", "from rvlib.training import fit"),
+        ("training.py", "def f():\n    import rvlib.cli"),
+        ("data.py", "import matplotlib"),
+        ("results.py", "import torch"),
+        ("smoothing/statistics.py", "from rvlib.data import load"),
+    ],
+)
+def test_each_offence_is_seen(name, line):
+    assert len(list(offences(name, line))) == 1
