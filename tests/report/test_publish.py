@@ -8,7 +8,10 @@ import pytest
 from rvlib.pipeline import Run
 from rvlib.report.publish import publish
 
-MADE = ("rows/heldout/standard/seed-0/fgsm/meta.json", "tables/table1.csv", "figures/figure1.pdf")
+MADE = (
+    *("rows/heldout/standard/seed-0/fgsm/meta.json", "lessons/collapse.json"),
+    *("tables/table1.csv", "figures/figure1.pdf"),
+)
 FILES = ("report.pdf", "report.html", "run.json")
 NOT_SHIPPED = ("checkpoints/standard/seed-1.pt", "notebooks/01.ipynb", "rows/heldout/.a.tmp")
 

@@ -141,6 +141,8 @@ def test_badges_links_and_equations_of_markdown():
     assert badge.strip() == '<p><a href="https://example.org/o.ipynb">Open in Colab</a></p>'
     assert 'href="02_b.html#so"' in markdown("[b](02_b.ipynb#so)")
     assert 'src="data:image/png;base64,aa"' in markdown("![a](data:image/png;base64,aa)")
+    assert 'display="block"' in markdown("$$x$$")
+    assert 'display="block"' not in markdown("so $x$")
     assert markdown("\\begin{align}x &= y\\end{align}").count("<math") == 1
 
 
