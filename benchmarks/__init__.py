@@ -1,0 +1,1 @@
+"""Speed of attacks, votes and training beside other libraries: ``python -m benchmarks``."""

@@ -1,0 +1,59 @@
+"""Time rvlib's attacks, votes and training beside other libraries and the papers' loops."""
+
+import argparse
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.jobs import jobs
+from benchmarks.measure import measure, prepare
+from benchmarks.table import into_readme, table
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(words: list[str] | None = None) -> None:
+    """Measure and print the table, or write that of a record into the README."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--only", default="", metavar="TEXT", help="jobs with TEXT in their name")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--baseline", default="", metavar="PATH", help="time its rvlib, too")
+    parser.add_argument("--out", type=Path, help="default: report/bench/DEVICE.json; in build/ if "
+                        "--only, --quick or --baseline is given")  # fmt: skip
+    parser.add_argument("--readme", action="store_true", help="no measurement: OUT into README.md")
+    options = parser.parse_args(words)
+    partial = bool(options.only or options.quick or options.baseline)
+    out = options.out or ROOT / ("build" if partial else "report") / f"bench/{options.device}.json"
+    if options.readme:
+        return into_readme(json.loads(out.read_text()), options.device, ROOT / "README.md")
+    chosen = [job for job in jobs(options.device, options.quick) if options.only in job.name]
+    trained_on = 64 if options.quick else 4096
+    inputs = prepare(ROOT / "build" / "bench" / "inputs.pt", options.device, trained_on)
+    record = {**_provenance(options.device), "rounds": options.rounds, "jobs": []}
+    for result in measure(chosen, inputs, options.device, options.rounds, options.baseline):
+        record["jobs"].append(result)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        print(table({**record, "jobs": [result]}).splitlines()[-1])
+    print(f"\n{table(record)}\n\n{out}")
+
+
+def _provenance(device: str) -> dict[str, Any]:
+    from rvlib.device import pick_device, provenance
+
+    names = ("torchattacks", "foolbox", "adversarial-robustness-toolbox", "torchvision", "numpy")
+    return {**provenance(pick_device(device)), "versions": {name: _version(name) for name in names}}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    main()

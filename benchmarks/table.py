@@ -1,0 +1,55 @@
+"""The record as a table, in Markdown."""
+
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks.jobs import BASELINE, OURS
+
+
+def table(record: dict[str, Any]) -> str:
+    """Write a record as a sentence and a table; with a baseline it has one more column."""
+    baseline = any(BASELINE in job["implementations"] for job in record["jobs"])
+    head = ["job", "on", "goal", "speed-up (range)", "over", "ours", "theirs", "same answers"]
+    head += ["time, new to old (range)"] if baseline else []
+    rows = [_row(job, baseline) for job in record["jobs"]]
+    lines = [" | ".join(cells) for cells in (head, ["---"] * len(head), *rows)]
+    on = f"{record['device']}, torch {record['torch']}, {record['rounds']} rounds:"
+    return "\n".join([on, "", *(f"| {line} |" for line in lines)])
+
+
+def _row(job: dict[str, Any], baseline: bool) -> list[str]:
+    found = dict(job["implementations"])
+    ours, old = found.pop(OURS), found.pop(BASELINE, None)
+    name = min(found, key=lambda name: statistics.median(found[name]["seconds"]), default="-")
+    cells = [job["name"], job["on"], "-" if job["goal"] is None else f"{job['goal']:g}"]
+    if name in found:
+        theirs = found[name]
+        cells += [_ratio(theirs, ours), name, _cell(ours), _cell(theirs), f"{theirs['same']:.1f} %"]
+    else:
+        cells += ["-", "-", _cell(ours), "-", "-"]
+    return cells + ([_ratio(ours, old) if old else "-"] if baseline else [])
+
+
+def _ratio(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """Median ratio of the times of the same round, and its range."""
+    ratios = [i / j for i, j in zip(a["seconds"], b["seconds"], strict=True)]
+    return f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def _cell(result: dict[str, Any]) -> str:
+    seconds = statistics.median(result["seconds"])
+    time = f"{seconds:.2f} s" if seconds >= 0.1 else f"{1000 * seconds:.1f} ms"
+    return f"{time}, {result['accuracy']:.1f} %"
+
+
+def into_readme(record: dict[str, Any], device: str, readme: Path) -> None:
+    """Write the table between the device's markers."""
+    start, end = f"<!-- bench: {device} -->", "<!-- /bench -->"
+    text = readme.read_text()
+    new = f"{start}\n{table(record)}\n{end}"
+    text, n = re.subn(f"{start}.*?{end}", lambda _: new, text, count=1, flags=re.DOTALL)
+    if not n:
+        raise ValueError(f"{readme} has no {start} … {end}")
+    readme.write_text(text)

@@ -1,0 +1,83 @@
+"""The benchmark: every job runs, implementations agree, the table is that of the record."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks.jobs import BASELINE, LOOP, OURS, SIGMA, jobs
+from benchmarks.measure import prepare, run
+from benchmarks.table import table
+from rvlib import experiments as ex
+
+ROOT = Path(__file__).parents[1]
+JOBS = jobs(quick=True)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("bench") / "inputs.pt", "cpu", trained_on=32)
+
+
+@pytest.mark.filterwarnings("ignore")  # other libraries' own
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_implementations_of_a_job_agree(job, inputs):
+    results = {name: run(job, name, inputs, "cpu") for name in [OURS, *job.others]}
+    ours = results[OURS]
+    for name, result in results.items():
+        assert result["answers"].shape == (job.images * len(job.balls),), name
+        assert result["seconds"] > 0
+        # Up to two images: other noise, other arithmetic.
+        assert (result["answers"] != ours["answers"]).sum() <= 2 * len(job.balls), name
+        assert abs(result["accuracy"] - ours["accuracy"]) <= 200 / job.images, name
+        if job.kind in ("robust", "radii"):
+            assert ours["accuracy"] <= result["accuracy"], name
+
+
+def test_rows_are_those_of_a_gpu_and_attacks_those_of_the_report():
+    assert [row.name for row in jobs("cuda")] == [row.name for row in jobs("cpu")]
+    balls = {row.norm: row.balls[0][1:] for row in JOBS}
+    assert balls["linf"] == (ex.LINF.eps, ex.LINF_STEP_SIZE)
+    assert balls["l2"] == (ex.TRUE_L2.eps, ex.attack_record("", ex.ATTACKS["pgd-l2"])["step_size"])
+    assert SIGMA == ex.SIGMA
+
+
+def test_a_run_is_recorded_and_its_table_goes_into_the_readme(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setattr(command, "prepare", lambda *arguments: inputs)
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- bench: cpu -->\nold\n<!-- /bench -->\nafter\n")
+    options = ["--quick", "--only", "small network", "--rounds", "2", "--baseline", str(ROOT)]
+    command.main(options)
+    record = json.loads((tmp_path / "build/bench/cpu.json").read_text())
+    (job,) = record["jobs"]
+    assert list(job["implementations"]) == [OURS, LOOP, BASELINE]
+    assert all(len(r["seconds"]) == record["rounds"] == 2 for r in job["implementations"].values())
+    command.main([*options, "--readme"])
+    assert table(record).count("\n") == 4
+    assert readme.read_text() == (
+        f"before\n<!-- bench: cpu -->\n{table(record)}\n<!-- /bench -->\nafter\n"
+    )
+
+
+def test_ratios_are_medians_over_rounds_to_the_fastest_other_implementation():
+    def result(*seconds):
+        return {"seconds": seconds, "accuracy": 50.0, "same": 75.0}
+
+    found = {OURS: result(1, 1, 2), "slow": result(9, 9, 9), "fast": result(3, 2, 2)}
+    job = {"name": "votes", "on": "2 images", "goal": None, "implementations": found}
+    record = {"device": "a CPU", "torch": "2", "rounds": 3, "jobs": [job]}
+    cells = "**2.00** (1.00 to 3.00) | fast | 1.00 s, 50.0 % | 2.00 s, 50.0 % | 75.0 % |"
+    assert table(record).endswith(f"| votes | 2 images | - | {cells}")
+    found[BASELINE] = result(2, 1, 2)
+    assert table(record).endswith(f"{cells} **1.00** (0.50 to 1.00) |")
+
+
+def test_the_readme_has_the_table_of_the_published_record():
+    record = json.loads((ROOT / "report/bench/cpu.json").read_text())
+    assert (
+        f"<!-- bench: cpu -->\n{table(record)}\n<!-- /bench -->" in (ROOT / "README.md").read_text()
+    )
+    assert {job["name"] for job in record["jobs"]} <= {row.name for row in JOBS}
+    assert "not installed" not in record["versions"].values()
