@@ -27,7 +27,6 @@ def test_implementations_of_a_job_agree(job, inputs):
     ours = results[OURS]
     for name, result in results.items():
         assert result["answers"].shape == (job.images * len(job.balls),), name
-        assert result["seconds"] > 0
         # Up to two images: other noise, other arithmetic.
         assert (result["answers"] != ours["answers"]).sum() <= 2 * len(job.balls), name
         assert abs(result["accuracy"] - ours["accuracy"]) <= 200 / job.images, name
@@ -55,10 +54,8 @@ def test_a_run_is_recorded_and_its_table_goes_into_the_readme(inputs, tmp_path, 
     assert list(job["implementations"]) == [OURS, LOOP, BASELINE]
     assert all(len(r["seconds"]) == record["rounds"] == 2 for r in job["implementations"].values())
     command.main([*options, "--readme"])
-    assert table(record).count("\n") == 4
-    assert readme.read_text() == (
-        f"before\n<!-- bench: cpu -->\n{table(record)}\n<!-- /bench -->\nafter\n"
-    )
+    shown = f"<!-- bench: cpu -->\n{table(record)}\n<!-- /bench -->"
+    assert readme.read_text() == f"before\n{shown}\nafter\n"
 
 
 def test_ratios_are_medians_over_rounds_to_the_fastest_other_implementation():
