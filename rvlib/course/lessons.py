@@ -102,30 +102,31 @@ def points(after: float, before: float, n: int) -> str:
     return f"{after - before:+.1f} points".replace("-", "−") + remark
 
 
-def leaders(percent: pd.Series, n: int) -> list[Any]:
-    """Find the highest of some accuracies, and those that `n` images do not tell from it.
+def highest(percent: pd.Series, n: int) -> str:
+    """Name the highest of some accuracies, and those that `n` images do not tell from it.
 
     Parameters
     ----------
     percent : Series of float
-        Accuracies in percent, each on `n` images.
+        Accuracies in percent, each on `n` images, by name.
     n : int
         Number of images.
 
     Returns
     -------
-    list
-        Index of the highest, then of the others whose 95 % intervals overlap its own.
+    str
+        The highest; in brackets those whose 95 % intervals overlap its own.
 
     Examples
     --------
-    >>> leaders(pd.Series({"a": 50.0, "b": 48.0, "c": 30.0}), 1024)
-    ['a', 'b']
+    >>> highest(pd.Series({0.12: 30.0, 0.25: 48.0, 0.5: 50.0}), 1024)
+    '0.5 (not distinguishable from 0.25)'
     """
     best = percent.idxmax()
-    intervals = {k: wilson(round(n * share / 100), n) for k, share in percent.items()}
-    close = [k for k, interval in intervals.items() if interval.high >= intervals[best].low]
-    return [best, *(k for k in close if k != best)]
+    intervals = {name: wilson(round(n * share / 100), n) for name, share in percent.items()}
+    tied = [k for k, interval in intervals.items() if interval.high >= intervals[best].low]
+    others = ", ".join(str(name) for name in tied if name != best)
+    return f"{best} (not distinguishable from {others})" if others else str(best)
 
 
 def classified_correctly(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -522,8 +523,11 @@ def train_shortly(run: Run, plan: Plan) -> list[ShortTraining]:
         found = _stored(run.published.parent / file, record)
     if found is None:
         found = _trained(run, plan)
-        content = {"record": record, "provenance": provenance(run.device)}
-        content["trainings"] = [training._asdict() for training in found]
+        content = {
+            "record": record,
+            "provenance": provenance(run.device),
+            "trainings": [training._asdict() for training in found],
+        }
         atomic_write(run.out / file, (json.dumps(content, indent=1) + "\n").encode())
     else:
         histories = {training.name: training.history for training in found}
