@@ -313,8 +313,12 @@ def checked_attack(attack: AnyAttack, threat: ThreatModel) -> AnyAttack:
         # Most libraries need gradients, and do not switch them on.
         with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
             torch.manual_seed(seed)
-            plain = x.clone(memory_format=torch.contiguous_format)
-            x_adv = attack(model, plain, y.clone()).detach()
+            hook = model.register_forward_pre_hook(_usual_layout)
+            try:
+                plain = x.clone(memory_format=torch.contiguous_format)
+                x_adv = attack(model, plain, y.clone()).detach()
+            finally:
+                hook.remove()
         if x_adv.shape != x.shape:
             raise ValueError(f"the attack returned {tuple(x_adv.shape)} for {tuple(x.shape)}")
         length, allowed = threat.norm(x_adv - x), torch.as_tensor(threat.eps, device=x.device)
@@ -329,6 +333,13 @@ def checked_attack(attack: AnyAttack, threat: ThreatModel) -> AnyAttack:
         return x_adv.clamp(0, 1)
 
     return checked
+
+
+def _usual_layout(model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Make the gradients at the images contiguous, as other libraries take for granted."""
+    for x in inputs:
+        if isinstance(x, Tensor) and x.requires_grad:
+            x.register_hook(Tensor.contiguous)
 
 
 def from_torchattacks(attack: Any, threat: ThreatModel) -> AnyAttack:

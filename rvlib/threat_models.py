@@ -144,7 +144,7 @@ class Linf(_Ball):
 
     def steepest(self, grad: Tensor) -> Tensor:
         """Sign of the gradient: the corner of the unit cube, value of the l1 (dual) norm."""
-        return grad.sign()
+        return grad.sign().add_(grad, alpha=0)  # the sign of NaN is 0: an attack would stop unseen
 
     def sample(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Uniform on the cube: every entry independently uniform on [-eps, eps]."""

@@ -9,6 +9,8 @@ from rvlib.threat_models import L2, Linf, PixelL2
 # The tests are many and tiny: threads would wait for each other, and for other jobs' threads.
 torch.set_num_threads(1)
 
+collect_ignore = ["golden/make.py"]  # runs with the code before the rewrite only
+
 ONE_AFTER_THE_OTHER = ("tests/browser", "notebooks")
 """Folders whose files share a JupyterLab, or one place to write; each takes as long as the rest."""
 

@@ -98,7 +98,7 @@ def noisy_gradient(
     generator: torch.Generator | None = None,
     batch_size: int | None = None,
 ) -> Tensor:
-    """Gradient (B, C, H, W) of the log-odds of the mean probability over fresh noisy copies."""
+    """Ascent direction (B, C, H, W) of -log of the mean probability over fresh noisy copies."""
     # (B, m, H, W, C): noise in the memory layout that convolutions are fastest in.
     noise = x.new_empty((len(x), draws, *x.shape[2:], x.shape[1])).normal_(generator=generator)
 
@@ -108,8 +108,9 @@ def noisy_gradient(
             copies = (x.permute(0, 2, 3, 1)[:, None] + sigma * noise).flatten(0, 1)
             logits = model(copies.permute(0, 3, 1, 2))
             m = log_odds(logits, y.repeat_interleave(draws)).view(-1, draws)
-            # The mean's own log-odds, log (1 - p) / p: its direction survives sure answers, too.
-            loss = F.logsigmoid(m).logsumexp(1) - F.logsigmoid(-m).logsumexp(1)
-            return torch.autograd.grad(loss.sum(), x)[0]
+            # The mean of p = 1 / (1 + e^m) falls by the mean of p (1 - p) dm: with weights that sum
+            # to one this direction survives sure answers, too.
+            weights = (F.logsigmoid(m) + F.logsigmoid(-m)).detach().softmax(1)
+            return torch.autograd.grad((weights * m).sum(), x)[0]
 
     return in_batches(gradient, batch_size, x, y, noise)

@@ -1,0 +1,135 @@
+"""rvlib.attacks.robust_mask: who is fooled falls at once, and nobody falls who was not fooled."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from rvlib import attacks
+from rvlib.threat_models import L2, Linf, PixelL2
+
+# Called with ``*batch``, which mypy cannot count.
+fgsm: Any = attacks.fgsm
+margin: Any = attacks.margin
+pgd: Any = attacks.pgd
+robust_mask: Any = attacks.robust_mask
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def model(toys):
+    return toys().eval()
+
+
+@pytest.fixture
+def many():
+    """Forty images (3, 4, 4) and labels."""
+    return torch.rand(40, 3, 4, 4, generator=seeded(5)), torch.randint(
+        3, (40,), generator=seeded(6)
+    )
+
+
+def right(model, x, y):
+    with torch.no_grad():
+        return model(x).argmax(1) == y
+
+
+@pytest.mark.parametrize("ball", [Linf, PixelL2, L2])
+@pytest.mark.parametrize("batch_size", [7, None])
+def test_it_is_pgd_with_every_iterate_looked_at(model, many, ball, batch_size):
+    x, y = many
+    options = {"step_size": 0.02, "random_start": False}
+    expected = right(model, x, y)
+    for t in (1, 2, 3, 4):
+        expected &= right(model, pgd(model, x, y, ball(0.05), steps=t, **options), y)
+    found = robust_mask(model, x, y, ball(0.05), steps=4, batch_size=batch_size, **options)
+    assert torch.equal(found, expected)
+    assert 0 < found.sum() < right(model, x, y).sum() < len(x)  # some fall, some stand
+
+
+def test_the_random_start_and_the_last_step_count_too(model, many):
+    x, y = many
+    found = robust_mask(model, x, y, Linf(0.1), steps=1, step_size=1e-9, generator=seeded())
+    start = (x + Linf(0.1).sample(x, seeded())).clamp(0, 1)
+    assert torch.equal(found, right(model, x, y) & right(model, start, y))
+    found = robust_mask(model, x, y, Linf(0.1), steps=1, step_size=0.1, random_start=False)
+    assert torch.equal(found, right(model, x, y) & right(model, fgsm(model, x, y, Linf(0.1)), y))
+
+
+@pytest.mark.parametrize("loss", [None, margin])
+def test_it_is_never_kinder_than_pgd(model, many, loss, threat):
+    x, y = many
+    options = {} if loss is None else {"loss": loss}
+    for restarts in (1, 3):
+        attacked = pgd(model, x, y, threat, restarts=restarts, generator=seeded(1), **options)
+        found = robust_mask(model, x, y, threat, restarts=restarts, generator=seeded(1), **options)
+        assert not (found & ~right(model, attacked, y)).any()
+
+
+def test_more_restarts_only_take_away(model, many):
+    once, often = (
+        robust_mask(
+            *(model, *many, Linf(0.1)), steps=1, step_size=1e-3, restarts=n, generator=seeded(2)
+        )
+        for n in (1, 20)
+    )
+    assert not (often & ~once).any()
+    assert often.sum() < once.sum()
+
+
+@pytest.mark.parametrize("ball", [Linf, L2])
+def test_a_linear_network_falls_at_its_distance(linear, ball):
+    """In a sweep over radii, and with all radii at once, one an image."""
+    network, normal = linear
+    x = 0.45 + 0.1 * torch.rand(30, 3, 2, 2, generator=seeded(), dtype=torch.float64)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+        ahead = (network(x) @ torch.tensor([-1.0, 1.0], dtype=torch.float64)).abs()
+    distance = ahead / (normal.abs().sum() if ball is Linf else normal.norm())
+    mask = torch.ones(30, dtype=torch.bool)
+    for eps in distance.quantile(torch.tensor([0.1, 0.5, 0.8], dtype=torch.float64)).tolist():
+        given = mask.clone()
+        found = robust_mask(network, x, y, ball(eps), steps=3, random_start=False, mask=given)
+        assert torch.equal(given, mask)
+        mask = found
+        assert torch.equal(mask, distance > eps)
+    factor = torch.tensor([0.99, 1.01] * 15, dtype=torch.float64)
+    found = robust_mask(network, x, y, ball(factor * distance), steps=3, random_start=False)
+    assert torch.equal(found, factor < 1)
+
+
+class Counting(nn.Module):
+    """A network that counts the images it was shown, and takes no empty batch."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.shown = network, 0
+
+    def forward(self, x):
+        self.shown += len(x)
+        return self.network(x.view(len(x), -1).view(len(x), 3, 4, 4))
+
+
+def test_who_has_fallen_is_not_attacked_again(model, many):
+    x, y = many
+    counting = Counting(model)
+    found = robust_mask(counting, x, y, Linf(0.03), steps=5, generator=seeded())
+    once = counting.shown
+    again = robust_mask(counting, x, y, Linf(0.1), steps=5, mask=found, generator=seeded())
+    stand, fall = int(found.sum()), int((~found & right(model, x, y)).sum())
+    assert stand > 0
+    assert fall > 0
+    # One image of the check, all once, the right ones up to six times; then those that stood.
+    assert once < 1 + len(x) + 6 * (stand + fall)
+    assert counting.shown - once <= 1 + 7 * stand
+    assert not (again & ~found).any()
+    assert not robust_mask(counting, x, y, Linf(0.1), mask=torch.zeros_like(found)).any()
+
+
+def test_everything_may_have_fallen(model, many):
+    wrong = (model(many[0]).argmax(1) + 1) % 3
+    assert not robust_mask(model, many[0], wrong, Linf(0.1)).any()

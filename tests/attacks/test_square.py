@@ -1,0 +1,160 @@
+"""rvlib.attacks.square: random search that never makes a margin worse, and needs no gradient."""
+
+import pytest
+import torch
+from torch import nn
+
+from rvlib.attacks import square
+from rvlib.attacks.square import square_side
+from rvlib.inference import logits_of
+from rvlib.threat_models import Linf
+
+BALL = Linf(0.1)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def margins(model, x, y):
+    logits = logits_of(model, x)
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None])[:, 0]
+
+
+class Recorder(nn.Module):
+    """Keeps what it is shown, and whether gradients were on; its answer is class 0, always."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        assert not torch.is_grad_enabled()
+        self.seen.append(x.clone())
+        return torch.tensor([[2.0, 0.0]]).repeat(len(x), 1)
+
+
+def recorded(x, queries):
+    """Search with a network that nothing fools; return what it was shown, less the images."""
+    recorder = Recorder()
+    square(recorder, x, torch.zeros(len(x), dtype=torch.int64), BALL, queries=queries)
+    return [seen - x[: len(seen)] for seen in recorder.seen[1:]]  # first the check of one image
+
+
+def test_no_margin_gets_worse_and_most_get_better(toys, batch):
+    toy, x = toys().eval(), batch[0]
+    for y in (toy(x).argmax(1), toy(x).argmin(1)):
+        x_adv = square(toy, x, y, Linf(0.02), queries=30, generator=seeded())
+        before, after = margins(toy, x, y), margins(toy, x_adv, y)
+        assert (after >= before).all()
+        assert (after[before < 0] > before[before < 0]).all()
+        assert torch.equal(x_adv[before > 0], x[before > 0])  # fooled already: left alone
+
+
+class Fragile(nn.Module):
+    """Its answer hangs on the last bit of a pixel: rounding after the search would undo it."""
+
+    def forward(self, x):
+        pixel = x.double().flatten(1)[:, :1] * 2**24
+        return torch.cat([0 * pixel, (pixel - pixel.detach().div(7).floor() * 7) - 3.5], 1)
+
+
+def test_what_fooled_in_the_search_fools_in_the_end():
+    x = torch.rand(64, 1, 1, 1, generator=seeded())
+    y = (margins(Fragile(), x, torch.ones(64, dtype=torch.int64)) < 0).long()
+    before = margins(Fragile(), x, y)
+    assert (before <= 0).all()
+    for eps in (8 / 255, 0.07, 0.3):
+        after = margins(Fragile(), square(Fragile(), x, y, Linf(eps), queries=4), y)
+        assert (after >= before).all()
+        assert (after > 0).any()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_optimum_of_a_linear_network_is_found(linear, sign):
+    model, normal = linear
+    with torch.no_grad():
+        model[1].bias[0] = 100.0  # out of reach: the search goes on to the end
+        model[1].weight.mul_(sign)
+    x = torch.full((2, 3, 2, 2), 0.5, dtype=torch.float64)
+    ball = Linf(torch.tensor([0.1, 0.2], dtype=torch.float64))
+    x_adv = square(model, x, torch.tensor([0, 0]), ball, queries=600, generator=seeded())
+    optimum = x + ball.eps.view(2, 1, 1, 1) * sign * normal.sign()  # type: ignore[union-attr]
+    torch.testing.assert_close(x_adv, optimum)
+
+
+def test_a_network_without_gradients_is_fooled(toys, batch):
+    class Rounded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.toy = toys().eval()
+
+        def forward(self, x):
+            return self.toy((50 * x).round() / 50)
+
+    x, model = batch[0], Rounded()
+    y = logits_of(model, x).argmax(1)
+    x_adv = square(model, x, y, Linf(0.3), queries=100, generator=seeded())
+    assert (logits_of(model, x_adv).argmax(1) != y).any()
+
+
+def test_queries_are_counted_and_stop_when_all_are_fooled(toys, batch):
+    assert [len(seen) for seen in recorded(torch.full((3, 3, 4, 4), 0.5), 17)] == [3] * (1 + 17)
+
+    class Counting(nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return toy(x)
+
+    toy, counting = toys().eval(), Counting()
+    square(counting, batch[0], toy(batch[0]).argmin(1), BALL, queries=50)
+    assert counting.calls == 2  # of the check, and of the images
+
+
+def test_proposals_are_stripes_and_then_squares():
+    x = torch.full((2, 3, 8, 8), 0.5)
+    clean, stripes, *squares = recorded(x, 300)
+    assert not clean.any()
+    torch.testing.assert_close(stripes.abs(), torch.full_like(x, 0.1))
+    assert torch.equal(stripes, stripes[:, :, :1].expand_as(stripes))
+    assert stripes.std(3).min() > 0  # not all columns go one way
+    places = set()
+    for query, moved in enumerate(squares, 1):
+        side = square_side(query, 300, 0.8, x)
+        window = moved[0].abs().amax(0) > 0
+        rows, columns = window.any(1).nonzero()[:, 0], window.any(0).nonzero()[:, 0]
+        assert window.sum() == side**2 == len(rows) * len(columns)
+        assert len(moved[0][:, window].round(decimals=3).unique(dim=1).T) == 1  # a side a channel
+        if side == 1:
+            places.add((int(rows[0]), int(columns[0])))
+    assert len(places) > 30  # of 64
+    assert {place for pair in places for place in pair} == set(range(8))
+
+
+@pytest.mark.parametrize(
+    ("query", "queries", "side"),
+    [(0, 10_000, 29), (10, 10_000, 29), (11, 10_000, 20), (9999, 10_000, 2), (2, 1000, 20)],
+)
+def test_the_schedule_is_the_papers(query, queries, side):
+    # sqrt(0.8 * 32 * 32) = 28.6; after 10 of 10,000 queries half the area: 20.2; at the end 1.8.
+    assert square_side(query, queries, 0.8, torch.zeros(1, 3, 32, 32)) == side
+
+
+def test_squares_fit_into_images_that_are_no_squares():
+    x = torch.rand(2, 3, 2, 9, generator=seeded())
+    assert square_side(0, 10, 1.0, x) == 2
+    square(nn.Sequential(nn.Flatten(), nn.Linear(54, 3)), x, torch.tensor([0, 1]), BALL, queries=10)
+
+
+def test_an_images_proposals_do_not_depend_on_who_else_stands(toys, batch):
+    toy, x = toys().eval(), batch[0]
+    y = toy(x).argmax(1)
+    alone = y.clone()
+    alone[:-1] = toy(x).argmin(1)[:-1]  # fooled from the start: only the last is searched for
+    ball = Linf(0.005)  # nobody falls
+    whole = square(toy, x, y, ball, queries=20, generator=seeded())
+    part = square(toy, x, alone, ball, queries=20, generator=seeded())
+    assert not torch.equal(whole[-1], x[-1])
+    torch.testing.assert_close(part[-1], whole[-1])

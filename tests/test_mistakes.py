@@ -1,0 +1,140 @@
+"""rvlib.checks: the mistakes that people make, one line each; a user's own errors pass through."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rvlib as rv
+from rvlib import attacks
+
+# Called with ``*batch``, which mypy cannot count.
+fgsm: Any = attacks.fgsm
+pgd: Any = attacks.pgd
+robust_mask: Any = attacks.robust_mask
+smoothed_pgd: Any = attacks.smoothed_pgd
+square: Any = attacks.square
+
+ATTACKS = {
+    "fgsm": fgsm,
+    "pgd": pgd,
+    "mask": robust_mask,
+    "smoothed": partial(smoothed_pgd, sigma=0.1),
+    "square": square,
+}
+CLASSES = 3
+
+
+class Network(nn.Module):
+    def __init__(self, change=lambda z: z):
+        super().__init__()
+        self.layer, self.change = nn.Linear(48, CLASSES), change
+
+    def forward(self, x):
+        return self.change(self.layer(x.flatten(1)))
+
+
+def nan(x):
+    return x.index_fill(3, torch.tensor([1]), torch.nan)
+
+
+MISTAKES = [
+    ("uint8", {"x": lambda x: (255 * x).byte()}, TypeError, "to_float"),
+    ("0..255", {"x": lambda x: 255 * x}, ValueError, "divide by 255"),
+    ("normalised", {"x": lambda x: (x - 0.5) / 0.25}, ValueError, "rvlib.Normalize"),
+    ("nan", {"x": nan}, ValueError, r"not in \[0, 1\]"),
+    ("numpy", {"x": lambda x: x.numpy()}, TypeError, "as_tensor"),
+    ("one image", {"x": lambda x: x[0]}, ValueError, r"x\[None\]"),
+    ("no image", {"x": lambda x: x[:0], "y": lambda y: y[:0]}, ValueError, "without zeros"),
+    ("precision", {"x": lambda x: x.double()}, ValueError, r"x.to\(dtype\)"),
+    ("int labels", {"y": lambda y: y.int()}, TypeError, r"long\(\)"),
+    ("list of labels", {"y": lambda y: y.tolist()}, TypeError, r"long\(\)"),
+    ("labels of others", {"y": lambda y: y[:2]}, ValueError, "one an image"),
+    ("one-hot labels", {"y": lambda y: nn.functional.one_hot(y)}, ValueError, "one an image"),
+    ("labels from 1", {"y": lambda y: y + 1}, ValueError, "label 3 is no class"),
+    ("negative labels", {"y": lambda y: -y}, ValueError, "negative"),
+    ("bare radius", {"threat": lambda threat: 8 / 255}, TypeError, "rvlib.Linf"),
+    ("radii of others", {"threat": lambda t: rv.Linf(torch.ones(3))}, ValueError, "4 images"),
+    ("class for object", {"model": lambda model: Network}, TypeError, "not an instance"),
+    ("one logit", {"model": lambda m: Network(lambda z: z[:, :1])}, ValueError, "torch.cat"),
+    ("no logits", {"model": lambda m: Network(lambda z: z[0])}, ValueError, r"\(B, K\)"),
+    ("tuple", {"model": lambda m: Network(lambda z: (z, z))}, ValueError, r"\(B, K\)"),
+    ("diverged", {"model": lambda m: Network(lambda z: z * torch.nan)}, ValueError, "NaN"),
+    ("meta", {"y": lambda y: y.to("meta")}, ValueError, r"y.to\(x.device\)"),
+]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize(("name", "change", "error", "words"), MISTAKES, ids=lambda v: str(v)[:12])
+def test_a_mistake_is_named_in_one_line(attack, name, change, error, words, batch):
+    right = {"model": Network(), "x": batch[0], "y": batch[1], "threat": rv.Linf(0.1)}
+    wrong = {key: change.get(key, lambda v: v)(value) for key, value in right.items()}
+    with pytest.raises(error, match=words) as caught:
+        ATTACKS[attack](*wrong.values())
+    assert "\n" not in str(caught.value)
+    ATTACKS[attack](*right.values())
+
+
+def test_nhwc_images_are_named(batch):
+    conv = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, CLASSES))
+    with pytest.raises(ValueError, match=r"permute\(0, 3, 1, 2\)"):
+        fgsm(conv, batch[0].permute(0, 2, 3, 1), batch[1], rv.Linf(0.1))
+
+
+@pytest.mark.parametrize(
+    ("attack", "options", "words"),
+    [
+        (pgd, {"steps": 0}, "steps=0"),
+        (robust_mask, {"steps": 0}, "steps=0"),
+        (pgd, {"restarts": 0}, "restarts=0"),
+        (robust_mask, {"restarts": 0}, "restarts=0"),
+        (pgd, {"restarts": 2, "random_start": False}, "random_start=True"),
+        (square, {"queries": 0}, "queries=0"),
+        (square, {"area": 1.1}, "area=1.1"),
+        (smoothed_pgd, {"sigma": -0.1}, "sigma"),
+        (smoothed_pgd, {"sigma": 0.1, "draws": 0}, "draws=0"),
+        (pgd, {"loss": rv.towards, "targets": torch.tensor([1])}, "one an image"),
+    ],
+    ids=str,
+)
+def test_hyper_parameters_that_make_no_attack_are_refused(attack, options, words, batch):
+    with pytest.raises(ValueError, match=words):
+        attack(Network(), *batch, rv.Linf(0.1), **options)
+
+
+def test_square_is_for_one_ball(batch):
+    with pytest.raises(TypeError, match="Linf"):
+        square(Network(), *batch, rv.L2(0.5))
+
+
+@pytest.mark.parametrize("error", [IndexError, KeyError, RuntimeError, ValueError, MemoryError])
+def test_an_error_of_the_users_own_network_passes_through(error, batch):
+    def fail(z):
+        raise error("my own fault: shape [-1, 3, 4]")
+
+    for attack in ATTACKS.values():
+        with pytest.raises(error, match="my own fault") as caught:
+            attack(Network(fail), *batch, rv.Linf(0.1))
+        assert type(caught.value) is error
+
+
+def test_probabilities_are_warned_of(batch):
+    with pytest.warns(UserWarning, match="probabilities"):
+        fgsm(Network(lambda z: z.softmax(1)), *batch, rv.Linf(0.1))
+
+
+def test_a_euclidean_radius_without_its_255_is_warned_of():
+    x, y = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))
+    with pytest.warns(UserWarning, match="255"):
+        fgsm(network, x, y, rv.L2(8))
+    fgsm(network, x, y, rv.L2(5))
+
+
+def test_float32_rounding_of_pixels_is_no_mistake(batch):
+    x = batch[0].clamp(0, 1)
+    x[0, 0, 0] = 1 + 1e-7
+    x[0, 1, 0] = -1e-7
+    assert fgsm(Network(), x, batch[1], rv.Linf(0.1)).max() <= 1

@@ -1,0 +1,229 @@
+"""rvlib.sanity_checks: a sound evaluation passes, and every planted fault is found."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rvlib as rv
+from rvlib.attacks import pgd
+from rvlib.models import to_device
+from rvlib.sanity_checks import to_8_bits
+from rvlib.threat_models import L2, Linf, PixelL2
+
+module = importlib.import_module("rvlib.sanity_checks")
+sanity: Any = module.sanity  # called with ``*images``, which mypy cannot count
+MODELS = Path(__file__).parents[1] / "report" / "models"
+BALL = Linf(0.03)
+QUICK: dict[str, Any] = {"steps": 5, "restarts": 2, "queries": 50}
+NAMES = [
+    *["ball and box", "more steps", "more restarts", "larger radius", "large radius"],
+    *["one step", "random noise", "no gradients", "zero gradients", "8 bits"],
+    *["label leaking", "own answer"],
+]
+
+
+@pytest.fixture(scope="module")
+def images():
+    """The first 100 held-out images: one of them may go astray."""
+    x, y = (part[:100] for part in rv.load("cifar10", "heldout"))
+    return rv.to_float(x).contiguous(memory_format=torch.channels_last), y
+
+
+def shipped(name):
+    model = rv.lenet()
+    rv.load_weights(model, MODELS / name / "seed-0.safetensors")
+    return to_device(model, "cpu").eval()
+
+
+@pytest.fixture
+def robust():
+    return shipped("pgd-linf-at")
+
+
+@pytest.fixture
+def standard():
+    return shipped("standard")
+
+
+def failed(model, images, threat=BALL, **options):
+    return {c.name for c in sanity(model, *images, threat, **(QUICK | options)) if not c.passed}
+
+
+@pytest.mark.parametrize("threat", [BALL, L2(0.5), PixelL2(0.045)], ids=lambda t: t.name)
+def test_sound_evaluations_pass(standard, robust, images, threat):
+    state = torch.get_rng_state()
+    checks = sanity(robust, *images, threat, **QUICK, transfer_from=standard)
+    expected = [*NAMES[:8], "transfer", *NAMES[8:]]
+    if not isinstance(threat, Linf):
+        expected.remove("no gradients")
+    assert [check.name for check in checks] == expected
+    assert [check for check in checks if not check.passed] == []
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(m.training for m in robust.modules())
+    clean = 100 * (robust(images[0]).argmax(1) == images[1]).double().mean().item()
+    finding = {check.name: check.finding for check in checks}
+    assert f"accuracies {clean:.1f} % and " in finding["label leaking"]
+    if threat is BALL:
+        assert sanity(robust, *images, threat, **QUICK, transfer_from=standard) == checks
+
+
+# --- planted faults: networks --------------------------------------------------------------------
+
+
+class Wrapped(nn.Module):
+    """A network behind a layer that spoils its gradients, or its answers."""
+
+    def __init__(self, model, layer=lambda x: x, scale=1.0):
+        super().__init__()
+        self.model, self.layer, self.scale = model, layer, scale
+        self.eval()
+
+    def forward(self, x):
+        return self.scale * self.model(self.layer(x))
+
+
+def rounded(x):
+    """Round to 64 levels: the answers are much as before, the gradient is zero everywhere."""
+    return (63 * x).round() / 63
+
+
+def reversed_gradient(x):
+    """Give `x`, with a gradient that points downhill."""
+    return 2 * x.detach() - x
+
+
+def stored(x):
+    return ((255 * x).round() - 255 * x).abs().flatten(1).amax(1)[:, None, None, None] < 1e-3
+
+
+def one_step_only(x):
+    """Give the true gradient at stored images alone, elsewhere the reverse of it."""
+    return torch.where(stored(x), x, reversed_gradient(x))
+
+
+def grey_between_levels(x):
+    """Give the image where it could be in a file, else an image that says nothing."""
+    return torch.where(stored(x), x, 0 * x)
+
+
+@pytest.mark.parametrize("threat", [BALL, L2(0.5), PixelL2(0.045)], ids=lambda t: t.name)
+def test_networks_without_gradients_are_found(standard, images, threat):
+    found = failed(Wrapped(standard, rounded), images, threat, transfer_from=standard)
+    assert {"zero gradients", "large radius", "transfer"} <= found
+    assert ("no gradients" in found) == isinstance(threat, Linf)
+
+
+def test_a_reversed_gradient_is_found(standard, images):
+    found = failed(Wrapped(standard, reversed_gradient), images)
+    assert {"label leaking", "own answer", "random noise", "large radius", "larger radius"} <= found
+    assert "zero gradients" not in found
+
+
+def test_gradients_for_one_step_alone_are_found(standard, images):
+    found = failed(Wrapped(standard, one_step_only), images)
+    assert "one step" in found
+    assert "label leaking" not in found
+
+
+def test_an_attack_between_the_levels_of_a_file_is_found(robust, images):
+    assert "8 bits" in failed(Wrapped(robust, grey_between_levels), images)
+
+
+# --- planted faults: attacks ---------------------------------------------------------------------
+
+FAULTS: dict[str, Any] = {
+    "ball and box": lambda m, x, y, t, o: x + 1.1 * t.eps,
+    "more steps": lambda m, x, y, t, o: x if o["steps"] > 5 else pgd(m, x, y, t, **o),
+    "more restarts": lambda m, x, y, t, o: x if "restarts" in o else pgd(m, x, y, t, **o),
+    "larger radius": lambda m, x, y, t, o: x if t.eps == 0.06 else pgd(m, x, y, t, **o),
+    "large radius": lambda m, x, y, t, o: x if t.eps == 0.5 else pgd(m, x, y, t, **o),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_spoilt_attack_is_found(name, standard, images, monkeypatch):
+    fault = FAULTS[name]
+    monkeypatch.setattr(module, "pgd", lambda *args, **options: fault(*args, options))
+    found = failed(standard, images)
+    assert found == {name} if name != "ball and box" else name in found
+
+
+def test_nan_is_no_attack(standard, images, monkeypatch):
+    monkeypatch.setattr(module, "pgd", lambda m, x, y, t, **options: x * torch.nan)
+    assert "ball and box" in failed(standard, images)
+
+
+# --- what has no accuracy ------------------------------------------------------------------------
+
+
+class OfTheBatch(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.eval()
+
+    def forward(self, x):
+        logits = self.model(x)
+        return logits - logits.mean(0) if len(x) > 1 else logits
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda m: m.train(), "training mode"),
+        (lambda m: Wrapped(m, lambda x: x + 0.01 * torch.randn_like(x)), "different answers"),
+        (OfTheBatch, "other images of the batch"),
+        (lambda m: Wrapped(m, scale=torch.nan), "NaN"),
+        (lambda m: Wrapped(m, scale=torch.inf), "NaN|different"),
+    ],
+)
+def test_a_network_that_has_no_accuracy_is_refused(standard, images, spoil, words):
+    with pytest.raises(ValueError, match=words):
+        failed(spoil(standard), images)
+
+
+def test_one_part_in_training_mode_is_enough(standard, images):
+    last = [*standard.modules()][-1].train()
+    with pytest.raises(ValueError, match=type(last).__name__):
+        failed(standard, images)
+
+
+def test_a_ball_that_leaves_no_attack_is_refused(standard, images):
+    for eps in (0.0, torch.full((100,), 0.03)):
+        with pytest.raises(ValueError, match="one radius"):
+            failed(standard, images, Linf(eps))
+
+
+# --- the rest ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ball", [Linf(0.03), Linf(1 / 255), L2(0.5), PixelL2(0.045), Linf(0.5)])
+def test_images_of_8_bits_are_whole_levels_in_the_ball(images, ball):
+    x = images[0][:10]
+    x_adv = (x + ball.sample(x, torch.Generator().manual_seed(0))).clamp(0, 1)
+    for moved in (x_adv, (x + 0.01).clamp(0, 1), (x - 0.01).clamp(0, 1)):
+        found = to_8_bits(moved, x, ball)
+        assert (255 * found - (255 * found).round()).abs().max() < 1e-4
+        assert (ball.norm(found - x) <= ball.eps * (1 + 1e-4)).all()
+        assert found.min() >= 0
+        assert found.max() <= 1
+    # The whole of the radius that levels have is used.
+    grey = torch.full((1, 1, 1, 1), 128 / 255)
+    assert (255 * (to_8_bits(grey + 0.03, grey, Linf(0.03)) - grey)).round().item() == 7
+
+
+@pytest.mark.parametrize(("count", "excused"), [(1, 0), (19, 0), (20, 1), (100, 1), (101, 2)])
+def test_of_few_images_none_is_excused(standard, count, excused):
+    x, y = torch.rand(count, 3, 2, 2), torch.zeros(count, dtype=torch.int64)
+    base = module._Base(standard, x, y, Linf(0.1), 1, 1.0, 0)
+    weak, strong = torch.zeros(count, dtype=torch.bool), torch.zeros(count, dtype=torch.bool)
+    weak[:excused] = True
+    assert base.compare("one", "weak", weak, "strong", strong).passed
+    if excused < count:
+        weak[excused] = True
+        assert not base.compare("one", "weak", weak, "strong", strong).passed
+        assert base.compare("one", "strong", strong, "weak", weak).passed
