@@ -23,7 +23,7 @@ _PUBLIC = {
     ],
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
-__all__ = list(_HOME)  # noqa: PLE0605
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

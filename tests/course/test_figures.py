@@ -4,6 +4,7 @@ import base64
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib._pylab_helpers import Gcf
@@ -14,6 +15,7 @@ from rvlib.course.figures import (
     CLASSES,
     show_attack,
     show_balls,
+    show_certified,
     show_curves,
     show_history,
     show_progress,
@@ -29,6 +31,11 @@ HISTORIES = {
     "robust": [{"natural": 0.4, "fgsm": 0.3}],
 }
 PERCENT = {"a": [{"natural": 50.0, "pgd": 1.0}, {"natural": 48.0, "pgd": 9.0}]}
+CURVE = {"n": 100, "radius": [0.0, 0.5, 1.0], "certified_accuracy": [60.0, 20.0, 0.0]}
+CERTIFIED = pd.concat(
+    pd.DataFrame(CURVE | {"panel": panel, "sigma": 0.25, "ci_low": 0.0, "ci_high": 70.0})
+    for panel in "ab"
+)
 COUNTS = torch.tensor([10, 0, 60, 30, 0, 0, 0, 0, 0, 0])
 BALLS: dict[str, Linf | PixelL2 | L2] = {
     "l∞": Linf(0.045),
@@ -47,6 +54,7 @@ SHOWN = {
     "progress": lambda: show_progress(PERCENT, 3, ["natural", "pgd"]),
     "nothing yet": lambda: show_progress({}, 3, ["natural", "pgd"]),
     "votes": lambda: show_votes(COUNTS, 3),
+    "certified": lambda: show_certified(CERTIFIED),
 }
 ALT = {
     "attack": ["3 images", "2 are misclassified", f"{CLASSES[1]} → {CLASSES[5]}"],
@@ -58,6 +66,7 @@ ALT = {
     "progress": ["a: natural 48.0 %, pgd 9.0 %"],
     "nothing yet": ["Nothing is trained yet."],
     "votes": [f"{CLASSES[2]} 60, {CLASSES[3]} 30, {CLASSES[0]} 10", f"class is {CLASSES[3]}"],
+    "certified": ["N = 100 votes", "60 % at radius 0 and none beyond 0.50 for σ = 0.25"],
 }
 
 
