@@ -519,7 +519,7 @@ def train_shortly(run: Run, plan: Plan) -> list[ShortTraining]:
     """
     record, file = plan.record(run), Path("lessons") / f"{plan.name}.json"
     found = _stored(run.out / file, record)
-    if found is None and run.profile.reads_published:
+    if found is None and not run.profile.trains:
         found = _stored(run.published.parent / file, record)
     if found is None:
         found = _trained(run, plan)
