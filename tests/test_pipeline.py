@@ -210,6 +210,21 @@ def test_the_seed_of_a_run_is_that_of_its_attacks_alone(tiny, monkeypatch):
     assert seeds == [0, 1]
 
 
+def test_every_training_seed_is_another_training(tiny, monkeypatch):
+    seeds, fit = [], pipeline.fit
+
+    def recording(*arguments, **options):
+        seeds.append(options["seed"])
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "fit", recording)
+    run = tiny("a")
+    run.train(("standard", 0), ("standard", 1))
+    assert seeds == [0, 1]
+    one, other = (run.model("standard", seed).state_dict() for seed in (0, 1))
+    assert not any(torch.equal(one[name], other[name]) for name in one)
+
+
 # --- what is registered at run time --------------------------------------------------------------
 
 
@@ -374,14 +389,14 @@ def test_accuracy_by_hand():
 
 def test_certificates_by_hand():
     rows = {
-        "label": [0, 0, 1],
-        "selection": ["90 10", "10 90", "10 90"],
-        "counts_1000": ["990 10", "", "400 600"],
+        "label": [0, 0, 1, 1],
+        "selection": ["90 10", "10 90", "10 90", "10 90"],
+        "counts_1000": ["990 10", "", "400 600", "600 400"],
     }
     found = certificates(results(rows, sigma=0.25), 1000)
     expected = rv.certificate([[90, 10], [10, 90]], [[990, 10], [400, 600]], 0.001, 0.25)
-    assert found.prediction.tolist() == [0, rv.ABSTAIN, 1]
-    assert found.radius.tolist() == [expected.radius[0], 0, expected.radius[1]]
+    assert found.prediction.tolist() == [0, rv.ABSTAIN, 1, rv.ABSTAIN]
+    assert found.radius.tolist() == [expected.radius[0], 0, expected.radius[1], 0]
 
 
 # --- the machine ---------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ class Holder(nn.Module):
         super().__init__()
         self.module = net()
         if more:
-            self.conv = nn.Conv2d(1, 1, 1)
+            self.add_module("0", nn.Conv2d(1, 1, 1))
 
 
 WRAPPERS = {

@@ -10,7 +10,14 @@ import torch
 from scipy.stats import binom, norm
 from torch import nn
 
-from rvlib.smoothing import ABSTAIN, certify, certify_at, predict, sample_under_noise
+from rvlib.smoothing import (
+    ABSTAIN,
+    certify,
+    certify_at,
+    log_e_value,
+    predict,
+    sample_under_noise,
+)
 
 SIGMA = 0.25
 module = sys.modules["rvlib.smoothing.certify"]  # its name is hidden by the function
@@ -180,16 +187,24 @@ def test_false_certificates_over_many_images():
     assert 0 < found.certified.sum() <= at_most(alpha, runs)
 
 
-def test_selection_and_test_use_other_votes():
-    # On the line the selected class is a matter of chance, and so are its later votes.
-    found = certify_at(
-        *(HalfSpace(), images_at(np.zeros(1500)), 0.0, SIGMA),
-        n_max=100,
-        alpha=0.05,
-        image_ids=range(1500),
-    )
-    assert found.certified.sum() <= at_most(0.05, 1500)
-    assert 600 < found.prediction.sum() < 900
+@pytest.mark.parametrize(("radius", "n0"), [(0.0, 100), (0.2, 100), (0.0, 1)])
+def test_the_votes_are_one_growing_sample(radius, n0):
+    """The same, slowly: each image alone, each look at a sample drawn from the start."""
+    # One vote selects the wrong class of some images, which leads no more after a hundred.
+    x, n_max = images_at([0, 0.005, -0.005, 0.1, -0.1, 0.15, 0.25, 0.3, -0.28]), 650
+    found = certify_at(HalfSpace(), x, radius, SIGMA, n0=n0, n_max=n_max, alpha=0.05)
+    p0, looks = norm.cdf(radius / SIGMA), [100, 200, 300, 400, 500, 600, 650]
+    selection = sample_under_noise(HalfSpace(), x, SIGMA, n0, purpose="selection").argmax(1)
+    assert found.prediction.tolist() == selection.tolist()
+    for i, chosen in enumerate(selection.tolist()):
+        certified = False
+        for n in looks:
+            votes = sample_under_noise(HalfSpace(), x[i : i + 1], SIGMA, n, purpose="sequential")
+            k = int(votes[0, chosen])
+            certified = log_e_value(k, n, p0) >= math.log(1 / 0.05)
+            if certified or log_e_value(k, n, p0, larger=False) >= math.log(100):
+                break
+        assert (found.certified[i], found.votes[i]) == (certified, n0 + n)
 
 
 def test_wrong_selections_take_no_votes():

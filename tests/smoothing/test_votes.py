@@ -290,7 +290,7 @@ def test_a_constant_classifier_gets_every_vote(answer, n):
 
 def test_each_image_gets_its_own_votes():
     x = torch.tensor([0.05, 0.95, 0.45]).view(3, 1, 1, 1).expand(3, 3, 4, 4)
-    counts = counts_of(x, 200, sigma=1e-4, batch_size=300)
+    counts = counts_of(x, 200, sigma=1e-4, batch_size=200)  # two images, then one
     assert counts.argmax(1).tolist() == [0, 9, 4]
     assert counts.amax(1).tolist() == [200] * 3
 
