@@ -265,7 +265,10 @@ def show_curves(
         if mark is not None:
             axes.axvline(mark, color="0.4", linewidth=1)
         axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
-        axes.legend()
+        if len(curves) > 3:  # no room among them
+            figure.legend(loc="outside upper left", ncols=2)
+        else:
+            axes.legend()
     return show_figure(figure, alt)
 
 
