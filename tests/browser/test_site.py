@@ -82,7 +82,7 @@ def three(tmp_path):
     """A page with the same explorer twice, and another one: greys on a slider, two places."""
 
     def grey(shift):
-        frames = {}
+        frames: dict[tuple[int, ...], tuple[np.ndarray, str]] = {}
         for level in range(3):
             for place in range(2):
                 pixels = np.full((50, 100, 3), 255, dtype=np.uint8)
