@@ -211,11 +211,11 @@ def test_the_seed_of_a_run_is_that_of_its_attacks_alone(tiny, monkeypatch):
 
 
 def test_every_training_seed_is_another_training(tiny, monkeypatch):
-    seeds, fit = [], pipeline.fit
+    seeds = []
 
     def recording(*arguments, **options):
         seeds.append(options["seed"])
-        return fit(*arguments, **options)
+        return rv.fit(*arguments, **options)
 
     monkeypatch.setattr(pipeline, "fit", recording)
     run = tiny("a")

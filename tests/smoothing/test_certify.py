@@ -201,7 +201,7 @@ def test_the_votes_are_one_growing_sample(radius, n0):
         for n in looks:
             votes = sample_under_noise(HalfSpace(), x[i : i + 1], SIGMA, n, purpose="sequential")
             k = int(votes[0, chosen])
-            certified = log_e_value(k, n, p0) >= math.log(1 / 0.05)
+            certified = bool(log_e_value(k, n, p0) >= math.log(1 / 0.05))
             if certified or log_e_value(k, n, p0, larger=False) >= math.log(100):
                 break
         assert (found.certified[i], found.votes[i]) == (certified, n0 + n)
