@@ -9,6 +9,7 @@ import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,7 +103,7 @@ def test_to_float_divides_by_255_and_refuses_all_but_bytes():
     with pytest.raises(TypeError, match=r"uint8 images in 0\.\.255, not torch\.float32"):
         data.to_float(pixels)
     with pytest.raises(TypeError, match="a tensor, not ndarray"):
-        data.to_float(images.numpy())
+        data.to_float(images.numpy())  # type: ignore[arg-type]
 
 
 # ---- damaged files ------------------------------------------------------------------------
@@ -156,7 +157,8 @@ def test_truncated_file_is_refused(tmp_path, arrays, tiny, share):
 @pytest.fixture
 def official(tmp_path, arrays, tiny, monkeypatch):
     """Write torchvision's folder and the archive it comes in, both small."""
-    layout, lists = tmp_path / "unpacked" / "cifar-10-batches-py", {}
+    layout = tmp_path / "unpacked" / "cifar-10-batches-py"
+    lists: dict[str, Any] = {}
     layout.mkdir(parents=True)
     rows = {f"data_batch_{k + 1}": ("train", slice(2 * k, 2 * k + 2)) for k in range(5)}
     for name, (part, cut) in {**rows, "test_batch": ("test", slice(None))}.items():
@@ -168,7 +170,7 @@ def official(tmp_path, arrays, tiny, monkeypatch):
     (layout / "batches.meta").write_bytes(pickle.dumps({"label_names": []}))
     md5 = hashlib.md5((layout / "batches.meta").read_bytes()).hexdigest()
     meta = {"filename": "batches.meta", "key": "label_names", "md5": md5}
-    lists["meta"] = meta  # type: ignore[assignment]
+    lists["meta"] = meta
     archive = tmp_path / "cifar-10-python.tar.gz"
     with tarfile.open(archive, "w:gz") as members:
         members.add(layout, layout.name)

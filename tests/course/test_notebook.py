@@ -24,6 +24,7 @@ def cells(monkeypatch):
     monkeypatch.setattr(notebook, "get_ipython", lambda: shell)
     inputs = shell.user_ns["In"] = [""]
     yield inputs
+    assert shell.history_manager is not None
     shell.history_manager.end_session()
 
 
