@@ -97,7 +97,6 @@ def test_nhwc_images_are_named(batch):
         (smoothed_pgd, {"sigma": 0.1, "draws": 0}, "draws=0"),
         (pgd, {"loss": rv.towards, "targets": torch.tensor([1])}, "one an image"),
     ],
-    ids=str,
 )
 def test_hyper_parameters_that_make_no_attack_are_refused(attack, options, words, batch):
     with pytest.raises(ValueError, match=words):

@@ -437,7 +437,6 @@ def half(optimizer, steps):
         {"train": (IMAGES, (TRAIN[1] + 1) % 3)},
         {"train": (to_float(IMAGES), TRAIN[1])},
     ],
-    ids=str,
 )
 def test_a_checkpoint_of_another_training_is_refused(tmp_path, change):
     options: dict[str, Any] = {"checkpoint": tmp_path / "c", "identity": {"name": "a"}}

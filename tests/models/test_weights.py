@@ -128,7 +128,6 @@ def test_numpy_numbers_and_tuples_come_back_as_they_went(path):
         {"recipe": "toy"},
         {"sha256": "0"},
     ],
-    ids=str,
 )
 def test_a_failing_record_leaves_the_good_pair(path, record):
     save_weights(net(), path, {"recipe": RECIPE})
