@@ -171,8 +171,9 @@ def test_a_gradient_that_is_nan_is_named(toys, batch):
     def nan(logits, y):
         return logits.sum(1) * torch.nan
 
-    with pytest.raises(ValueError, match="gradient is NaN"):
-        rv.pgd(toys().eval(), *batch, Linf(0.1), loss=nan)
+    for attack in (rv.fgsm, rv.pgd):
+        with pytest.raises(ValueError, match="gradient is NaN"):
+            attack(toys().eval(), *batch, Linf(0.1), loss=nan)
 
 
 # ---- rounding into the ball ------------------------------------------------------------------
@@ -199,11 +200,13 @@ def test_what_is_inside_stays_and_what_is_outside_comes_in(dtype, ball, eps):
     assert torch.equal(inside(x, x, ball(eps)), x)
 
 
-def test_radii_above_their_single_precision_are_used_to_the_last_bit_but_two():
-    x = torch.full((1, 1, 1, 1), 0.25)
-    eps = 8 / 255  # float32(8 / 255) is larger
-    found = inside(x, x + 1, Linf(eps)).double() - x.double()
-    assert eps - 2**-24 < found.item() <= eps
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_the_radius_is_used_to_the_last_bit_but_one(dtype):
+    x, one = torch.zeros(1, 1, 1, 1, dtype=dtype), torch.ones((), dtype=dtype)
+    for eps in (8 / 255, 0.1, 0.3):  # the nearest float32 numbers are larger
+        found = inside(x, x + 1, Linf(eps))
+        assert found.item() <= eps
+        assert torch.nextafter(torch.nextafter(found, one), one).item() > eps
 
 
 # ---- any callable is an attack ---------------------------------------------------------------

@@ -51,6 +51,21 @@ def test_it_is_pgd_with_every_iterate_looked_at(model, many, ball, batch_size):
     assert 0 < found.sum() < right(model, x, y).sum() < len(x)  # some fall, some stand
 
 
+class Band(nn.Module):
+    """Class 1 where the pixel lies between 0.52 and 0.56 only, which a second step leaves."""
+
+    def forward(self, x):
+        pixel = x.flatten(1)
+        return torch.cat([0 * pixel, ((pixel - 0.54).abs() < 0.02).float() - 1 + pixel / 10], 1)
+
+
+def test_who_is_fooled_on_the_way_has_fallen():
+    x, y = torch.full((2, 1, 1, 1), 0.5), torch.tensor([0, 0])
+    options = {"step_size": 0.04, "random_start": False}
+    assert right(Band(), pgd(Band(), x, y, Linf(0.2), steps=2, **options), y).all()
+    assert not robust_mask(Band(), x, y, Linf(0.2), steps=2, **options).any()
+
+
 def test_the_random_start_and_the_last_step_count_too(model, many):
     x, y = many
     found = robust_mask(model, x, y, Linf(0.1), steps=1, step_size=1e-9, generator=seeded())
