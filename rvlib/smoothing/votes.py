@@ -97,7 +97,7 @@ def sample_under_noise(
     --------
     >>> always_one = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
     >>> with torch.no_grad():
-    ...     _ = always_one[1].weight.zero_(), always_one[1].bias.copy_(torch.tensor([0.0, 1.0]))
+    ...     _ = always_one[1].weight.zero_(), always_one[1].bias.copy_(torch.tensor([0.0, 2.0]))
     >>> sample_under_noise(always_one, torch.zeros(2, 3, 1, 1), sigma=0.25, n=200)
     tensor([[  0, 200],
             [  0, 200]])

@@ -192,11 +192,11 @@ def test_a_short_training_is_measured_once(run, monkeypatch):
         assert training.history[-1]["natural"] > training.history[0]["natural"]
     monkeypatch.setattr(lessons, "fit", None)
     assert train_shortly(run, plan) == found
-    # Shipped results are read where the recipe is the same, in profiles that read them.
+    # Shipped results are read where the recipe is the same, in profiles that do not train.
     shipped = replace(run, out=run.out / "elsewhere", published=run.out / "rows")
-    reading = replace(run.profile, reads_published=True)
-    assert train_shortly(replace(shipped, profile=reading), plan) == found
-    for another in (shipped, replace(shipped, profile=reading, seed=run.seed + 1)):
+    assert train_shortly(shipped, plan) == found
+    trains = replace(run.profile, trains=True)
+    for another in (replace(shipped, profile=trains), replace(shipped, seed=run.seed + 1)):
         with pytest.raises(TypeError):
             train_shortly(another, plan)
 
