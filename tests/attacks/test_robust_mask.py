@@ -66,6 +66,14 @@ def test_who_is_fooled_on_the_way_has_fallen():
     assert not robust_mask(Band(), x, y, Linf(0.2), steps=2, **options).any()
 
 
+def test_who_is_misread_without_an_attack_has_fallen():
+    x, y = torch.full((16, 1, 1, 1), 0.54), torch.zeros(16, dtype=torch.int64)
+    starts = (x + Linf(0.2).sample(x, seeded())).clamp(0, 1)
+    assert right(Band(), starts, y).sum() > 8
+    found = robust_mask(Band(), x, y, Linf(0.2), steps=1, step_size=1e-9, generator=seeded())
+    assert not found.any()
+
+
 def test_the_random_start_and_the_last_step_count_too(model, many):
     x, y = many
     found = robust_mask(model, x, y, Linf(0.1), steps=1, step_size=1e-9, generator=seeded())
