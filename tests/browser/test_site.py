@@ -61,7 +61,7 @@ def test_a_notebook_as_a_page(notebook, site, watched, artefacts):
         for control in explorer.controls:
             explorer.walk(control)
     text = watched.page.inner_text("main")
-    assert "course.say(" not in text  # plumbing is left out
+    assert "course.say(f" not in text  # prose is shown once: without its source
     assert not re.search(r"\$[^$\n]+\$", text)  # equations are rendered
     watched.assert_quiet()
 
