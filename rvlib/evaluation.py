@@ -311,7 +311,7 @@ def checked_attack(attack: AnyAttack, threat: ThreatModel) -> AnyAttack:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         devices = [x.device] if x.device.type == "cuda" else []
         # Most libraries need gradients, and do not switch them on.
-        with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
+        with torch.random.fork_rng(devices), torch.inference_mode(False):  # switches gradients on
             torch.manual_seed(seed)
             hook = model.register_forward_pre_hook(_usual_layout)
             try:

@@ -44,6 +44,7 @@ MISTAKES = [
     ("uint8", {"x": lambda x: (255 * x).byte()}, TypeError, "to_float"),
     ("0..255", {"x": lambda x: 255 * x}, ValueError, "divide by 255"),
     ("normalised", {"x": lambda x: (x - 0.5) / 0.25}, ValueError, "rvlib.Normalize"),
+    ("centred", {"x": lambda x: x - 0.5}, ValueError, "rvlib.Normalize"),
     ("nan", {"x": nan}, ValueError, r"not in \[0, 1\]"),
     ("numpy", {"x": lambda x: x.numpy()}, TypeError, "as_tensor"),
     ("one image", {"x": lambda x: x[0]}, ValueError, r"x\[None\]"),
