@@ -37,11 +37,11 @@ from rvlib.experiments import (
 from rvlib.inference import eval_mode, logits_of
 from rvlib.models import Normalize, read_record
 from rvlib.objectives import Objective, adversarial
-from rvlib.pipeline import Accuracy, Run, certificates, repeatable
-from rvlib.results import Results, atomic_write, plain
+from rvlib.pipeline import Accuracy, Run, repeatable
+from rvlib.report.tables import radii as certified_radii
+from rvlib.results import atomic_write, plain
 from rvlib.smoothing import (
     ABSTAIN,
-    correct_radii,
     log_e_value,
     predict,
     stream,
@@ -600,12 +600,6 @@ def _epochs(
 
 
 # --- notebook 05: certificates --------------------------------------------------------------------
-
-
-def certified_radii(results: Results, n: int, alpha: float = ALPHA) -> NDArray[np.float64]:
-    """Radii of stored votes, for N = `n` votes and risk `alpha`; -1 where the answer is wrong."""
-    labels = results.frame["label"].to_numpy()
-    return correct_radii(certificates(results, n, alpha), labels)
 
 
 def evidence_curves(

@@ -12,9 +12,9 @@ from scipy.stats import norm
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import HERE, moving, new_figure, place
 from rvlib.course.figures import BLUE, GREEN, curve_style, style
-from rvlib.course.lessons import certified_radii
 from rvlib.experiments import ALPHA, SIGMA, SIGMAS
 from rvlib.pipeline import Run
+from rvlib.report.tables import radii as certified_radii
 from rvlib.smoothing import (
     certified_accuracy,
     certified_radius,
