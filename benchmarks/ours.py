@@ -88,7 +88,7 @@ def calls(lib: Any) -> dict[str, Call]:
         if job.kind == "radii" and hasattr(lib, "sweep"):
             threats = [lib.Linf(eps) for _, eps, _ in job.balls]
             return lib.sweep(*data[:3], threats, random_start=False).flatten()
-        masks = [torch.ones_like(data.y, dtype=torch.bool)]
+        masks: list[Any] = [None]
         for ball in job.balls:
             masks.append(lib.robust_mask(*data[:3], mask=masks[-1], **attack(*ball)))
         return torch.cat(masks[1:])

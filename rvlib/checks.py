@@ -45,17 +45,18 @@ def check_labels(y: Tensor, x: Tensor) -> int:
     return int(high)
 
 
-def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> None:
+def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> nn.Module:
     """Show the network one image; refuse what is no network for these images and labels.
 
-    An error of the network's own code passes through untouched.
+    An error of the network's own code passes through untouched.  Returns the network, behind
+    ``OnCopies`` if it overwrites its images.
     """
     if not isinstance(model, nn.Module):
         kind = model.__name__ if isinstance(model, type) else type(model).__name__
         raise TypeError(f"the network is {kind}, not an instance of torch.nn.Module")
     try:
         with eval_mode(model), torch.no_grad():
-            logits = model(x[:1].clone())
+            logits = model(image := x[:1].clone())
     except RuntimeError as error:
         if (hint := _mismatch(model, x)) is not None:
             raise ValueError(hint) from error
@@ -75,6 +76,20 @@ def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> None:
         raise ValueError("the network gave NaN: its training diverged, or its numbers overflow")
     if low >= 0 and abs(total - 1) < 1e-4:
         warnings.warn("the network seems to return probabilities: return logits", stacklevel=4)
+    return model if torch.equal(image, x[:1]) else OnCopies(model)
+
+
+class OnCopies(nn.Module):
+    """A network that overwrites its images, safe to use: it gets copies of them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a copy of the images."""
+        logits: Tensor = self.model(x.clone())
+        return logits
 
 
 def _mismatch(model: nn.Module, x: Tensor) -> str | None:
@@ -103,8 +118,8 @@ def check_threat(threat: ThreatModel, x: Tensor) -> None:
         )
 
 
-def check_attack(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> None:
-    """Check the first four arguments of every attack."""
+def check_attack(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> nn.Module:
+    """Check the first four arguments of every attack; return the network as ``check_network``."""
     check_images(x)
     check_threat(threat, x)
-    check_network(model, x, check_labels(y, x))
+    return check_network(model, x, check_labels(y, x))

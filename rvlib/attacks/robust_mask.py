@@ -1,14 +1,17 @@
 """The quickest way to a robust accuracy: an image leaves PGD with the first iterate that fools."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks.gradient import Loss, like, log_odds, logits_and_gradient
-from rvlib.checks import check_attack
-from rvlib.inference import eval_mode, in_batches, logits_of, select
+from rvlib.attacks.gradient import Loss, attack, log_odds, logits_and_gradient
+from rvlib.inference import in_batches, logits_of, select
 from rvlib.threat_models import ThreatModel, per_image
 
 
+@attack
 def robust_mask(
     model: nn.Module,
     x: Tensor,
@@ -80,10 +83,8 @@ def robust_mask(
     >>> robust_mask(model, x, y, Linf(0.05)).item()
     True
     """
-    check_attack(model, x, y, threat)
     if min(steps, restarts) < 1:
         raise ValueError(f"steps={steps}, restarts={restarts}: an attack takes at least one")
-    threat = like(threat, x) if isinstance(threat.eps, Tensor) else threat
     eta = per_image(2.5 * threat.eps / steps if step_size is None else step_size)
 
     def stands(x_0: Tensor, y: Tensor, x_t: Tensor, ball: ThreatModel, eta: Tensor) -> Tensor:
@@ -91,25 +92,26 @@ def robust_mask(
         for _ in range(steps):
             logits, gradient = logits_and_gradient(model, x_t, y, loss)
             right = (logits.argmax(1) == y).nonzero()[:, 0]
-            parts = (left, x_0, y, x_t, gradient, ball, eta)
-            left, x_0, y, x_t, gradient, ball, eta = (select(part, right) for part in parts)
-            if not len(left):
+            if not len(right):
                 return result
+            if len(right) < len(left):
+                parts = (left, x_0, y, x_t, gradient, ball, eta)
+                left, x_0, y, x_t, gradient, ball, eta = (select(part, right) for part in parts)
             x_t = x_t + eta * ball.steepest(gradient)
             x_t = (x_0 + ball.project(x_t - x_0)).clamp(0, 1)
         result[left] = logits_of(model, x_t).argmax(1) == y
         return result
 
-    with eval_mode(model), torch.inference_mode(False):
-        x, y = x.detach().clone(), y.clone()
-        standing = torch.ones_like(y, dtype=torch.bool) if mask is None else mask.clone()
+    standing = torch.ones_like(y, dtype=torch.bool) if mask is None else mask.clone()
+
+    def still(found: Callable[..., Tensor], *parts: Any) -> None:
         which = standing.nonzero()[:, 0]
         if len(which):  # some networks take no empty batch
-            standing[which] = logits_of(model, x[which], batch_size).argmax(1) == y[which]
-        for _ in range(restarts):
-            start = (x + threat.sample(x, generator)).clamp(0, 1) if random_start else x
-            which = standing.nonzero()[:, 0]
-            if len(which):
-                parts = (select(part, which) for part in (x, y, start, threat, eta))
-                standing[which] = in_batches(stands, batch_size, *parts)
-        return standing
+            standing[which] = in_batches(found, batch_size, *(select(p, which) for p in parts))
+
+    if mask is None or random_start:  # else the first iterate is the image
+        still(lambda x, y: logits_of(model, x).argmax(1) == y, x, y)
+    for _ in range(restarts):
+        start = (x + threat.sample(x, generator)).clamp(0, 1) if random_start else x
+        still(stands, x, y, start, threat, eta)
+    return standing

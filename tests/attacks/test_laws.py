@@ -238,6 +238,15 @@ class InPlace(nn.Module):
         return self.network(x.sub_(0.5).mul_(4))
 
 
+class Unseen(InPlace):
+    """The same, where autograd does not look: four times the gradient is missing."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            x.sub_(0.5).mul_(4)
+        return self.network(x)
+
+
 class OutOfPlace(InPlace):
     """The same function."""
 
@@ -247,11 +256,12 @@ class OutOfPlace(InPlace):
 
 @both
 @pytest.mark.parametrize("grad", [False, True])
-def test_the_callers_tensors_are_never_touched(attack, ball, grad, toys, batch):
+@pytest.mark.parametrize("overwrites", [InPlace, Unseen])
+def test_the_callers_tensors_are_never_touched(attack, ball, grad, overwrites, toys, batch):
     x, y = (part.clone() for part in batch)
     threat: Any = dataclasses.replace(BALLS[ball], eps=torch.tensor(EACH))
     x.requires_grad_(grad)
-    found = run(attack, threat, InPlace(fresh(toys)), x, y)
+    found = run(attack, threat, overwrites(fresh(toys)), x, y)
     assert torch.equal(x, batch[0])
     assert torch.equal(y, batch[1])
     assert torch.equal(threat.eps, torch.tensor(EACH))
