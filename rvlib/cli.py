@@ -112,10 +112,9 @@ def _report(arguments: argparse.Namespace) -> None:
     from rvlib.report.notebooks import run_notebooks
 
     run = _open(arguments)
-    if run.profile.trains:
-        # Hours of work belong here, with progress and all cores, not inside a notebook's cell.
-        _announce(run)
-        measure_everything(run)
+    # Long work belongs here, with progress and all cores, not inside a notebook's cell.
+    _announce(run)
+    measure_everything(run)
     run_notebooks(run, arguments.device)
     for path in build(run.out):
         print(path)

@@ -108,7 +108,7 @@ def weighted(weights: Sequence[float], attacks: Sequence[Callable[..., Tensor]])
 
     def objective(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Loss:
         versions = [x, *(attack(model, x, y, generator) for attack in calls)]
-        # One pass over all versions: batch normalisation sees the mixture that the weights mean.
+        # One forward pass: batch normalisation takes its statistics over all versions together.
         logits = model(torch.cat(versions)).chunk(len(versions))
         losses = [w * F.cross_entropy(z, y) for w, z in zip(weights, logits, strict=True)]
         return Loss(torch.stack(losses).sum(), logits[0])

@@ -154,9 +154,7 @@ def test_commands_do_their_work(calls, words, opened, done, capsys):
     if done is not None:
         assert calls.done == done
     if words[0] == "report":
-        # Long work is done before the notebooks, where the profile trains.
-        before = ["estimate", "measure_everything"] if opened[0] == "full" else []
-        assert names == [*before, "run_notebooks", "build"]
+        assert names == ["estimate", "measure_everything", "run_notebooks", "build"]
         assert capsys.readouterr().out.endswith("report.pdf\n")
     if words == ["measure"]:
         assert "about 70 min left" in capsys.readouterr().out

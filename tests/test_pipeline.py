@@ -26,6 +26,7 @@ from rvlib.pipeline import Accuracy, Run, accuracy, certificates, cores, estimat
 from rvlib.pipeline import measure_everything as everything
 from rvlib.results import Results, ResultsError, counts, open_results, read, write_shard
 
+ENVIRONMENT = dict(os.environ)
 IMAGES = {"train": 48, "heldout": 8, "test": 8}
 TINY = ex.Profile(
     "tiny",
@@ -169,6 +170,24 @@ def test_an_estimate_is_zero_when_all_is_there(tiny):
     assert pipeline.missing_images(run) == {}
     assert run.untrained() == []
     assert estimate(run) == 0
+
+
+def test_a_process_each_measures_what_one_process_does(tmp_path, monkeypatch):
+    run = dataclasses.replace(Run.open("smoke", "cpu"), out=tmp_path / "many")
+    places = [("heldout", name, 0, "pgd-linf") for name in ("standard", "pgd-linf-at")]
+    assert set(places) < set(pipeline.missing_images(run))
+    monkeypatch.setattr(pipeline, "missing_images", lambda run: dict.fromkeys(places, 32))
+    monkeypatch.setattr(pipeline, "cores", lambda: 2)
+    pipeline.measure_everything(run)
+    found = {p.relative_to(run.rows): p.read_bytes() for p in run.rows.rglob("*.csv")}
+    assert [str(path.parent) for path in sorted(found)] == [
+        f"heldout/{name}/seed-0/pgd-linf" for name in ("pgd-linf-at", "standard")
+    ]
+    one = dataclasses.replace(run, out=tmp_path / "one", log=lambda line: None)
+    for _, defence, _, attack in places:
+        one.accuracy(defence, attack)
+    assert {p.relative_to(one.rows): p.read_bytes() for p in one.rows.rglob("*.csv")} == found
+    assert not {"OMP_NUM_THREADS", "RVLIB_STATIC"} & (set(os.environ) - set(ENVIRONMENT))
 
 
 def test_weights_of_another_training_are_not_measured(tiny):

@@ -145,10 +145,10 @@ def show_attack(
     delta = x_adv - x
     scale = max(float(delta.abs().max()), 1e-9)
     rows = (x, 0.5 + delta / (2 * scale), x_adv)
-    names = ("clean", f"change\n±{scale:.3f}", "attacked")
+    names = ("clean", f"perturbation\n±{scale:.3f}", "attacked")
     labels, read = ([classes[c] for c in part.tolist()] for part in (y, answers))
     fooled = int((answers != y).sum())
-    alt = f"{len(x)} images, their perturbations, and attacked: {fooled} are misclassified. "
+    alt = f"{len(x)} images, their perturbations, the attacked images: {fooled} are misclassified. "
     alt += "; ".join(f"{a} → {b}" for a, b in zip(labels, read, strict=True))
     with style():
         figure = Figure(figsize=(8, 3 * min(1.9, 7.2 / len(x)) + 1), layout="constrained")
@@ -202,14 +202,14 @@ def show_balls(
             scatter.locator_params(nbins=3)
             scale = max(float(delta.abs().max()), 1e-9)
             change.imshow(pixels(0.5 + delta / (2 * scale)))
-            change.set(title=f"change, ±{scale:.2g}")
+            change.set(title=f"perturbation, ±{scale:.2g}")
             image.imshow(pixels(attacked[name]))
             image.set(title=answers[name])
             for ax in (change, image):
                 ax.set(xticks=[], yticks=[])
         axes[0, 0].set_ylabel("green")
-    alt = "One image attacked in balls of one radius. " + "; ".join(
-        f"{name}: largest change {float(delta.abs().max()):.2g}, Euclidean length "
+    alt = "One image attacked in balls of the same radius. " + "; ".join(
+        f"{name}: largest change {float(delta.abs().max()):.2g}, Euclidean norm "
         f"{float(delta.norm()):.2f}, classified as {answers[name]}"
         for name, delta in deltas.items()
     )
@@ -303,7 +303,7 @@ def show_history(histories: Mapping[str, Sequence[Mapping[str, float]]], probe: 
         f"{name}: clean {100 * h[-1]['natural']:.1f} %, under {probe} {100 * h[-1][probe]:.1f} %"
         for name, h in histories.items()
     )
-    return show_figure(figure, f"Accuracy by epoch, at the end {'; '.join(ends)}.")
+    return show_figure(figure, f"Accuracy by epoch; after the last one: {'; '.join(ends)}.")
 
 
 def show_progress(

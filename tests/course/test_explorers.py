@@ -114,7 +114,7 @@ def test_fgsm(level, all_of_them, run):
     right = (lessons.answers(model, x) == y).nonzero()[1, 0]
     p = lessons.probabilities(model, attacked[right : right + 1])[0]
     assert f"has probability {float(p[y[right]]):.1%}" in text
-    assert f"the answer is {CLASSES[int(p.argmax())]}" in text
+    assert f"the prediction is {CLASSES[int(p.argmax())]}" in text
 
 
 @pytest.mark.parametrize("norm", pgd.BALLS)
@@ -130,7 +130,7 @@ def test_pgd(norm, all_of_them, run):
     torch.testing.assert_close(found.stops[:1], x)
     text = explorer.draw(at(explorer, norm=norm, eps=eps, step=PGD_STEPS))[1]
     assert f"loss {lessons.losses(model, expected, y).item():.2f}" in text
-    assert f"length of the change: {(expected - x).norm():.2f}" in text
+    assert f"norm of the perturbation: {(expected - x).norm():.2f}" in text
     # Both maps begin at the image; the plane holds the path's end, at its true distance.
     np.testing.assert_allclose([found.path[0], found.channels[0]], 0, atol=1e-6)
     with rv.eval_mode(model):
@@ -158,15 +158,15 @@ def test_training(all_of_them, run):
         text = explorer.draw(at(explorer, trained="mixed-at", norm="l2", multiple=multiple))[1]
         balls = [rv.L2(0.5 * m) for m in training.MULTIPLES if m <= multiple]
         expected = lessons.robust_curve(run.model("mixed-at"), x, y, balls)[-1]
-        assert f"{expected:.0f} % of {len(y)} images keep" in text
+        assert f"accuracy {expected:.0f} % on {len(y)} images" in text
 
 
 def test_mixing(all_of_them, run):
     explorer = all_of_them("mixing")
     text = explorer.draw(at(explorer, name="α = 0", eps=TEST_RADII[2]))[1]
-    assert f"{run.profile.heldout} images 50.0 % are" in text
-    assert "ε = 0.02 40.0 %" in text
-    assert "α = 1 keeps 20.0 %, α = 0 keeps 40.0 %" in text
+    assert f"{run.profile.heldout} images: clean accuracy 50.0 %" in text
+    assert "ε = 0.02 it is 40.0 %" in text
+    assert "α = 1 gives 20.0 % and α = 0 gives 40.0 %" in text
 
 
 def test_smoothing(all_of_them, run):
@@ -182,8 +182,8 @@ def test_smoothing(all_of_them, run):
 
 def test_verdicts_and_powers():
     assert smoothing._verdict(-1, 3) == "abstains"
-    assert smoothing._verdict(3, 3) == "answers cat, correctly"
-    assert smoothing._verdict(4, 3) == "answers deer, wrongly"
+    assert smoothing._verdict(3, 3) == "predicts cat, correctly"
+    assert smoothing._verdict(4, 3) == "predicts deer, wrongly"
     assert [smoothing._power(p) for p in (0.5, 1.23e-5, 1e-200)] == ["0.5", "1e-5", "below 1e-99"]
 
 
@@ -193,7 +193,7 @@ def test_certification(all_of_them, run):
     p = float(lower_confidence_bound(900, 1000, 0.01))
     assert f"p ≥ {int(p * 1e4) / 1e4:.4f}" in text
     assert f"R = {int(1000 * rv.certified_radius(p, 0.5)) / 1000:.3f}" in text
-    assert f"no R exceeds {int(1000 * rv.largest_radius(1000, 0.01, 0.5)) / 1000:.3f}" in text
+    assert f"possible R is {int(1000 * rv.largest_radius(1000, 0.01, 0.5)) / 1000:.3f}" in text
     x, y = run.images(run.profile.certified)
     found = rv.certify(run.model(gaussian_name(0.5)), x, 0.5, n=1000, alpha=0.01)
     share = (correct_radii(found, y.numpy()) >= certification.QUOTED).mean()
@@ -209,10 +209,10 @@ def test_results(all_of_them, run):
     cell = run.accuracy("standard", "pgd-linf")
     low, high = cell.interval
     printed = REPORT_TABLE1["standard"]["pgd-linf"]
-    assert f"{cell.percent:.2f} % of {cell.n} images ({low:.2f} to {high:.2f})" in text
+    assert f"{cell.percent:.2f} % on {cell.n} images ({low:.2f} to {high:.2f})" in text
     assert ("inside" in text) == (low <= printed <= high)
     assert "certified: none" in text
-    assert "no such cell" in explorer.draw(at(explorer, defence="standard", attack="pgd-l2"))[1]
+    assert "has no value" in explorer.draw(at(explorer, defence="standard", attack="pgd-l2"))[1]
     text = explorer.draw(at(explorer, defence="smoothed-0.25", attack="pgd-l2-small"))[1]
     assert "not measured" in text
     assert len(SIGMAS) == 4

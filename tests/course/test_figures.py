@@ -59,7 +59,7 @@ SHOWN = {
 ALT = {
     "attack": ["3 images", "2 are misclassified", f"{CLASSES[1]} → {CLASSES[5]}"],
     "one attack without effect": ["1 images", "0 are misclassified"],
-    "balls": ["l∞: largest change 0.045", f"length {(ATTACKED['l2'] - X[0]).norm():.2f}", "cat"],
+    "balls": ["l∞: largest change 0.045", f"norm {(ATTACKED['l2'] - X[0]).norm():.2f}", "cat"],
     "curves": ["alt"],
     "marked": ["alt"],
     "history": ["standard: clean 60.0 %, under fgsm 5.0 %", "robust: clean 40.0 %"],

@@ -105,8 +105,8 @@ def _projected_last(back: Back) -> Solution:
 
 check_pgd = Exercise(
     signature="my_pgd(model, x, y, eps, step, steps)",
-    task="the last of `steps` iterates that start at `x`: each moves by `step` along the "
-    "normalised gradient, then back into the l2 ball around `x`, then into [0, 1].",
+    task="the images after `steps` iterations from `x`: each moves them by `step` along the "
+    "normalised gradient, projects onto the l2 ball around `x`, then clamps to [0, 1].",
     cases=[(*small_batch(), 0.5, 0.2, 5), (*small_batch(), 0.3, 0.5, 3)],
     answers=[
         _pgd,

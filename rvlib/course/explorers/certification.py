@@ -69,14 +69,15 @@ def explore_certification(run: Run) -> Explorer:
         curves.show(found, caps, sigma, stored, within)
         at = 100 * float(certified_accuracy(found[sigma], QUOTED)[0])
         promise = (
-            f"at σ = {sigma} no change shorter than R = {_down(within)} changes the answer"
+            f"at σ = {sigma} no perturbation below R = {_down(within)} changes the prediction"
             if within > 0
-            else "not above one half: nothing is certified"
+            else "not above one half, so nothing is certified"
         )
         return (
             f"{share:.0%} of N = {n:,} votes, α = {alpha}: p ≥ {_down(p, 4)}, {promise}; "
-            f"with N = {n:,} no R exceeds {_down(largest_radius(n, alpha, sigma))}. Certified at "
-            f"radius {QUOTED} from {stored:,} votes: {at:.1f} % of {len(found[sigma])} images."
+            f"the largest possible R is {_down(largest_radius(n, alpha, sigma))}. Certified "
+            f"accuracy at radius {QUOTED} with {stored:,} votes: {at:.1f} % of "
+            f"{len(found[sigma])} images."
         )
 
     artists = moving(bound, radius, curves)

@@ -13,7 +13,7 @@ from rvlib.pipeline import Run
 from rvlib.threat_models import Linf
 
 LEVELS = [level / 2 for level in range(17)]
-"""Slider grid of epsilon, in levels of 255."""
+"""Slider grid of epsilon, in units of 1/255."""
 
 
 def explore_fgsm(run: Run, images: int = 6) -> Explorer:
@@ -47,15 +47,15 @@ def explore_fgsm(run: Run, images: int = 6) -> Explorer:
         p, q = probabilities(model, torch.stack([x[image], moved]))
         before, after = (f"{CLASSES[int(r.argmax())]} {float(r.max()):.0%}" for r in (p, q))
         view.clean.show(x[image], f"clean\n{before}")
-        amplified = f"change\n× {0.5 / eps:.0f}" if eps else "no\nchange"
+        amplified = f"perturbation\n× {0.5 / eps:.0f}" if eps else "no\nperturbation"
         view.change.show(0.5 + (moved - x[image]) / (2 * eps or 1), amplified)
         view.attacked.show(moved, f"attacked\n{after}")
         view.bars.show(label, p.tolist(), q.tolist())
         accuracy = curve[LEVELS.index(level)]
         view.here.set_data([level], [accuracy])
         return (
-            f"ε = {level:.1f} of 255 levels: the true class, {CLASSES[label]}, has probability "
-            f"{float(q[label]):.1%} (clean {float(p[label]):.1%}); the answer is "
+            f"ε = {level:.1f}/255: the true class, {CLASSES[label]}, has probability "
+            f"{float(q[label]):.1%} (clean {float(p[label]):.1%}); the prediction is "
             f"{CLASSES[int(q.argmax())]}. Accuracy on {len(labels)} images: {accuracy:.0f} %."
         )
 
@@ -63,7 +63,7 @@ def explore_fgsm(run: Run, images: int = 6) -> Explorer:
     controls = [
         Control("image", "image", range(len(x)), words=words, menu=True, exported=range(4)),
         Control(
-            "level", "ε in levels of 255", LEVELS, 6, [f"{level:.1f}" for level in LEVELS],
+            "level", "ε in units of 1/255", LEVELS, 6, [f"{level:.1f}" for level in LEVELS],
             exported=range(0, 17, 2),
         ),
     ]  # fmt: skip
@@ -81,7 +81,7 @@ class _View:
             )
             axes = place(self.figure, 64, 54, 372, 126)
             axes.plot(LEVELS, curve, color=BLUE)
-            axes.set(xlabel="ε, in levels of 255", ylabel="accuracy, %", ylim=(0, None))
+            axes.set(xlabel="ε, in units of 1/255", ylabel="accuracy, %", ylim=(0, None))
             (self.here,) = axes.plot([0], [0], **HERE)
             right = place(self.figure, 552, 54, 106, 306)
             self.bars = ClassBars(right, "probability", ["clean", "attacked"])

@@ -44,10 +44,10 @@ def explore_mixing(run: Run, trainings: Sequence[ShortTraining]) -> Explorer:
         at = TEST_RADII.index(eps)
         against.show(curves, name, at)
         trade.show(name, at)
-        first, last = (f"{n} keeps {curves[n][at]:.1f} %" for n in (names[0], names[-1]))
+        first, last = (f"{k} gives {curves[k][at]:.1f} %" for k in (names[0], names[-1]))
         return (
-            f"{name}: of {n} images {curves[name][0]:.1f} % are classified correctly, under "
-            f"PGD in the l∞ ball of ε = {eps:g} {curves[name][at]:.1f} %. There {first}, {last}."
+            f"{name}, {n} images: clean accuracy {curves[name][0]:.1f} %; under PGD in the l∞ ball "
+            f"of ε = {eps:g} it is {curves[name][at]:.1f} %. At this ε, {first} and {last}."
         )
 
     words = [f"{eps:g}" for eps in TEST_RADII]

@@ -163,12 +163,12 @@ def explore_pgd(run: Run, image: int = 0) -> Explorer:
         delta, scale = found.stops[step] - x[0], float((found.stops[-1] - x[0]).abs().max())
         answer, p = int(found.answers[step].argmax()), found.answers[step].max().item()
         shots[0].show(found.stops[step], f"{CLASSES[answer]} {'✓' if answer == label else '✗'}")
-        shots[1].show(0.5 + delta / (2 * scale or 1), f"change, ±{scale:.2g}")
+        shots[1].show(0.5 + delta / (2 * scale or 1), f"perturbation\n±{scale:.2g}")
         return (
-            f"{norm} ball, ε = {eps:g}, after {step} steps of {portion * eps:.3g}: loss "
+            f"{norm} ball, ε = {eps:g}, after {step} steps of size {portion * eps:.3g}: loss "
             f"{found.losses[step]:.2f} (clean {found.losses[0]:.2f}, FGSM {found.leap:.2f}); "
-            f"the answer is {CLASSES[answer]} with {p:.1%}, the true class {CLASSES[label]}. "
-            f"Euclidean length of the change: {delta.norm():.2f}."
+            f"prediction {CLASSES[answer]} ({p:.1%}), true class {CLASSES[label]}. "
+            f"Euclidean norm of the perturbation: {delta.norm():.2f}."
         )
 
     portions = [f"{p:g}" for p in PORTIONS]
@@ -200,8 +200,8 @@ class _Map:
         (self.here,) = axes.plot([], [], **HERE)
         axes.grid(False)
         axes.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1])
-        axes.set_xlabel("first gradient (1: to the edge)", labelpad=1)
-        axes.set_ylabel("towards the end", labelpad=0)
+        axes.set_xlabel("FGSM direction (1: full step)", labelpad=1)
+        axes.set_ylabel("towards last iterate", labelpad=0)
         bar = figure.colorbar(
             ScalarMappable(bands, "viridis"), cax=place(figure, 260, 200, 12, 170)
         )
@@ -224,8 +224,8 @@ class _Ball:
         (self.path,) = axes.plot([], [], "o-", color=BLUE, markersize=4)
         (self.here,) = axes.plot([], [], **HERE)
         axes.set(xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE), xticks=[-1, 0, 1], yticks=[-1, 0, 1])
-        axes.set_xlabel("one pixel: red / ε", labelpad=1)
-        axes.set_ylabel("its green / ε", labelpad=0)
+        axes.set_xlabel("red / ε, in one pixel", labelpad=1)
+        axes.set_ylabel("green / ε", labelpad=0)
         self.moving: list[Artist] = [self.square, self.disc, self.path, self.here]
 
     def show(self, norm: str, found: Walk, step: int) -> None:

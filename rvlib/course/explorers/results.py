@@ -143,8 +143,8 @@ def _words(ours: Accuracy | None, printed: float | None) -> str:
     if ours is None:
         return "not measured"
     low, high = ours.interval
-    words = f"{ours.percent:.2f} % of {ours.n} images ({low:.2f} to {high:.2f})"
+    words = f"accuracy {ours.percent:.2f} % on {ours.n} images ({low:.2f} to {high:.2f})"
     if printed is None:
-        return f"{words}; the report has no such cell"
+        return f"{words}; the report has no value"
     where = "inside" if low <= printed <= high else "outside"
-    return f"{words}; the report's {printed} % lies {where} that interval"
+    return f"{words}; the report's {printed} % lies {where} this 95 % interval"

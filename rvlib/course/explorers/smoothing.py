@@ -77,8 +77,8 @@ def explore_smoothing(run: Run, images: int = 6) -> Explorer:
         second = CLASSES[b] if n_b else "any other class"
         return (
             f"σ = {sigma}, {copies:,} noisy copies of an image of class {CLASSES[label]}: "
-            f"{n_a:,} votes for {CLASSES[a]}, {n_b:,} for {second}. If both were equally likely, "
-            f"such a lead would have probability {p}: the vote {_verdict(answer, label)}."
+            f"{n_a:,} votes for {CLASSES[a]}, {n_b:,} for {second}. The two-sided p-value is {p}: "
+            f"the smoothed network {_verdict(answer, label)}."
         )
 
     artists = moving(*shots, bars, test)
@@ -144,14 +144,14 @@ class _Test:
         self.seen.set_xdata([n_a / n, n_a / n])
         p = float(binomtest(n_a, n).pvalue)
         sign = "≤" if p <= ALPHA else ">"
-        self.title.set_text(f"p-value {sign} α: {_verdict(answer, label)}")
+        self.title.set_text(f"p {sign} α: {_verdict(answer, label)}")
         return f"{_power(p)} {sign} α = {ALPHA}"
 
 
 def _verdict(answer: int, label: int) -> str:
     if answer == ABSTAIN:
         return "abstains"
-    return f"answers {CLASSES[answer]}, {'correctly' if answer == label else 'wrongly'}"
+    return f"predicts {CLASSES[answer]}, {'correctly' if answer == label else 'wrongly'}"
 
 
 def _power(p: float) -> str:

@@ -69,22 +69,22 @@ def explore_training(run: Run) -> Explorer:
         x_adv = pgd(model, x, y, ball, random_start=False) if multiple else x
         p, delta = probabilities(model, x_adv)[0], x_adv[0] - x[0]
         answer = CLASSES[int(p.argmax())]
-        view.change.show(0.5 + delta / (2 * float(delta.abs().max()) or 1), "change, scaled")
+        view.change.show(0.5 + delta / (2 * float(delta.abs().max()) or 1), "perturbation, scaled")
         view.attacked.show(x_adv[0], f"{answer} {float(p.max()):.0%}")
         view.bars.show(label, p.tolist())
         here, there = (found[k][MULTIPLES.index(multiple)] for k in (trained, "standard"))
         return (
             f"Trained against {TRAINED[trained]}, attacked in the {norm} ball of ε = {ball.eps:.3g}"
-            f" ({multiple:g} × the radius in training): {here:.0f} % of {len(labels)} images keep "
-            f"the correct answer (undefended {there:.0f} %). This {CLASSES[label]} is classified "
-            f"as {answer}; the true class has {float(p[label]):.1%}."
+            f" ({multiple:g} × the training ε): accuracy {here:.0f} % on {len(labels)} images "
+            f"(undefended network {there:.0f} %). This {CLASSES[label]} is classified "
+            f"as {answer}; its true class has probability {float(p[label]):.1%}."
         )
 
     words = [f"{multiple:g}" for multiple in MULTIPLES]
     controls = [
         Control("trained", "trained against", list(TRAINED), 1, list(TRAINED.values()), menu=True),
         Control("norm", "attacked in", list(BALLS), 0, [f"the {b} ball" for b in BALLS], menu=True),
-        Control("multiple", "ε / ε in training", MULTIPLES, 2, words, exported=(0, 2, 4)),
+        Control("multiple", "ε / training ε", MULTIPLES, 2, words, exported=(0, 2, 4)),
     ]
     return Explorer("training", controls, Picture(view.figure, view.moving), draw)
 
@@ -97,7 +97,7 @@ class _View:
             self.figure = new_figure()
             axes = place(self.figure, 62, 56, 262, 280)
             self.panel = Curves(axes, MULTIPLES, TRAINED)
-            axes.set(ylim=(0, 80), xticks=MULTIPLES, xlabel="ε / ε in training")
+            axes.set(ylim=(0, 80), xticks=MULTIPLES, xlabel="ε / training ε")
             axes.set_ylabel("accuracy under attack, %")
             self.figure.legend(
                 *axes.get_legend_handles_labels(),
