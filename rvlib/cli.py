@@ -115,7 +115,7 @@ def _report(arguments: argparse.Namespace) -> None:
     # Long work belongs here, with progress and all cores, not inside a notebook's cell.
     _announce(run)
     measure_everything(run)
-    run_notebooks(run, arguments.device)
+    run_notebooks(run, arguments.device, at_once=1 if run.device.type == "cuda" else 2)
     for path in build(run.out):
         print(path)
 

@@ -229,6 +229,8 @@ class Profile:
         Attacks on every network.
     votes : int
         Votes of a prediction.
+    vote_attacked : int
+        Images at most whose vote is attacked.
     certified : int
         Images that are certified.
     ns : tuple of int
@@ -243,6 +245,7 @@ class Profile:
     live: int = 256
     attacks: tuple[str, ...] = REPORT_ATTACKS + FURTHER_ATTACKS
     votes: int = 1000
+    vote_attacked: int = 10_000
     certified: int = 1024
     ns: tuple[int, ...] = (100, 1000, 10_000, 100_000)
 
@@ -271,7 +274,7 @@ PROFILES = {
             attacks=REPORT_ATTACKS + FURTHER_ATTACKS[:2],
         ),
         Profile("lesson", reads_published=True),
-        Profile("course", live=1024, certified=128, ns=(100, 1000, 10_000)),
+        Profile("course", live=1024, vote_attacked=256, certified=128, ns=(100, 1000, 10_000)),
         Profile("full", trains=True, test=10_000, live=1024),
     )
 }

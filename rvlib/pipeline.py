@@ -305,7 +305,7 @@ class Run:
     ) -> Results:
         """Measure or read the rows that ``accuracy`` counts."""
         call, n = ex.find_attack(attack), self.profile.votes
-        count = count or self._count(split)
+        count = count or self.count(split, attack)
         sigma = ex.NOISE_OF.get(defence)
         model = defence if sigma is None else ex.gaussian_name(sigma)
         what = {"model": model, "training_seed": seed, "attack": ex.attack_record(attack, call)}
@@ -364,11 +364,13 @@ class Run:
         model = {"model": ex.gaussian_name(sigma), "training_seed": 0}
         return model | {"sigma": sigma, "n0": N0, "ns": list(self.profile.ns)}
 
-    def _count(self, split: str) -> int:
-        count = {"heldout": self.profile.heldout, "test": self.profile.test}.get(split, 0)
+    def count(self, split: str, attack: str) -> int:
+        """How many images of a split the profile attacks."""
+        profile = self.profile
+        count = {"heldout": profile.heldout, "test": profile.test}.get(split, 0)
         if not count:
-            raise ValueError(f"profile {self.profile.name!r} measures no images of {split!r}")
-        return count
+            raise ValueError(f"profile {profile.name!r} measures no images of {split!r}")
+        return min(count, profile.vote_attacked) if attack in ex.VOTE_ATTACKS else count
 
     def _measured(
         self,
@@ -451,7 +453,7 @@ def measurements(run: Run) -> list[Measurement]:
 
     profile, table1 = run.profile, ex.table1_cells(run.profile)
     for defence, attack in table1:
-        add("heldout", defence, 0, attack, profile.heldout)
+        add("heldout", defence, 0, attack, run.count("heldout", attack))
     for sigma in sorted(ex.SIGMAS, key=lambda s: s != ex.SIGMA):
         for what, make in (("certificates", run.certificates), ("inside", run.inside)):
             place = ("heldout", ex.smoothed_name(sigma), 0, what)
@@ -467,7 +469,7 @@ def measurements(run: Run) -> list[Measurement]:
             for attack in ex.REPORT_ATTACKS:
                 add("heldout", model, seed, attack, profile.heldout)
     for defence, attack in table1 if profile.test else ():
-        add("test", defence, 0, attack, profile.test)
+        add("test", defence, 0, attack, run.count("test", attack))
     return list(found.values())
 
 
@@ -484,14 +486,22 @@ def measure_everything(run: Run) -> None:
         for measurement in measurements(run):
             measurement.make()
         return
-    alone = {"OMP_NUM_THREADS": "1", "RVLIB_STATIC": "1"}  # one thread, no bars
-    # Ctrl-C ends the processes at once; what they have written is kept.
-    ended = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
-    spawn = multiprocessing.get_context("spawn")
-    with mock.patch.dict(os.environ, alone), ProcessPoolExecutor(jobs, spawn, **ended) as pool:
+    with single_threaded(jobs) as pool:
         made = pool.map(_measure, itertools.repeat(replace(run, log=print)), todo)
         for _ in progress(made, "measurements", len(todo)):
             pass
+
+
+@contextmanager
+def single_threaded(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Open a pool of processes of one thread each, without progress bars.
+
+    Ctrl-C ends them at once; what they have written is kept.
+    """
+    spawn, default = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_DFL)
+    with mock.patch.dict(os.environ, OMP_NUM_THREADS="1", RVLIB_STATIC="1"):
+        with ProcessPoolExecutor(jobs, spawn, signal.signal, default) as pool:
+            yield pool
 
 
 def _measure(run: Run, place: tuple[str, str, int, str]) -> None:

@@ -1,9 +1,9 @@
 """Faults drawn at random, by the operators of cosmic-ray: how many do the tests notice?
 
 ``python -m tests.random_mutants`` draws 200 places of the code, each package's share by its size,
-changes each by an operator that fits there, and runs the tests of the package on each.  The seed
-and the survivors, with their lines, go to ``report/random-mutants.json``.  It needs ``cosmic-ray``,
-which ``requirements-peers.lock`` has.
+changes each by an operator that fits there, and runs the tests of the package on each.  The seed,
+and what was changed and noticed, go to ``report/random-mutants.json``.  Only this needs cosmic-ray:
+``.venv/bin/uv pip install cosmic-ray``.
 """
 
 import argparse
@@ -79,7 +79,9 @@ def positions() -> dict[Place, list[tuple[str, int]]]:
             file, tree = str(path.relative_to(ROOT)), get_ast(path.read_text())
             for name in operator_names():
                 if not (operator := get_operator(name)).arguments():
-                    at = (p for node in ast_nodes(tree) for p in operator().mutation_positions(node))
+                    at = (
+                        p for node in ast_nodes(tree) for p in operator().mutation_positions(node)
+                    )
                     for occurrence, (start, _) in enumerate(at):
                         found[file, *start].append((name, occurrence))
     return found
@@ -114,8 +116,9 @@ def meaning(source: str) -> str:
     return ast.dump(tree)
 
 
-def examine(file: str, operator: str, changed: str, whole: Path) -> dict[str, str | None]:
+def examine(fault: tuple[str, str, str], whole: Path) -> dict[str, str | None]:
     """Run the tests of a fault's folder on it."""
+    file, operator, changed = fault
     folder = str(Path(file).parent)
     tests = TESTS[folder] + (SHARED if folder != "benchmarks" else [])
     near = f"tests/test_{Path(file).stem}.py"
@@ -142,7 +145,7 @@ def main(n: int, seed: int) -> None:
     with tempfile.TemporaryDirectory(prefix="rvlib-whole-") as folder:
         whole = copy_of(ROOT, folder)  # what is edited meanwhile changes nothing
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            found = list(pool.map(lambda fault: examine(*fault, whole), chosen))
+            found = list(pool.map(lambda fault: examine(fault, whole), chosen))
     killed = sum(entry["killed_by"] is not None for entry in found)
     print(f"{killed} of {len(found)} killed")
     by_file = sorted(found, key=lambda entry: (str(entry["file"]), str(entry["change"])))

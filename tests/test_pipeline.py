@@ -26,7 +26,6 @@ from rvlib.pipeline import Accuracy, Run, accuracy, certificates, cores, estimat
 from rvlib.pipeline import measure_everything as everything
 from rvlib.results import Results, ResultsError, counts, open_results, read, write_shard
 
-ENVIRONMENT = dict(os.environ)
 IMAGES = {"train": 48, "heldout": 8, "test": 8}
 TINY = ex.Profile(
     "tiny",
@@ -172,22 +171,38 @@ def test_an_estimate_is_zero_when_all_is_there(tiny):
     assert estimate(run) == 0
 
 
+def rows_of(run):
+    """Lines of the shards, without the one on when and where they were made."""
+    files = {path.relative_to(run.rows): path.read_text() for path in run.rows.rglob("*.csv")}
+    return {path: text.splitlines()[1:] for path, text in files.items()}
+
+
 def test_a_process_each_measures_what_one_process_does(tmp_path, monkeypatch):
     run = dataclasses.replace(Run.open("smoke", "cpu"), out=tmp_path / "many")
     places = [("heldout", name, 0, "pgd-linf") for name in ("standard", "pgd-linf-at")]
     assert set(places) < set(pipeline.missing_images(run))
     monkeypatch.setattr(pipeline, "missing_images", lambda run: dict.fromkeys(places, 32))
     monkeypatch.setattr(pipeline, "cores", lambda: 2)
+    before = dict(os.environ)
     pipeline.measure_everything(run)
-    found = {p.relative_to(run.rows): p.read_bytes() for p in run.rows.rglob("*.csv")}
+    assert dict(os.environ) == before
+    found = rows_of(run)
     assert [str(path.parent) for path in sorted(found)] == [
         f"heldout/{name}/seed-0/pgd-linf" for name in ("pgd-linf-at", "standard")
     ]
     one = dataclasses.replace(run, out=tmp_path / "one", log=lambda line: None)
     for _, defence, _, attack in places:
         one.accuracy(defence, attack)
-    assert {p.relative_to(one.rows): p.read_bytes() for p in one.rows.rglob("*.csv")} == found
-    assert not {"OMP_NUM_THREADS", "RVLIB_STATIC"} & (set(os.environ) - set(ENVIRONMENT))
+    assert rows_of(one) == found
+
+
+def test_the_course_attacks_fewer_votes_than_networks():
+    course, full = Run.open("course"), Run.open("full")
+    for attack, images in (("pgd-linf", 1024), ("vote-pgd-linf", 256)):
+        assert course.count("heldout", attack) == images
+        place = ("heldout", "smoothed-0.25", 0, attack)
+        assert [m.count for m in pipeline.measurements(course) if m.place == place] == [images]
+    assert full.count("test", "vote-pgd-linf") == 10_000
 
 
 def test_weights_of_another_training_are_not_measured(tiny):

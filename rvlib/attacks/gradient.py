@@ -205,9 +205,9 @@ def inside(x: Tensor, x_adv: Tensor, threat: ThreatModel) -> Tensor:
     ball: ThreatModel = replace(threat, eps=eps)  # type: ignore[type-var]
     delta = ball.project(x_adv.to(wide) - x.to(wide))
     near = (x.to(wide) + delta).to(x.dtype)
-    excess = (near.to(wide) - x.to(wide)).abs() - delta.abs()
-    too_far = excess.sign().clamp_min(0).to(x.dtype)  # 1 or 0: in numbers, faster than in booleans
-    x_adv = near.lerp(torch.nextafter(near, x), too_far).clamp(0, 1)
+    excess = (near.to(wide) - x.to(wide)).abs_().sub_(delta.abs())
+    too_far = excess.sign_().clamp_min_(0).to(x.dtype)  # 1 or 0: numbers are faster than booleans
+    x_adv = near.lerp(torch.nextafter(near, x), too_far).clamp_(0, 1)
     if x_adv.sum().isnan():
         raise ValueError("the network's gradient is NaN: its numbers overflow (half precision?)")
     return x_adv

@@ -120,7 +120,7 @@ def pgd(
     ) -> Tensor:
         for _ in range(steps):
             x_t = x_t + eta * ball.steepest(input_gradient(model, x_t, y, loss, targets))
-            x_t = (x_0 + ball.project(x_t - x_0)).clamp(0, 1)
+            x_t = (x_0 + ball.project(x_t - x_0)).clamp_(0, 1)
         return x_t
 
     def run(which: Tensor | None = None) -> Tensor:

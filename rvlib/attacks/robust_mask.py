@@ -98,7 +98,7 @@ def robust_mask(
                 parts = (left, x_0, y, x_t, gradient, ball, eta)
                 left, x_0, y, x_t, gradient, ball, eta = (select(part, right) for part in parts)
             x_t = x_t + eta * ball.steepest(gradient)
-            x_t = (x_0 + ball.project(x_t - x_0)).clamp(0, 1)
+            x_t = (x_0 + ball.project(x_t - x_0)).clamp_(0, 1)
         result[left] = logits_of(model, x_t).argmax(1) == y
         return result
 

@@ -85,7 +85,7 @@ def smoothed_pgd(
     for _ in range(steps):
         gradient = noisy_gradient(model, x_t, y, sigma, draws, generator, size)
         x_t = x_t + eta * threat.steepest(gradient)
-        x_t = (x + threat.project(x_t - x)).clamp(0, 1)
+        x_t = (x + threat.project(x_t - x)).clamp_(0, 1)
     return x_t
 
 

@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,7 +22,7 @@ from nbclient.exceptions import DeadKernelError
 from traitlets.config import Config
 
 from rvlib.experiments import find_profile
-from rvlib.pipeline import Run, repository
+from rvlib.pipeline import Run, repository, single_threaded
 from rvlib.results import atomic_write
 
 INJECTED = "injected-parameters"
@@ -56,7 +57,9 @@ def profile_parameters(name: str, root: Path) -> dict[str, Any]:
     return dict(yaml.safe_load((root / "report" / "profiles" / f"{name}.yaml").read_text()))
 
 
-def run_notebooks(run: Run, device: str | None = None, root: Path | None = None) -> list[Path]:
+def run_notebooks(
+    run: Run, device: str | None = None, root: Path | None = None, at_once: int = 1
+) -> list[Path]:
     """Execute the notebooks of a profile.
 
     Parameters
@@ -67,6 +70,8 @@ def run_notebooks(run: Run, device: str | None = None, root: Path | None = None)
         Handed to every notebook.
     root : Path, default=``repository()``
         The folder that holds ``notebooks/``.
+    at_once : int, default=1
+        How many run at a time, each on one thread: for notebooks whose rows are measured.
 
     Returns
     -------
@@ -87,13 +92,22 @@ def run_notebooks(run: Run, device: str | None = None, root: Path | None = None)
     sources = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
     for source in sources:
         check_parameters(source, parameters)
-    done = []
-    for position, source in enumerate(sources, start=1):
-        started = time.monotonic()
-        done.append(execute(source, run.out / "notebooks" / source.name, parameters))
-        seconds = time.monotonic() - started
-        run.log(f"notebook {position}/{len(sources)}  {source.name}  {seconds:.0f} s")
-    return done
+    targets = [run.out / "notebooks" / source.name for source in sources]
+    with ExitStack() as stack:
+        each: Any = map
+        if at_once > 1:
+            each = stack.enter_context(single_threaded(at_once)).map
+        done = each(_timed, sources, targets, itertools.repeat(parameters))
+        for position, (target, seconds) in enumerate(zip(targets, done, strict=True), start=1):
+            run.log(f"notebook {position}/{len(sources)}  {target.name}  {seconds:.0f} s")
+    return targets
+
+
+def _timed(source: Path, target: Path, parameters: dict[str, Any]) -> float:
+    """Seconds that a notebook took."""
+    started = time.monotonic()
+    execute(source, target, parameters)
+    return time.monotonic() - started
 
 
 def check_parameters(path: Path, parameters: dict[str, Any]) -> None:

@@ -137,6 +137,28 @@ def test_two_runs_at_once_both_end_and_leave_nothing_behind(root):
     assert files(root / "notebooks") == there.split()
 
 
+MEET = """
+import os, time, pathlib
+pathlib.Path(f"{me}.started").touch()
+while len(list(pathlib.Path().glob("*.started"))) < 2:
+    time.sleep(0.05)
+print(os.environ["OMP_NUM_THREADS"])
+"""
+
+
+def test_notebooks_whose_rows_are_there_run_side_by_side(root, run, lines):
+    for name in ("01_first", "02_second"):
+        write_notebook(root, name, f"me = {name!r}" + MEET)
+    done = run_notebooks(run, root=root, at_once=2)
+    assert [path.name for path in done] == ["01_first.ipynb", "02_second.ipynb"]
+    for path in done:
+        assert nbformat.read(path, 4).cells[-1].outputs[0].text == "1\n"
+    assert [line.split("  ")[0] for line in lines] == ["notebook 1/2", "notebook 2/2"]
+    write_notebook(root, "01_first", 'raise ValueError("no")')
+    with pytest.raises(NotebookError, match=r"^01_first\.ipynb, cell 2: ValueError: no"):
+        run_notebooks(run, root=root, at_once=2)
+
+
 # --- without kernels -----------------------------------------------------------------------------
 
 
