@@ -9,6 +9,7 @@ and what was changed and noticed, go to ``report/random-mutants.json``.  Only th
 import argparse
 import ast
 import difflib
+import hashlib
 import json
 import random
 import re
@@ -24,6 +25,8 @@ from rvlib.device import provenance
 from tests.mutants import AT_ONCE, ROOT, copy_of, killer, run_tests
 
 RECORD = ROOT / "report" / "random-mutants.json"
+DONE = ROOT / "build" / "random-mutants.jsonl"
+"""What was found so far: a killed run goes on from there."""
 TIMEOUT = 400
 """Seconds; tests that take longer hang, which notices the fault, too."""
 SHARED = ["tests/test_public.py", "tests/test_golden.py", "tests/test_cli.py"]
@@ -142,10 +145,21 @@ def examine(fault: tuple[str, str, str], whole: Path) -> dict[str, str | None]:
 def main(n: int, seed: int) -> None:
     """Draw faults, run the tests on each, write the record."""
     chosen = list(draw(n, seed))
+    done = [json.loads(line) for line in DONE.read_text().splitlines()] if DONE.exists() else []
+    known = {entry.pop("key"): entry for entry in done}
+
+    def found_or(fault: tuple[str, str, str], whole: Path) -> dict[str, str | None]:
+        key = hashlib.sha256("".join(fault).encode()).hexdigest()
+        if key not in known:
+            known[key] = examine(fault, whole)
+            with DONE.open("a") as file:
+                file.write(json.dumps(known[key] | {"key": key}) + "\n")
+        return known[key]
+
     with tempfile.TemporaryDirectory(prefix="rvlib-whole-") as folder:
         whole = copy_of(ROOT, folder)  # what is edited meanwhile changes nothing
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            found = list(pool.map(lambda fault: examine(fault, whole), chosen))
+            found = list(pool.map(lambda fault: found_or(fault, whole), chosen))
     killed = sum(entry["killed_by"] is not None for entry in found)
     print(f"{killed} of {len(found)} killed")
     by_file = sorted(found, key=lambda entry: (str(entry["file"]), str(entry["change"])))

@@ -125,6 +125,15 @@ def test_probabilities_are_warned_of(batch):
         fgsm(Network(lambda z: z.softmax(1)), *batch, rv.Linf(0.1))
 
 
+def test_sigmoids_are_warned_of(batch):
+    def ten(z):
+        return torch.cat([z, z.new_zeros(len(z), 10 - z.shape[1])], 1)
+
+    with pytest.warns(UserWarning, match="probabilities"):
+        fgsm(Network(lambda z: ten(z).sigmoid()), *batch, rv.Linf(0.1))
+    fgsm(Network(lambda z: 2.1 * ten(z).sigmoid()), *batch, rv.Linf(0.1))
+
+
 def test_a_euclidean_radius_without_its_255_is_warned_of():
     x, y = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
     network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))

@@ -505,7 +505,9 @@ def prediction_interval(shares: Sequence[float], n: int, confidence: float = 0.9
 
     The first part is the prediction interval of one more seed (Student's t with m - 1 degrees of
     freedom) [1]_, the second the difference of two samples of n images; they are independent, so
-    their squares add.  What lies outside is not explained by seeds and sampling.
+    their squares add.  In it :math:`\bar p` stays half an image away from 0 and 1: where all seeds
+    agree on 0 of n, another run may still find one.  What lies outside is not explained by seeds
+    and sampling.
 
     Parameters
     ----------
@@ -541,7 +543,8 @@ def prediction_interval(shares: Sequence[float], n: int, confidence: float = 0.9
     mean, spread = statistics.mean(shares), statistics.stdev(shares)
     tail = (1 - confidence) / 2
     seeds = t.isf(tail, len(shares) - 1) * spread * math.sqrt(1 + 1 / len(shares))
-    sampling = norm.isf(tail) * math.sqrt(2 * mean * (1 - mean) / n)
+    p = min(max(mean, 0.5 / n), 1 - 0.5 / n)
+    sampling = norm.isf(tail) * math.sqrt(2 * p * (1 - p) / n)
     half = math.hypot(seeds, sampling)
     return Interval(float(max(0.0, mean - half)), float(min(1.0, mean + half)))
 

@@ -370,7 +370,11 @@ def test_prediction_interval_covers_another_run(m):
         low, high = prediction_interval(shares, n)
         inside += low <= o <= high
     assert 0.94 < inside / runs < 0.995
-    assert prediction_interval([0.0] * m, n)[0] == 0
+    # All seeds agree on none, or on all: another run may still find one or two.
+    none, every = prediction_interval([0.0] * m, n), prediction_interval([1.0] * m, n)
+    assert (none.low, every.high) == (0, 1)
+    assert 1 / n < none.high < 4 / n
+    assert 1 - 4 / n < every.low < 1 - 1 / n
 
 
 def test_prediction_interval_by_hand():
