@@ -196,6 +196,13 @@ def test_a_process_each_measures_what_one_process_does(tmp_path, monkeypatch):
     assert rows_of(one) == found
 
 
+def test_published_rows_are_missing_only_where_all_is_measured_anew(tmp_path):
+    lesson = dataclasses.replace(Run.open("lesson"), out=tmp_path)
+    assert ("heldout", "standard", 0, "pgd-linf") not in pipeline.missing_images(lesson)
+    course = dataclasses.replace(Run.open("course"), out=tmp_path)
+    assert pipeline.missing_images(course)["heldout", "standard", 0, "pgd-linf"] == 1024
+
+
 def test_the_course_attacks_fewer_votes_than_networks():
     course, full = Run.open("course"), Run.open("full")
     for attack, images in (("pgd-linf", 1024), ("vote-pgd-linf", 256)):
