@@ -147,6 +147,7 @@ def main(n: int, seed: int) -> None:
     chosen = list(draw(n, seed))
     done = [json.loads(line) for line in DONE.read_text().splitlines()] if DONE.exists() else []
     known = {entry.pop("key"): entry for entry in done}
+    DONE.parent.mkdir(exist_ok=True)
 
     def found_or(fault: tuple[str, str, str], whole: Path) -> dict[str, str | None]:
         key = hashlib.sha256("".join(fault).encode()).hexdigest()
