@@ -97,12 +97,12 @@ def prepared(job: Job, implementation: str, inputs: Path, device: str) -> Any:
 
     from benchmarks import others, ours
 
-    lib, saved = ours.library(), torch.load(inputs)
+    saved = torch.load(inputs)
     own = implementation in (OURS, BASELINE, GAUSSIAN, FIXED)
-    calls = ours.calls(lib) if own else others.calls(implementation)
+    calls = ours.calls() if own else others.calls(implementation)
     # Other libraries get PyTorch's own memory layout, rvlib the one that it loads images in.
     layout = torch.channels_last if own and job.kind != "small" else torch.contiguous_format
-    network = build(job.network, lib)
+    network = build(job.network)
     network.load_state_dict(saved["weights"][job.network])
     network = network.to(device, memory_format=layout).eval()
     images, y = (saved[key][: job.images].to(device) for key in ("images", "labels"))
@@ -112,13 +112,15 @@ def prepared(job: Job, implementation: str, inputs: Path, device: str) -> Any:
     return functools.partial(function, job, data), y.cpu().numpy()
 
 
-def build(name: str, lib: Any) -> Any:
+def build(name: str) -> Any:
     """Make the network that weights of this name belong to."""
     from torch import nn
 
+    import rvlib as rv
+
     if name == "small":
         return nn.Sequential(nn.Flatten(), nn.Linear(3072, 32), nn.ReLU(), nn.Linear(32, 10))
-    return lib.resnet18() if name == "resnet18" else lib.lenet()
+    return rv.resnet18() if name == "resnet18" else rv.lenet()
 
 
 def prepare(path: Path, device: str, trained_on: int) -> Path:
@@ -135,7 +137,7 @@ def prepare(path: Path, device: str, trained_on: int) -> Path:
         file = path.parent / f"{name}-{trained_on}.pt"
         if not file.exists():
             torch.manual_seed(0)
-            network = build(name, rv)
+            network = build(name)
             rv.fit(network, rv.gaussian(SIGMA), train, epochs=1, device=device)
             torch.save(network.state_dict(), file)
         weights[name] = torch.load(file, map_location="cpu")

@@ -5,7 +5,6 @@ A line of code is one that is neither blank nor comment nor docstring.
 
 import ast
 import collections
-import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
@@ -35,12 +34,9 @@ def code_lines(text: str, first: int = 1, last: int | None = None) -> int:
     )
 
 
-def tracked(*patterns: str) -> list[Path]:
-    """Files of the repository that match."""
-    out = subprocess.run(
-        ["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return [ROOT / name for name in out.stdout.split() if (ROOT / name).exists()]
+def sources(*folders: str) -> list[Path]:
+    """Python files of the repository's folders."""
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def longest_functions(files: list[Path], count: int = 10) -> list[tuple[int, str]]:
@@ -80,7 +76,7 @@ def functions_in_pgd() -> set[str]:
 def main() -> None:
     """Print the table."""
     sizes: dict[str, int] = collections.Counter()
-    for file in tracked("*.py"):
+    for file in sources("benchmarks", "rvlib", "tests"):
         parts = file.relative_to(ROOT).parts
         folder = "/".join(parts[:2]) if parts[0] == "rvlib" and len(parts) > 2 else parts[0]
         sizes[folder if folder != "rvlib" else "rvlib/*.py"] += code_lines(file.read_text())
@@ -88,10 +84,10 @@ def main() -> None:
         print(f"{folder:24} {lines:6,}")
     library = sum(lines for folder, lines in sizes.items() if folder.startswith("rvlib"))
     print(f"{'rvlib in all':24} {library:6,}, with benchmarks {library + sizes['benchmarks']:,}")
-    tests = sum(len(file.read_text().splitlines()) for file in tracked("tests/*.py"))
+    tests = sum(len(file.read_text().splitlines()) for file in sources("tests"))
     print(f"{'tests, all lines':24} {tests:6,}")
     print("\nlongest functions, lines of code")
-    for lines, name in longest_functions(tracked("rvlib/*.py", "benchmarks/*.py")):
+    for lines, name in longest_functions(sources("rvlib", "benchmarks")):
         print(f"{lines:4}  {name}")
     seen = functions_in_pgd()
     print(f"\n{len(seen)} functions in a warm call of pgd: {', '.join(sorted(seen))}")

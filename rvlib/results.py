@@ -155,7 +155,10 @@ def check_identity(folder: Path, wanted: Mapping[str, Any]) -> None:
 
 def plain(value: Any) -> Any:
     """Turn tuples, NumPy numbers and arrays into plain JSON values."""
-    return json.loads(json.dumps(value, default=lambda v: v.tolist()))
+    try:
+        return json.loads(json.dumps(value, default=lambda v: v.tolist()))
+    except AttributeError as error:
+        raise TypeError(f"{error}: give numbers, texts, lists and dictionaries") from error
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

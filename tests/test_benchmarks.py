@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks import size
 from benchmarks.jobs import BASELINE, LOOP, OURS, SIGMA, jobs
 from benchmarks.measure import prepare, run
 from benchmarks.table import table
@@ -78,3 +79,41 @@ def test_the_readme_has_the_table_of_the_published_record():
     )
     assert {job["name"] for job in record["jobs"]} <= {row.name for row in JOBS}
     assert "not installed" not in record["versions"].values()
+
+
+TEXT = '''"""What it is."""
+
+# why
+A = 1
+"""Of A."""
+
+
+def f():
+    """Do.
+
+    So.
+    """
+    return A
+'''
+
+
+def test_lines_of_code_are_neither_blank_nor_comments_nor_docstrings():
+    assert size.code_lines(TEXT) == 3
+    assert size.code_lines(TEXT, 8, 13) == 2
+    assert size.code_lines(TEXT, 8, 12) == 1
+
+
+def test_the_table_of_sizes(capsys):
+    size.main()
+    counted, functions, hops = capsys.readouterr().out.replace(",", "").split("\n\n")
+    sizes = {line[:24].strip(): int(line[24:31]) for line in counted.splitlines()}
+    (library, *_), folders = (value for key, value in sizes.items() if "in all" in key), sizes
+    assert library == sum(n for name, n in folders.items() if name.startswith("rvlib/"))
+    assert {"rvlib/*.py", "rvlib/attacks", "tests"} <= set(sizes)
+    lengths = [int(line.split()[0]) for line in functions.splitlines()[1:]]
+    assert lengths == sorted(lengths, reverse=True)
+    files = {path.name for path in (ROOT / "rvlib").rglob("*.py")}
+    names = hops.split(":", 1)[1].split()
+    assert {"pgd.py:pgd", "threat_models.py:project"} <= set(names)
+    assert {name.split(":")[0] for name in names} <= files
+    assert len(names) == int(hops.split()[0])

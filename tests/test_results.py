@@ -80,6 +80,11 @@ def test_another_identity_is_refused_with_what_differs(folder):
     assert results.read_meta(folder)["attack"]["steps"] == 10
 
 
+def test_an_identity_that_no_file_can_hold_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="give numbers, texts"):
+        results.open_results(tmp_path / "pgd", IDENTITY | {"model": torch.nn.Linear(1, 1)})
+
+
 def test_the_identity_written_first_stays(tmp_path, monkeypatch):
     """Two runs that both find no identity: the later one must not replace the earlier one's."""
     link = os.link

@@ -58,14 +58,14 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     >>> torch.autograd.grad(nn.functional.cross_entropy(z, torch.tensor([0])), z)[0]
     tensor([[0.0000e+00, 4.2484e-18]])
     """
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    return others.logsumexp(1) + F.nll_loss(logits, y, reduction="none")  # the latter is -z_y
+    minus_true = F.nll_loss(logits, y, reduction="none")  # -z_y
+    return others(logits, y).logsumexp(1) + minus_true
 
 
 def _slope(logits: Tensor, y: Tensor) -> Tensor:
     r"""Gradient of the log odds, :math:`\partial m / \partial z`, as autograd rounds it."""
-    others = logits.scatter(1, y[:, None], -torch.inf)
-    return (others - others.logsumexp(1, keepdim=True)).exp().scatter(1, y[:, None], -1)
+    z = others(logits, y)
+    return (z - z.logsumexp(1, keepdim=True)).exp().scatter(1, y[:, None], -1)
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -73,8 +73,12 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
     Not negative where the network is wrong; a tie is not correct.
     """
-    label = y[:, None]
-    return logits.scatter(1, label, -torch.inf).amax(1) - logits.gather(1, label)[:, 0]
+    return others(logits, y).amax(1) - logits.gather(1, y[:, None])[:, 0]
+
+
+def others(logits: Tensor, y: Tensor) -> Tensor:
+    """Logits (B, K) with minus infinity in the place of the true class."""
+    return logits.scatter(1, y[:, None], -torch.inf)
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:

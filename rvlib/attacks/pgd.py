@@ -1,6 +1,7 @@
 """Projected gradient descent: the attack that the field trains and measures with."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -115,26 +116,39 @@ def pgd(
         targets = targets.clone()  # of inference mode, perhaps
     eta = per_image(2.5 * threat.eps / steps if step_size is None else step_size)
 
-    def ascend(
-        x_0: Tensor, y: Tensor, x_t: Tensor, ball: ThreatModel, eta: Tensor, targets: Tensor | None
-    ) -> Tensor:
-        for _ in range(steps):
-            x_t = x_t + eta * ball.steepest(input_gradient(model, x_t, y, loss, targets))
-            x_t = (x_0 + ball.project(x_t - x_0)).clamp_(0, 1)
-        return x_t
-
     def run(which: Tensor | None = None) -> Tensor:
         start = (x + threat.sample(x, generator)).clamp(0, 1) if random_start else x
         parts = (x, y, start, threat, eta, targets)
         if which is not None:
             parts = tuple(select(part, which) for part in parts)
-        return in_batches(ascend, batch_size, *parts)
+        climb = partial(ascend, model, steps=steps, loss=loss)
+        return in_batches(climb, batch_size, *parts)
 
     if restarts == 1:
         return run()
     if not random_start:
         raise ValueError(f"restarts={restarts} would all start at the image: use random_start=True")
     return worst_of_restarts(run, restarts, model, y, loss, targets)
+
+
+def ascend(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    x_t: Tensor,
+    threat: ThreatModel,
+    eta: float | Tensor,
+    targets: Tensor | None,
+    *,
+    steps: int,
+    loss: Loss,
+) -> Tensor:
+    """Climb from `x_t` in steps of length `eta`, each projected onto the ball and the box."""
+    for _ in range(steps):
+        gradient = input_gradient(model, x_t, y, loss, targets)
+        x_t = x_t + eta * threat.steepest(gradient)
+        x_t = (x + threat.project(x_t - x)).clamp_(0, 1)
+    return x_t
 
 
 def worst_of_restarts(

@@ -32,7 +32,8 @@ function makeControl({ label, values, start, menu, plays }, moved) {
   value.ariaHidden = "true"; // a screen reader hears the slider's own value text
   const input = menu
     ? make("select", { id }, ...values.map((text, i) => make("option", { value: i }, text)))
-    : make("input", { id, type: "range", min: 0, max: values.length - 1 });
+    : make("input", { id, type: "range", min: 0, max: values.length - 1,
+      hidden: values.length === 1 }); // of one exported value only the text is left
   const set = (at) => {
     input.value = at;
     if (menu) return;

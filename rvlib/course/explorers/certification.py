@@ -89,7 +89,7 @@ def _controls() -> list[Control]:
     sigmas = [f"{s:.2f}" for s in SIGMAS]
     return [
         Control("share", "leader's share", SHARES, 3, shares, exported=(1, 7)),
-        Control("alpha", "risk α", ALPHAS, ALPHAS.index(ALPHA), exported=(0, 2)),
+        Control("alpha", "failure prob. α", ALPHAS, ALPHAS.index(ALPHA), exported=(0, 2)),
         Control("sigma", "noise level σ", SIGMAS, SIGMAS.index(SIGMA), sigmas),
         Control("n", "votes N", NS, 3, [f"{n:,}" for n in NS], exported=(0, 3, 6, 9)),
     ]
