@@ -1,9 +1,10 @@
 """Faults drawn at random, by the operators of cosmic-ray: how many do the tests notice?
 
 ``python -m tests.random_mutants`` draws 200 places of the code, each package's share by its size,
-changes each by an operator that fits there, and runs the tests of the package on each.  The seed,
-and what was changed and noticed, go to ``report/random-mutants.json``.  Only this needs cosmic-ray:
-``.venv/bin/uv pip install cosmic-ray``.
+changes each by an operator that fits there, and runs the tests that pass through the changed line,
+as coverage has seen them.  What only a child process runs, as a notebook's kernel, counts as not
+tested.  The seed, and what was changed and noticed, go to ``report/random-mutants.json``.  Only
+this needs cosmic-ray and pytest-cov: ``.venv/bin/uv pip install cosmic-ray pytest-cov``.
 """
 
 import argparse
@@ -11,8 +12,11 @@ import ast
 import difflib
 import hashlib
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -27,22 +31,15 @@ from tests.mutants import AT_ONCE, ROOT, copy_of, killer, run_tests
 RECORD = ROOT / "report" / "random-mutants.json"
 DONE = ROOT / "build" / "random-mutants.jsonl"
 """What was found so far: a killed run goes on from there."""
-TIMEOUT = 400
+COVERAGE = ROOT / "build" / "random-mutants.coverage"
+TIMEOUT = 600
 """Seconds; tests that take longer hang, which notices the fault, too."""
-SHARED = ["tests/test_public.py", "tests/test_golden.py", "tests/test_cli.py"]
-TESTS = {
-    "rvlib": ["tests/test_*.py", "tests/smoothing"],
-    "rvlib/attacks": ["tests/attacks", "tests/test_evaluation.py", "tests/test_mistakes.py"],
-    "rvlib/smoothing": ["tests/smoothing", "tests/test_evaluation.py", "tests/test_pipeline.py"],
-    "rvlib/models": ["tests/models", "tests/test_pipeline.py", "tests/test_training.py"],
-    "rvlib/report": ["tests/report", "tests/test_notebooks.py"],
-    "rvlib/course": ["tests/course", "tests/test_notebooks.py"],
-    "rvlib/course/explorers": ["tests/course", "tests/test_notebooks.py"],
-    "rvlib/course/exercises": ["tests/course", "tests/test_notebooks.py"],
-    "benchmarks": ["tests/test_benchmarks.py"],
-}
-"""Tests that are run on a fault, by the folder of its file; ``SHARED`` on all but the last."""
-SLOW = {"tests/test_mutants.py", "tests/test_packaging.py", "tests/test_gpu.py"}
+FOLDERS = [
+    *("benchmarks", "rvlib", "rvlib/attacks", "rvlib/course", "rvlib/course/exercises"),
+    *("rvlib/course/explorers", "rvlib/models", "rvlib/report", "rvlib/smoothing"),
+]
+LEFT_OUT = ["browser", "test_gpu.py", "test_mutants.py", "test_notebooks.py", "test_packaging.py"]
+"""Tests that run code in other processes, or faults of their own."""
 
 Place = tuple[str, int, int]
 """File, line and column."""
@@ -77,7 +74,7 @@ def positions() -> dict[Place, list[tuple[str, int]]]:
     from cosmic_ray.plugins import get_operator, operator_names
 
     found = defaultdict(list)
-    for folder in TESTS:
+    for folder in FOLDERS:
         for path in sorted((ROOT / folder).glob("*.py")):
             file, tree = str(path.relative_to(ROOT)), get_ast(path.read_text())
             for name in operator_names():
@@ -119,25 +116,53 @@ def meaning(source: str) -> str:
     return ast.dump(tree)
 
 
+def cover(whole: Path) -> None:
+    """Run the tests once without a fault, and keep which of them passes through which line."""
+    path = f"{whole}:{os.environ.get('PYTHONPATH', '')}"
+    settings = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COVERAGE_FILE": str(COVERAGE)}
+    options = ["-q", "-n", str(AT_ONCE), "--dist", "loadfile", "-p", "no:cacheprovider"]
+    options += ["--cov=rvlib", "--cov=benchmarks", "--cov-report=", "--cov-context=test"]
+    options += [f"--ignore=tests/{name}" for name in LEFT_OUT]
+    command = [sys.executable, "-m", "pytest", *options]
+    subprocess.run(command, cwd=whole, env=os.environ | settings, check=True)
+
+
+def tests_of(file: str, lines: set[int]) -> list[str]:
+    """Tests that pass through these lines; if they run at the import, through any of the file."""
+    from coverage import CoverageData
+
+    data = CoverageData(str(COVERAGE))
+    data.read()
+    (measured,) = (name for name in data.measured_files() if name.endswith(f"/copy/{file}"))
+    by_line = data.contexts_by_lineno(measured)
+    found = {context for line in lines for context in by_line.get(line, []) if context}
+    found = found or {context for every in by_line.values() for context in every if context}
+    tests = set()
+    for context in found:
+        test, phase = context.rsplit("|", 1)
+        # What a fixture runs is seen by other tests of the file, too.
+        tests.add(test.split("::")[0] if phase == "setup" else test)
+    tests = {test for test in tests if "::" not in test or test.split("::")[0] not in tests}
+    return sorted(tests, key=lambda test: (Path(file).stem not in test.split("::")[0], test))
+
+
 def examine(fault: tuple[str, str, str], whole: Path) -> dict[str, str | None]:
-    """Run the tests of a fault's folder on it."""
+    """Run the tests of the changed line on a fault."""
     file, operator, changed = fault
-    folder = str(Path(file).parent)
-    tests = TESTS[folder] + (SHARED if folder != "benchmarks" else [])
-    near = f"tests/test_{Path(file).stem}.py"
     with tempfile.TemporaryDirectory(prefix="rvlib-mutant-") as temporary:
         copy = copy_of(whole, temporary)
         source = (copy / file).read_text()
         (copy / file).write_text(changed)
-        chosen = [str(p.relative_to(copy)) for pattern in tests for p in sorted(copy.glob(pattern))]
-        chosen.sort(key=lambda path: path != near)
-        chosen = [path for path in dict.fromkeys(chosen) if path not in SLOW]
-        status, output = run_tests(copy, chosen, TIMEOUT)
+        matcher = difflib.SequenceMatcher(None, source.splitlines(), changed.splitlines(), False)
+        blocks = [block for block in matcher.get_opcodes() if block[0] != "equal"]
+        lines = {line for _, first, last, *_ in blocks for line in range(first + 1, last + 1)}
+        tests = tests_of(file, lines)
+        status, output = run_tests(copy, tests, TIMEOUT) if tests else (0, "")
     killed_by = killer(status, output)
     if killed_by is None and status not in (0, None):
         killed_by = "a file of tests cannot be imported"
-    lines = difflib.unified_diff(source.splitlines(), changed.splitlines(), lineterm="", n=0)
-    change = [line for line in lines if line[:1] in "+-" and line[:3] not in ("---", "+++")]
+    text = difflib.unified_diff(source.splitlines(), changed.splitlines(), lineterm="", n=0)
+    change = [line for line in text if line[:1] in "+-" and line[:3] not in ("---", "+++")]
     print(f"{file:35} {operator[:50]:50} {killed_by or f'SURVIVED {change}'}", flush=True)
     return {"file": file, "operator": operator, "change": "\n".join(change), "killed_by": killed_by}
 
@@ -159,6 +184,8 @@ def main(n: int, seed: int) -> None:
 
     with tempfile.TemporaryDirectory(prefix="rvlib-whole-") as folder:
         whole = copy_of(ROOT, folder)  # what is edited meanwhile changes nothing
+        if not done or not COVERAGE.exists():
+            cover(whole)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             found = list(pool.map(lambda fault: found_or(fault, whole), chosen))
     killed = sum(entry["killed_by"] is not None for entry in found)

@@ -35,6 +35,14 @@ def test_implementations_of_a_job_agree(job, inputs):
             assert ours["accuracy"] <= result["accuracy"], name
 
 
+def test_an_epoch_of_the_loop_takes_our_steps(inputs, monkeypatch):
+    (job, _) = (job for job in JOBS if job.kind == "epoch")
+    for name, value in (("LR", 0.05), ("BATCH", 4)):  # steps that change the answers
+        monkeypatch.setattr(f"benchmarks.jobs.{name}", value)
+    results = [run(job, name, inputs, "cpu")["answers"] for name in (OURS, LOOP)]
+    assert (results[0] == results[1]).all()
+
+
 def test_rows_are_those_of_a_gpu_and_attacks_those_of_the_report():
     assert [row.name for row in jobs("cuda")] == [row.name for row in jobs("cpu")]
     balls = {row.norm: row.balls[0][1:] for row in JOBS}
