@@ -184,7 +184,7 @@ def main(n: int, seed: int) -> None:
 
     with tempfile.TemporaryDirectory(prefix="rvlib-whole-") as folder:
         whole = copy_of(ROOT, folder)  # what is edited meanwhile changes nothing
-        if not done or not COVERAGE.exists():
+        if not COVERAGE.exists():
             cover(whole)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             found = list(pool.map(lambda fault: found_or(fault, whole), chosen))
@@ -193,6 +193,8 @@ def main(n: int, seed: int) -> None:
     by_file = sorted(found, key=lambda entry: (str(entry["file"]), str(entry["change"])))
     about = {"provenance": provenance(torch.device("cpu")), "seed": seed, "killed": killed}
     RECORD.write_text(json.dumps(about | {"mutants": by_file}, indent=1) + "\n")
+    for path in (DONE, COVERAGE):
+        path.unlink(missing_ok=True)  # the next run begins anew
 
 
 if __name__ == "__main__":
