@@ -143,7 +143,11 @@ def tests_of(file: str, lines: set[int]) -> list[str]:
         # What a fixture runs is seen by other tests of the file, too.
         tests.add(test.split("::")[0] if phase == "setup" else test)
     tests = {test for test in tests if "::" not in test or test.split("::")[0] not in tests}
-    return sorted(tests, key=lambda test: (Path(file).stem not in test.split("::")[0], test))
+    # Doctests last: their import of a module hides the function of the same name.
+    near = Path(file).stem
+    return sorted(
+        tests, key=lambda test: (test[:6] != "tests/", near not in test.split("::")[0], test)
+    )
 
 
 def examine(fault: tuple[str, str, str], whole: Path) -> dict[str, str | None]:
@@ -160,7 +164,7 @@ def examine(fault: tuple[str, str, str], whole: Path) -> dict[str, str | None]:
         status, output = run_tests(copy, tests, TIMEOUT) if tests else (0, "")
     killed_by = killer(status, output)
     if killed_by is None and status not in (0, None):
-        killed_by = "a file of tests cannot be imported"
+        killed_by = "an error before the first test"
     text = difflib.unified_diff(source.splitlines(), changed.splitlines(), lineterm="", n=0)
     change = [line for line in text if line[:1] in "+-" and line[:3] not in ("---", "+++")]
     print(f"{file:35} {operator[:50]:50} {killed_by or f'SURVIVED {change}'}", flush=True)
