@@ -252,7 +252,7 @@ def counts_inside(
         Index of the first image, part of the address of the attack's noise.
     share : float, in [0, 1], default=0.99
         Share of its radius in which each image is attacked.
-    steps, draws : int
+    steps, draws : int, default=20, 16
         Of ``smoothed_pgd``.
     n : int, default=1000
         Votes an image.

@@ -3,12 +3,15 @@
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from numpydoc.docscrape import get_doc_object
 from numpydoc.validate import validate
 
 import rvlib as rv
@@ -69,6 +72,27 @@ def test_docstring_is_whole(name):
 def _sections(found):
     """Whether a docstring has sections; one or two plain sentences need none."""
     return "Parameters\n" in found["docstring"]
+
+
+def documented_defaults(function):
+    """Defaults by parameter, as the docstring has them; text that is no value is left out."""
+    for entry in get_doc_object(function)["Parameters"]:
+        if found := re.search("default=(.*)", entry.type):
+            names = entry.name.split(", ")
+            values = found[1].split(", ") if len(names) > 1 else [found[1]]
+            for name, value in zip(names, values * (len(names) // len(values)), strict=True):
+                with suppress(ValueError, SyntaxError):
+                    yield name, ast.literal_eval(value)
+
+
+@pytest.mark.parametrize("name", sorted(set(documented())))
+def test_defaults_are_the_documented_ones(name):
+    module, _, function = name.rpartition(".")
+    function = getattr(importlib.import_module(module), function)
+    said = dict(documented_defaults(function))
+    parameters = inspect.signature(function).parameters.values()
+    numbers = {p.name: p.default for p in parameters if isinstance(p.default, int | float | str)}
+    assert {key: said.get(key) for key in numbers} == numbers
 
 
 # --- the rooms -----------------------------------------------------------------------------------
