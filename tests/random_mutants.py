@@ -30,7 +30,7 @@ from tests.mutants import AT_ONCE, ROOT, copy_of, killer, run_tests
 
 RECORD = ROOT / "report" / "random-mutants.json"
 DONE = ROOT / "build" / "random-mutants.jsonl"
-"""What was found so far: a killed run goes on from there."""
+"""What was killed so far: the next run goes on from there.  Delete both files to begin anew."""
 COVERAGE = ROOT / "build" / "random-mutants.coverage"
 TIMEOUT = 600
 """Seconds; tests that take longer hang, which notices the fault, too."""
@@ -175,7 +175,7 @@ def main(n: int, seed: int) -> None:
     """Draw faults, run the tests on each, write the record."""
     chosen = list(draw(n, seed))
     done = [json.loads(line) for line in DONE.read_text().splitlines()] if DONE.exists() else []
-    known = {entry.pop("key"): entry for entry in done}
+    known = {entry.pop("key"): entry for entry in done if entry["killed_by"]}
     DONE.parent.mkdir(exist_ok=True)
 
     def found_or(fault: tuple[str, str, str], whole: Path) -> dict[str, str | None]:
@@ -197,8 +197,6 @@ def main(n: int, seed: int) -> None:
     by_file = sorted(found, key=lambda entry: (str(entry["file"]), str(entry["change"])))
     about = {"provenance": provenance(torch.device("cpu")), "seed": seed, "killed": killed}
     RECORD.write_text(json.dumps(about | {"mutants": by_file}, indent=1) + "\n")
-    for path in (DONE, COVERAGE):
-        path.unlink(missing_ok=True)  # the next run begins anew
 
 
 if __name__ == "__main__":

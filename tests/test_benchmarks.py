@@ -49,6 +49,7 @@ def test_rows_are_those_of_a_gpu_and_attacks_those_of_the_report():
     assert balls["linf"] == (ex.LINF.eps, ex.LINF_STEP_SIZE)
     assert balls["l2"] == (ex.TRUE_L2.eps, ex.attack_record("", ex.ATTACKS["pgd-l2"])["step_size"])
     assert SIGMA == ex.SIGMA
+    assert all((row.images <= 2) == (row.network == "resnet18") for row in JOBS)  # quick ones
 
 
 def test_a_run_is_recorded_and_its_table_goes_into_the_readme(inputs, tmp_path, monkeypatch):
@@ -65,6 +66,25 @@ def test_a_run_is_recorded_and_its_table_goes_into_the_readme(inputs, tmp_path, 
     command.main([*options, "--readme"])
     shown = f"<!-- bench: cpu -->\n{table(record)}\n<!-- /bench -->"
     assert readme.read_text() == f"before\n{shown}\nafter\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        *[([], "report"), (["--quick"], "build"), (["--only", "votes"], "build")],
+        (["--baseline", "elsewhere"], "build"),
+    ],
+)
+def test_only_the_whole_benchmark_replaces_the_record(words, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setattr(command, "prepare", lambda *arguments: None)
+    result = {"name": "votes", "on": "-", "goal": None, "implementations": {OURS: RESULT}}
+    monkeypatch.setattr(command, "measure", lambda *arguments: [result])
+    command.main(words)
+    assert [path.parts[-3] for path in tmp_path.rglob("cpu.json")] == [folder]
+
+
+RESULT = {"seconds": [1.0], "accuracy": 50.0, "same": 100.0}
 
 
 def test_ratios_are_medians_over_rounds_to_the_fastest_other_implementation():

@@ -121,8 +121,9 @@ def test_an_error_of_the_users_own_network_passes_through(error, batch):
 
 
 def test_probabilities_are_warned_of(batch):
-    with pytest.warns(UserWarning, match="probabilities"):
+    with pytest.warns(UserWarning, match="probabilities") as caught:
         fgsm(Network(lambda z: z.softmax(1)), *batch, rv.Linf(0.1))
+    assert caught[0].filename == __file__  # where the caller can mend it
 
 
 def test_sigmoids_are_warned_of(batch):
@@ -137,8 +138,9 @@ def test_sigmoids_are_warned_of(batch):
 def test_a_euclidean_radius_without_its_255_is_warned_of():
     x, y = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
     network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))
-    with pytest.warns(UserWarning, match="255"):
+    with pytest.warns(UserWarning, match="255") as caught:
         fgsm(network, x, y, rv.L2(8))
+    assert caught[0].filename == __file__
     fgsm(network, x, y, rv.L2(5))
 
 

@@ -159,8 +159,50 @@ def test_a_run_measures_what_is_missing_and_reads_the_rest(tiny, tmp_path):
     assert other.accuracy("standard", "natural").n == 8
     folder = other.rows / "heldout" / "standard" / "seed-0" / "natural"
     assert sorted(p.name for p in folder.glob("*.csv")) == ["00000-00003.csv", "00003-00008.csv"]
-    assert estimate(run) < before or estimate(run) < math.inf
     assert (tmp_path / "a" / "build" / "tiny").is_dir()
+
+
+def test_an_estimate_counts_passes_and_votes(tiny, monkeypatch):
+    run = tiny("a")
+    monkeypatch.setattr(pipeline, "_seconds", lambda work, device: 1.0)
+    monkeypatch.setattr(pipeline, "cores", lambda: 2)
+    monkeypatch.setattr(pipeline, "missing_images", lambda run: {})
+    # Two epochs of 48 images in four networks; one of them is attacked in two steps.
+    assert estimate(run) == pytest.approx(2 * 48 * (3 + 1 + 1 + 2) / 32 / 2)
+    everything(run)
+    for place, images, seconds in [
+        (("heldout", "standard", 0, "natural"), 8, 8 / 256),
+        (("heldout", "standard", 0, "pgd-linf"), 8, 8 * 2 / 256),
+        (("test", "smoothed-0.25", 0, "natural"), 4, 4 / 256 + 4 * 100 / 25_600),
+        (("heldout", "smoothed-0.25", 0, "certificates"), 6, 6 * 300 / 2 / 25_600),
+        (("heldout", "smoothed-0.25", 0, "inside"), 6, 6 * (32 / 256 + 100 / 25_600) / 2),
+    ]:
+        monkeypatch.setattr(pipeline, "missing_images", lambda run, at=(place, images): dict([at]))
+        assert estimate(run) == pytest.approx(seconds), place
+
+
+def test_a_check_is_written_and_read_again(tiny, monkeypatch):
+    few = {"images": 8, "steps": 2, "step_size": 0.02, "restarts": 2, "queries": 5}
+    monkeypatch.setattr(pipeline, "CHECKED", few)
+    run = tiny("a")
+    table = pipeline.check(run)
+    assert list(table) == ["defence", "check", "images", "passed", "finding"]
+    assert set(table["defence"]) == set(ex.DEFENCES)
+    assert set(table["images"]) == {"8"}
+    written = run.out / "tables" / "sanity.csv"
+    assert json.loads(written.with_suffix(".json").read_text())["identity"]["images"] == 8
+    monkeypatch.setattr(pipeline, "sanity", None)  # it is not made again
+    assert pipeline.check(run).equals(table)
+    # What is published is read by a lesson, and by no run that measures all by itself.
+    run.published.parent.mkdir(exist_ok=True)
+    (run.out / "tables").rename(run.published.parent / "tables")
+    with pytest.raises(TypeError):
+        pipeline.check(run)
+    lesson = dataclasses.replace(run.profile, reads_published=True)
+    assert pipeline.check(dataclasses.replace(run, profile=lesson)).equals(table)
+    monkeypatch.setattr(pipeline, "CHECKED", few | {"queries": 6})
+    with pytest.raises(TypeError):
+        pipeline.check(dataclasses.replace(run, profile=lesson))
 
 
 def test_an_estimate_is_zero_when_all_is_there(tiny):

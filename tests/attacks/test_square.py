@@ -158,3 +158,12 @@ def test_an_images_proposals_do_not_depend_on_who_else_stands(toys, batch):
     part = square(toy, x, alone, ball, queries=20, generator=seeded())
     assert not torch.equal(whole[-1], x[-1])
     torch.testing.assert_close(part[-1], whole[-1])
+
+
+def test_the_area_is_halved_where_the_paper_halves_it():
+    x = torch.zeros(1, 1, 2000, 2000)
+    sides = [square_side(query, 10_000, 0.8, x) for query in range(10_000)]
+    assert [k - 1 for k in range(1, 10_000) if sides[k] < sides[k - 1]] == [
+        *(10, 50, 200, 1000, 2000, 4000, 6000, 8000)
+    ]
+    assert sides[-1] == round((0.8 / 256) ** 0.5 * 2000)

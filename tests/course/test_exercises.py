@@ -367,6 +367,20 @@ def test_every_row_of_a_table_is_needed(name):
     assert len(words) == len(diagnoses(check)) + len(check.special)
 
 
+def test_facts_are_measured():
+    fact = CHECKS["wilson"].fact
+    assert f"as high as {100 * rv.wilson(0, 1024).high:.2f} %" in fact
+    assert f"extends {100 * rv.wilson(512, 1024).high - 50:.1f} points" in fact
+
+
+def test_a_plateau_is_no_fall():
+    assert CHECKS["collapse_epoch"].answers[0]([30.0, 30.0], [40.0, 5.0]) == 2
+
+
+def test_labels_are_classes():
+    assert set(exercises.results.LABELS) == {0, 1, 2, 3}
+
+
 def test_there_are_twelve_exercises():
     assert CHECKS.keys() == STUDENTS.keys()
     assert len(CHECKS) == 12

@@ -75,7 +75,8 @@ def test_different_positions_look_different():
 
 def test_the_page_is_given_names_values_and_size():
     spec = make()[0].spec
-    assert spec["width"], spec["height"] == (120, 60)
+    assert (spec["width"], spec["height"]) == (120, 60)
+    assert {"spec", "positions", "png", "frame"} <= set(make()[0].keys)  # sent to the page
     height, name = spec["controls"]
     assert height == {
         "name": "level",

@@ -16,6 +16,7 @@ from rvlib.course.lessons import TEST_RADII, ShortTraining
 from rvlib.experiments import ALPHA, PGD_STEPS, REPORT_TABLE1, SIGMAS, gaussian_name
 from rvlib.pipeline import Run
 from rvlib.smoothing import correct_radii, lower_confidence_bound, sample_under_noise
+from tests.course.pictures import compare
 
 NAMES = ["fgsm", "pgd", "training", "mixing", "smoothing", "certification", "results"]
 CURVES = {"α = 1": [60.0, 40.0, 20.0, 10.0, 5.0], "α = 0": [50.0, 45.0, 40.0, 35.0, 30.0]}
@@ -70,6 +71,18 @@ def test_every_control_moves_the_picture_and_back(name, all_of_them):
     again = explorer.draw(start)
     assert again[1] == first[1]
     assert (again[0] == first[0]).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_look_as_they_did(name, all_of_them):
+    explorer = all_of_them(name)
+    start = [control.start for control in explorer._controls]
+    for what, positions in (
+        ("start", start),
+        ("end", [-1] * len(start)),
+        ("zero", [0] * len(start)),
+    ):
+        compare(f"{name}-{what}", explorer.draw(positions)[0])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -22,6 +22,7 @@ from rvlib.course.figures import (
     show_votes,
 )
 from rvlib.threat_models import L2, Linf, PixelL2
+from tests.course.pictures import compare
 
 X = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
 X_ADV = X + 0.03 * torch.tensor([1.0, -1.0, 0.0])[:, None, None, None]
@@ -89,6 +90,7 @@ def test_a_picture_with_its_alt_text(what, headless, monkeypatch):
     with Picture.open(io.BytesIO(base64.b64decode(bundle["image/png"]))) as picture:
         assert picture.format == "PNG"
         assert picture.width <= 720  # beside the side bar on a projector
+        compare(what, np.asarray(picture.convert("RGB")))
     if headless == "1":
         assert "text/html" not in bundle  # GitHub shows the PNG
     else:  # JupyterLab reads the alternative text from HTML only

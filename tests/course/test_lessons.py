@@ -201,6 +201,14 @@ def test_a_short_training_is_measured_once(run, monkeypatch):
             train_shortly(another, plan)
 
 
+@pytest.mark.parametrize("lesson", [lessons.compare_clean_weights, lessons.train_to_collapse])
+def test_a_lesson_reads_its_published_trainings(lesson, tmp_path, monkeypatch):
+    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path))
+    monkeypatch.setattr(lessons, "fit", None)
+    found = lesson(Run.open("lesson", "cpu", root=Path(__file__).parents[2]))
+    assert len(found) >= 2
+
+
 def test_the_last_epoch_beside_the_best():
     last, best = ({"natural": 0.5, "pgd-l2": share} for share in (0.2, 0.3))
     table = last_and_best({"mine": {"last": last, "best": best, "best_epoch": 4}})
@@ -259,7 +267,7 @@ def test_orders_of_a_sound_evaluation(verdict, steps, monkeypatch):
     assert basic["attacked ≤ clean"] == "pass"
     kept = table[table["check"] == "certified ≤ attacked"].iloc[0]
     assert (kept["verdict"], kept["n"]) == ("pass", 1000)
-    assert "15.00" in kept["lower, %"]
+    assert kept["lower, %"] == "certified at l2 0.5: 15.00"
     assert len(table) > len({defence for defence, _ in table1_cells(run.profile)})
     rungs = lessons.ladder(run, "smoothed-0.25")
     assert [part.correct for part in rungs if part] == [150, 180, 600]

@@ -217,6 +217,8 @@ def test_answered_only_and_the_scan_follow_the_tables(out):
     found = gather(out)["findings"]
     assert not found["answered"][0]["inside"]  # 34 of 44: 63 to 87, the report says 59.71
     assert found["sigma"] == [{"sigma": "0.25", "plain": 0, "vote": 4}]
+    change(out / "tables" / "table1.csv", f"{row}0", "smoothed-0.25,natural,-,64,29,3")
+    assert gather(out)["findings"]["answered"][0]["inside"]  # 29 of 61: 36 to 59.84
 
 
 def test_certificates_are_compared_with_the_other_balls_by_their_l2_reach(out):

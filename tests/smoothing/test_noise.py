@@ -29,6 +29,7 @@ def test_addresses_do_not_run_together():
     addresses = [a for n in (0, 1, 2, 3) for a in itertools.product(parts, repeat=n)]
     seeds = {stream("cpu", *address).initial_seed() for address in addresses}
     assert len(seeds) == len(addresses)
+    assert max(seeds) < 2**63  # an int64, which every generator takes
 
 
 @given(st.lists(st.integers(-(2**62), 2**62) | st.text(max_size=3), max_size=4))

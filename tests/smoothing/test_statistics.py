@@ -227,6 +227,7 @@ def test_the_fewest_votes_are_enough_and_one_less_never_is(alpha):
     assert vote([[n, 0]], alpha).tolist() == [0]
     with pytest.raises(ValueError, match=rf"^n={n - 1} .*n >= {n}$"):
         vote([[n, 0], [n - 1, 0]], alpha)
+    assert vote([[n + 1, 0]], alpha).tolist() == [0]
     n = smallest_n_to_certify(alpha)
     assert Fraction(1, 2**n) < exact
     assert n == 1 or exact <= Fraction(1, 2 ** (n - 1))
@@ -381,6 +382,11 @@ def test_prediction_interval_by_hand():
     # Seeds alone (n huge): 0.56 +- t_{2, 0.975} * 0.01 * sqrt(1 + 1/3).
     low, high = prediction_interval([0.55, 0.56, 0.57], 10**12)
     assert (high - low) / 2 == pytest.approx(4.302653 * 0.01 * math.sqrt(4 / 3), rel=1e-5)
+    # At one half t_2 is 0.816497.
+    low, high = prediction_interval([0.55, 0.56, 0.57], 10**12, confidence=0.5)
+    assert (high - low) / 2 == pytest.approx(0.816497 * 0.01 * math.sqrt(4 / 3), rel=1e-5)
+    low, high = prediction_interval([0.55, 0.56, 0.57], 10**12, confidence=0.2)
+    assert (high - low) / 2 == pytest.approx(0.288675 * 0.01 * math.sqrt(4 / 3), rel=1e-5)
     # Images alone: no spread between seeds.
     low, high = prediction_interval([0.5, 0.5], 1000)
     assert (high - low) / 2 == pytest.approx(1.959964 * math.sqrt(2 * 0.25 / 1000), rel=1e-5)

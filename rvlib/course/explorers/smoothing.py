@@ -65,7 +65,7 @@ def explore_smoothing(run: Run, images: int = 6) -> Explorer:
         figure = new_figure()
         shots = [Shot(figure, 8 + k * (SHOT + 16), 244) for k in range(1 + SHOWN)]
         bars = ClassBars(place(figure, 98, 46, 170, 180), "share of the votes")
-        test = _Test(place(figure, 400, 46, 310, 180))
+        test = _Test(place(figure, 400, 46, 310, 138))
 
     def draw(image: int, sigma: float, copies: int) -> str:
         label, counts = int(y[image]), votes(image, sigma, copies)
@@ -73,7 +73,7 @@ def explore_smoothing(run: Run, images: int = 6) -> Explorer:
         bars.show(label, (counts / counts.sum()).tolist())
         answer = int(vote(counts[None].numpy(), ALPHA)[0])
         (a, b), (n_a, n_b) = _leaders(counts)
-        p = test.show(n_a, n_b, answer, label)
+        p = test.show(n_a, n_b)
         second = CLASSES[b] if n_b else "any other class"
         return (
             f"σ = {sigma}, {copies:,} noisy copies of an image of class {CLASSES[label]}: "
@@ -123,14 +123,14 @@ class _Test:
         (self.seen,) = axes.plot(
             [0.5, 0.5], [0, 1.1], "-D", color=ORANGE, markevery=[1], label="seen"
         )
-        self.title = axes.text(0.2, 1.2, " ")
-        axes.set(xlim=(0.2, 1.02), ylim=(0, 1.42), yticks=[0, 0.5, 1])
+        self.title = axes.text(1, 1.1, " ", transform=axes.transAxes, ha="right")
+        axes.set(xlim=(0.2, 1.02), ylim=(0, 1.15), yticks=[0, 0.5, 1])
         axes.set(xlabel="leader's share of the top two's votes", ylabel="probability, peak = 1")
         axes.grid(False)
-        axes.legend(loc="upper right", borderaxespad=0, handlelength=1.4, bbox_to_anchor=(1, 0.88))
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, columnspacing=1)
         self.moving: list[Artist] = [self.null, self.tails, *self.limits, self.seen, self.title]
 
-    def show(self, n_a: int, n_b: int, answer: int, label: int) -> str:
+    def show(self, n_a: int, n_b: int) -> str:
         n, width = n_a + n_b, 3 * np.sqrt(n_a + n_b)
         k = np.arange(max(0, int(n / 2 - width)), min(n, int(n / 2 + width)) + 1)
         height = binom.pmf(k, n, 0.5) / binom.pmf(n // 2, n, 0.5)
@@ -144,7 +144,7 @@ class _Test:
         self.seen.set_xdata([n_a / n, n_a / n])
         p = float(binomtest(n_a, n).pvalue)
         sign = "≤" if p <= ALPHA else ">"
-        self.title.set_text(f"p {sign} α: {_verdict(answer, label)}")
+        self.title.set_text(f"p {sign} α")
         return f"{_power(p)} {sign} α = {ALPHA}"
 
 
