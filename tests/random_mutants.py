@@ -128,7 +128,11 @@ def cover(whole: Path) -> None:
 
 
 def tests_of(file: str, lines: set[int]) -> list[str]:
-    """Tests that pass through these lines; if they run at the import, through any of the file."""
+    """Tests that pass through these lines.
+
+    Of lines that run at the import, those that pass through any of the file, and those that mirror
+    its package.
+    """
     from coverage import CoverageData
 
     data = CoverageData(str(COVERAGE))
@@ -136,12 +140,17 @@ def tests_of(file: str, lines: set[int]) -> list[str]:
     (measured,) = (name for name in data.measured_files() if name.endswith(f"/copy/{file}"))
     by_line = data.contexts_by_lineno(measured)
     found = {context for line in lines for context in by_line.get(line, []) if context}
-    found = found or {context for every in by_line.values() for context in every if context}
-    tests = set()
+    tests = {"tests/test_public.py"}  # looks at every signature, and runs none of the lines
+    if not found:
+        found = {context for every in by_line.values() for context in every if context}
+        mirror = ROOT / "tests" / Path(file).parts[1]
+        tests |= {str(path.relative_to(ROOT)) for path in mirror.glob("test_*.py")}
     for context in found:
         test, phase = context.rsplit("|", 1)
-        # What a fixture runs is seen by other tests of the file, too.
-        tests.add(test.split("::")[0] if phase == "setup" else test)
+        name = test.split("::")[0]
+        # What a fixture runs, or keeps for a whole file, is seen by other tests of the file, too.
+        shared = phase == "setup" or 'scope="module"' in (ROOT / name).read_text()
+        tests.add(name if shared else test)
     tests = {test for test in tests if "::" not in test or test.split("::")[0] not in tests}
     # Doctests last: their import of a module hides the function of the same name.
     near = Path(file).stem
