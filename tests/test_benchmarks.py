@@ -84,6 +84,10 @@ def test_only_the_whole_benchmark_replaces_the_record(words, folder, tmp_path, m
     assert [path.parts[-3] for path in tmp_path.rglob("cpu.json")] == [folder]
 
 
+def test_a_missing_library_is_recorded():
+    assert command._version("no such package") == "not installed"
+
+
 RESULT = {"seconds": [1.0], "accuracy": 50.0, "same": 100.0}
 
 
