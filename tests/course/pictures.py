@@ -22,5 +22,5 @@ def compare(name, pixels):
         Image.fromarray(pixels).save(path, "WEBP", lossless=True, method=6)
     expected = np.asarray(Image.open(path).convert("RGB"))
     assert pixels.shape == expected.shape
-    differ = (np.abs(pixels.astype(int) - expected) > 64).any(2).sum()
+    differ = (np.abs(pixels.astype(int) - expected) > 20).any(2).sum()
     assert differ <= FEW, f"{differ} pixels differ from {path}"

@@ -85,6 +85,11 @@ def test_pictures_look_as_they_did(name, all_of_them):
         compare(f"{name}-{what}", explorer.draw(positions)[0])
 
 
+def test_some_numbers_of_copies_are_exported(all_of_them):
+    copies = controls(all_of_them("smoothing"))["copies"]
+    assert [copies.values[k] for k in copies.exported] == [100, 500, 1000]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_sentence_says_where_every_control_stands(name, all_of_them):
     explorer = all_of_them(name)
