@@ -208,20 +208,22 @@ def test_damaged_pickle_or_truncated_archive_is_refused_unopened(tmp_path, offic
 
 
 def test_the_first_source_that_works_and_does_not_lie_is_kept(tmp_path, arrays, tiny, capsys):
-    def fail(scratch):
-        raise TimeoutError("timed\nout")
+    def fail(why="timed\nout"):
+        raise TimeoutError(why)
 
     lie = {**arrays, "train_labels": arrays["train_labels"][::-1]}
-    tiny(first=fail, second=lambda scratch: lie, third=lambda scratch: arrays)
+    tiny(first=lambda scratch: fail(), second=lambda scratch: lie, third=lambda scratch: arrays)
     root = tmp_path / "new" / "folder"
     assert fetch("cifar10", root) == root / "cifar10.npz"
     assert names_in(root) == ["cifar10.npz"]
     assert "rvlib: fetching cifar10 by third\n" in capsys.readouterr().err
-    tiny(first=fail, second=lambda scratch: lie)
+    tiny(first=lambda scratch: fail(), second=lambda scratch: lie)
     assert len(load("cifar10", "test", root)[0]) == 4  # and asks no source again
     message = error_of(fetch, "cifar10", tmp_path)
     assert "(first: timed out; second: train_labels has the wrong SHA-256 sum)" in message
     assert names_in(tmp_path) == ["new"]
+    tiny(first=lambda scratch: fail("x" * 300))
+    assert f"(first: {'x' * 200})" in error_of(fetch, "cifar10", tmp_path)  # a line, no page
 
 
 @pytest.mark.parametrize("name", ["cifar10", "mnist"])

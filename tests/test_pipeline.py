@@ -293,6 +293,18 @@ def test_the_seed_of_a_run_is_that_of_its_attacks_alone(tiny, monkeypatch):
     assert seeds == [0, 1]
 
 
+def test_a_checkpoint_that_another_run_removed_is_no_error(tiny, monkeypatch):
+    def fit_beside_another(*arguments, checkpoint, **options):
+        found = rv.fit(*arguments, checkpoint=checkpoint, **options)
+        checkpoint.unlink()
+        return found
+
+    monkeypatch.setattr(pipeline, "fit", fit_beside_another)
+    run = tiny("a")
+    run.train_one("standard", 0)
+    assert run.weights("standard").exists()
+
+
 def test_every_training_seed_is_another_training(tiny, monkeypatch):
     seeds = []
 

@@ -526,6 +526,12 @@ def test_an_exception_in_a_special_case_is_shown_with_it():
     assert ": your function stops with `ZeroDivisionError: division by zero` in line " in text
 
 
+def test_arguments_that_are_too_long_to_read_are_left_out():
+    check = CHECKS["lower_bound"]
+    just, more = [100] + [1] * 18, [1] * 20  # 59 and 60 characters
+    assert check._inputs((just, more, 0.05)) == f"With `k = {just}, alpha = 0.05`"
+
+
 def test_another_shape_in_a_special_case_is_shown():
     text = CHECKS["lower_bound"].verdict(
         lambda k, n, alpha: stats.beta.ppf(alpha, k, n - k + 1) if k else [0]

@@ -85,6 +85,10 @@ def test_pictures_look_as_they_did(name, all_of_them):
         compare(f"{name}-{what}", explorer.draw(positions)[0])
 
 
+def test_votes_go_on_from_fewer_copies():
+    assert all(copies % 100 == 0 for copies in smoothing.COPIES)  # sample_under_noise(first=...)
+
+
 def test_some_numbers_of_copies_are_exported(all_of_them):
     copies = controls(all_of_them("smoothing"))["copies"]
     assert [copies.values[k] for k in copies.exported] == [100, 500, 1000]
