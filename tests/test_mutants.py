@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.mutants import FOLDER, ROOT, TIMEOUT, Mutant, killer, mutants
+from tests.mutants import FOLDER, ROOT, Mutant, killer, mutants
 
 FAILED = "FAILED tests/test_x.py::test_it[a b] - assert 1 == 2\n1 failed in 0.1s\n"
 
@@ -38,7 +38,7 @@ def test_unknown_names_are_refused_and_known_ones_chosen():
         (0, "1 passed", None),
         (2, "ERROR tests/test_x.py - ImportError", None),
         (1, "", None),
-        (None, "", f"no end after {TIMEOUT} s"),
+        (None, "", "no end in time"),
     ],
 )
 def test_only_a_test_that_fails_kills(status, output, expected):
