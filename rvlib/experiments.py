@@ -274,7 +274,14 @@ PROFILES = {
             attacks=REPORT_ATTACKS + FURTHER_ATTACKS[:2],
         ),
         Profile("lesson", reads_published=True),
-        Profile("course", live=1024, vote_attacked=256, certified=128, ns=(100, 1000, 10_000)),
+        Profile(
+            "course",
+            live=1024,
+            vote_attacked=256,
+            certified=128,
+            ns=(100, 1000, 10_000),
+            attacks=REPORT_ATTACKS + FURTHER_ATTACKS[:2],  # 50 steps from 5 starts take minutes
+        ),
         Profile("full", trains=True, test=10_000, live=1024),
     )
 }

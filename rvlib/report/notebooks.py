@@ -92,6 +92,8 @@ def run_notebooks(
     sources = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
     for source in sources:
         check_parameters(source, parameters)
+    if at_once > 1:
+        sources.reverse()  # the last one takes longest
     targets = [run.out / "notebooks" / source.name for source in sources]
     with ExitStack() as stack:
         each: Any = map
@@ -100,7 +102,7 @@ def run_notebooks(
         done = each(_timed, sources, targets, itertools.repeat(parameters))
         for position, (target, seconds) in enumerate(zip(targets, done, strict=True), start=1):
             run.log(f"notebook {position}/{len(sources)}  {target.name}  {seconds:.0f} s")
-    return targets
+    return sorted(targets)
 
 
 def _timed(source: Path, target: Path, parameters: dict[str, Any]) -> float:
