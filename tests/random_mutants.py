@@ -170,7 +170,7 @@ def examine(fault: tuple[str, str, str], whole: Path) -> dict[str, str | None]:
         blocks = [block for block in matcher.get_opcodes() if block[0] != "equal"]
         lines = {line for _, first, last, *_ in blocks for line in range(first + 1, last + 1)}
         tests = tests_of(file, lines)
-        status, output = run_tests(copy, tests, TIMEOUT) if tests else (0, "")
+        status, output = run_tests(copy, tests, TIMEOUT)
     killed_by = killer(status, output)
     if killed_by is None and status not in (0, None):
         killed_by = "an error before the first test"

@@ -46,12 +46,8 @@ def robust_mask(
         True labels.
     threat : ThreatModel
         Norm and radius.
-    steps : int, default=10
-        Number of gradient steps.
-    step_size : float or Tensor of shape (B,), default=2.5 * threat.eps / steps
-        Length of one step in the norm of `threat`, in pixel units.
-    random_start : bool, default=True
-        Start at a uniform point of the ball instead of at `x`.
+    steps, step_size, random_start : optional, default=10, None, True
+        As for ``pgd``.
     restarts : int, default=1
         Runs, each from a random start of its own, on the images that still stand.
     loss : callable, optional
