@@ -119,6 +119,6 @@ def jobs(device: str = "cpu", quick: bool = False) -> list[Job]:
 
 def _tiny(job: Job) -> Job:
     """Shrink a job until it takes a moment: for tests, not for times."""
-    images, votes = (2, 100) if job.network == "resnet18" else (16, 1000)
+    images, votes = (1, 50) if job.network == "resnet18" else (16, 1000)
     images, votes = min(job.images, images), min(job.votes, votes)
     return replace(job, images=images, votes=votes, repeats=1)
