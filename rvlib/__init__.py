@@ -13,6 +13,7 @@ _PUBLIC = {
     "threat_models": ["Linf", "L2", "PixelL2", "ThreatModel"],
     "attacks": [
         *["fgsm", "pgd", "smoothed_pgd", "square", "robust_mask"],
+        *["apgd", "fab", "autoattack", "autoattack_stages", "Passes"],
         *["input_gradient", "log_odds", "margin", "dlr", "towards", "targeted_dlr"],
     ],
     "inference": ["eval_mode"],
