@@ -72,7 +72,8 @@ def apgd(
     generator : torch.Generator, optional
         Source of the starts, on the device of `x`.
     batch_size : int, optional
-        Images a forward pass; by default 256 on a CPU, all on a GPU.  Starts do not depend on it.
+        Images a forward pass, at least one with all its targets; by default 256 on a CPU, all on a
+        GPU.  Starts do not depend on it.
 
     Returns
     -------
@@ -172,7 +173,7 @@ def _assess(
     for _ in range(draws - 1):
         more = answer()
         value, gradient, wrong = value + more[0], gradient + more[1], wrong & more[2]
-    return torch.where(wrong, torch.inf, value / draws), gradient
+    return torch.where(wrong, torch.inf, value.to(x) / draws), gradient
 
 
 def _run(

@@ -148,8 +148,14 @@ def autoattack_stages(
 
     Parameters
     ----------
-    model, x, y, threat
-        As for ``autoattack``.
+    model : nn.Module
+        Maps images to logits of shape (B, K); left as it was.
+    x : Tensor of shape (B, C, H, W), float, in [0, 1]
+        Clean images.
+    y : Tensor of shape (B,), int64, in {0, ..., K-1}
+        True labels.
+    threat : ThreatModel
+        Norm and radius, one value or one an image.
     version : {"fast", "standard", "rand"}, default="fast"
         As for ``autoattack``.
     generator, batch_size : optional

@@ -21,8 +21,8 @@ from rvlib.threat_models import L2, Linf, ThreatModel, per_image
 OVERSHOOT, BACK, LARGEST_BIAS = 1.05, 0.9, 0.1
 """The paper's eta, beta and alpha_max."""
 
-PASSES = 6
-"""Newton steps to the plane: three leave 1e-7 between images of random pixels."""
+PASSES = 7
+"""Newton steps to the plane: on CIFAR-10's images the seventh leaves 1e-6 of the way."""
 
 
 @attack
@@ -67,7 +67,8 @@ def fab(
         Classes to move towards, those of one image side by side; by default the nine wrong classes
         of the highest logits of `x`.
     batch_size : int, optional
-        Images a forward pass; by default 256 on a CPU, all on a GPU.
+        Images a forward pass, at least one with all its targets; by default 256 on a CPU, all on a
+        GPU.
 
     Returns
     -------
@@ -131,7 +132,7 @@ def _search(
         x_t = _step(model, x, y, threat, t, x_t)
         wrong, length = fooled(logits_of(model, x_t, len(x)), y), threat.norm(x_t - x)
         stands = ~(distance <= threat.eps).view(-1, per).any(1).repeat_interleave(per)
-        nearer = wrong & (length < distance) & stands
+        nearer = wrong & ~(length >= distance) & stands  # NaN is nearer, too: it must be seen
         distance = torch.where(nearer, length, distance)
         nearest = choose(nearer, x_t, nearest)
         x_t = choose(wrong, x + BACK * (x_t - x), x_t)
@@ -180,15 +181,16 @@ def to_plane(x: Tensor, w: Tensor, f: Tensor, threat: ThreatModel) -> Tensor:
     """
     tiny = torch.finfo(x.dtype).tiny
     scale = w.abs().amax((1, 2, 3), keepdim=True).clamp_min(tiny)  # or small squares would vanish
-    size, gap = (w / scale).abs(), per_image(f.abs()) / scale
+    size, gap = (w / scale).abs(), f.abs()[:, None] / scale[:, 0, 0]
     direction = -per_image(f.sign()) * w.sign()
     room = torch.where(direction > 0, 1 - x, x)
     speed = torch.ones_like(size) if isinstance(threat, Linf) else size
-    wall, gain, full = room / speed.clamp_min(tiny), size * speed, size * room
-    way = torch.zeros_like(gap)
+    wall = (room / speed.clamp_min(tiny)).flatten(1)
+    parts = torch.stack([size * speed, size * room], 1).flatten(2)  # (B, 2, d)
+    way, total = torch.zeros_like(gap), parts[:, :1].sum(2)
     for _ in range(PASSES):
-        free = (wall > way).to(x.dtype)
-        slope = (gain * free).sum((1, 2, 3), keepdim=True)
-        spent = (full - full * free).sum((1, 2, 3), keepdim=True)
-        way = torch.maximum(way, (gap - spent) / slope.clamp_min(tiny))
-    return direction * torch.where(wall > way, way * speed, room)
+        at_wall = (wall <= way).to(x.dtype)[:, :, None]
+        lost, spent = (parts @ at_wall).unbind(1)
+        way = torch.maximum(way, (gap - spent) / (total - lost).clamp_min(tiny))
+    way = way.clamp_max(torch.finfo(x.dtype).max)[:, :, None, None]  # infinite: no way to the plane
+    return direction * torch.minimum(way * speed, room)
