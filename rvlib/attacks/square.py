@@ -100,20 +100,21 @@ def square(
         raise ValueError(f"area={area} is no share of the image: give a number in (0, 1]")
     if queries < 1:
         raise ValueError(f"queries={queries}: an attack asks at least once")
-    propose = (_corners if isinstance(threat, Linf) else _bumps)(x, threat, generator)
-    best, left = x.clone(), torch.arange(len(x), device=x.device)
-    found = margin(logits_of(model, x, batch_size), y)
+    proposals = (_corners if isinstance(threat, Linf) else _bumps)(x, threat, generator)
+    best, found = x.clone(), margin(logits_of(model, x, batch_size), y)
     for query in range(queries):
         if query % LOOK == 0:
             left = (found <= 0).nonzero()[:, 0]
             if not len(left):
                 break
-        side = square_side(query, queries, area, x)
-        proposed = propose(best[left], left, side, query == 0)
-        value = margin(logits_of(model, proposed, batch_size), y[left])
-        takes = (value > found[left]) & (found[left] <= 0)
-        best[left] = torch.where(takes[:, None, None, None], proposed, best[left])
-        found[left] = torch.where(takes, value, found[left])
+            propose, label, now, ahead = proposals(left), y[left], best[left], found[left]
+        proposed = propose(now, square_side(query, queries, area, x), query == 0)
+        value = margin(logits_of(model, proposed, batch_size), label)
+        takes = (value > ahead) & (ahead <= 0)
+        now = torch.where(takes[:, None, None, None], proposed, now)
+        ahead = torch.where(takes, value, ahead)
+        if query % LOOK == LOOK - 1 or query == queries - 1:
+            best[left], found[left] = now, ahead
     return best
 
 
@@ -125,48 +126,58 @@ def square_side(query: int, queries: int, area: float, x: Tensor) -> int:
     return max(1, min(side, height, width))
 
 
-# --- proposals: ``propose(best, left, side, first)``, new images for those that are left ----------
+# --- proposals: for those that are left, ``propose(now, side, first)`` gives new images -----------
 
-Propose = Callable[[Tensor, Tensor, int, bool], Tensor]
+Propose = Callable[[Tensor, int, bool], Tensor]
+Proposals = Callable[[Tensor], Propose]
 
 
-def _corners(x: Tensor, threat: ThreatModel, generator: torch.Generator | None) -> Propose:
+def _corners(x: Tensor, threat: ThreatModel, generator: torch.Generator | None) -> Proposals:
     """Squares of one side of the ball a channel, the first time stripes (algorithm 2)."""
     low, high = (inside(x, x + side * per_image(threat.eps), threat) for side in (-1, 1))
 
-    def propose(best: Tensor, left: Tensor, side: int, first: bool) -> Tensor:
-        sides = _signs(x, generator, 1, x.shape[3] if first else 1)[left]
-        moved = torch.where(sides > 0, high[left], low[left])
-        if first:
-            return moved
-        window, _ = _window(x, side, generator)
-        return torch.where(window[left], moved, best)
+    def proposals(left: Tensor) -> Propose:
+        below, above = low[left], high[left]
 
-    return propose
+        def propose(now: Tensor, side: int, first: bool) -> Tensor:
+            sides = _signs(x, generator, 1, x.shape[3] if first else 1)[left]
+            moved = torch.where(sides > 0, above, below)
+            if first:
+                return moved
+            window, _ = _window(x, side, generator)
+            return torch.where(window[left], moved, now)
+
+        return propose
+
+    return proposals
 
 
-def _bumps(x: Tensor, threat: ThreatModel, generator: torch.Generator | None) -> Propose:
+def _bumps(x: Tensor, threat: ThreatModel, generator: torch.Generator | None) -> Proposals:
     """Bumps that take over what a second square has, the first time tiles (algorithm 3)."""
     channels, height, width = x.shape[1:]
 
-    def propose(best: Tensor, left: Tensor, side: int, first: bool) -> Tensor:
+    def proposals(left: Tensor) -> Propose:
         ball, clean = threat.at(left), x[left]
         eps = per_image(ball.eps)
-        if first:
-            return inside(clean, clean + eps * ball.steepest(_tiles(x, generator)[left]), ball)
-        side = max(side, min(3, height, width))
-        rho, turned = _signs(x, generator, 1, 1)[left], _signs(x, generator, 1, 1)[left, :1] > 0
-        (here, place), (there, _) = (_window(x, side, generator) for _ in range(2))
-        here, there, row, column = (part[left] for part in (here, there, *place))
-        nu, eta = best - clean, bump(side).to(x)
-        eta = torch.where(turned, eta[row, column], eta[column, row])
-        unused = (eps**2 - _length(nu, (1, 2, 3)) ** 2).clamp_min(0)
-        available = (_length(nu * (here | there), (2, 3)) ** 2 + unused / channels).sqrt()
-        moved = _unit(rho * eta * here + _unit(nu * here))
-        nu = torch.where(here, available * moved, nu.masked_fill(there, 0))
-        return inside(clean, clean + nu, ball)
 
-    return propose
+        def propose(now: Tensor, side: int, first: bool) -> Tensor:
+            if first:
+                return inside(clean, clean + eps * ball.steepest(_tiles(x, generator)[left]), ball)
+            side = max(side, min(3, height, width))
+            rho, turned = (_signs(x, generator, 1, 1)[left] for _ in range(2))
+            (here, place), (there, _) = (_window(x, side, generator) for _ in range(2))
+            here, there, row, column = (part[left] for part in (here, there, *place))
+            nu, eta = now - clean, bump(side).to(x)
+            eta = torch.where(turned[:, :1] > 0, eta[row, column], eta[column, row])
+            unused = (eps**2 - _length(nu, (1, 2, 3)) ** 2).clamp_min(0)
+            available = (_length(nu * (here | there), (2, 3)) ** 2 + unused / channels).sqrt()
+            moved = available * _unit(rho * eta * here + _unit(nu * here))
+            nu = torch.where(here, moved, nu.masked_fill(there, 0))
+            return inside(clean, clean + nu, ball)
+
+        return propose
+
+    return proposals
 
 
 def bump(side: int) -> Tensor:

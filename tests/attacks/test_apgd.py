@@ -97,7 +97,9 @@ def test_the_iteration_is_the_papers(model, many, loss, threat):
     threat = dataclasses.replace(threat, eps=threat.eps / 8)
     start = (x + threat.sample(x, seeded())).clamp(0, 1)
     each = [
-        written_out(model, *(part[i : i + 1] for part in (x, y)), threat, start[i : i + 1], 40, loss)
+        written_out(
+            model, *(part[i : i + 1] for part in (x, y)), threat, start[i : i + 1], 40, loss
+        )
         for i in range(len(x))
     ]
     expected, halvings = torch.cat([found for found, _ in each]), [n for _, n in each]

@@ -31,7 +31,7 @@ def double(*shape, seed=0):
 
 
 def problems(count=40):
-    """Images with pixels on the walls, gradients with zeros, values that are out of reach or not."""
+    """Images with pixels on the walls, gradients with zeros, values in reach and out of it."""
     x = (1.6 * double(count, 1, 2, 3) - 0.3).clamp(0, 1)
     w = 2 * double(count, 1, 2, 3, seed=1) - 1
     w[::5, 0, 0, 0] = 0
@@ -153,7 +153,11 @@ class Ring(nn.Module):
 
 @BALLS
 def test_a_curved_boundary_is_found_from_within(ball):
-    x = torch.tensor([[0.55, 0.52], [0.48, 0.4], [0.45, 0.6], [0.62, 0.48]]).view(4, 1, 1, 2).double()
+    x = (
+        torch.tensor([[0.55, 0.52], [0.48, 0.4], [0.45, 0.6], [0.62, 0.48]])
+        .view(4, 1, 1, 2)
+        .double()
+    )
     y = torch.zeros(4, dtype=torch.int64)
     if ball is L2:
         distance = 0.2 - (x - 0.5).flatten(1).norm(dim=1)
