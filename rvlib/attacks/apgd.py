@@ -96,14 +96,14 @@ def apgd(
     Notes
     -----
     An image takes ``steps + 1`` forward and backward passes a run, target and draw, or fewer: it
-    leaves with the iterate that fools.  Where the published code differs from the paper:
+    leaves with the iterate that fools.  Where the published code has quirks, here:
 
-    - Start: uniform in the ball, not on its surface.
-    - First checkpoint: the loss is compared with the start's, not with zero.
-    - Momentum: none in the first step and in the first after a return to the best point, not the
-      leap to it.
-    - Ties are not correct, as everywhere in this library.
-    - Clamping after projecting onto the Euclidean ball is feasible, no exact projection.
+    - the start is uniform in the ball, not on its surface; the targets of an image share it;
+    - the first checkpoint compares losses with the start's, not with zero, and knows both rules;
+    - the first step after a return to the best point has no momentum, not that of the leap;
+    - the first iterate that fools is kept, not the last; a tie is not correct;
+    - with several draws the loss is their mean, not the last one's, and all of them must be wrong;
+    - clamping after the projection onto a Euclidean ball is feasible, no exact projection.
 
     References
     ----------
@@ -143,7 +143,7 @@ def apgd(
 
 
 def checkpoints(steps: int) -> list[int]:
-    r"""After which steps the step size is looked at (section 3.2).
+    r"""After which steps the step size is looked at (section 3).
 
     .. math:: w_j = \lceil p_j N \rceil, \qquad p_0 = 0, \quad p_1 = 0.22, \quad
         p_{j+1} = p_j + \max(p_j - p_{j-1} - 0.03, \, 0.06)
@@ -277,9 +277,17 @@ def _begin(
     """Assess the starts."""
     targets = None if targets is None else targets.flatten()
     value, gradient = assess(start, y, targets)
-    eta = 2 * torch.as_tensor(threat.eps).to(x).expand(len(x))
-    best = start, value, gradient, value
-    rises, halved = torch.zeros_like(y), torch.zeros_like(y, dtype=torch.bool)
     return _Ascent(
-        *(per, x, y, threat, targets, eta, start, value, gradient, start, *best, rises, halved)
+        *(per, x, y, threat, targets),
+        eta=2 * torch.as_tensor(threat.eps).to(x).expand(len(x)),
+        x_t=start,
+        value=value,
+        gradient=gradient,
+        x_before=start,
+        best=start,
+        best_value=value,
+        best_gradient=gradient,
+        value_at_check=value,
+        rises=torch.zeros_like(y),
+        halved=torch.zeros_like(y, dtype=torch.bool),
     )

@@ -177,7 +177,7 @@ def to_plane(x: Tensor, w: Tensor, f: Tensor, threat: ThreatModel) -> Tensor:
     .. math:: \sum_i |w_i| \min(\lambda v_i, r_i) = |f|
 
     is found by Newton's method from zero, exactly on the left side's last linear piece.  Where the
-    box does not reach the plane the way leads to the nearest corner (section 2.2).
+    box does not reach the plane the way leads to the nearest corner (section 2).
     """
     tiny = torch.finfo(x.dtype).tiny
     scale = w.abs().amax((1, 2, 3), keepdim=True).clamp_min(tiny)  # or small squares would vanish

@@ -318,6 +318,8 @@ def test_passes_are_those_of_the_published_attacks(monkeypatch):
         assert (stage.forwards - extra, stage.backwards) == own[stage.name]
         assert abs(sum(own[stage.name]) / PUBLISHED[stage.name] - 1) < 0.01
     assert (stages[0].forwards, stages[0].backwards) == (1, 0)
+    _, stages = stages_of(model, x, y, Linf(1e-6), version="rand")
+    assert [stage.backwards for stage in stages] == [0, 20 * 101, 20 * 101]
 
 
 def test_nobody_works_on_the_fallen(many):

@@ -236,6 +236,14 @@ def test_in_l2_a_bump_takes_over_what_a_second_square_has():
     assert len(sides) > 4
 
 
+def test_in_l2_bumps_lie_either_way():
+    """Half of the new bumps change sign from left to right, half from top to bottom."""
+    x = torch.full((16, 1, 5, 5), 0.5)
+    _, _, moved = recorded(x, 2, L2(0.5))  # no tiles were taken: a single bump of three pixels
+    across = moved.sum(2).abs().amax(2)[:, 0] > moved.sum(3).abs().amax(2)[:, 0]
+    assert 0 < across.sum() < 16
+
+
 def test_in_l2_the_energy_that_the_walls_cut_off_is_used_again():
     x = torch.full((1, 3, 32, 32), 0.02)
     lengths = [float(moved.norm()) for moved in recorded(x, 200, L2(2.0), Rising())[1:]]
