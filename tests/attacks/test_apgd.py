@@ -97,10 +97,8 @@ def test_the_iteration_is_the_papers(model, many, loss, threat):
     threat = dataclasses.replace(threat, eps=threat.eps / 8)
     start = (x + threat.sample(x, seeded())).clamp(0, 1)
     each = [
-        written_out(
-            model, *(part[i : i + 1] for part in (x, y)), threat, start[i : i + 1], 40, loss
-        )
-        for i in range(len(x))
+        written_out(model, image, label, threat, begin, 40, loss)
+        for image, label, begin in zip(*(part.split(1) for part in (x, y, start)), strict=True)
     ]
     expected, halvings = torch.cat([found for found, _ in each]), [n for _, n in each]
     found = apgd(model, x, y, threat, steps=40, loss=loss, generator=seeded())

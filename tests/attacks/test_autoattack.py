@@ -34,7 +34,7 @@ def double(*shape, seed=0):
 
 
 def linear_network(classes, pixels):
-    model = nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes)).double()
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes)).double()
     with torch.no_grad():
         model[1].weight.copy_(2 * double(classes, pixels, seed=classes) - 1)
         model[1].bias.copy_(-model[1].weight.sum(1) / 2)

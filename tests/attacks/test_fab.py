@@ -107,7 +107,7 @@ def test_without_a_gradient_or_a_gap_nothing_moves(ball):
 @BALLS
 def test_a_linear_network_falls_at_its_distance(ball):
     """Four classes: the nearest of three planes counts, whatever the first target is."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).double()
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).double()
     with torch.no_grad():
         model[1].weight.copy_(2 * double(4, 12, seed=3) - 1)
         model[1].bias.copy_(-model[1].weight.sum(1) / 2)
@@ -128,12 +128,11 @@ def test_a_linear_network_falls_at_its_distance(ball):
 def test_a_network_that_falls_in_a_corner_of_the_box():
     """In l-infinity with walls: a plane is reached at eps where the rooms, cut at eps, suffice."""
     x, w, _ = problems(40)
-    w = w.float().double()
     reach = torch.minimum(torch.full_like(x, 0.3), torch.where(w > 0, 1 - x, x))
     gain = (w.abs() * reach).sum((1, 2, 3))
     for one in range(len(x)):
         for share in (0.98, 1.02):
-            model = nn.Sequential(nn.Flatten(), nn.Linear(6, 2)).double()
+            model: Any = nn.Sequential(nn.Flatten(), nn.Linear(6, 2)).double()
             with torch.no_grad():
                 model[1].weight.copy_(torch.stack([0 * w[one].flatten(), w[one].flatten()]))
                 lead = (w[one] * x[one]).sum() + share * gain[one]

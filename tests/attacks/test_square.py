@@ -1,5 +1,7 @@
 """rvlib.attacks.square: random search that never makes a margin worse, and needs no gradient."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -253,7 +255,7 @@ def test_in_l2_the_energy_that_the_walls_cut_off_is_used_again():
 
 
 def test_in_l2_a_linear_network_is_led_towards_its_optimum():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).double()
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).double()
     normal = torch.randn(192, generator=seeded(1), dtype=torch.float64)
     with torch.no_grad():
         model[1].weight.copy_(torch.stack([0 * normal, normal]))
