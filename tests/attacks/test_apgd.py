@@ -107,6 +107,30 @@ def test_the_iteration_is_the_papers(model, many, loss, threat):
     assert max(halvings) >= 3  # the rule was asked
 
 
+class Scripted(nn.Module):
+    """Its loss falls with the first step and rises ever after, wherever the pixel goes."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        if x.requires_grad:
+            self.seen.append(x.detach()[0].item())
+        t, pixel = len(self.seen) - 1, x.flatten(1)
+        value = -1.0 if t <= 0 else -30 + 0.1 * t
+        return torch.cat([0 * pixel, value + pixel - pixel.detach()], 1)
+
+
+def test_a_run_that_rises_without_a_new_best_is_idle():
+    """Not twice in a row: an interval whose step size is new is given time."""
+    network, (x, y) = Scripted(), (torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]))
+    apgd(network, x, y, Linf(0.1), loss=rv.margin, generator=seeded(2))
+    assert network.seen[0] < 0.55
+    falls = [t for t, (a, b) in enumerate(itertools.pairwise(network.seen), 1) if b < a - 1e-6]
+    assert falls == [23, 58, 81, 94]  # back from the face of the ball to the start
+
+
 class Ridge(nn.Module):
     """One pixel; class 1 wins within 5e-4 of 0.53 only, its logit rises towards there."""
 
@@ -159,10 +183,12 @@ def test_a_linear_network_falls_at_its_distance(linear, ball):
 # ---- who leaves ---------------------------------------------------------------------------------
 
 
-def test_leaving_early_changes_nothing(model, many, threat, monkeypatch):
-    x, y = many
-    targets = torch.stack([(y + 1) % 3, (y + 2) % 3], 1)
-    threat = dataclasses.replace(threat, eps=threat.eps / 4)
+def test_leaving_early_changes_nothing(toys, many, threat, monkeypatch):
+    model, x = toys(5).eval().double(), many[0]
+    z = model(x)
+    y = z.argmax(1)
+    targets = rows.by_rank(z, y).flip(1)  # the nearest last, so that others fall after it
+    threat = dataclasses.replace(threat, eps=threat.eps / 2)
     for options in ({"restarts": 2}, {"loss": rv.towards, "targets": targets}):
         seen = []
         for looks in (lambda step: True, rows.looks, lambda step: False):
@@ -175,6 +201,30 @@ def test_leaving_early_changes_nothing(model, many, threat, monkeypatch):
         passes = [forwards for forwards, _ in seen]
         assert passes == sorted(passes)
         assert passes[0] < passes[2]
+
+
+class Late(nn.Module):
+    """Class 2 wins to the left from the third answer on, class 1 to the right from the fifth on."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+
+    def forward(self, x):
+        self.asked += x.requires_grad
+        pixel = x.flatten(1)
+        rise = pixel - pixel.detach()
+        right = rise + 9.0 * (self.asked >= 5) * (pixel > 0.5)
+        left = 9.0 * (self.asked >= 3) * (pixel < 0.5) - rise
+        return torch.cat([2 + 0 * rise, right, left], 1)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_fallen_image_keeps_the_first_that_fooled(leaves, monkeypatch):
+    monkeypatch.setattr(sys.modules["rvlib.attacks.apgd"], "looks", lambda step: leaves)
+    x, y = torch.full((1, 1, 1, 1), 0.5), torch.tensor([0])
+    options = {"loss": rv.towards, "targets": torch.tensor([[1, 2]]), "steps": 9}
+    assert apgd(Late(), x, y, Linf(0.1), **options).item() == pytest.approx(0.4)
 
 
 class Counted(nn.Module):

@@ -101,6 +101,58 @@ def test_without_a_gradient_or_a_gap_nothing_moves(ball):
     assert not to_plane(x, w, 0 * f, ball(0.1)).any()
 
 
+# ---- the iteration ------------------------------------------------------------------------------
+
+
+class Recorder(nn.Module):
+    """A network that keeps the images at which a gradient was taken."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.seen = model, []
+
+    def forward(self, x):
+        if x.requires_grad:
+            self.seen.append(x.detach().clone())
+        return self.model(x)
+
+
+class Waves(nn.Module):
+    """So curved that a step to the plane often misses."""
+
+    def forward(self, x):
+        return (9 * x).sin()
+
+
+@BALLS
+def test_the_iteration_is_the_papers(ball, toys, batch):
+    """Algorithm 1 of one image and target, with the projection that was tested above."""
+    model, (x, _) = nn.Sequential(Waves(), toys().eval().double()), batch
+    x = x.double()
+    y = model(x).argmax(1)
+    recorder, came_back = Recorder(model), 0
+    fab(recorder, x, y, ball(1e-9), steps=12, targets=(y + 1) % 3)
+    for one in range(len(x)):
+        image, label, target = x[one : one + 1], int(y[one]), int(y[one] + 1) % 3
+        x_i = image
+        for seen in recorder.seen:
+            torch.testing.assert_close(seen[one : one + 1], x_i, rtol=0, atol=1e-9)
+            x_i = x_i.clone().requires_grad_()
+            f = (model(x_i)[0, target] - model(x_i)[0, label])[None]
+            (w,) = torch.autograd.grad(f.sum(), x_i)
+            x_i, f = x_i.detach(), f.detach()
+            delta = to_plane(x_i, w, f, ball(1.0))
+            delta_0 = to_plane(image, w, f + (w * (image - x_i)).sum(), ball(1.0))
+            length, length_0 = ball(1.0).norm(delta), ball(1.0).norm(delta_0)
+            alpha = min(float(length / (length + length_0)), 0.1)
+            x_i = (1 - alpha) * (x_i + 1.05 * delta) + alpha * (image + 1.05 * delta_0)
+            x_i = x_i.clamp(0, 1)
+            if int(model(x_i).argmax(1)) != label:
+                came_back += 1
+                x_i = 0.1 * image + 0.9 * x_i
+    assert 4 < came_back < 12 * len(x)
+
+
 # ---- known distances ----------------------------------------------------------------------------
 
 
