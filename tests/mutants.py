@@ -1,7 +1,7 @@
 """Planted faults: each is put into a copy of the repository, where a test must fail.
 
 ``python -m tests.mutants`` runs all of ``tests/mutants/*.yaml``, with names only those, or those
-of a file (its name without ``.yaml``).  The faults are such as move a number without
+of a file (its name without ``.yaml``), and records them in ``report/mutants.json``.  The faults are such as move a number without
 a crash: a step without its projection, a bound of the wrong side, votes that count twice.
 """
 
@@ -112,6 +112,16 @@ def examine(mutant: Mutant, whole: Path) -> dict[str, object]:
     return found | {"killed_by": killed_by, "seconds": seconds}
 
 
+def record(found: list[dict[str, object]]) -> None:
+    """Write what was found beside what was found of the other mutants before."""
+    commit = provenance(torch.device("cpu"))["commit"]
+    entries = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    entries |= {entry["name"]: entry | {"commit": commit} for entry in found}
+    there = {mutant.name for mutant in mutants([])}
+    entries = {name: entries[name] for name in sorted(there & set(entries))}
+    RECORD.write_text(json.dumps(entries, indent=1) + "\n")
+
+
 def main(names: list[str]) -> int:
     """Run the tests without a fault, then the mutants; 0 if a test killed every one of them."""
     chosen = mutants(names)
@@ -125,9 +135,7 @@ def main(names: list[str]) -> int:
             found = list(pool.map(lambda mutant: examine(mutant, whole), chosen))
     killed = sum(entry["killed_by"] is not None for entry in found)
     print(f"{killed} of {len(found)} mutants killed")
-    if not names:
-        record = {"provenance": provenance(torch.device("cpu")), "mutants": found}
-        RECORD.write_text(json.dumps(record, indent=2) + "\n")
+    record(found)
     return 0 if killed == len(found) else 1
 
 

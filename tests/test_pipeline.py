@@ -367,6 +367,7 @@ def test_trainings_of_shipped_recipes_get_a_process_each(monkeypatch, tmp_path):
     monkeypatch.setenv("RVLIB_BUILD", str(tmp_path / "elsewhere"))
     assert not ex.is_extended()
     run = Run.open("full", "cpu", tmp_path)
+    monkeypatch.setenv("RVLIB_ROOT", str(tmp_path / "another checkout"))
     run.train(("standard", 0), ("standard", 3))
     words = ["-m", "rvlib", "train", "--profile", "full", "standard", "--training-seed"]
     places = (str(tmp_path), str(tmp_path / "elsewhere"))
