@@ -1,8 +1,9 @@
 """Planted faults: each is put into a copy of the repository, where a test must fail.
 
 ``python -m tests.mutants`` runs all of ``tests/mutants/*.yaml``, with names only those, or those
-of a file (its name without ``.yaml``), and records them in ``report/mutants.json``.  The faults are such as move a number without
-a crash: a step without its projection, a bound of the wrong side, votes that count twice.
+of a file (its name without ``.yaml``), and records them in ``report/mutants.json``.  The faults are
+such as move a number without a crash: a step without its projection, a bound of the wrong side,
+votes that count twice.
 """
 
 import argparse

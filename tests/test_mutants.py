@@ -1,8 +1,10 @@
 """tests.mutants: the table fits the code as it is, and its verdicts are right."""
 
+import json
+
 import pytest
 
-from tests.mutants import FOLDER, ROOT, Mutant, killer, mutants
+from tests.mutants import FOLDER, RECORD, ROOT, Mutant, killer, mutants
 
 FAILED = "FAILED tests/test_x.py::test_it[a b] - assert 1 == 2\n1 failed in 0.1s\n"
 
@@ -43,3 +45,9 @@ def test_unknown_names_are_refused_and_known_ones_chosen():
 )
 def test_only_a_test_that_fails_kills(status, output, expected):
     assert killer(status, output) == expected
+
+
+def test_every_mutant_was_killed():
+    record = json.loads(RECORD.read_text())
+    assert list(record) == sorted(mutant.name for mutant in mutants([]))
+    assert all(entry["killed_by"] for entry in record.values())
