@@ -266,9 +266,10 @@ PROFILES = {
         Profile(
             "smoke",
             heldout=32,
-            test=32,
+            test=8,
             live=32,
             votes=100,
+            vote_attacked=8,
             certified=8,
             ns=(100, 1000),
             attacks=REPORT_ATTACKS + FURTHER_ATTACKS[:2],
