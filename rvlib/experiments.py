@@ -113,6 +113,29 @@ def threat_name(attack: Attack) -> str:
     return threat.name if threat is not None else "-"
 
 
+# --- Two columns of the report are answers under noise: how may they have been measured? ----------
+
+GRID_SIGMAS = (0.20, 0.25, 0.35, 0.45, 0.50)
+"""Noise levels of the training; the report prints none, public code of its authors' course .45."""
+GRID_VOTES = (100, 400, 1000)
+"""Noisy copies of a vote."""
+GRID_ATTACKS: dict[str, dict[str, Attack]] = {
+    "natural": {"": natural},
+    "fgsm": {"": ATTACKS["fgsm"]},
+    "pgd-linf": {"": ATTACKS["pgd-linf"], "0.031": _pgd(Linf(0.031), LINF_STEP_SIZE)},
+    "pgd-pixel-l2": {"": ATTACKS["pgd-pixel-l2"], "step-0.02": _pgd(PIXEL_L2, 0.02)},
+}
+"""Attacks of Table 1, in the variants that the report or that public code has."""
+
+
+def through_noise(attack: Attack, sigma: float) -> Attack:
+    """Let an attack see the network under noise: a fresh draw at every step."""
+    options = attack.keywords  # type: ignore[attr-defined]
+    threat, steps = options["threat"], options.get("steps", 1)
+    size = options.get("step_size", threat.eps)
+    return partial(smoothed_pgd, threat=threat, sigma=sigma, draws=1, steps=steps, step_size=size)
+
+
 # --- The report's training. -----------------------------------------------------------------------
 
 LOWER_LEARNING_RATE = 0.001
@@ -182,7 +205,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe("standard", "standard"),
-        *(Recipe(gaussian_name(sigma), "gaussian", sigma=sigma) for sigma in SIGMAS),
+        *(Recipe(gaussian_name(s), "gaussian", sigma=s) for s in sorted({*SIGMAS, *GRID_SIGMAS})),
         Recipe("pgd-pixel-l2-at", "adversarial", attacks=("pgd-pixel-l2",)),
         Recipe("pgd-linf-at", "adversarial", attacks=("pgd-linf",)),
         Recipe("pgd-l2-at", "adversarial", attacks=("pgd-l2",)),
@@ -205,7 +228,9 @@ def find_recipe(name: str) -> Recipe:
 
 # --- How much of it to run. -----------------------------------------------------------------------
 
-SEEDS = {"standard": 5, SLOWER: 5, gaussian_name(SIGMA): 3, "pgd-linf-at": 3}
+SEEDS = {"standard": 5, SLOWER: 5}
+SEEDS |= dict.fromkeys(("pgd-pixel-l2-at", "pgd-linf-at", "mixed-at"), 3)
+SEEDS |= dict.fromkeys(map(gaussian_name, GRID_SIGMAS), 3)
 """Training seeds of the networks that have more than one."""
 
 

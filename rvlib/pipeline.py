@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,8 +26,16 @@ from torch import Tensor, nn
 from rvlib import experiments as ex
 from rvlib.data import DATASETS, load, to_float
 from rvlib.device import arithmetic, pick_device, provenance
-from rvlib.evaluation import SHARE, counts_inside, nested_counts, predictions, vote_counts
+from rvlib.evaluation import (
+    SHARE,
+    attacked_batches,
+    counts_inside,
+    nested_counts,
+    predictions,
+    vote_counts,
+)
 from rvlib.experiments import ALPHA, N0, Profile
+from rvlib.inference import logits_of
 from rvlib.models import WeightsError, load_weights, read_record, save_weights
 from rvlib.models import to_device as to_device
 from rvlib.progress import progress
@@ -43,7 +53,14 @@ from rvlib.results import (
     write_shard,
 )
 from rvlib.sanity_checks import sanity
-from rvlib.smoothing import ABSTAIN, Certificates, certificate, vote, wilson
+from rvlib.smoothing import (
+    ABSTAIN,
+    Certificates,
+    certificate,
+    sample_under_noise,
+    vote,
+    wilson,
+)
 from rvlib.smoothing.statistics import Interval
 from rvlib.training import Fit, fit
 
@@ -320,6 +337,58 @@ class Run:
             what |= {"sigma": sigma, "n": n}
         size = 256 if sigma is None else 64
         return self._measured(split, defence, seed, attack, what, count, size, classify)
+
+    def under_noise(
+        self, sigma: float, attack: str, variant: str, through: bool, twice: bool, seed: int = 0
+    ) -> Results:
+        """Measure how a network answers under noise, by every count of votes, or read it.
+
+        Parameters
+        ----------
+        sigma : float
+            Noise of its training.
+        attack, variant : str
+            Keys of ``GRID_ATTACKS``.
+        through : bool
+            Whether the attack sees the network under noise.
+        twice : bool
+            Whether the voting network adds noise of its own: the answers are under sqrt(2) sigma.
+        seed : int, default=0
+            Training seed.
+
+        Returns
+        -------
+        Results
+            Columns ``prediction`` (of the network itself), ``hits`` (votes for the label),
+            ``leader_N`` and ``answer_N`` (-1: abstains) of the first N votes.  Only a profile that
+            trains measures them all: the others read the published rows of the same measurement.
+        """
+        call, name = ex.GRID_ATTACKS[attack][variant], "-".join(filter(None, (attack, variant)))
+        if through:
+            call, name = ex.through_noise(call, sigma), f"{name}-through-noise"
+        level = sigma * 2**0.5 if twice else sigma
+
+        def answer(network: nn.Module, x: Tensor, y: Tensor, first: int) -> dict[str, Any]:
+            options = {"first_id": first, "batch_size": len(x), "seed": self.seed}
+            (x_adv, _) = next(attacked_batches(network, x, y, call, **options))
+            columns = {"prediction": logits_of(network, x_adv).argmax(1).tolist()}
+            draw = partial(sample_under_noise, network, x_adv, level, seed=self.seed)
+            ends = pairwise((0, *ex.GRID_VOTES))
+            parts = [draw(b - a, first=a, purpose="prediction") for a, b in ends]
+            drawn = torch.stack(parts).cumsum(0)
+            columns["hits"] = drawn[-1].gather(1, y[:, None].cpu())[:, 0].tolist()
+            for n, votes in zip(ex.GRID_VOTES, drawn, strict=True):
+                columns[f"leader_{n}"] = votes.argmax(1).tolist()
+                columns[f"answer_{n}"] = vote(votes.numpy(), ALPHA).tolist()
+            return columns
+
+        model = ex.gaussian_name(sigma)
+        what = {"model": model, "training_seed": seed, "attack": ex.attack_record(name, call)}
+        what |= {"sigma": level, "alpha": ALPHA, "ns": list(ex.GRID_VOTES)}
+        defence = f"noisy{'-twice' if twice else ''}-{sigma:.2f}"
+        run = self if self.profile.trains else replace(self, profile=ex.find_profile("lesson"))
+        count = self.profile.heldout
+        return run._measured("heldout", defence, seed, name, what, count, 256, answer)
 
     def certificates(self, sigma: float, count: int | None = None) -> Results:
         """Draw the votes that certify the report's images at a noise level, or read them."""
