@@ -72,21 +72,22 @@ SMOOTHED_STEPS = 20
 
 
 def on_the_vote(attack: Attack, sigma: float) -> Attack:
-    """Aim an attack at the smoothed network: ``smoothed_pgd`` in the same ball."""
+    """Aim an attack at the smoothed network, in the same ball; FGSM takes one step, PGD many."""
     threat = attack.keywords["threat"]  # type: ignore[attr-defined]
+    steps = 1 if attack is ATTACKS["fgsm"] else SMOOTHED_STEPS
     return partial(
         smoothed_pgd,
         threat=threat,
         sigma=sigma,
         draws=SMOOTHED_DRAWS,
-        steps=SMOOTHED_STEPS,
-        step_size=2.5 * threat.eps / SMOOTHED_STEPS,
+        steps=steps,
+        step_size=min(1, 2.5 / steps) * threat.eps,
     )
 
 
 VOTE_ATTACKS = {
     f"vote-{name}": on_the_vote(ATTACKS[name], SIGMA)
-    for name in ("pgd-linf", "pgd-pixel-l2", "pgd-l2")
+    for name in ("fgsm", "pgd-linf", "pgd-pixel-l2", "pgd-l2")
 }
 SMOOTHED_ATTACKS = (*REPORT_ATTACKS, "pgd-l2", *VOTE_ATTACKS)
 """Attacks on the smoothed network of Table 1: first on the network, then on its vote."""
@@ -363,6 +364,7 @@ TITLES = {
     "pgd-l2-small": "PGD l2 at the report's radius",
     "pgd-l2": "PGD l2",
     "pgd-linf-50x5": "PGD l∞, 50 steps, 5 random starts",
+    "vote-fgsm": "Attack on the vote, one step",
     "vote-pgd-linf": "Attack on the vote, l∞",
     "vote-pgd-pixel-l2": "Attack on the vote, pixel-l2",
     "vote-pgd-l2": "Attack on the vote, l2",

@@ -17,7 +17,7 @@ overstate what the values tell.
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -29,6 +29,7 @@ from rvlib import experiments as ex
 from rvlib.experiments import REPORT_ATTACKS, REPORT_TABLE1
 from rvlib.pipeline import Run
 from rvlib.smoothing import ABSTAIN
+from rvlib.smoothing import statistics as st
 
 COLUMNS = (ex.gaussian_name(ex.SIGMA), ex.smoothed_name(ex.SIGMA))
 """The columns in question, by their names in ``REPORT_TABLE1``."""
@@ -156,6 +157,71 @@ def hypotheses(run: Run) -> pd.DataFrame:
         lines.append({"column": column, **vars(h), **fit, "errors_off": (off / error)[worst]})
     table = pd.DataFrame(lines)
     return table.sort_values(["column", "log_likelihood"], ascending=[True, False], kind="stable")
+
+
+def likeliest(table: pd.DataFrame, column: str) -> Hypothesis:
+    """Pick the likeliest combination of a column from the table of ``hypotheses``."""
+    line = table[table["column"] == column].iloc[0]
+    return Hypothesis(*(line[field.name] for field in fields(Hypothesis)))
+
+
+LIKELY, PROPER = "as the report most likely measured", "as it should be measured"
+
+
+def readings(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    """Set Table 1 beside the report in two readings: as it most likely measured, and as one should.
+
+    As one should: the network's own answer is attacked, or the vote that answers, and an abstention
+    is an error.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    table : DataFrame
+        Of ``hypotheses``.
+
+    Returns
+    -------
+    DataFrame
+        One line a reading, defence and attack: right answers of training seed 0 and how many there
+        are; accuracy with Wilson's 95 % interval, and whether the report's value lies in it; how
+        many seeds, and whether it lies in the interval of another run (``prediction_interval``).
+    """
+    lines = []
+    for reading, (defence, printed) in itertools.product((LIKELY, PROPER), _reported()):
+        for attack, value in printed.items():
+            if reading == LIKELY and defence in COLUMNS:
+                seeds = counted(run, likeliest(table, defence), attack)
+            else:
+                seeds = _measured(run, defence, attack)
+            right, n = seeds[0]
+            wilson = [100 * end for end in st.wilson(round(right), n)]
+            low, high = st.prediction_interval([k / m for k, m in seeds], n)
+            line = {"reading": reading, "defence": defence, "attack": attack, "n": n}
+            line |= {"report_value": value, "accuracy": 100 * right / n}
+            line |= {"ci_low": wilson[0], "ci_high": wilson[1], "seeds": len(seeds)}
+            line |= {"mean": 100 * np.mean([k / m for k, m in seeds])}
+            lines.append(line | {"low": 100 * low, "high": 100 * high})
+    found = pd.DataFrame(lines)
+    value = found["report_value"]
+    found["in_interval"] = value.between(found["ci_low"], found["ci_high"])
+    return found.assign(in_range=value.between(found["low"], found["high"]))
+
+
+def _reported() -> list[tuple[str, dict[str, float]]]:
+    """List the columns that the report prints; one network is trained in two ways here."""
+    return [(name, cells) for name, cells in REPORT_TABLE1.items() if name != ex.SLOWER]
+
+
+def _measured(run: Run, defence: str, attack: str) -> list[tuple[float, int]]:
+    """Right answers and images of every training seed, the attack being on what answers."""
+    sigma = ex.NOISE_OF.get(defence)
+    if sigma is not None and attack != "natural":
+        attack = f"vote-{attack}"
+    seeds = run.seeds(defence if sigma is None else ex.gaussian_name(sigma))
+    found = [run.accuracy(defence, attack, seed=seed) for seed in seeds]
+    return [(cell.correct, cell.n) for cell in found]
 
 
 def _kind(h: Hypothesis, attack: str) -> tuple[Any, ...]:
