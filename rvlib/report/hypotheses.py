@@ -18,7 +18,6 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from scipy.stats import norm
 
 from rvlib import experiments as ex
 from rvlib.experiments import REPORT_ATTACKS, REPORT_TABLE1
+from rvlib.models import read_record
 from rvlib.pipeline import Run
 from rvlib.smoothing import ABSTAIN
 from rvlib.smoothing import statistics as st
@@ -51,23 +51,24 @@ class Hypothesis:
         ``errors``; ``left out`` of the accuracy; ``none``, as the plurality decides; or ``-``.
     noise : str
         ``once``, or ``twice``: the voting network adds noise of its own, sqrt(2) sigma in all.
-    through : bool
-        Whether the attack's gradients are those of noisy copies, a fresh draw at every step.
+    gradients : str
+        The attack's: ``plain``, of the network; ``noisy``, of one noisy copy, a fresh one each step.
     linf, pixel_l2 : str
-        Variants of the two PGD attacks, keys of ``GRID_ATTACKS``.
+        Which of ``GRID_ATTACKS`` the two PGD attacks were.
     """
 
     sigma: float
     answer: str
     abstentions: str
     noise: str
-    through: bool
+    gradients: str
     linf: str
     pixel_l2: str
 
-    def variant(self, attack: str) -> str:
-        """Name the variant of one of the report's attacks."""
-        return {"pgd-linf": self.linf, "pgd-pixel-l2": self.pixel_l2}.get(attack, "")
+    def attack(self, name: str) -> str:
+        """Name what one of the report's attacks was."""
+        name = {"pgd-linf": self.linf, "pgd-pixel-l2": self.pixel_l2}.get(name, name)
+        return name + ex.THROUGH_NOISE if self.gradients == "noisy" and name != "natural" else name
 
 
 def grid() -> Iterator[Hypothesis]:
@@ -75,59 +76,90 @@ def grid() -> Iterator[Hypothesis]:
     votes = [f"vote of {n}" for n in ex.GRID_VOTES]
     how = [(PLAIN, "-", "once"), (DRAW, "-", "once")]
     how += itertools.product(votes, ("errors", "left out", "none"), ("once", "twice"))
-    linf, pixel_l2 = (tuple(ex.GRID_ATTACKS[name]) for name in ("pgd-linf", "pgd-pixel-l2"))
-    for (answer, abstentions, noise), sigma, through, eps, step in itertools.product(
-        how, ex.GRID_SIGMAS, (False, True), linf, pixel_l2
+    attacks = (ex.GRID_ATTACKS["pgd-linf"], ex.GRID_ATTACKS["pgd-pixel-l2"])
+    for (answer, abstentions, noise), sigma, gradients, linf, pixel_l2 in itertools.product(
+        how, ex.GRID_SIGMAS, (PLAIN, "noisy"), *attacks
     ):
-        yield Hypothesis(sigma, answer, abstentions, noise, through, eps, step)
+        yield Hypothesis(sigma, answer, abstentions, noise, gradients, linf, pixel_l2)
 
 
-def right_answers(frame: pd.DataFrame) -> dict[tuple[str, str], tuple[float, int]]:
-    """Count right answers, and answers, in rows of ``Run.under_noise``.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        The rows.
-
-    Returns
-    -------
-    dict of (str, str) to (float, int)
-        By answer and treatment of abstentions; of ``one draw`` the expected number.
-    """
-    frame = frame.astype("int64")
-    label, n = frame["label"], len(frame)
-    found = {(PLAIN, "-"): (float((frame["prediction"] == label).sum()), n)}
-    found[DRAW, "-"] = (frame["hits"].sum() / max(ex.GRID_VOTES), n)
-    for votes in ex.GRID_VOTES:
-        name, answer = f"vote of {votes}", frame[f"answer_{votes}"]
-        right = float((answer == label).sum())
-        found[name, "errors"] = (right, n)
-        found[name, "left out"] = (right, int((answer != ABSTAIN).sum()))
-        found[name, "none"] = (float((frame[f"leader_{votes}"] == label).sum()), n)
-    return found
-
-
-@cache
-def _counted(run: Run, *where: Any) -> dict[tuple[str, str], tuple[float, int]]:
-    return right_answers(run.under_noise(*where).frame)
-
-
-def counted(run: Run, h: Hypothesis, attack: str) -> list[tuple[float, int]]:
-    """Right answers, and answers, of every training seed under one of the report's attacks."""
-    through = h.through and attack != "natural"
-    where = (h.sigma, attack, h.variant(attack), through, h.noise == "twice")
-    seeds = run.seeds(ex.gaussian_name(h.sigma))
-    return [_counted(run, *where, seed)[h.answer, h.abstentions] for seed in seeds]
-
-
-def hypotheses(run: Run) -> pd.DataFrame:
-    """Compare every combination with the two columns.
+def noise_table(run: Run) -> pd.DataFrame:
+    """Count the right answers under noise of every network of the grid under every attack.
 
     Parameters
     ----------
     run : Run
-        Reads what is measured; measures what is not.
+        One that trains measures them; all others read the published table.
+
+    Returns
+    -------
+    DataFrame
+        One line a network, attack and noise: ``n`` images, right answers of the network itself
+        (``plain``) and expected of one noisy copy (``one_draw``); for the first N votes ``right_N``
+        and ``answered_N`` with abstentions, ``leads_N`` without.
+    """
+    if not run.profile.trains:
+        return pd.read_csv(run.published.parent / "tables" / "noise.csv")
+    lines = []
+    for sigma, attack, seed, twice in ex.grid_cells():
+        frame = run.under_noise(sigma, attack, seed, twice).frame.astype("int64")
+        weights = read_record(run.weights(ex.gaussian_name(sigma), seed))["sha256"]
+        line = {"sigma": sigma, "seed": seed, "attack": attack, "noise": _noise(twice)}
+        lines.append(line | _right_answers(frame) | {"weights": weights[:12]})
+    return pd.DataFrame(lines)
+
+
+def _noise(twice: bool) -> str:
+    return "twice" if twice else "once"
+
+
+def _right_answers(frame: pd.DataFrame) -> dict[str, float]:
+    """Count right answers in rows of ``Run.under_noise``."""
+    label, found = frame["label"], {"n": len(frame)}
+    found["plain"] = (frame["prediction"] == label).sum()
+    found["one_draw"] = frame["hits"].sum() / max(ex.GRID_VOTES)
+    for n in ex.GRID_VOTES:
+        answer = frame[f"answer_{n}"]
+        found[f"right_{n}"] = (answer == label).sum()
+        found[f"answered_{n}"] = (answer != ABSTAIN).sum()
+        found[f"leads_{n}"] = (frame[f"leader_{n}"] == label).sum()
+    return found
+
+
+class Counts:
+    """Right answers, and how many answers there are, by hypothesis, attack and training seed.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As ``noise_table`` makes it.
+    """
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        names = ["sigma", "seed", "attack", "noise"]
+        self._lines = {tuple(line[k] for k in names): line for line in table.to_dict("records")}
+
+    def __call__(self, h: Hypothesis, attack: str) -> list[tuple[float, int]]:
+        """Count under one of the report's attacks: one pair a training seed."""
+        seeds = range(ex.GRID_SEEDS)
+        return [self._pair(h, self._lines[h.sigma, s, h.attack(attack), h.noise]) for s in seeds]
+
+    @staticmethod
+    def _pair(h: Hypothesis, line: dict[str, Any]) -> tuple[float, int]:
+        if h.answer in (PLAIN, DRAW):
+            return line["plain" if h.answer == PLAIN else "one_draw"], line["n"]
+        n = h.answer.removeprefix("vote of ")
+        right = line[f"leads_{n}" if h.abstentions == "none" else f"right_{n}"]
+        return right, line[f"answered_{n}" if h.abstentions == "left out" else "n"]
+
+
+def hypotheses(table: pd.DataFrame) -> pd.DataFrame:
+    """Compare every combination with the two columns.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As ``noise_table`` makes it.
 
     Returns
     -------
@@ -137,8 +169,8 @@ def hypotheses(run: Run) -> pd.DataFrame:
         percent, and of the cell that fits worst its name, distance in points and in standard
         errors.
     """
-    every = list(grid())
-    shares = {(h, a): [k / n for k, n in counted(run, h, a)] for h in every for a in REPORT_ATTACKS}
+    every, counts, images = list(grid()), Counts(table), table["n"].min()
+    shares = {(h, a): [k / n for k, n in counts(h, a)] for h in every for a in REPORT_ATTACKS}
     variances = defaultdict(list)
     for (h, attack), values in shares.items():
         variances[_kind(h, attack)].append(np.var(values, ddof=1))
@@ -147,16 +179,17 @@ def hypotheses(run: Run) -> pd.DataFrame:
         printed = np.array([REPORT_TABLE1[column][a] for a in REPORT_ATTACKS])
         mean = np.array([np.mean(shares[h, a]) for a in REPORT_ATTACKS])
         spread = np.array([np.mean(variances[_kind(h, a)]) for a in REPORT_ATTACKS])
-        seeds, n = len(shares[h, REPORT_ATTACKS[0]]), run.profile.heldout
-        error = 100 * np.sqrt(spread * (1 + 1 / seeds) + 2 * mean * (1 - mean) / n)
+        share = mean.clip(0.5 / images, 1 - 0.5 / images)  # 0 of n is not certainty
+        sampling = 2 * share * (1 - share) / images
+        error = 100 * np.sqrt(spread * (1 + 1 / ex.GRID_SEEDS) + sampling)
         off = 100 * mean - printed
         worst = int(np.abs(off / error).argmax())
         fit = {"log_likelihood": norm.logpdf(off, scale=error).sum()}
         fit |= dict(zip(REPORT_ATTACKS, 100 * mean, strict=True))
         fit |= {"worst": REPORT_ATTACKS[worst], "points": off[worst]}
         lines.append({"column": column, **vars(h), **fit, "errors_off": (off / error)[worst]})
-    table = pd.DataFrame(lines)
-    return table.sort_values(["column", "log_likelihood"], ascending=[True, False], kind="stable")
+    found = pd.DataFrame(lines)
+    return found.sort_values(["column", "log_likelihood"], ascending=[True, False], kind="stable")
 
 
 def likeliest(table: pd.DataFrame, column: str) -> Hypothesis:
@@ -168,7 +201,7 @@ def likeliest(table: pd.DataFrame, column: str) -> Hypothesis:
 LIKELY, PROPER = "as the report most likely measured", "as it should be measured"
 
 
-def readings(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+def readings(run: Run, noise: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     """Set Table 1 beside the report in two readings: as it most likely measured, and as one should.
 
     As one should: the network's own answer is attacked, or the vote that answers, and an abstention
@@ -178,8 +211,8 @@ def readings(run: Run, table: pd.DataFrame) -> pd.DataFrame:
     ----------
     run : Run
         The run.
-    table : DataFrame
-        Of ``hypotheses``.
+    noise, found : DataFrame
+        Of ``noise_table`` and ``hypotheses``.
 
     Returns
     -------
@@ -188,11 +221,11 @@ def readings(run: Run, table: pd.DataFrame) -> pd.DataFrame:
         are; accuracy with Wilson's 95 % interval, and whether the report's value lies in it; how
         many seeds, and whether it lies in the interval of another run (``prediction_interval``).
     """
-    lines = []
+    lines, counts = [], Counts(noise)
     for reading, (defence, printed) in itertools.product((LIKELY, PROPER), _reported()):
         for attack, value in printed.items():
             if reading == LIKELY and defence in COLUMNS:
-                seeds = counted(run, likeliest(table, defence), attack)
+                seeds = counts(likeliest(found, defence), attack)
             else:
                 seeds = _measured(run, defence, attack)
             right, n = seeds[0]
@@ -203,10 +236,12 @@ def readings(run: Run, table: pd.DataFrame) -> pd.DataFrame:
             line |= {"ci_low": wilson[0], "ci_high": wilson[1], "seeds": len(seeds)}
             line |= {"mean": 100 * np.mean([k / m for k, m in seeds])}
             lines.append(line | {"low": 100 * low, "high": 100 * high})
-    found = pd.DataFrame(lines)
-    value = found["report_value"]
-    found["in_interval"] = value.between(found["ci_low"], found["ci_high"])
-    return found.assign(in_range=value.between(found["low"], found["high"]))
+    table = pd.DataFrame(lines)
+    value = table["report_value"]
+    for name, ends in (("in_interval", ("ci_low", "ci_high")), ("in_range", ("low", "high"))):
+        inside = value.between(*(table[end] for end in ends))
+        table[name] = inside.map({True: "yes", False: "no"})
+    return table
 
 
 def _reported() -> list[tuple[str, dict[str, float]]]:
@@ -217,8 +252,8 @@ def _reported() -> list[tuple[str, dict[str, float]]]:
 def _measured(run: Run, defence: str, attack: str) -> list[tuple[float, int]]:
     """Right answers and images of every training seed, the attack being on what answers."""
     sigma = ex.NOISE_OF.get(defence)
-    if sigma is not None and attack != "natural":
-        attack = f"vote-{attack}"
+    if sigma is not None:
+        attack = dict(zip(REPORT_ATTACKS, ex.VOTE_READING, strict=True))[attack]
     seeds = run.seeds(defence if sigma is None else ex.gaussian_name(sigma))
     found = [run.accuracy(defence, attack, seed=seed) for seed in seeds]
     return [(cell.correct, cell.n) for cell in found]
@@ -226,4 +261,4 @@ def _measured(run: Run, defence: str, attack: str) -> list[tuple[float, int]]:
 
 def _kind(h: Hypothesis, attack: str) -> tuple[Any, ...]:
     """Name what a variance of training seeds is pooled over: all but the noise level."""
-    return (attack, h.variant(attack), h.answer, h.abstentions, h.noise, h.through)
+    return (h.attack(attack), h.answer, h.abstentions, h.noise)
