@@ -144,7 +144,7 @@ def grid_attack(name: str, sigma: float) -> Attack:
     plain = name.removesuffix(THROUGH_NOISE)
     attack = _find("attack", plain, ATTACKS | others)
     if plain == name:
-        return attack  # type: ignore[no-any-return]
+        return attack
     options = {"steps": 1, "step_size": LINF.eps} | attack.keywords
     options.pop("random_start", None)
     return partial(smoothed_pgd, sigma=sigma, draws=1, **options)
@@ -240,7 +240,9 @@ RECIPES = {
     )
 }
 """The networks whose weights are shipped, by name; add your own."""
-GRID_RECIPES = {gaussian_name(s): Recipe(gaussian_name(s), "gaussian", sigma=s) for s in GRID_SIGMAS}
+GRID_RECIPES = {
+    gaussian_name(s): Recipe(gaussian_name(s), "gaussian", sigma=s) for s in GRID_SIGMAS
+}
 """Networks of the grid: the full profile trains them for their answers, which alone are shipped."""
 
 DEFENCES = ("standard", gaussian_name(SIGMA), "pgd-pixel-l2-at", "pgd-linf-at", "mixed-at")

@@ -52,7 +52,7 @@ class Hypothesis:
     noise : str
         ``once``, or ``twice``: the voting network adds noise of its own, sqrt(2) sigma in all.
     gradients : str
-        The attack's: ``plain``, of the network; ``noisy``, of one noisy copy, a fresh one each step.
+        The attack's: ``plain``, at the image; ``noisy``, at a noisy copy, a fresh one each step.
     linf, pixel_l2 : str
         Which of ``GRID_ATTACKS`` the two PGD attacks were.
     """
@@ -115,7 +115,8 @@ def _noise(twice: bool) -> str:
 
 def _right_answers(frame: pd.DataFrame) -> dict[str, float]:
     """Count right answers in rows of ``Run.under_noise``."""
-    label, found = frame["label"], {"n": len(frame)}
+    label = frame["label"]
+    found: dict[str, float] = {"n": len(frame)}
     found["plain"] = (frame["prediction"] == label).sum()
     found["one_draw"] = frame["hits"].sum() / max(ex.GRID_VOTES)
     for n in ex.GRID_VOTES:
@@ -198,14 +199,16 @@ def likeliest(table: pd.DataFrame, column: str) -> Hypothesis:
     return Hypothesis(*(line[field.name] for field in fields(Hypothesis)))
 
 
-LIKELY, PROPER = "as the report most likely measured", "as it should be measured"
+LIKELY, PROPER = "likely", "proper"
+"""Readings of Table 1: as the report most likely measured it, and as it should be measured."""
 
 
 def readings(run: Run, noise: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
-    """Set Table 1 beside the report in two readings: as it most likely measured, and as one should.
+    """Set Table 1 beside the report in two readings, ``likely`` and ``proper``.
 
-    As one should: the network's own answer is attacked, or the vote that answers, and an abstention
-    is an error.
+    ``likely`` takes the likeliest combination of each of the two columns.  ``proper`` is how it
+    should be measured: answers are deterministic, an abstention is an error, and the attack is on
+    what answers, the network or its vote.  All other columns are the same in both.
 
     Parameters
     ----------
