@@ -853,17 +853,6 @@ def sanity_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def is_share(percent: float, n: int) -> bool:
-    """Whether a percentage with two digits is some k / n, rounded or cut off.
-
-    Examples
-    --------
-    >>> is_share(58.2, 1024), is_share(54.78, 1024), is_share(59.71, 1024)
-    (True, True, False)
-    """
-    return abs(percent - 100 * round(percent * n / 100) / n) < 0.01
-
-
 def _check(
     claim: str, defence: str, lower: tuple[str, Accuracy], higher: tuple[str, Accuracy]
 ) -> dict[str, object]:

@@ -57,10 +57,12 @@ def explore_noise(run: Run, measured: pd.DataFrame) -> Explorer:
             f"network leaves {plain:.1f} % of its plain answers right and {unaware:.1f} % of its "
             "random ones"
         )
-        return sentence + (f"; PGD {name} leaves {aware:.1f} %." if averaged else ".")
+        if not averaged:
+            return f"{sentence}; none of its gradients is averaged over noise."
+        return f"{sentence}; PGD {name} leaves {aware:.1f} %."
 
     words = [f"{sigma:g}" for sigma in TEST_SIGMAS]
-    copies = ["0 (the network itself)", *map(str, AVERAGED[1:])]
+    copies = ["none", *map(str, AVERAGED[1:])]
     controls = [
         Control("sigma", "noise at test time σ", TEST_SIGMAS, TEST_SIGMAS.index(SIGMA), words),
         Control("averaged", "copies the attack averages over", AVERAGED, 0, copies),
