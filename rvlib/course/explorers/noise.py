@@ -12,9 +12,8 @@ from rvlib.experiments import SIGMA
 from rvlib.pipeline import Run
 from rvlib.smoothing import wilson
 
-NAMES = {"clean": "no attack", 0: "on the network", 1: "through 1 copy"}
-NAMES |= {m: f"through {m} copies" for m in AVERAGED if m > 1}
-"""Curves, by the number of copies over which the attack averages its gradient."""
+NAMES = {m: f"through {m} cop{'y' if m == 1 else 'ies'}" for m in AVERAGED} | {0: "on the network"}
+"""Attacks, by the number of copies over which they average their gradient."""
 
 
 def explore_noise(run: Run, measured: pd.DataFrame) -> Explorer:
@@ -39,12 +38,10 @@ def explore_noise(run: Run, measured: pd.DataFrame) -> Explorer:
 
     with style():
         figure = new_figure()
-        left, right = place(figure, 62, 58, 330, 270), place(figure, 470, 84, 230, 244)
+        left, right = place(figure, 62, 58, 330, 270), place(figure, 470, 84, 240, 258)
         against = Curves(left, TEST_SIGMAS, {name: name for name in curves})
         left.set(xlabel="noise at test time σ", ylabel="accuracy, %", ylim=(0, 70))
-        figure.legend(
-            *left.get_legend_handles_labels(), loc="upper center", ncols=5, columnspacing=1
-        )
+        figure.legend(*left.get_legend_handles_labels(), loc="upper left", ncols=3, columnspacing=1)
         bars = _Bars(right, n)
 
     def draw(sigma: float, averaged: int) -> str:
@@ -81,8 +78,7 @@ class _Bars:
         ]
         self.ends = [axes.plot([], [], "-_", color="k", markersize=12)[0] for _ in self.bars]
         self.values = [axes.text(k, 0, "", ha="center") for k in range(3)]
-        names = ["plain answer", "random answer", "random answer,\nchosen attack"]
-        axes.set_xticks(range(3), names, rotation=20)
+        axes.set_xticks(range(3), ["plain\nanswer", "random\nanswer", "random,\nchosen\nattack"])
         axes.set(ylim=(0, 70), xlim=(-0.6, 2.6), ylabel="accuracy under PGD l∞, %")
         self.moving: list[Artist] = [*self.bars, *self.ends, *self.values]
 
