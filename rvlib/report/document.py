@@ -212,6 +212,7 @@ def inside_by_column(readings: pd.DataFrame) -> list[dict[str, Any]]:
             "cells": len(rows),
             "inside": int((rows["in_interval"] == "yes").sum()),
             "in_range": int((rows["in_range"] == "yes").sum()),
+            "with_range": int(rows["in_range"].isin(["yes", "no"]).sum()),
         }
         for defence, rows in readings.groupby("defence", sort=False)
     ]

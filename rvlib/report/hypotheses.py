@@ -222,7 +222,8 @@ def readings(run: Run, noise: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame
     DataFrame
         One line a reading, defence and attack: right answers of training seed 0 and how many there
         are; accuracy with Wilson's 95 % interval, and whether the report's value lies in it; how
-        many seeds, and whether it lies in the interval of another run (``prediction_interval``).
+        many seeds, and whether it lies in the interval of another run (``prediction_interval``;
+        one seed has none).
     """
     lines, counts = [], Counts(noise)
     for reading, (defence, printed) in itertools.product((LIKELY, PROPER), _reported()):
@@ -233,7 +234,9 @@ def readings(run: Run, noise: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame
                 seeds = _measured(run, defence, attack)
             right, n = seeds[0]
             wilson = [100 * end for end in st.wilson(round(right), n)]
-            low, high = st.prediction_interval([k / m for k, m in seeds], n)
+            low, high = np.nan, np.nan
+            if len(seeds) > 1:
+                low, high = st.prediction_interval([k / m for k, m in seeds], n)
             line = {"reading": reading, "defence": defence, "attack": attack, "n": n}
             line |= {"report_value": value, "accuracy": 100 * right / n}
             line |= {"ci_low": wilson[0], "ci_high": wilson[1], "seeds": len(seeds)}
@@ -242,8 +245,8 @@ def readings(run: Run, noise: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame
     table = pd.DataFrame(lines)
     value = table["report_value"]
     for name, ends in (("in_interval", ("ci_low", "ci_high")), ("in_range", ("low", "high"))):
-        inside = value.between(*(table[end] for end in ends))
-        table[name] = inside.map({True: "yes", False: "no"})
+        inside = value.between(*(table[end] for end in ends)).map({True: "yes", False: "no"})
+        table[name] = inside.where(table[ends[0]].notna(), "")
     return table
 
 

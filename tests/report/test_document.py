@@ -150,7 +150,7 @@ def test_the_page_loads_nothing_and_both_files_are_the_same_bytes_again(out):
 def test_numbers_and_sentences_come_from_the_tables(out):
     page = build(out)[1].read_text()
     assert "6 of the 24 printed values lie inside" in page  # all natural ones
-    assert "and 9 in the range" in page  # of 30 to 70: three more of smoothing
+    assert "and 9 of 24 in the range" in page  # of 30 to 70: three more of smoothing
     assert "<td>61.37</td>" in page
     assert "This is a run of the smoke profile" in page
     assert "leaves the official test set out" in page
@@ -229,7 +229,7 @@ def test_findings_known_by_heart(out):
     assert [row["check"] for row in found["sanity"]["failed"]] == ["8 bits"]
     # 62.16 lies in 28 to 72; 59.71, 38.1, 37.68 and 39.8 in 33.18 to 76.9.
     assert found["sigma"] == [{"sigma": "0.25", "plain": 1, "vote": 4}]
-    standard = {"defence": "standard", "cells": 4, "inside": 1, "in_range": 1}
+    standard = {"defence": "standard", "cells": 4, "inside": 1, "in_range": 1, "with_range": 4}
     assert found["columns"]["likely"][0] == found["columns"]["proper"][0] == standard
     noisy = found["tried"]["columns"]["gaussian-0.25"]
     assert [line["behind"] for line in noisy["lines"]] == ["0.00", "3.25"]  # one a way to answer
