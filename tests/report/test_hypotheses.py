@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -153,16 +154,17 @@ def test_rows_under_noise_are_votes_on_the_attacked_images(tmp_path, twice):
 
 
 def test_attacks_of_the_grid():
-    assert ex.grid_attack("pgd-linf", 0.25) is ex.ATTACKS["pgd-linf"]
-    assert ex.grid_attack("pgd-linf-0.031", 0.25).keywords["threat"].eps == 0.031
-    assert ex.grid_attack("pgd-pixel-l2-step-0.02", 0.25).keywords["step_size"] == 0.02
+    find: Any = ex.grid_attack
+    assert find("pgd-linf", 0.25) is ex.ATTACKS["pgd-linf"]
+    assert find("pgd-linf-0.031", 0.25).keywords["threat"].eps == 0.031
+    assert find("pgd-pixel-l2-step-0.02", 0.25).keywords["step_size"] == 0.02
     for name, steps, size in (("fgsm", 1, 0.03), ("pgd-linf-0.031", 10, 0.02)):
-        noisy = ex.grid_attack(f"{name}-through-noise", 0.35)
+        noisy = find(f"{name}-through-noise", 0.35)
         assert noisy.func is smoothed_pgd
         options = {k: noisy.keywords[k] for k in ("sigma", "draws", "steps", "step_size")}
         assert options == {"sigma": 0.35, "draws": 1, "steps": steps, "step_size": size}
     with pytest.raises(ValueError, match="unknown attack 'pgd-l3'"):
-        ex.grid_attack("pgd-l3", 0.25)
+        find("pgd-l3", 0.25)
 
 
 def test_the_first_line_of_a_summary_is_the_best_and_ways_come_once():
@@ -204,7 +206,8 @@ class Counted:
 
 def test_the_two_readings():
     found = hyp.hypotheses(TABLE)
-    table = hyp.readings(Counted(), TABLE, found).set_index(["reading", "defence", "attack"])
+    run: Any = Counted()
+    table = hyp.readings(run, TABLE, found).set_index(["reading", "defence", "attack"])
     assert len(table) == 2 * 24
     for defence, attack in itertools.product(ex.REPORT_TABLE1, ex.REPORT_ATTACKS):
         if defence == ex.SLOWER:
