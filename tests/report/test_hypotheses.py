@@ -76,7 +76,7 @@ PLANTED = list(hyp.grid())[::89]
 def test_a_planted_combination_is_found(h, monkeypatch):
     printed = {a: percent(TABLE, h, a).mean() for a in ex.REPORT_ATTACKS}
     column = hyp.COLUMNS[1]
-    monkeypatch.setitem(hyp.REPORT_TABLE1, column, printed)
+    monkeypatch.setitem(ex.REPORT_TABLE1, column, printed)
     found = hyp.hypotheses(TABLE)
     assert len(found) == 2 * 800
     best = found[found["column"] == column].iloc[0]
