@@ -49,15 +49,21 @@ class Mutant:
         return source.replace(self.old, self.new)
 
 
-def mutants(names: list[str]) -> list[Mutant]:
-    """Read the mutants of these names or files, all if none is named; look at their texts."""
+def planted() -> dict[str, tuple[str, Mutant]]:
+    """Read every mutant, by its name, and the name of its file."""
     files = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yaml"))}
     found = {
         entry["name"]: (stem, Mutant(**entry)) for stem, all_ in files.items() for entry in all_
     }
     if len(found) != sum(map(len, files.values())):
         raise ValueError("two mutants have one name")
-    if unknown := {*names} - {*found} - {*files}:
+    return found
+
+
+def mutants(names: list[str]) -> list[Mutant]:
+    """Choose the mutants of these names or files, all if none is named; look at their texts."""
+    found = planted()
+    if unknown := {*names} - {*found} - {stem for stem, _ in found.values()}:
         raise ValueError(f"no such mutants: {', '.join(sorted(unknown))}")
     chosen = [m for stem, m in found.values() if not names or m.name in names or stem in names]
     for mutant in chosen:
@@ -118,8 +124,8 @@ def record(found: list[dict[str, object]]) -> None:
     commit = provenance(torch.device("cpu"))["commit"]
     entries = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     entries |= {entry["name"]: entry | {"commit": commit} for entry in found}
-    there = {mutant.name for mutant in mutants([])}
-    entries = {name: entries[name] for name in sorted(there & set(entries))}
+    # Names alone: their texts may have been edited since the run began.
+    entries = {name: entries[name] for name in sorted({*planted()} & {*entries})}
     RECORD.write_text(json.dumps(entries, indent=1) + "\n")
 
 
