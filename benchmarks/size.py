@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+LIBRARY = ROOT / "rvlib"
 DOCUMENTED = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -62,9 +63,9 @@ def functions_in_pgd() -> set[str]:
     seen: set[str] = set()
 
     def profile(frame: FrameType, event: str, _: Any) -> None:
-        name = frame.f_code.co_filename
-        if event == "call" and "/rvlib/" in name and frame.f_code.co_name[0] != "<":
-            seen.add(f"{Path(name).name}:{frame.f_code.co_name}")
+        file, name = Path(frame.f_code.co_filename), frame.f_code.co_name
+        if event == "call" and file.is_relative_to(LIBRARY) and name[0] != "<":
+            seen.add(f"{file.name}:{name}")
 
     pgd(model, x, y, ball)
     sys.setprofile(profile)

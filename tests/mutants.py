@@ -1,8 +1,9 @@
 """Planted faults: each is put into a copy of the repository, where a test must fail.
 
 ``python -m tests.mutants`` runs all of ``tests/mutants/*.yaml``, with names only those, or those
-of a file (its name without ``.yaml``).  The faults are such as move a number without
-a crash: a step without its projection, a bound of the wrong side, votes that count twice.
+of a file (its name without ``.yaml``), and records them in ``report/mutants.json``.  The faults are
+such as move a number without a crash: a step without its projection, a bound of the wrong side,
+votes that count twice.
 """
 
 import argparse
@@ -48,15 +49,21 @@ class Mutant:
         return source.replace(self.old, self.new)
 
 
-def mutants(names: list[str]) -> list[Mutant]:
-    """Read the mutants of these names or files, all if none is named; look at their texts."""
+def planted() -> dict[str, tuple[str, Mutant]]:
+    """Read every mutant, by its name, and the name of its file."""
     files = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yaml"))}
     found = {
         entry["name"]: (stem, Mutant(**entry)) for stem, all_ in files.items() for entry in all_
     }
     if len(found) != sum(map(len, files.values())):
         raise ValueError("two mutants have one name")
-    if unknown := {*names} - {*found} - {*files}:
+    return found
+
+
+def mutants(names: list[str]) -> list[Mutant]:
+    """Choose the mutants of these names or files, all if none is named; look at their texts."""
+    found = planted()
+    if unknown := {*names} - {*found} - {stem for stem, _ in found.values()}:
         raise ValueError(f"no such mutants: {', '.join(sorted(unknown))}")
     chosen = [m for stem, m in found.values() if not names or m.name in names or stem in names]
     for mutant in chosen:
@@ -112,6 +119,16 @@ def examine(mutant: Mutant, whole: Path) -> dict[str, object]:
     return found | {"killed_by": killed_by, "seconds": seconds}
 
 
+def record(found: list[dict[str, object]]) -> None:
+    """Write what was found beside what was found of the other mutants before."""
+    commit = provenance(torch.device("cpu"))["commit"]
+    entries = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    entries |= {entry["name"]: entry | {"commit": commit} for entry in found}
+    # Names alone: their texts may have been edited since the run began.
+    entries = {name: entries[name] for name in sorted({*planted()} & {*entries})}
+    RECORD.write_text(json.dumps(entries, indent=1) + "\n")
+
+
 def main(names: list[str]) -> int:
     """Run the tests without a fault, then the mutants; 0 if a test killed every one of them."""
     chosen = mutants(names)
@@ -125,9 +142,7 @@ def main(names: list[str]) -> int:
             found = list(pool.map(lambda mutant: examine(mutant, whole), chosen))
     killed = sum(entry["killed_by"] is not None for entry in found)
     print(f"{killed} of {len(found)} mutants killed")
-    if not names:
-        record = {"provenance": provenance(torch.device("cpu")), "mutants": found}
-        RECORD.write_text(json.dumps(record, indent=2) + "\n")
+    record(found)
     return 0 if killed == len(found) else 1
 
 

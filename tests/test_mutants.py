@@ -1,8 +1,10 @@
 """tests.mutants: the table fits the code as it is, and its verdicts are right."""
 
+import json
+
 import pytest
 
-from tests.mutants import FOLDER, ROOT, Mutant, killer, mutants
+from tests.mutants import FOLDER, RECORD, ROOT, Mutant, killer, mutants, planted, record
 
 FAILED = "FAILED tests/test_x.py::test_it[a b] - assert 1 == 2\n1 failed in 0.1s\n"
 
@@ -43,3 +45,19 @@ def test_unknown_names_are_refused_and_known_ones_chosen():
 )
 def test_only_a_test_that_fails_kills(status, output, expected):
     assert killer(status, output) == expected
+
+
+def test_every_mutant_was_killed():
+    entries = json.loads(RECORD.read_text())
+    assert list(entries) == sorted(planted())
+    assert all(entry["killed_by"] for entry in entries.values())
+
+
+def test_what_was_found_is_recorded_though_a_text_was_edited_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.mutants.RECORD", tmp_path / "record.json")
+    monkeypatch.setattr("tests.mutants.ROOT", tmp_path)  # where no text stands any more
+    record([{"name": "linf-open-below", "killed_by": "a test"}, {"name": "gone", "killed_by": ""}])
+    entries = json.loads((tmp_path / "record.json").read_text())
+    assert list(entries) == ["linf-open-below"]
+    record([{"name": "linf-sample-of-one-side", "killed_by": "a test"}])
+    assert len(json.loads((tmp_path / "record.json").read_text())) == 2
