@@ -33,6 +33,7 @@ _PUBLIC = {
         *["predictions", "vote_counts", "nested_counts", "counts_inside"],
         *["checked_attack", "from_torchattacks", "from_foolbox"],
     ],
+    "judge": ["evaluate"],
     "sanity_checks": ["sanity"],  # a file of the function's name would hide it
     "experiments": ["ATTACKS", "RECIPES", "PROFILES"],
     "pipeline": ["Run"],
