@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from rvlib.attacks import fgsm, input_gradient, pgd, robust_mask, smoothed_pgd
+from rvlib.attacks import (
+    apgd,
+    autoattack,
+    dlr,
+    fgsm,
+    input_gradient,
+    margin,
+    pgd,
+    robust_mask,
+    smoothed_pgd,
+)
+from rvlib.attacks.passes import Passes
 from rvlib.course.figures import show_progress
 from rvlib.data import DATASETS, load
 from rvlib.device import provenance
@@ -23,6 +34,7 @@ from rvlib.experiments import (
     ALPHA,
     ATTACKS,
     DATASET,
+    LINF,
     SIGMA,
     SMOOTHED_DRAWS,
     SMOOTHED_STEPS,
