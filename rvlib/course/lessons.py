@@ -348,7 +348,7 @@ def compare_attacks(run: Run, images: int = 256) -> pd.DataFrame:
 def _compared(
     run: Run, name: str, model: nn.Module, x: Tensor, y: Tensor
 ) -> Iterator[dict[str, Any]]:
-    """Measure every attack on one network; an image that fell before the attack counts as fallen."""
+    """Measure every attack on one network."""
     calls = {(k, n): partial(attack, steps=n) for k, attack in LONGER.items() for n in BUDGETS}
     calls |= {(ENSEMBLE, n): autoattack for n in BUDGETS[-1:]}
     for (attack, steps), call in calls.items():
