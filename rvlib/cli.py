@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--attack", default="fast", help="fast (default), standard or rand")
     judge.add_argument("--images", type=int, default=1000, help="default: the first 1000")
     judge.add_argument("--sigma", type=float, help="judge the smoothed network of this noise")
+    judge.add_argument("--keep-images", action="store_true", help="write the attacked images, too")
     judge.add_argument("--out", help="folder for rows and page (default: build/evaluate/MODEL)")
     judge.add_argument("--device", help="default: the GPU where there is one")
     judge.add_argument("--seed", type=int, default=0, help="of attacks and votes")
@@ -131,6 +132,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         sigma=arguments.sigma,
         name=arguments.network,
         out=out,
+        keep_images=arguments.keep_images,
         seed=arguments.seed,
     )
     print(verdict.text())

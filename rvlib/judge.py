@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -147,6 +148,7 @@ def evaluate(
     sigma: float | None = None,
     name: str = "the network",
     out: Path | str | None = None,
+    keep_images: bool = False,
     seed: int = 0,
 ) -> Verdict:
     """Evaluate a defence: clean accuracy, the worst case of an ensemble, and the checks of both.
@@ -172,6 +174,8 @@ def evaluate(
         How to call the network.
     out : Path or str, optional
         Folder for rows and page; an evaluation that was stopped continues there.
+    keep_images : bool, default=False
+        Also write the ensemble's images there, ``images/FIRST.npz``, floats of shape (B, C, H, W).
     seed : int, default=0
         Of all random draws.
 
@@ -246,13 +250,20 @@ Step = Callable[[nn.Module, Tensor, Tensor, int], dict[str, Any]]
 
 
 def _ensemble(
-    threat: ThreatModel, version: str, others: Mapping[str, Callable[..., Tensor]], seed: int
+    threat: ThreatModel,
+    version: str,
+    others: Mapping[str, Callable[..., Tensor]],
+    seed: int,
+    kept: Path | None,
 ) -> Step:
     """Columns of the ensemble: who stands after each attack, and what it cost."""
 
     def step(model: nn.Module, x: Tensor, y: Tensor, first: int) -> dict[str, Any]:
         draws = stream(x.device, seed, "autoattack", first)
-        _, stages = autoattack_stages(model, x, y, threat, version=version, generator=draws)
+        x_adv, stages = autoattack_stages(model, x, y, threat, version=version, generator=draws)
+        if kept is not None:
+            kept.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(kept / f"{first:05d}.npz", images=x_adv.cpu().numpy())
         columns: dict[str, Any] = {}
         before = torch.ones(len(x), dtype=torch.bool, device=x.device)
         for stage in stages:

@@ -155,6 +155,15 @@ def test_what_is_done_is_not_done_again_and_another_network_is_refused(tmp_path)
             rv.evaluate(model, data, threat, others={"mine": attack}, out=tmp_path)
 
 
+def test_the_attacked_images_are_written_on_request(tmp_path):
+    verdict = rv.evaluate(linear(), (X, Y), Linf(0.05), out=tmp_path, keep_images=True)
+    parts = [np.load(path)["images"] for path in sorted((tmp_path / "images").iterdir())]
+    x_adv = torch.from_numpy(np.concatenate(parts))
+    assert (x_adv - X).abs().max() <= 0.05
+    right = (linear()(x_adv).argmax(1) == Y).long()
+    assert right.tolist() == verdict.rows["apgd-t"].astype(int).tolist()
+
+
 def test_a_smoothed_network_is_certified_attacked_and_clean_in_this_order():
     lenet = find_network("gaussian-0.25")
     images, labels = (part[:12] for part in rv.load("cifar10", "heldout"))
