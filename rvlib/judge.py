@@ -201,9 +201,10 @@ def evaluate(
     if attack not in VERSIONS:
         raise ValueError(f"attack={attack!r} is none of {', '.join(VERSIONS)}")
     version = "vote" if sigma else "rand" if is_random(model, x) else attack
-    step = (
-        _smoothed(threat, sigma, seed) if sigma else _ensemble(threat, version, others or {}, seed)
-    )
+    kept = Path(out) / "images" if out is not None and keep_images else None
+    step = _ensemble(threat, version, others or {}, seed, kept)
+    if sigma:
+        step = _smoothed(threat, sigma, seed)
     identity = {
         **{"network": _digest(model.state_dict().values()), "data": _digest(data)},
         **{"threat": threat.name, "version": version, "others": list(others or {})},
