@@ -24,7 +24,7 @@ def linear(seed=0):
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval()
     with torch.no_grad():
         network[1].weight.copy_(torch.randn(2, 12, generator=seeded(seed)))  # type: ignore[operator]
-        network[1].bias.copy_(-network[1].weight.sum(1) / 2)  # type: ignore[operator, union-attr]
+        network[1].bias.copy_(-network[1].weight.sum(1) / 2)  # type: ignore[operator]
     return network
 
 

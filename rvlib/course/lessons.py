@@ -349,7 +349,9 @@ def _compared(
     run: Run, name: str, model: nn.Module, x: Tensor, y: Tensor
 ) -> Iterator[dict[str, Any]]:
     """Measure every attack on one network."""
-    calls = {(k, n): partial(attack, steps=n) for k, attack in LONGER.items() for n in BUDGETS}
+    calls: dict[tuple[str, int], Callable[..., Tensor]] = {
+        (k, n): partial(attack, steps=n) for k, attack in LONGER.items() for n in BUDGETS
+    }
     calls |= {(ENSEMBLE, n): autoattack for n in BUDGETS[-1:]}
     for (attack, steps), call in calls.items():
         counting = Passes(model)
