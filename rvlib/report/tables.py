@@ -341,14 +341,12 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame of str
-        Floats by ``FORMATS``, nothing where there is no number.
+        Floats by ``FORMATS``, nothing where a value is missing.
     """
 
     def printed(column: pd.Series) -> pd.Series:
-        form = FORMATS.get(str(column.name), ".2f")
-        if column.dtype != float:
-            return column.astype(str)
-        return column.map(lambda value: "" if np.isnan(value) else f"{value:{form}}")
+        form = FORMATS.get(str(column.name), ".2f") if column.dtype == float else ""
+        return column.astype(object).map(lambda v: "" if pd.isna(v) else f"{v:{form}}")
 
     return table.apply(printed)
 
