@@ -26,7 +26,7 @@ RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 RADIUS_STEP = 0.01
 """Spacing of the points of Figure 1, in pixel units."""
 
-FORMATS = {"radius": ".4f", "ACR": ".3f", "share": "g", "one_draw": ".3f"}
+FORMATS = {"radius": ".4f", "ACR": ".3f", "share": "g", "one_draw": ".3f", "log_likelihood": ".4f"}
 """How columns of numbers are printed; all others with two decimals."""
 
 
