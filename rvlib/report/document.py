@@ -249,7 +249,8 @@ def tried(table: pd.DataFrame) -> dict[str, Any]:
     -------
     dict
         ``combinations`` of a column; by column ``close``, how many are less than two natural units
-        of log-likelihood behind the best, ``words`` for the best, and ``lines``, one a way.
+        of log-likelihood behind the best, ``words`` for the best, ``off`` for its worst cell,
+        ``lines``, one a way, and ``sigmas``, how far the best of each noise level is behind.
     """
     columns = {}
     for column, rows in table.groupby("column", sort=False):
@@ -257,9 +258,14 @@ def tried(table: pd.DataFrame) -> dict[str, Any]:
         rows = rows.assign(behind=rows["log_likelihood"].max() - rows["log_likelihood"])
         ways = rows.groupby([rows["answer"].str.split().str[0], "abstentions", "noise"])
         lines = ways.head(1).replace({"worst": TITLES})
+        best, sigmas = rows.iloc[0], rows.groupby("sigma")["behind"].min()
+        points, errors = abs(best["points"]), abs(best["errors_off"])
+        side = "below" if best["points"] < 0 else "above"
         columns[str(column)] = {
             "close": int((rows["behind"] < 2).sum()),
-            "words": words(rows.iloc[0]),
+            "words": words(best),
+            "off": f"{points:.2f} points ({errors:.2f} standard errors) {side}",
+            "sigmas": [{"sigma": f"{s:.2f}", "behind": f"{b:.2f}"} for s, b in sigmas.items()],
             "lines": [
                 line | {"words": words(pd.Series(line))} for line in text(lines).to_dict("records")
             ],

@@ -26,7 +26,7 @@ RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 RADIUS_STEP = 0.01
 """Spacing of the points of Figure 1, in pixel units."""
 
-FORMATS = {"radius": ".4f", "ACR": ".3f", "share": "g", "one_draw": ".3f"}
+FORMATS = {"radius": ".4f", "ACR": ".3f", "share": "g", "one_draw": ".3f", "log_likelihood": ".4f"}
 """How columns of numbers are printed; all others with two decimals."""
 
 
@@ -341,14 +341,12 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame of str
-        Floats by ``FORMATS``, nothing where there is no number.
+        Floats by ``FORMATS``, nothing where a value is missing.
     """
 
     def printed(column: pd.Series) -> pd.Series:
-        form = FORMATS.get(str(column.name), ".2f")
-        if column.dtype != float:
-            return column.astype(str)
-        return column.map(lambda value: "" if np.isnan(value) else f"{value:{form}}")
+        form = FORMATS.get(str(column.name), ".2f") if column.dtype == float else ""
+        return column.astype(object).map(lambda v: "" if pd.isna(v) else f"{v:{form}}")
 
     return table.apply(printed)
 

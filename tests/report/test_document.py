@@ -49,7 +49,7 @@ TRIED = (
 )
 HOW = "{},left out,once,{},pgd-linf,pgd-pixel-l2"
 TRIED_LINES = [
-    "gaussian-0.25,0.25,one draw,-,once,plain,pgd-linf,pgd-pixel-l2"
+    "gaussian-0.25,0.20,one draw,-,once,plain,pgd-linf,pgd-pixel-l2"
     ",-11.5,53.9,26.6,25.4,26.2,natural,-8.2,-3.1",
     f"gaussian-0.25,0.25,{HOW.format('vote of 400', 'plain')},-8.25,63.6,27.2,25.3,26.1,fgsm,1,.5",
     f"gaussian-0.25,0.25,{HOW.format('vote of 100', 'plain')},-9.0,67.3,29.8,26,26.8,natural,5,2",
@@ -234,6 +234,9 @@ def test_findings_known_by_heart(out):
     noisy = found["tried"]["columns"]["gaussian-0.25"]
     assert [line["behind"] for line in noisy["lines"]] == ["0.00", "3.25"]  # one a way to answer
     assert (noisy["close"], noisy["lines"][0]["worst"]) == (2, "FGSM")
+    assert noisy["off"] == "1.00 points (0.50 standard errors) above"
+    behind = [(line["sigma"], line["behind"]) for line in noisy["sigmas"]]
+    assert behind == [("0.20", "3.25"), ("0.25", "0.00")]
     assert found["tried"]["columns"]["smoothed-0.25"]["words"].endswith("attack through the noise")
     assert found["widest_table1"] == "11.9"
     assert found["vote"][0] == {"attack": "pgd-linf", "gain": "0.00"}
