@@ -74,7 +74,7 @@ def _train(arguments: argparse.Namespace) -> None:
         find_recipe(name)
     pairs = [
         (name, seed)
-        for name, seed in run.profile.models()
+        for name, seed in run.profile.trained()
         if (not arguments.names or name in arguments.names)
         and arguments.training_seed in (None, seed)
     ]

@@ -4,7 +4,8 @@ The report's numbers stand in its section 3; what it leaves unsaid was inferred,
 ``docs/protocol.md``.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -72,22 +73,24 @@ SMOOTHED_STEPS = 20
 
 
 def on_the_vote(attack: Attack, sigma: float) -> Attack:
-    """Aim an attack at the smoothed network: ``smoothed_pgd`` in the same ball."""
-    threat = attack.keywords["threat"]  # type: ignore[attr-defined]
+    """Aim an attack at the smoothed network, in the same ball; FGSM takes one step, PGD many."""
+    threat, once = attack.keywords["threat"], attack is ATTACKS["fgsm"]  # type: ignore[attr-defined]
     return partial(
         smoothed_pgd,
         threat=threat,
         sigma=sigma,
         draws=SMOOTHED_DRAWS,
-        steps=SMOOTHED_STEPS,
-        step_size=2.5 * threat.eps / SMOOTHED_STEPS,
+        steps=1 if once else SMOOTHED_STEPS,
+        step_size=threat.eps if once else 2.5 * threat.eps / SMOOTHED_STEPS,
     )
 
 
 VOTE_ATTACKS = {
     f"vote-{name}": on_the_vote(ATTACKS[name], SIGMA)
-    for name in ("pgd-linf", "pgd-pixel-l2", "pgd-l2")
+    for name in ("fgsm", "pgd-linf", "pgd-pixel-l2", "pgd-l2")
 }
+VOTE_READING = ("natural", "vote-fgsm", "vote-pgd-linf", "vote-pgd-pixel-l2")
+"""The attacks of Table 1, aimed at the vote that answers."""
 SMOOTHED_ATTACKS = (*REPORT_ATTACKS, "pgd-l2", *VOTE_ATTACKS)
 """Attacks on the smoothed network of Table 1: first on the network, then on its vote."""
 
@@ -111,6 +114,52 @@ def threat_name(attack: Attack) -> str:
     """Ball and radius in words, ``linf 0.03``; ``-`` where there is none."""
     threat = getattr(attack, "keywords", {}).get("threat")
     return threat.name if threat is not None else "-"
+
+
+# --- Two columns of the report are answers under noise: how may they have been measured? ----------
+
+GRID_SIGMAS = (0.20, 0.25, 0.35, 0.45, 0.50)
+"""Noise levels of the training; the report prints none."""
+GRID_SEEDS = 3
+"""Training seeds at each of them."""
+GRID_VOTES = (100, 400, 1000)
+"""Noisy copies of a vote."""
+GRID_ATTACKS: dict[str, tuple[str, ...]] = {
+    "natural": ("natural",),
+    "fgsm": ("fgsm",),
+    "pgd-linf": ("pgd-linf", "pgd-linf-0.031"),
+    "pgd-pixel-l2": ("pgd-pixel-l2", "pgd-pixel-l2-step-0.02"),
+}
+"""Attacks that each attack of Table 1 may have been: radius and step of the report, or of public
+code that is most likely an earlier or later state of the report's (``docs/protocol.md``)."""
+THROUGH_NOISE = "-through-noise"
+
+
+def grid_attack(name: str, sigma: float) -> Attack:
+    """Look up an attack of the grid; ``-through-noise``: on a noisy copy, a fresh one each step."""
+    others = {
+        "pgd-linf-0.031": _pgd(Linf(0.031), LINF_STEP_SIZE),
+        "pgd-pixel-l2-step-0.02": _pgd(PIXEL_L2, 0.02),
+    }
+    plain = name.removesuffix(THROUGH_NOISE)
+    attack = _find("attack", plain, ATTACKS | others)
+    if plain == name:
+        return attack
+    options = {"steps": 1, "step_size": LINF.eps} | attack.keywords
+    options.pop("random_start", None)
+    return partial(smoothed_pgd, sigma=sigma, draws=1, **options)
+
+
+def noisy_name(sigma: float, twice: bool = False) -> str:
+    """Name of answers under noise in rows: ``noisy-0.25``, ``noisy-twice-0.25``."""
+    return f"noisy-{'twice-' if twice else ''}{sigma:.2f}"
+
+
+def grid_cells() -> Iterator[tuple[float, str, int, bool]]:
+    """Yield noise, attack, training seed, and whether the noise is twice, of every measurement."""
+    attacks = [name for names in GRID_ATTACKS.values() for name in names]
+    attacks += [name + THROUGH_NOISE for name in attacks if name != "natural"]
+    return itertools.product(GRID_SIGMAS, attacks, range(GRID_SEEDS), (False, True))
 
 
 # --- The report's training. -----------------------------------------------------------------------
@@ -191,6 +240,10 @@ RECIPES = {
     )
 }
 """The networks whose weights are shipped, by name; add your own."""
+GRID_RECIPES = {
+    gaussian_name(s): Recipe(gaussian_name(s), "gaussian", sigma=s) for s in GRID_SIGMAS
+}
+"""Networks of the grid: the full profile trains them for their answers, which alone are shipped."""
 
 DEFENCES = ("standard", gaussian_name(SIGMA), "pgd-pixel-l2-at", "pgd-linf-at", "mixed-at")
 """The networks of the report's Table 1, in its order; the smoothed one comes after them."""
@@ -200,7 +253,7 @@ FURTHER = ("pgd-l2-at", SLOWER)
 
 def find_recipe(name: str) -> Recipe:
     """Look a network up by name."""
-    return _find("network", name, RECIPES)
+    return _find("network", name, GRID_RECIPES | RECIPES)
 
 
 # --- How much of it to run. -----------------------------------------------------------------------
@@ -255,9 +308,14 @@ class Profile:
         return SEEDS
 
     def models(self) -> list[tuple[str, int]]:
-        """List the networks with their training seeds, in the order to train them in."""
+        """List the shipped networks with their training seeds, in the order to train them in."""
         firsts = [(name, 0) for name in RECIPES]
         return firsts + [(name, seed) for name, n in SEEDS.items() for seed in range(1, n)]
+
+    def trained(self) -> list[tuple[str, int]]:
+        """List the networks that a run trains itself: the shipped ones and those of the grid."""
+        grid = [(name, seed) for name in GRID_RECIPES for seed in range(GRID_SEEDS)]
+        return list(dict.fromkeys([*self.models(), *grid])) if self.trains else []
 
 
 PROFILES = {
@@ -338,6 +396,7 @@ TITLES = {
     "pgd-l2-small": "PGD l2 at the report's radius",
     "pgd-l2": "PGD l2",
     "pgd-linf-50x5": "PGD l∞, 50 steps, 5 random starts",
+    "vote-fgsm": "Attack on the vote, one step",
     "vote-pgd-linf": "Attack on the vote, l∞",
     "vote-pgd-pixel-l2": "Attack on the vote, pixel-l2",
     "vote-pgd-l2": "Attack on the vote, l2",

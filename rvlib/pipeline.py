@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,8 +25,16 @@ from torch import Tensor, nn
 from rvlib import experiments as ex
 from rvlib.data import DATASETS, load, to_float
 from rvlib.device import arithmetic, pick_device, provenance
-from rvlib.evaluation import SHARE, counts_inside, nested_counts, predictions, vote_counts
-from rvlib.experiments import ALPHA, N0, Profile
+from rvlib.evaluation import (
+    SHARE,
+    attacked_batches,
+    counts_inside,
+    nested_counts,
+    predictions,
+    vote_counts,
+)
+from rvlib.experiments import ALPHA, N0, SIGMA, Profile
+from rvlib.inference import logits_of
 from rvlib.models import WeightsError, load_weights, read_record, save_weights
 from rvlib.models import to_device as to_device
 from rvlib.progress import progress
@@ -43,7 +52,7 @@ from rvlib.results import (
     write_shard,
 )
 from rvlib.sanity_checks import sanity
-from rvlib.smoothing import ABSTAIN, Certificates, certificate, vote, wilson
+from rvlib.smoothing import ABSTAIN, Certificates, certificate, sample_under_noise, vote, wilson
 from rvlib.smoothing.statistics import Interval
 from rvlib.training import Fit, fit
 
@@ -190,7 +199,7 @@ class Run:
 
     def untrained(self) -> list[tuple[str, int]]:
         """Networks and seeds that this profile trains and whose weights are not there."""
-        pairs = self.profile.models() if self.profile.trains else []
+        pairs = self.profile.trained()
         return [pair for pair in pairs if not self.weights(*pair).with_suffix(".json").exists()]
 
     def train(self, *pairs: tuple[str, int]) -> None:
@@ -320,6 +329,51 @@ class Run:
             what |= {"sigma": sigma, "n": n}
         size = 256 if sigma is None else 64
         return self._measured(split, defence, seed, attack, what, count, size, classify)
+
+    def under_noise(self, sigma: float, attack: str, seed: int = 0, twice: bool = False) -> Results:
+        """Measure how a network answers under noise, or read it.
+
+        Parameters
+        ----------
+        sigma : float
+            Noise of its training and of its answers.
+        attack : str
+            Name of a ``grid_attack``.
+        seed : int, default=0
+            Training seed.
+        twice : bool, default=False
+            Whether the answers are under sqrt(2) sigma, as those of a vote over a network that adds
+            noise of its own.
+
+        Returns
+        -------
+        Results
+            Columns ``prediction`` (of the network itself), ``hits`` (votes for the label), and of
+            the first N votes ``leader_N`` and ``answer_N`` (-1: abstains).
+        """
+        level = sigma * 2**0.5 if twice else sigma
+        call, model = ex.grid_attack(attack, sigma), ex.gaussian_name(sigma)
+
+        def answer(network: nn.Module, x: Tensor, y: Tensor, first: int) -> dict[str, Any]:
+            options = {"first_id": first, "batch_size": len(x), "seed": self.seed}
+            (x_adv, _) = next(attacked_batches(network, x, y, call, **options))
+            draw = partial(sample_under_noise, network, x_adv, level, seed=self.seed)
+            ends = itertools.pairwise((0, *ex.GRID_VOTES))
+            parts = [draw(b - a, first=a, purpose="prediction") for a, b in ends]
+            drawn = torch.stack(parts).cumsum(0)
+            columns = {"prediction": logits_of(network, x_adv).argmax(1).tolist()}
+            columns["hits"] = drawn[-1].gather(1, y[:, None].cpu())[:, 0].tolist()
+            for n, votes in zip(ex.GRID_VOTES, drawn, strict=True):
+                columns[f"leader_{n}"] = votes.argmax(1).tolist()
+                columns[f"answer_{n}"] = vote(votes.numpy(), ALPHA).tolist()
+            return columns
+
+        what = {"model": model, "training_seed": seed, "attack": ex.attack_record(attack, call)}
+        what |= {"sigma": level, "alpha": ALPHA, "ns": list(ex.GRID_VOTES)}
+        name = ex.noisy_name(sigma, twice)
+        return self._measured(
+            "heldout", name, seed, attack, what, self.profile.heldout, 256, answer
+        )
 
     def certificates(self, sigma: float, count: int | None = None) -> Results:
         """Draw the votes that certify the report's images at a noise level, or read them."""
@@ -468,8 +522,15 @@ def measurements(run: Run) -> list[Measurement]:
         for seed in run.seeds(model):
             for attack in ex.REPORT_ATTACKS:
                 add("heldout", model, seed, attack, profile.heldout)
+    for seed, attack in itertools.product(run.seeds(ex.gaussian_name(SIGMA)), ex.VOTE_READING):
+        defence = ex.smoothed_name(SIGMA)
+        add("heldout", defence, seed, attack, run.count("heldout", attack))
     for defence, attack in table1 if profile.test else ():
         add("test", defence, 0, attack, run.count("test", attack))
+    for sigma, attack, seed, twice in ex.grid_cells() if profile.trains else ():
+        place = ("heldout", ex.noisy_name(sigma, twice), seed, attack)
+        make = partial(run.under_noise, sigma, attack, seed, twice)
+        found[place] = Measurement(place, profile.heldout, make)
     return list(found.values())
 
 
@@ -559,10 +620,11 @@ def estimate(run: Run) -> float:
     """
     training = attacking = voting = 0.0
     for name, _ in run.untrained():
-        recipe = ex.RECIPES[name]
+        recipe = ex.find_recipe(name)
         steps = sum(_steps(ex.ATTACKS[a]) for a in recipe.attacks)
         images = len(load(ex.DATASET, "train")[0])
         training += recipe.epochs * images * (1 + len(recipe.attacks) + steps)
+    grid = {ex.noisy_name(sigma, twice) for sigma, _, _, twice in ex.grid_cells()}
     for (_, defence, _, what), images in missing_images(run).items():
         votes = run.profile.votes if defence in ex.NOISE_OF else 0
         if what == "certificates":
@@ -570,6 +632,9 @@ def estimate(run: Run) -> float:
         elif what == "inside":
             attacking += images * ex.SMOOTHED_STEPS * ex.SMOOTHED_DRAWS / 2
             voting += images * votes / 2
+        elif defence in grid:
+            attacking += images * max(1, _steps(ex.grid_attack(what, ex.SIGMA)))
+            voting += images * max(ex.GRID_VOTES)
         else:
             attacking += images * max(1, _steps(ex.find_attack(what)))
             voting += images * votes

@@ -173,7 +173,7 @@ def test_training_of_some_networks(calls, words, pairs):
     assert cli.main(["train", *words]) == 0
     ((name, *asked),) = calls.done
     assert name == "train"
-    assert set(asked) == pairs if pairs else len(asked) == len(set(asked)) == 22
+    assert set(asked) == pairs if pairs else len(asked) == len(set(asked)) == 33
 
 
 def test_data_are_fetched(monkeypatch, capsys):

@@ -34,15 +34,19 @@ def test_the_attacks_are_the_reports():
 
 
 def test_attacks_on_the_vote_are_in_the_same_ball():
-    assert list(ex.VOTE_ATTACKS) == ["vote-pgd-linf", "vote-pgd-pixel-l2", "vote-pgd-l2"]
+    balls = ["fgsm", "pgd-linf", "pgd-pixel-l2", "pgd-l2"]
+    assert list(ex.VOTE_ATTACKS) == [f"vote-{ball}" for ball in balls]
+    assert set(ex.VOTE_READING) <= {"natural", *ex.VOTE_ATTACKS}
     vote_attacks: dict[str, Any] = ex.VOTE_ATTACKS
     attacks: dict[str, Any] = ex.ATTACKS
     for name, attack in vote_attacks.items():
         assert attack.func is smoothed_pgd
         options, ball = attack.keywords, attacks[name[5:]].keywords["threat"]
         assert options["threat"] == ball
-        assert (options["sigma"], options["draws"], options["steps"]) == (0.25, 16, 20)
-        assert options["step_size"] == 2.5 * ball.eps / 20
+        assert (options["sigma"], options["draws"]) == (0.25, 16)
+        once = name == "vote-fgsm"
+        assert options["steps"] == (1 if once else 20)
+        assert options["step_size"] == (ball.eps if once else 2.5 * ball.eps / 20)
         assert ex.find_attack(name) is attack
 
 
@@ -112,9 +116,12 @@ def test_profiles():
     assert (full.heldout, full.test, full.votes, full.ns[-1]) == (1024, 10_000, 1000, 100_000)
     models = full.models()
     assert len(models) == len(set(models)) == 22
+    grid = {(f"gaussian-{s:.2f}", seed) for s in (0.2, 0.25, 0.35, 0.45, 0.5) for seed in range(3)}
+    assert set(full.trained()) == {*models, *grid}
+    assert ex.find_profile("course").trained() == []
     assert models[:10] == [(name, 0) for name in ex.RECIPES]
     cells = ex.table1_cells(full)
-    assert len(cells) == 5 * 7 + 8
+    assert len(cells) == 5 * 7 + 9
     assert all(defence in ex.TITLES and attack in ex.TITLES for defence, attack in cells)
 
 

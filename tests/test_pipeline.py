@@ -51,6 +51,9 @@ def tiny(monkeypatch, tmp_path):
         **{"RECIPES": small, "ATTACKS": quick, "DEFENCES": names, "FURTHER": (), "SIGMAS": (0.25,)},
         **{"SEEDS": {"standard": 2}, "REPORT_ATTACKS": ("natural", "pgd-linf")},
         **{"SMOOTHED_ATTACKS": ("natural", "vote-pgd-linf"), "SMOOTHED_STEPS": 2},
+        **{"VOTE_READING": ("natural",), "GRID_ATTACKS": {"natural": ("natural",)}},
+        **{"GRID_SIGMAS": (0.25,), "GRID_SEEDS": 1, "GRID_VOTES": (100, 200)},
+        "GRID_RECIPES": {"gaussian-0.25": small["gaussian-0.25"]},
         "PROFILES": ex.PROFILES | {"tiny": TINY},
     }.items():
         monkeypatch.setattr(ex, name, value)
@@ -174,6 +177,7 @@ def test_an_estimate_counts_passes_and_votes(tiny, monkeypatch):
         (("heldout", "standard", 0, "natural"), 8, 8 / 256),
         (("heldout", "standard", 0, "pgd-linf"), 8, 8 * 2 / 256),
         (("test", "smoothed-0.25", 0, "natural"), 4, 4 / 256 + 4 * 100 / 25_600),
+        (("heldout", "noisy-twice-0.25", 0, "natural"), 8, 8 / 256 + 8 * 200 / 25_600),
         (("heldout", "smoothed-0.25", 0, "certificates"), 6, 6 * 300 / 2 / 25_600),
         (("heldout", "smoothed-0.25", 0, "inside"), 6, 6 * (32 / 256 + 100 / 25_600) / 2),
     ]:

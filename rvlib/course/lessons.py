@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,12 +37,14 @@ from rvlib.inference import eval_mode, logits_of
 from rvlib.models import Normalize, read_record
 from rvlib.objectives import Objective, adversarial
 from rvlib.pipeline import Accuracy, Run, repeatable
+from rvlib.progress import progress
 from rvlib.report.tables import radii as certified_radii
 from rvlib.results import atomic_write, plain
 from rvlib.smoothing import (
     ABSTAIN,
     log_e_value,
     predict,
+    sample_under_noise,
     stream,
     wilson,
 )
@@ -517,32 +518,32 @@ def train_shortly(run: Run, plan: Plan) -> list[ShortTraining]:
     list of ShortTraining
         One for each objective.  A killed training continues from its last epoch.
     """
-    record, file = plan.record(run), Path("lessons") / f"{plan.name}.json"
-    found = _stored(run.out / file, record)
-    if found is None and not run.profile.trains:
-        found = _stored(run.published.parent / file, record)
-    if found is None:
+    record = plan.record(run)
+    stored = _stored(run, plan.name, record)
+    if stored is None:
         found = _trained(run, plan)
-        content = {
-            "record": record,
-            "provenance": provenance(run.device),
-            "trainings": [training._asdict() for training in found],
-        }
-        atomic_write(run.out / file, (json.dumps(content, indent=1) + "\n").encode())
-    else:
-        histories = {training.name: training.history for training in found}
-        display(show_progress(histories, plan.epochs, list(plan.watched)))
+        _store(run, plan.name, record, trainings=[training._asdict() for training in found])
+        return found
+    found = [ShortTraining(**training) for training in stored["trainings"]]
+    histories = {training.name: training.history for training in found}
+    display(show_progress(histories, plan.epochs, list(plan.watched)))
     return found
 
 
-def _stored(path: Path, record: Mapping[str, Any]) -> list[ShortTraining] | None:
-    """Read trainings from a file, if it holds those of this record."""
-    if not path.exists():
-        return None
-    content = json.loads(path.read_text())
-    if content["record"] != record:
-        return None
-    return [ShortTraining(**training) for training in content["trainings"]]
+def _stored(run: Run, name: str, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read what a lesson measured, here or as published, if it is what this record defines."""
+    for folder in [run.out] if run.profile.trains else [run.out, run.published.parent]:
+        path = folder / "lessons" / f"{name}.json"
+        if path.exists() and (content := json.loads(path.read_text()))["record"] == record:
+            return dict(content)
+    return None
+
+
+def _store(run: Run, name: str, record: Mapping[str, Any], **found: Any) -> None:
+    """Write what a lesson measured, with what defines it and how it came about."""
+    content = {"record": record, "provenance": provenance(run.device), **found}
+    path = run.out / "lessons" / f"{name}.json"
+    atomic_write(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _trained(run: Run, plan: Plan) -> list[ShortTraining]:
@@ -686,12 +687,86 @@ def attack_certified(
     return outcomes
 
 
+# --- notebook 06: random answers ------------------------------------------------------------------
+
+TEST_SIGMAS = (0.0, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5)
+"""Noise that the network adds to every image before it answers."""
+AVERAGED = (0, 1, 4, 16)
+"""Noisy copies over which the attack averages its gradient; 0: it attacks the network itself."""
+ANSWERS = 100
+"""Random answers an image, over which an accuracy is averaged."""
+
+
+def answer_at_random(run: Run) -> pd.DataFrame:
+    """Let a network answer on one noisy copy, and attack it through more and more of the noise.
+
+    Parameters
+    ----------
+    run : Run
+        Whose noise-trained network of Table 1 to use, on as many images as its profile attacks.
+
+    Returns
+    -------
+    DataFrame
+        One line a noise level at test time and number of averaged gradients: columns ``sigma``,
+        ``averaged`` and ``attacked``, the accuracy in percent of one random answer under PGD l∞;
+        ``clean``, the same without an attack.
+    """
+    model_name, attack = gaussian_name(SIGMA), ATTACKS["pgd-linf"]
+    run.train((model_name, 0))
+    record: dict[str, Any] = plain(
+        {
+            "weights": read_record(run.weights(model_name))["sha256"],
+            "attack": attack_record("pgd-linf", attack),
+            **{"sigmas": TEST_SIGMAS, "averaged": AVERAGED, "answers": ANSWERS},
+            **{"heldout": run.profile.heldout, "seed": run.seed},
+            "data": DATASETS[DATASET].digest,
+        }
+    )
+    stored = _stored(run, "random-answers", record)
+    if stored is None:
+        model, (x, y) = run.model(model_name), run.images(run.profile.heldout)
+        sigmas = progress(TEST_SIGMAS, "random answers")
+        lines = [line for sigma in sigmas for line in _random_answers(run, model, x, y, sigma)]
+        _store(run, "random-answers", record, lines=lines)
+        return pd.DataFrame(lines)
+    return pd.DataFrame(stored["lines"])
+
+
+def _random_answers(
+    run: Run, model: nn.Module, x: Tensor, y: Tensor, sigma: float
+) -> list[dict[str, float]]:
+    """Accuracy of one random answer, clean and attacked through more and more noisy copies."""
+
+    def accuracy(x: Tensor) -> float:
+        if sigma == 0:
+            return percent_correct(model, x, y)
+        votes = sample_under_noise(model, x, sigma, ANSWERS, seed=run.seed, purpose="prediction")
+        return 100 * votes.gather(1, y[:, None].cpu()).double().mean().item() / ANSWERS
+
+    options = dict(ATTACKS["pgd-linf"].keywords)  # type: ignore[attr-defined]
+    unaware, clean = accuracy(pgd(model, x, y, **options)), accuracy(x)
+    del options["random_start"]
+
+    def attacked(averaged: int) -> float:
+        if not averaged or sigma == 0:
+            return unaware
+        generator = stream(run.device, run.seed, "attack on random answers")
+        options.update(sigma=sigma, draws=averaged, generator=generator)
+        return accuracy(smoothed_pgd(model, x, y, **options))
+
+    return [
+        {"sigma": sigma, "averaged": m, "clean": clean, "attacked": attacked(m)} for m in AVERAGED
+    ]
+
+
 # --- notebook 06: sanity of the results -----------------------------------------------------------
 
 ORDERS = (
     ("attacked ≤ clean", "pgd-linf", "natural"),
     ("PGD ≤ FGSM", "pgd-linf", "fgsm"),
     ("PGD with 50 steps, 5 starts ≤ PGD", "pgd-linf-50x5", "pgd-linf"),
+    ("attack on the vote ≤ attack on the network", "vote-fgsm", "fgsm"),
     ("attack on the vote ≤ attack on the network", "vote-pgd-linf", "pgd-linf"),
     ("attack on the vote ≤ attack on the network", "vote-pgd-pixel-l2", "pgd-pixel-l2"),
     ("attack on the vote ≤ attack on the network", "vote-pgd-l2", "pgd-l2"),
@@ -776,17 +851,6 @@ def sanity_table(run: Run) -> pd.DataFrame:
         _check("attacked ≤ clean", smoothed, (names[1], attacked), (names[2], clean)),
     ]
     return pd.DataFrame(lines)
-
-
-def is_share(percent: float, n: int) -> bool:
-    """Whether a percentage with two digits is some k / n, rounded or cut off.
-
-    Examples
-    --------
-    >>> is_share(58.2, 1024), is_share(54.78, 1024), is_share(59.71, 1024)
-    (True, True, False)
-    """
-    return abs(percent - 100 * round(percent * n / 100) / n) < 0.01
 
 
 def _check(

@@ -1,15 +1,18 @@
 """Copy a finished full run into ``report/``: what is shipped is what was run."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from rvlib.pipeline import Run, repository
 
-PARTS = ("models", "rows", "lessons", "tables", "figures", "report.pdf", "report.html", "run.json")
+PARTS = ("rows", "lessons", "tables", "figures", "report.pdf", "report.html", "run.json")
 
 
 def publish(run: Run, root: Path | None = None) -> list[Path]:
     """Copy weights, rows, tables, figures and the report of a run into ``report/``.
+
+    Of the answers under noise only the table is shipped, and no weights that are for it alone.
 
     Parameters
     ----------
@@ -35,7 +38,12 @@ def publish(run: Run, root: Path | None = None) -> list[Path]:
     if lacks := [part for part in (*PARTS, *weights) if not (run.out / part).exists()]:
         raise ValueError(f"{run.out} lacks {', '.join(lacks[:3])}: make report PROFILE={name}")
     report = (root or repository()) / "report"
-    return [_replace(run.out / part, report / part) for part in PARTS]
+    with tempfile.TemporaryDirectory(dir=run.out) as folder:
+        for path in [*weights, *(w.replace(".safetensors", ".json") for w in weights)]:
+            (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(run.out / path, Path(folder) / path)
+        models = _replace(Path(folder) / "models", report / "models")
+    return [models, *(_replace(run.out / part, report / part) for part in PARTS)]
 
 
 def _replace(source: Path, target: Path) -> Path:
@@ -43,7 +51,7 @@ def _replace(source: Path, target: Path) -> Path:
     fresh = target.with_name(f".{target.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     if source.is_dir():
-        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(".*"))
+        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(".*", "noisy-*"))
         shutil.rmtree(target, ignore_errors=True)
     else:
         target.parent.mkdir(parents=True, exist_ok=True)

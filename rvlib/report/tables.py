@@ -15,6 +15,7 @@ from scipy.stats import binom
 from rvlib import experiments as ex
 from rvlib.experiments import ALPHA, REPORT_ATTACKS, REPORT_TABLE1, SIGMA, SIGMAS, TITLES
 from rvlib.pipeline import Run, certificates
+from rvlib.report.hypotheses import hypotheses, noise_table, readings
 from rvlib.results import Results, atomic_write, counts
 from rvlib.smoothing import statistics as st
 from rvlib.smoothing.statistics import ABSTAIN, wilson
@@ -25,7 +26,7 @@ RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 RADIUS_STEP = 0.01
 """Spacing of the points of Figure 1, in pixel units."""
 
-FORMATS = {"radius": ".4f", "ACR": ".3f", "share": "g"}
+FORMATS = {"radius": ".4f", "ACR": ".3f", "share": "g", "one_draw": ".3f", "log_likelihood": ".4f"}
 """How columns of numbers are printed; all others with two decimals."""
 
 
@@ -308,15 +309,19 @@ def all_tables(run: Run) -> dict[str, pd.DataFrame]:
     Returns
     -------
     dict of str to DataFrame
-        ``table1, further, seeds, sigma, certified, jointly, inside, figure1`` and, where the
-        profile measures the test set, ``table2``.
+        ``table1, further, seeds, sigma, noise, hypotheses, readings, certified, jointly, inside,
+        figure1`` and, where the profile measures the test set, ``table2``.
     """
-    cells = ex.table1_cells(run.profile)
+    cells, noise = ex.table1_cells(run.profile), noise_table(run)
+    tried = hypotheses(noise)
     tables = {
         "table1": table1(run, cells),
         "further": table1(run, [(m, attack) for m in ex.FURTHER for attack in run.profile.attacks]),
         "seeds": seeds_table(run),
         "sigma": sigma_table(run),
+        "noise": noise,
+        "hypotheses": tried,
+        "readings": readings(run, noise, tried),
         "certified": certified_table(run),
         "jointly": certified_table(run, jointly=True),
         "inside": inside_table(run),
@@ -336,14 +341,12 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame of str
-        Floats by ``FORMATS``, nothing where there is no number.
+        Floats by ``FORMATS``, nothing where a value is missing.
     """
 
     def printed(column: pd.Series) -> pd.Series:
-        form = FORMATS.get(str(column.name), ".2f")
-        if column.dtype != float:
-            return column.astype(str)
-        return column.map(lambda value: "" if np.isnan(value) else f"{value:{form}}")
+        form = FORMATS.get(str(column.name), ".2f") if column.dtype == float else ""
+        return column.astype(object).map(lambda v: "" if pd.isna(v) else f"{v:{form}}")
 
     return table.apply(printed)
 

@@ -1,9 +1,11 @@
-"""The seven explorers: one law for all, and for each that its numbers are the library's."""
+"""The explorers: one law for all, and for each that its numbers are the library's."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.stats import binomtest
@@ -18,7 +20,14 @@ from rvlib.pipeline import Run
 from rvlib.smoothing import correct_radii, lower_confidence_bound, sample_under_noise
 from tests.course.pictures import compare
 
-NAMES = ["fgsm", "pgd", "training", "mixing", "smoothing", "certification", "results"]
+NAMES = ["fgsm", "pgd", "training", "mixing", "smoothing", "certification", "results", "noise"]
+RANDOM = pd.DataFrame(
+    [
+        {"sigma": s, "averaged": m, "clean": 60 - 40 * s, "attacked": 5 + 40 * s - 2 * s * m**0.5}
+        for s in lessons.TEST_SIGMAS
+        for m in lessons.AVERAGED
+    ]
+)
 CURVES = {"α = 1": [60.0, 40.0, 20.0, 10.0, 5.0], "α = 0": [50.0, 45.0, 40.0, 35.0, 30.0]}
 
 
@@ -36,8 +45,9 @@ def all_of_them(run):
     def get(name):
         if name not in made:
             trainings = [ShortTraining(name, [], curve) for name, curve in CURVES.items()]
-            more = [trainings] if name == "mixing" else []
-            made[name] = getattr(explorers, f"explore_{name}")(run, *more)
+            more: dict[str, Any] = {"mixing": trainings, "noise": RANDOM}
+            measured = [more[name]] if name in more else []
+            made[name] = getattr(explorers, f"explore_{name}")(run, *measured)
         return made[name]
 
     return get
@@ -189,6 +199,16 @@ def test_mixing(all_of_them, run):
     assert f"{run.profile.heldout} images: clean accuracy 50.0 %" in text
     assert "ε = 0.02 it is 40.0 %" in text
     assert "α = 1 gives 20.0 % and α = 0 gives 40.0 %" in text
+
+
+def test_noise(all_of_them, run):
+    explorer = all_of_them("noise")
+    text = explorer.draw(at(explorer, sigma=0.25, averaged=16))[1]
+    assert "leaves 5.0 % of its plain answers right and 15.0 % of its random ones" in text
+    assert text.endswith("PGD through 16 copies leaves 13.0 %.")
+    assert f"{run.profile.heldout} images" in text
+    text = explorer.draw(at(explorer, sigma=0.5, averaged=0))[1]
+    assert "25.0 % of its random ones; none" in text
 
 
 def test_smoothing(all_of_them, run):

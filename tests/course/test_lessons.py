@@ -30,10 +30,10 @@ from rvlib.course.lessons import (
     sweep,
     train_shortly,
 )
-from rvlib.experiments import ALPHA, SIGMA, table1_cells
+from rvlib.experiments import ALPHA, ATTACKS, SIGMA, table1_cells
 from rvlib.objectives import standard
 from rvlib.pipeline import Accuracy, Run
-from rvlib.smoothing import log_e_value
+from rvlib.smoothing import log_e_value, sample_under_noise
 from rvlib.threat_models import L2, Linf, PixelL2
 
 
@@ -207,6 +207,37 @@ def test_a_lesson_reads_its_published_trainings(lesson, tmp_path, monkeypatch):
     monkeypatch.setattr(lessons, "fit", None)
     found = lesson(Run.open("lesson", "cpu", root=Path(__file__).parents[2]))
     assert len(found) >= 2
+
+
+def test_random_answers(run, monkeypatch):
+    monkeypatch.setattr(lessons, "TEST_SIGMAS", (0.0, 0.25))
+    monkeypatch.setattr(lessons, "AVERAGED", (0, 1, 8))
+    table = lessons.answer_at_random(run).set_index(["sigma", "averaged"])
+    model, (x, y) = run.model(lessons.START), run.images(run.profile.heldout)
+    x_adv = ATTACKS["pgd-linf"](model, x, y)
+    # Without noise the answers are the network's, whatever the attack averages over.
+    for m in (0, 1, 8):
+        assert table.loc[(0.0, m), "clean"] == lessons.percent_correct(model, x, y)
+        assert table.loc[(0.0, m), "attacked"] == lessons.percent_correct(model, x_adv, y)
+    for column, images in (("clean", x), ("attacked", x_adv)):
+        votes = sample_under_noise(model, images, 0.25, 100, purpose="prediction")
+        right = votes.gather(1, y[:, None]).double().mean().item()
+        assert table.loc[(0.25, 0), column] == pytest.approx(right)
+    # Averaging over the noise makes the attack stronger, and random answers only look robust.
+    attacked = table["attacked"]
+    assert attacked[0.25, 8] < attacked[0.25, 1] < attacked[0.25, 0]
+    assert attacked[0.25, 0] > attacked[0.0, 0] + 5
+    monkeypatch.setattr(lessons, "pgd", None)  # it is measured once
+    assert lessons.answer_at_random(run).equals(table.reset_index())
+
+
+def test_random_answers_are_published(tmp_path, monkeypatch):
+    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path))
+    monkeypatch.setattr(lessons, "pgd", None)
+    lesson = Run.open("lesson", "cpu", root=Path(__file__).parents[2])
+    table = lessons.answer_at_random(lesson).set_index(["sigma", "averaged"])["attacked"]
+    plain = lesson.accuracy(lessons.START, "pgd-linf").percent
+    assert table[0.0, 0] == pytest.approx(plain)
 
 
 def test_the_last_epoch_beside_the_best():

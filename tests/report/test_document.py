@@ -39,6 +39,22 @@ TABLES = {
     "a,0.25,100,0.0000,61.37,38.00,80.00\na,0.25,100,1.5000,18.75,6.59,43.01\n"
     "a,0.25,100,1.7000,12.50,3.50,36.02\nb,0.25,100,0.0000,61.37,38.00,80.00",
 }
+READINGS = (
+    "reading,defence,attack,n,report_value,accuracy,ci_low,ci_high,seeds,mean,low,high,"
+    "in_interval,in_range"
+)
+TRIED = (
+    "column,sigma,answer,abstentions,noise,gradients,linf,pixel_l2,log_likelihood,"
+    "natural,fgsm,pgd-linf,pgd-pixel-l2,worst,points,errors_off"
+)
+HOW = "{},left out,once,{},pgd-linf,pgd-pixel-l2"
+TRIED_LINES = [
+    "gaussian-0.25,0.20,one draw,-,once,plain,pgd-linf,pgd-pixel-l2"
+    ",-11.5,53.9,26.6,25.4,26.2,natural,-8.2,-3.1",
+    f"gaussian-0.25,0.25,{HOW.format('vote of 400', 'plain')},-8.25,63.6,27.2,25.3,26.1,fgsm,1,.5",
+    f"gaussian-0.25,0.25,{HOW.format('vote of 100', 'plain')},-9.0,67.3,29.8,26,26.8,natural,5,2",
+    f"smoothed-0.25,0.45,{HOW.format('vote of 400', 'noisy')},-7.5,58,40.6,41,41.3,fgsm,2.5,1.2",
+]
 ATTACK = {"steps": 10, "step_size": 0.02, "random_start": False, "restarts": 1, "sigma": None}
 WEIGHTS = {
     **{"sha256": "96b622ad41091cd2831e", "epochs": 30, "seconds": 311.2},
@@ -75,12 +91,34 @@ def lines():
     return cells + [line("smoothed-0.25", f"vote-{a}", THREATS[a]) for a in list(THREATS)[2:]]
 
 
+def reading(name, defence, attack):
+    """Both readings of a cell are the same: 34 of 64."""
+    value = REPORT_TABLE1[defence][attack]
+    inside, in_range = (
+        "yes" if low <= value <= high else "no" for low, high in ((41.07, 64.82), (30, 70))
+    )
+    return (
+        f"{name},{defence},{attack},64,{value},53.12,41.07,64.82,2,53.12,30,70,{inside},{in_range}"
+    )
+
+
+def readings():
+    return [
+        reading(name, defence, attack)
+        for name in ("likely", "proper")
+        for defence in [*NETWORKS, "smoothed-0.25"]
+        for attack in list(THREATS)[:4]
+    ]
+
+
 @pytest.fixture
 def out(tmp_path):
     """Write a run's folder, of a few lines a table."""
     further = [line("pgd-l2-at", attack, threat) for attack, threat in THREATS.items()]
     bodies = {"table1": lines(), "further": further}
     tables = TABLES | {name: "\n".join([TABLE1, *body]) for name, body in bodies.items()}
+    tables["readings"] = "\n".join([READINGS, *readings()])
+    tables["hypotheses"] = "\n".join([TRIED, *TRIED_LINES])
     (tmp_path / "tables").mkdir()
     (tmp_path / "figures").mkdir()
     for name, text in tables.items():
@@ -112,15 +150,16 @@ def test_the_page_loads_nothing_and_both_files_are_the_same_bytes_again(out):
 def test_numbers_and_sentences_come_from_the_tables(out):
     page = build(out)[1].read_text()
     assert "6 of the 24 printed values lie inside" in page  # all natural ones
+    assert "and 9 of 24 in the range" in page  # of 30 to 70: three more of smoothing
     assert "<td>61.37</td>" in page
     assert "This is a run of the smoke profile" in page
     assert "leaves the official test set out" in page
     change(out / "tables" / "certified.csv", "61.37", "61.38")
-    change(out / "tables" / "table1.csv", "58.20,,yes", "58.20,,no")
+    change(out / "tables" / "readings.csv", "30,70,yes,yes", "30,70,no,yes")
     change(out / "run.json", '"profile": "smoke"', '"profile": "full"')
     page = build(out)[1].read_text()
     assert "5 of the 24 printed values lie inside" in page
-    assert "Basic classifier 0 of 4" in page
+    assert "σ = 0.25, vote of 400, abstentions left out" in page
     assert "<td>61.38</td>" in page
     assert "This is a run of the" not in page
 
@@ -149,7 +188,7 @@ def test_a_missing_line_and_a_wrong_source_are_one_line(out, tmp_path):
     source.write_text("#unknown")
     with pytest.raises(ValueError, match=r"other\.typ: unknown variable: unknown$"):
         build(out, source)
-    path = out / "tables" / "table1.csv"
+    path = out / "tables" / "readings.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:5]))
     with pytest.raises(
         ValueError, match=r"a table is incomplete .*: run make report again$"
@@ -188,13 +227,17 @@ def test_findings_known_by_heart(out):
     }
     assert (found["sanity"]["checks"], found["sanity"]["passed"]) == (2, 1)
     assert [row["check"] for row in found["sanity"]["failed"]] == ["8 bits"]
-    # 34 of 62 answered: Wilson's interval 42.5 to 66.6 holds 59.71, none of the attacked values.
-    assert [a["inside"] for a in found["answered"]] == [True, False, False, False]
     # 62.16 lies in 28 to 72; 59.71, 38.1, 37.68 and 39.8 in 33.18 to 76.9.
     assert found["sigma"] == [{"sigma": "0.25", "plain": 1, "vote": 4}]
-    assert found["columns"][0] == {
-        **{"defence": "standard", "cells": 4, "inside": 1, "above": 0, "below": 3}
-    }
+    standard = {"defence": "standard", "cells": 4, "inside": 1, "in_range": 1, "with_range": 4}
+    assert found["columns"]["likely"][0] == found["columns"]["proper"][0] == standard
+    noisy = found["tried"]["columns"]["gaussian-0.25"]
+    assert [line["behind"] for line in noisy["lines"]] == ["0.00", "3.25"]  # one a way to answer
+    assert (noisy["close"], noisy["lines"][0]["worst"]) == (2, "FGSM")
+    assert noisy["off"] == "1.00 points (0.50 standard errors) above"
+    behind = [(line["sigma"], line["behind"]) for line in noisy["sigmas"]]
+    assert behind == [("0.20", "3.25"), ("0.25", "0.00")]
+    assert found["tried"]["columns"]["smoothed-0.25"]["words"].endswith("attack through the noise")
     assert found["widest_table1"] == "11.9"
     assert found["vote"][0] == {"attack": "pgd-linf", "gain": "0.00"}
     assert found["stronger"] is None
@@ -210,15 +253,22 @@ def test_the_stronger_attack_and_the_one_on_the_vote_are_compared_in_points(out)
     assert found["vote"][2] == {"attack": "pgd-l2", "gain": "−3.13"}
 
 
-def test_answered_only_and_the_scan_follow_the_tables(out):
-    row = "smoothed-0.25,natural,-,64,34,2"
-    change(out / "tables" / "table1.csv", row, f"{row}0")
+def test_the_scan_follows_its_table(out):
     change(out / "tables" / "sigma.csv", "28.00,72.00", "28.00,60.00")
-    found = gather(out)["findings"]
-    assert not found["answered"][0]["inside"]  # 34 of 44: 63 to 87, the report says 59.71
-    assert found["sigma"] == [{"sigma": "0.25", "plain": 0, "vote": 4}]
-    change(out / "tables" / "table1.csv", f"{row}0", "smoothed-0.25,natural,-,64,29,3")
-    assert gather(out)["findings"]["answered"][0]["inside"]  # 29 of 61: 36 to 59.84
+    assert gather(out)["findings"]["sigma"] == [{"sigma": "0.25", "plain": 0, "vote": 4}]
+
+
+def test_a_claim_is_judged_in_both_readings(out):
+    path = out / "tables" / "readings.csv"
+    before = gather(out)["findings"]["claims"][0]
+    assert before["likely"]["verdict"] == before["proper"]["verdict"] == "not decided"
+    for attack in list(THREATS)[1:4]:  # noise alone is now better than nothing, in one reading
+        line = reading("likely", "gaussian-0.25", attack)
+        change(path, line, line.replace("41.07,64.82", "70.00,80.00"))
+    after = gather(out)["findings"]["claims"][0]
+    assert (after["likely"]["verdict"], after["likely"]["agree"]) == ("holds", 3)
+    assert after["proper"]["verdict"] == "not decided"
+    assert "first holds, then not decided" in build(out)[1].read_text()
 
 
 def test_certificates_are_compared_with_the_other_balls_by_their_l2_reach(out):

@@ -247,6 +247,11 @@ def test_figure_1_draws_its_table_and_the_caps():
 # --- layouts -------------------------------------------------------------------------------------
 
 
+def test_a_missing_value_is_printed_as_nothing():
+    columns = {"k": pd.array([3, pd.NA], dtype="Int64"), "x": [1.0, np.nan], "s": ["a", None]}
+    assert text(pd.DataFrame(columns)).to_numpy().tolist() == [["3", "1.00", "a"], ["", "", ""]]
+
+
 def test_markdown_of_some_columns_in_their_order():
     table = pd.DataFrame({"attack": ["α"], "n": [6], "accuracy": [0.125], "high": [np.nan]})
     assert markdown(table, ["accuracy", "attack", "n", "high"]).splitlines() == [

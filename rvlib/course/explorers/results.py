@@ -17,6 +17,7 @@ SHORT = {
     "pgd-pixel-l2": "PGD pixel-l2",
     "pgd-l2-small": "PGD l2, ε = 0.045",
     "pgd-linf-50x5": "PGD l∞, 5 × 50 steps",
+    "vote-fgsm": "on the vote, one step",
     "vote-pgd-linf": "on the vote, l∞",
     "vote-pgd-pixel-l2": "on the vote, pixel-l2",
     "vote-pgd-l2": "on the vote, l2",
