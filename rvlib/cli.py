@@ -112,21 +112,22 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from rvlib import judge
+    from rvlib import arguments as named
     from rvlib.attacks.autoattack import VERSIONS
     from rvlib.device import pick_device
+    from rvlib.judge import evaluate
 
-    threat, device = judge.parse_threat(arguments.threat), pick_device(arguments.device)
-    model = judge.find_network(arguments.network).to(device)
-    images, labels = (part[: arguments.images] for part in judge.find_data(arguments.data, model))
+    threat, device = named.parse_threat(arguments.threat), pick_device(arguments.device)
+    model = named.find_network(arguments.network).to(device)
+    images, labels = (part[: arguments.images] for part in named.find_data(arguments.data, model))
     name = arguments.network.replace(":", ".")
     out = Path(arguments.out or Path("build", "evaluate", name))
     if not arguments.sigma and arguments.attack in VERSIONS:
-        seconds = judge.seconds_at_most(model, (images, labels), arguments.attack)
+        seconds = named.seconds_at_most(model, (images, labels), arguments.attack)
         print(
             f"at most {seconds / 60:.0f} min where all images stand; resumes after a stop ({out})"
         )
-    verdict = judge.evaluate(
+    verdict = evaluate(
         *(model, (images, labels), threat),
         attack=arguments.attack,
         sigma=arguments.sigma,

@@ -1,14 +1,8 @@
 """How do I evaluate my defence?  One call: the ensemble, the checks, a page in words."""
 
 import hashlib
-import html
-import importlib
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +15,7 @@ from rvlib.attacks import smoothed_pgd
 from rvlib.attacks.autoattack import VERSIONS, autoattack_stages
 from rvlib.attacks.gradient import configured, fooled
 from rvlib.checks import check_attack
-from rvlib.data import DATASETS, image_folder, load, to_float
+from rvlib.data import to_float
 from rvlib.device import arithmetic, provenance
 from rvlib.evaluation import device_of
 from rvlib.inference import eval_mode, logits_of
@@ -29,113 +23,13 @@ from rvlib.progress import progress
 from rvlib.results import atomic_write, missing, open_results, read, write_shard
 from rvlib.sanity_checks import SAME, Check, sanity
 from rvlib.smoothing import certify, predict, stream, wilson
-from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
+from rvlib.threat_models import L2, PixelL2, ThreatModel
+from rvlib.verdict import Verdict
 
 SHARD = 64
 """Images of a shard of rows: what a kill loses at most."""
 CHECKED = 256
 """Images that the sanity checks get, at most."""
-WORST = {"apgd-ce": 300, "apgd-t": 2700, "fab-t": 3600, "square": 5000, "apgd-dlr": 6000}
-"""Passes an image, forwards and backwards, where it withstands all of an attack (of ``rand``, with
-20 answers each, APGD on the cross-entropy takes as many as on the ratio)."""
-TITLES = {
-    "clean": "clean images",
-    "apgd-ce": "APGD, cross-entropy",
-    "apgd-t": "APGD, targeted",
-    "apgd-dlr": "APGD, difference of logits ratio",
-    "fab-t": "FAB, targeted",
-    "square": "Square, no gradients",
-    "vote-pgd": "PGD on the vote",
-    "certified": "certified",
-}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What an evaluation found.
-
-    Parameters
-    ----------
-    name : str
-        Of the network.
-    threat : ThreatModel
-        The ball.
-    version : str
-        ``fast``, ``standard``, ``rand``, or ``vote`` for a smoothed network.
-    rows : DataFrame
-        One line an image: its label, and whether the network was right on the clean image and still
-        stood after each attack.
-    stages : DataFrame
-        One line an attack: ``attack``, images ``n`` and ``correct``, ``accuracy`` in percent with
-        Wilson's 95 % interval ``ci_low`` and ``ci_high``, passes an image, a note.
-    checks : list of Check
-        Of ``sanity``.
-    notes : list of str
-        What was not tried, or could not be.
-    """
-
-    name: str
-    threat: ThreatModel
-    version: str
-    rows: pd.DataFrame
-    stages: pd.DataFrame
-    checks: list[Check]
-    notes: list[str]
-
-    @property
-    def robust(self) -> float:
-        """Accuracy in percent after all attacks: an upper bound on the robust accuracy."""
-        return float(self.stages.set_index("attack").loc["worst case", "accuracy"])
-
-    def sentences(self) -> list[str]:
-        """Say in words what was found, and what the number is."""
-        line = self.stages.set_index("attack")
-        clean, worst = line.loc["clean"], line.loc["worst case"]
-        said = [
-            f"On {clean['n']:.0f} images {self.name} is right on {_percent(clean)} without an "
-            f"attack, and on {_percent(worst)} under every attack tried in the ball "
-            f"{self.threat.name}.",
-            "The second number is an upper bound: a stronger attack may lower it, none raise it.",
-        ]
-        if "certified" in line.index:
-            said.append(
-                f"{_percent(line.loc['certified'])} are certified: no attack can change them, with "
-                "an error probability of 0.001 an image."
-            )
-        failed = [check for check in self.checks if not check.passed]
-        if failed:
-            names = "; ".join(f"{c.name} ({c.finding}, expected: {c.expectation})" for c in failed)
-            said.append(f"Do not rely on it: {len(failed)} checks failed: {names}.")
-        elif self.checks:
-            said.append(f"All {len(self.checks)} sanity checks pass.")
-        return [*said, *(f"Not tried, or not possible: {note}." for note in self.notes)]
-
-    def text(self) -> str:
-        """Lay the page out as plain text."""
-        table = self.stages.assign(attack=self.stages["attack"].replace(TITLES)).round(2)
-        checks = [f"{'pass' if c.passed else 'FAIL'}  {c.name}: {c.finding}" for c in self.checks]
-        return "\n".join([*self.sentences(), "", table.to_string(index=False), "", *checks, ""])
-
-    def html(self) -> str:
-        """Lay the page out as HTML, self-contained."""
-        table = self.stages.assign(attack=self.stages["attack"].replace(TITLES)).round(2)
-        checks = pd.DataFrame(self.checks, columns=list(Check._fields))
-        words = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
-        parts = [words, table.to_html(index=False), checks.to_html(index=False)]
-        title = f"{html.escape(self.name)}, {html.escape(self.threat.name)}"
-        return (
-            '<!doctype html><html lang="en"><meta charset="utf-8">'
-            f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>{''.join(parts)}</html>\n"
-        )
-
-
-STYLE = """body{font:1rem/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;margin:1.5rem 0;font-variant-numeric:tabular-nums}
-td,th{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:left}"""
-
-
-def _percent(line: Any) -> str:
-    return f"{line['accuracy']:.1f} % ({line['ci_low']:.1f} to {line['ci_high']:.1f})"
 
 
 def evaluate(
@@ -170,8 +64,8 @@ def evaluate(
     sigma : float, optional
         Judge the smoothed network of this noise level instead: votes of 1,000 copies, PGD on the
         vote, and in ``L2`` certificates.
-    name : str
-        How to call the network.
+    name : str, default="the network"
+        What the page calls it.
     out : Path or str, optional
         Folder for rows and page; an evaluation that was stopped continues there.
     keep_images : bool, default=False
@@ -366,74 +260,3 @@ def _checked(
     stands = _standing(rows)["worst case"].to_numpy()[: len(x)]
     fallen = torch.as_tensor(stands == 0, device=x.device)
     return sanity(model.eval(), x, y.to(x.device), threat, fallen=fallen, seed=seed), notes
-
-
-def seconds_at_most(model: nn.Module, data: tuple[Tensor, Tensor], version: str) -> float:
-    """How long an evaluation takes where every image withstands all attacks: one pass is timed."""
-    x = _floats(data[0][:SHARD], model)
-    logits_of(model, x)
-    started = time.perf_counter()
-    for _ in range(3):
-        logits_of(model, x)
-    pass_ = (time.perf_counter() - started) / 3 / len(x)
-    return pass_ * len(data[0]) * sum(WORST[name] for name in VERSIONS[version])
-
-
-# --- what a command line names --------------------------------------------------------------------
-
-
-def parse_threat(text: str) -> ThreatModel:
-    """Read a ball: ``linf:8/255``, ``l2:0.5``, ``pixel-l2:0.045``.
-
-    Examples
-    --------
-    >>> parse_threat("linf:8/255")
-    Linf(eps=0.03137254901960784)
-    """
-    balls: dict[str, Any] = {"linf": Linf, "l2": L2, "pixel-l2": PixelL2}
-    norm, _, radius = text.partition(":")
-    try:
-        return balls[norm](float(Fraction(radius)))
-    except (KeyError, ValueError, ZeroDivisionError):
-        raise ValueError(
-            f"{text!r} is no ball: write linf:8/255, l2:0.5 or pixel-l2:0.045"
-        ) from None
-
-
-def find_data(text: str, model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Load ``cifar10``, ``cifar10:heldout`` (default: ``test``), or a folder of images by class.
-
-    Images of a folder come in an order drawn once, so that the first ones are of all classes; they
-    have one channel where the network's first convolution takes one.
-    """
-    name, _, split = text.partition(":")
-    if name in DATASETS:
-        return load(name, split or "test")
-    if Path(text).is_dir():
-        first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-        grey = first is not None and first.in_channels == 1
-        images, labels, _ = image_folder(text, channels=1 if grey else 3)
-        order = torch.randperm(len(images), generator=stream("cpu", 0, "order of a folder"))
-        return images[order], labels[order]
-    raise ValueError(
-        f"{text!r} is neither a data set ({', '.join(DATASETS)}) nor a folder of images"
-    )
-
-
-def find_network(text: str) -> nn.Module:
-    """Load a shipped network by name, or call ``module:function``, which returns your own."""
-    if ":" not in text:
-        from rvlib.pipeline import Run
-
-        return Run.open("lesson").model(text)
-    module, _, function = text.partition(":")
-    sys.path.insert(0, str(Path.cwd()))  # as python -m does: a file beside you is importable
-    try:
-        model = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{text!r} cannot be called ({error}): write module:function") from error
-    finally:
-        sys.path.pop(0)
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{text} returned {type(model).__name__}, not a torch.nn.Module")
-    return model.eval()

@@ -1,6 +1,7 @@
 """rvlib.judge: a verdict whose numbers are known, from any network, in words and on a page."""
 
 import functools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from PIL import Image
 from torch import nn
 
 import rvlib as rv
+from rvlib import judge
+from rvlib.arguments import find_data, find_network, parse_threat
 from rvlib.cli import main
-from rvlib.judge import find_data, find_network, is_random, parse_threat
+from rvlib.judge import is_random
 from rvlib.threat_models import L2, Linf, PixelL2
 
 
@@ -45,7 +48,8 @@ def exact(threat):
 
 @pytest.mark.parametrize("threat", [Linf(13 / 255), L2(0.15)], ids=["linf", "l2"])
 @pytest.mark.parametrize("attack", ["fast", "standard"])
-def test_the_robust_accuracy_of_a_linear_network_is_found(threat, attack):
+def test_the_robust_accuracy_of_a_linear_network_is_found(threat, attack, monkeypatch):
+    monkeypatch.setattr(sys.modules["rvlib.attacks.autoattack"], "QUERIES", 500)
     verdict = rv.evaluate(linear(), (X, Y), threat, attack=attack)
     assert verdict.robust == pytest.approx(exact(threat))
     assert 10 < verdict.robust < 80
@@ -124,7 +128,8 @@ class Killed(Exception):
     pass
 
 
-def test_what_is_done_is_not_done_again_and_another_network_is_refused(tmp_path):
+def test_what_is_done_is_not_done_again_and_another_network_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "SHARD", 32)
     asked = list[int]()
 
     def attack(model, x, y, die=0):
@@ -136,10 +141,10 @@ def test_what_is_done_is_not_done_again_and_another_network_is_refused(tmp_path)
     others = {"mine": functools.partial(attack, die=2)}
     with pytest.raises(Killed):
         rv.evaluate(linear(), (X, Y), Linf(0.05), others=others, out=tmp_path)
-    assert asked == [64, 16]
+    assert asked == [32, 8]
     asked.clear()
     found = rv.evaluate(linear(), (X, Y), Linf(0.05), others={"mine": attack}, out=tmp_path)
-    assert asked == [16]
+    assert asked == [8]
     whole = rv.evaluate(linear(), (X, Y), Linf(0.05), others={"mine": attack})
     assert found.rows.equals(whole.rows)
     assert (tmp_path / "verdict.txt").read_text() == found.text()
@@ -166,7 +171,7 @@ def test_the_attacked_images_are_written_on_request(tmp_path):
 
 def test_a_smoothed_network_is_certified_attacked_and_clean_in_this_order():
     lenet = find_network("gaussian-0.25")
-    images, labels = (part[:12] for part in rv.load("cifar10", "heldout"))
+    images, labels = (part[:6] for part in rv.load("cifar10", "heldout"))
     verdict = rv.evaluate(lenet, (images, labels), L2(0.25), sigma=0.25)
     found = verdict.rows[["certified", "vote-pgd", "clean"]].astype(int)
     assert (found["certified"] <= found["vote-pgd"]).all()
