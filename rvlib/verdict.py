@@ -81,15 +81,19 @@ class Verdict:
             said.append(f"All {len(self.checks)} sanity checks pass.")
         return [*said, *(f"Not tried, or not possible: {note}." for note in self.notes)]
 
+    def table(self) -> pd.DataFrame:
+        """Name the attacks of ``stages`` in words, and round its numbers."""
+        return self.stages.assign(attack=self.stages["attack"].replace(TITLES)).round(2)
+
     def text(self) -> str:
         """Lay the page out as plain text."""
-        table = self.stages.assign(attack=self.stages["attack"].replace(TITLES)).round(2)
+        table = self.table()
         checks = [f"{'pass' if c.passed else 'FAIL'}  {c.name}: {c.finding}" for c in self.checks]
         return "\n".join([*self.sentences(), "", table.to_string(index=False), "", *checks, ""])
 
     def html(self) -> str:
         """Lay the page out as HTML, self-contained."""
-        table = self.stages.assign(attack=self.stages["attack"].replace(TITLES)).round(2)
+        table = self.table()
         checks = pd.DataFrame(self.checks, columns=list(Check._fields))
         words = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
         parts = [words, table.to_html(index=False), checks.to_html(index=False)]
