@@ -33,7 +33,7 @@ def explore_attacks(measured: pd.DataFrame, images: int) -> Explorer:
         figure = new_figure()
         left, right = place(figure, 62, 58, 380, 270), place(figure, 530, 84, 180, 244)
         against = Curves(left, range(len(BUDGETS)), {name: name for name in LONGER})
-        left.set(xlabel="steps", ylabel="accuracy, %", ylim=(0, 32))
+        left.set(xlabel="steps", ylabel="accuracy, %", ylim=(0, 45))
         left.set_xticks(range(len(BUDGETS)), [str(steps) for steps in BUDGETS])
         figure.legend(*left.get_legend_handles_labels(), loc="upper left", ncols=2, columnspacing=1)
         bars = _Bars(right, images)
@@ -68,7 +68,7 @@ class _Bars:
         self.ends = [axes.plot([], [], "-_", color="k", markersize=12)[0] for _ in self.bars]
         self.values = [axes.text(k, 0, "", ha="center") for k in range(2)]
         axes.set_xticks(range(2), ["PGD", "Auto-\nAttack"])
-        axes.set(ylim=(0, 32), xlim=(-0.6, 1.6), ylabel="accuracy, %")
+        axes.set(ylim=(0, 45), xlim=(-0.6, 1.6), ylabel="accuracy, %")
         self.moving: list[Artist] = [*self.bars, *self.ends, *self.values]
 
     def show(self, *percent: float) -> None:
