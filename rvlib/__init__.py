@@ -13,6 +13,7 @@ _PUBLIC = {
     "threat_models": ["Linf", "L2", "PixelL2", "ThreatModel"],
     "attacks": [
         *["fgsm", "pgd", "smoothed_pgd", "square", "robust_mask"],
+        *["apgd", "fab", "autoattack", "autoattack_stages", "Passes"],
         *["input_gradient", "log_odds", "margin", "dlr", "towards", "targeted_dlr"],
     ],
     "inference": ["eval_mode"],
@@ -32,6 +33,7 @@ _PUBLIC = {
         *["predictions", "vote_counts", "nested_counts", "counts_inside"],
         *["checked_attack", "from_torchattacks", "from_foolbox"],
     ],
+    "judge": ["evaluate"],
     "sanity_checks": ["sanity"],  # a file of the function's name would hide it
     "experiments": ["ATTACKS", "RECIPES", "PROFILES"],
     "pipeline": ["Run"],

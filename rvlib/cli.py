@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import rvlib
 
@@ -44,6 +45,17 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("names", nargs="*", metavar="NETWORK")
     train.add_argument("--training-seed", type=int, help="only this one of the training seeds")
     command(_measure, "train and measure all of a profile, without notebooks", "full", seed=True)
+    judge = command(_evaluate, "evaluate a defence: yours, or a shipped one")
+    judge.add_argument("network", metavar="MODEL", help="a shipped name, or module:function")
+    judge.add_argument("--data", default="cifar10:test", help="data set[:split], or image folder")
+    judge.add_argument("--threat", default="linf:8/255", help="default: linf:8/255")
+    judge.add_argument("--attack", default="fast", help="fast (default), standard or rand")
+    judge.add_argument("--images", type=int, default=1000, help="default: the first 1000")
+    judge.add_argument("--sigma", type=float, help="judge the smoothed network of this noise")
+    judge.add_argument("--keep-images", action="store_true", help="write the attacked images, too")
+    judge.add_argument("--out", help="folder for rows and page (default: build/evaluate/MODEL)")
+    judge.add_argument("--device", help="default: the GPU where there is one")
+    judge.add_argument("--seed", type=int, default=0, help="of attacks and votes")
     command(_check, "check that accuracies under attack behave as they must", "course", seed=True)
     command(_report, "run the notebooks and write the report", "course", seed=True)
     command(_notebooks, "run the notebooks and write them back with their outputs", "lesson")
@@ -97,6 +109,35 @@ def _measure(arguments: argparse.Namespace) -> None:
     run = _open(arguments)
     _announce(run)
     measure_everything(run)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from rvlib import arguments as named
+    from rvlib.attacks.autoattack import VERSIONS
+    from rvlib.device import pick_device
+    from rvlib.judge import evaluate
+
+    threat, device = named.parse_threat(arguments.threat), pick_device(arguments.device)
+    model = named.find_network(arguments.network).to(device)
+    images, labels = (part[: arguments.images] for part in named.find_data(arguments.data, model))
+    name = arguments.network.replace(":", ".")
+    out = Path(arguments.out or Path("build", "evaluate", name))
+    if not arguments.sigma and arguments.attack in VERSIONS:
+        seconds = named.seconds_at_most(model, (images, labels), arguments.attack)
+        print(
+            f"at most {seconds / 60:.0f} min where all images stand; resumes after a stop ({out})"
+        )
+    verdict = evaluate(
+        *(model, (images, labels), threat),
+        attack=arguments.attack,
+        sigma=arguments.sigma,
+        name=arguments.network,
+        out=out,
+        keep_images=arguments.keep_images,
+        seed=arguments.seed,
+    )
+    print(verdict.text())
+    print(out / "verdict.html")
 
 
 def _check(arguments: argparse.Namespace) -> None:

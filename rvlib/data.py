@@ -279,7 +279,9 @@ def to_float(images: Tensor) -> Tensor:
 # ---- folders of images --------------------------------------------------------------------
 
 
-def image_folder(path: Folder, size: Size | None = None) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def image_folder(
+    path: Folder, size: Size | None = None, channels: int = 3
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Read a folder of images with one sub-folder for each class.
 
     Parameters
@@ -289,11 +291,13 @@ def image_folder(path: Folder, size: Size | None = None) -> tuple[Tensor, Tensor
     size : int or (height, width), default=None
         Each image is cropped about its centre to this aspect ratio and resized.  None takes the
         images as they are; they must then be of one size.
+    channels : {3, 1}, default=3
+        Colour, or grey.
 
     Returns
     -------
-    images : Tensor of shape (N, 3, H, W), uint8
-        RGB pixels in {0, ..., 255}, sorted by class and then by file name.
+    images : Tensor of shape (N, channels, H, W), uint8
+        Pixels in {0, ..., 255}, sorted by class and then by file name.
     labels : Tensor of shape (N,), int64
         Indices into ``classes``.
     classes : tuple of str
@@ -328,13 +332,13 @@ def image_folder(path: Folder, size: Size | None = None) -> tuple[Tensor, Tensor
         files = sorted(
             file for file in (folder / name).rglob("*") if file.suffix.lower() in SUFFIXES
         )
-        pixels += [_image(file, size) for file in files]
+        pixels += [_image(file, size, channels) for file in files]
         labels += [label] * len(files)
     if not pixels:
         raise DataError(f"{folder} holds no images in sub-folders named after the classes")
     if len({image.shape for image in pixels}) > 1:
         raise DataError(f"the images in {folder} differ in size: give `size`")
-    images = torch.from_numpy(np.stack(pixels))  # (N, H, W, 3)
+    images = torch.from_numpy(np.stack(pixels))  # (N, H, W, C)
     return images.permute(0, 3, 1, 2), torch.tensor(labels), classes
 
 
@@ -411,16 +415,16 @@ def _classes(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in folder.glob("[!.]*") if entry.is_dir()))
 
 
-def _image(file: Path, size: Size | None) -> Array:
+def _image(file: Path, size: Size | None, channels: int = 3) -> Array:
     try:
         with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
+            image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
     except Exception as error:  # a damaged image can raise nearly anything
         raise DataError(f"{file} is no readable image ({_one_line(error)})") from error
-    if size is None:
-        return np.asarray(image)
-    height, width = (size, size) if isinstance(size, int) else size
-    return np.asarray(ImageOps.fit(image, (width, height)))
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        image = ImageOps.fit(image, (width, height))
+    return np.atleast_3d(np.asarray(image))
 
 
 def _read_folders(

@@ -285,7 +285,7 @@ class Profile:
     vote_attacked : int
         Images at most whose vote is attacked.
     certified : int
-        Images that are certified.
+        Images that are certified; at most as many pass the checks of the evaluation.
     ns : tuple of int
         Votes of a certificate.
     """

@@ -671,7 +671,7 @@ def _seconds(work: Callable[[], Any], device: torch.device, times: int = 3) -> f
 # --- checks of the evaluation itself --------------------------------------------------------------
 
 CHECKED = {"images": 256, "steps": ex.PGD_STEPS, "step_size": ex.LINF_STEP_SIZE}
-CHECKED |= {"restarts": 5, "queries": 200}
+CHECKED |= {"restarts": 5, "queries": 1000}
 """What ``check`` runs ``sanity`` with, on every network of Table 1."""
 
 SURROGATE = "pgd-linf-at"
@@ -693,7 +693,7 @@ def check(run: Run) -> pd.DataFrame:
     def digest(name: str, seed: int) -> str:
         return str(read_record(run.weights(name, seed))["sha256"])
 
-    options = CHECKED | {"images": min(CHECKED["images"], run.profile.heldout)}
+    options = CHECKED | {"images": min(CHECKED["images"], run.profile.certified)}
     run.train(*((name, 0) for name in ex.DEFENCES), *map(surrogate, ex.DEFENCES))
     identity = {
         "columns": ["defence", "check", "images", "passed", "finding"],

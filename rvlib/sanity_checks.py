@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks import fgsm, input_gradient, pgd, square
+from rvlib.attacks import autoattack, fgsm, input_gradient, pgd, square
 from rvlib.checks import check_attack
 from rvlib.inference import eval_mode, in_batches, logits_of
 from rvlib.smoothing.noise import stream
-from rvlib.threat_models import Linf, ThreatModel
+from rvlib.threat_models import L2, Linf, ThreatModel
 
 USUAL = Linf(8 / 255)
 """The ball that CIFAR-10 is usually attacked in."""
@@ -52,8 +52,9 @@ def sanity(
     steps: int = 10,
     step_size: float | None = None,
     restarts: int = 5,
-    queries: int = 200,
+    queries: int = 1000,
     transfer_from: nn.Module | None = None,
+    fallen: Tensor | None = None,
     seed: int = 0,
 ) -> list[Check]:
     r"""Check that PGD's accuracy on these images behaves as a robust accuracy must [1]_ [2]_.
@@ -67,18 +68,21 @@ def sanity(
     y : Tensor of shape (B,), int64
         True labels.
     threat : ThreatModel, default=Linf(8 / 255)
-        The ball.  Square, the attack without gradients, runs for ``Linf`` only.
+        The ball.  Square, the attack without gradients, is for ``Linf`` and ``L2``.
     steps : int, default=10
         Of the PGD that is checked; it starts at random points.
     step_size : float, default=2.5 * threat.eps / steps
         Length of its steps.
     restarts : int, default=5
         Of the PGD that must not be weaker than it.
-    queries : int, default=200
+    queries : int, default=1000
         Of the attack without gradients.
     transfer_from : nn.Module, optional
         Another network on the same device, whose attacked images `model` must classify no worse
         than its own.
+    fallen : Tensor of shape (B,), bool, optional
+        Images that fell to attacks of yours, whose accuracy is then checked, and not PGD's alone;
+        without it PGD is compared with AutoAttack's ensemble, too.
     seed : int, default=0
         Of all random draws.
 
@@ -112,7 +116,8 @@ def sanity(
     step = 2.5 / steps if step_size is None else step_size / threat.eps
     with eval_mode(model):
         return _checks(
-            _Base(model, x, y, threat, steps, step, seed), restarts, queries, transfer_from
+            _Base(model, x, y, threat, steps, step, seed),
+            *(restarts, queries, transfer_from, fallen),
         )
 
 
@@ -205,7 +210,11 @@ class _Base:
 
 
 def _checks(
-    base: _Base, restarts: int, queries: int, transfer_from: nn.Module | None
+    base: _Base,
+    restarts: int,
+    queries: int,
+    transfer_from: nn.Module | None,
+    fallen: Tensor | None,
 ) -> list[Check]:
     model, x, y, threat, steps = base.model, base.x, base.y, base.threat, base.steps
     x_adv = base.pgd(threat)
@@ -220,6 +229,8 @@ def _checks(
     )
     more, again = base.fooled(longer), base.fooled(often)
     white = "PGD", found | more | again  # the worst case per image of all gradient attacks
+    if fallen is not None:
+        white = "the attacks", white[1] | fallen
     one_step = base.fooled(fgsm(model, x, y, threat))
     noise = base.fooled((x + threat.sample(x, base.draws("noise"))).clamp(0, 1))
     few, many = f"{steps} steps", f"{4 * steps} steps"
@@ -232,7 +243,10 @@ def _checks(
         base.compare("one step", "FGSM", one_step, *white),
         base.compare("random noise", "noise", noise, *white),
     ]
-    if isinstance(threat, Linf):
+    if fallen is None:
+        ensemble = autoattack(model, x, y, threat, generator=base.draws("ensemble"))
+        checks.append(base.compare("ensemble", "AutoAttack", base.fooled(ensemble), *white))
+    if isinstance(threat, Linf | L2):
         blind = square(model, x, y, threat, queries=queries, generator=base.draws("square"))
         queried = f"{queries} queries of Square"
         checks.append(base.compare("no gradients", queried, base.fooled(blind), *white))

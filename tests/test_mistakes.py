@@ -11,6 +11,9 @@ import rvlib as rv
 from rvlib import attacks
 
 # Called with ``*batch``, which mypy cannot count.
+apgd: Any = attacks.apgd
+autoattack: Any = attacks.autoattack
+fab: Any = attacks.fab
 fgsm: Any = attacks.fgsm
 pgd: Any = attacks.pgd
 robust_mask: Any = attacks.robust_mask
@@ -23,6 +26,9 @@ ATTACKS = {
     "mask": robust_mask,
     "smoothed": partial(smoothed_pgd, sigma=0.1),
     "square": square,
+    "apgd": apgd,
+    "fab": fab,
+    "autoattack": autoattack,
 }
 CLASSES = 3
 
@@ -104,9 +110,10 @@ def test_hyper_parameters_that_make_no_attack_are_refused(attack, options, words
         attack(Network(), *batch, rv.Linf(0.1), **options)
 
 
-def test_square_is_for_one_ball(batch):
+@pytest.mark.parametrize("attack", [square, fab])
+def test_square_and_fab_are_for_two_balls(attack, batch):
     with pytest.raises(TypeError, match="Linf"):
-        square(Network(), *batch, rv.L2(0.5))
+        attack(Network(), *batch, rv.PixelL2(0.1))
 
 
 @pytest.mark.parametrize("error", [IndexError, KeyError, RuntimeError, ValueError, MemoryError])

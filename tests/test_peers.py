@@ -126,6 +126,35 @@ def test_square_is_as_strong_as_theirs(model, images):
     assert counts[0] - counts[1] <= 0.06 * COUNT
 
 
+def torchattacks_ensemble(model, threat, targets):
+    """The published attacks and steps; the library's own ensemble takes ten steps an attack.
+
+    Without its random search, the slowest part, which took nothing from the others.
+    """
+    library = pytest.importorskip("torchattacks", reason="optional: make test has it")
+    common = {"norm": "Linf" if isinstance(threat, Linf) else "L2", "eps": threat.eps, "seed": 0}
+    # A class more than targets: these are the classes of the highest logits.
+    few = {**common, "steps": 50, "n_classes": targets + 1}
+    return library.MultiAttack(
+        [
+            library.APGD(model, loss="ce", steps=50, **common),
+            library.APGDT(model, **few),
+            library.FAB(model, multi_targeted=True, **few),
+        ]
+    )
+
+
+@pytest.mark.parametrize("threat", [Linf(0.03), L2(0.5)], ids=lambda t: t.name)
+def test_the_ensemble_is_theirs_image_by_image(model, images, threat):
+    theirs = rv.from_torchattacks(torchattacks_ensemble(model, threat, targets=3), threat)
+    few = images[0][:48], images[1][:48]
+    stands = [
+        right(model, few, attack) for attack in (partial(rv.autoattack, threat=threat), theirs)
+    ]
+    assert (stands[0] & ~stands[1]).sum() == 0
+    assert (stands[1] & ~stands[0]).sum() <= 1
+
+
 def test_a_peer_that_goes_further_than_claimed_or_elsewhere_is_refused(model, images):
     liar = torchattacks_pgd(model, Linf(0.031), claimed=Linf(0.03))
     with pytest.raises(ValueError, match="left the ball linf"):

@@ -186,15 +186,15 @@ def test_an_estimate_counts_passes_and_votes(tiny, monkeypatch):
 
 
 def test_a_check_is_written_and_read_again(tiny, monkeypatch):
-    few = {"images": 8, "steps": 2, "step_size": 0.02, "restarts": 2, "queries": 5}
+    few = {"images": 6, "steps": 2, "step_size": 0.02, "restarts": 2, "queries": 5}
     monkeypatch.setattr(pipeline, "CHECKED", few)
     run = tiny("a")
     table = pipeline.check(run)
     assert list(table) == ["defence", "check", "images", "passed", "finding"]
     assert set(table["defence"]) == set(ex.DEFENCES)
-    assert set(table["images"]) == {"8"}
+    assert set(table["images"]) == {"6"}
     written = run.out / "tables" / "sanity.csv"
-    assert json.loads(written.with_suffix(".json").read_text())["identity"]["images"] == 8
+    assert json.loads(written.with_suffix(".json").read_text())["identity"]["images"] == 6
     monkeypatch.setattr(pipeline, "sanity", None)  # it is not made again
     assert pipeline.check(run).equals(table)
     # What is published is read by a lesson, and by no run that measures all by itself.

@@ -18,7 +18,9 @@ module = importlib.import_module("rvlib.sanity_checks")
 sanity: Any = module.sanity  # called with ``*images``, which mypy cannot count
 MODELS = Path(__file__).parents[1] / "report" / "models"
 BALL = Linf(0.03)
-QUICK: dict[str, Any] = {"steps": 5, "restarts": 2, "queries": 50}
+NONE = torch.zeros(100, dtype=torch.bool)
+QUICK: dict[str, Any] = {"steps": 5, "restarts": 2, "queries": 50, "fallen": NONE}
+"""Few steps, and no ensemble."""
 NAMES = [
     *["ball and box", "more steps", "more restarts", "larger radius", "large radius"],
     *["one step", "random noise", "no gradients", "zero gradients", "8 bits"],
@@ -58,7 +60,7 @@ def test_sound_evaluations_pass(standard, robust, images, threat):
     state = torch.get_rng_state()
     checks = sanity(robust, *images, threat, **QUICK, transfer_from=standard)
     expected = [*NAMES[:8], "transfer", *NAMES[8:]]
-    if not isinstance(threat, Linf):
+    if isinstance(threat, PixelL2):
         expected.remove("no gradients")
     assert [check.name for check in checks] == expected
     assert [check for check in checks if not check.passed] == []
@@ -69,6 +71,13 @@ def test_sound_evaluations_pass(standard, robust, images, threat):
     assert f"accuracies {clean:.1f} % and " in finding["label leaking"]
     if threat is BALL:
         assert sanity(robust, *images, threat, **QUICK, transfer_from=standard) == checks
+
+
+def test_the_ensemble_beats_an_attack_that_is_too_weak(robust, images):
+    x, y = images
+    assert "ensemble" in failed(robust, images, fallen=None)
+    stronger = robust(rv.autoattack(robust, x, y, BALL)).argmax(1) != y
+    assert failed(robust, images, fallen=stronger, queries=1000) == set()
 
 
 # --- planted faults: networks --------------------------------------------------------------------
@@ -114,7 +123,7 @@ def grey_between_levels(x):
 def test_networks_without_gradients_are_found(standard, images, threat):
     found = failed(Wrapped(standard, rounded), images, threat, transfer_from=standard)
     assert {"zero gradients", "large radius", "transfer"} <= found
-    assert ("no gradients" in found) == isinstance(threat, Linf)
+    assert ("no gradients" in found) == (not isinstance(threat, PixelL2))
 
 
 def test_a_reversed_gradient_is_found(standard, images):

@@ -76,6 +76,11 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return others(logits, y).amax(1) - logits.gather(1, y[:, None])[:, 0]
 
 
+def fooled(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether the network is wrong, shape (B,): a tie is not correct, nor is NaN."""
+    return ~(margin(logits, y) < 0)
+
+
 def others(logits: Tensor, y: Tensor) -> Tensor:
     """Logits (B, K) with minus infinity in the place of the true class."""
     return logits.scatter(1, y[:, None], -torch.inf)

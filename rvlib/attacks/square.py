@@ -1,11 +1,13 @@
 """The Square attack: random search with the answers of the network alone, no gradient."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from rvlib.attacks.gradient import attack, inside, margin
 from rvlib.inference import logits_of
-from rvlib.threat_models import Linf, ThreatModel, per_image
+from rvlib.threat_models import L2, Linf, ThreatModel, per_image
 
 HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
 """Queries of 10,000 after which the squares' area is halved; fewer queries shrink the list."""
@@ -26,11 +28,13 @@ def square(
     generator: torch.Generator | None = None,
     batch_size: int | None = None,
 ) -> Tensor:
-    r"""Attack a batch by random search over squares, without gradients (Square attack, l-infinity).
+    r"""Attack a batch by random search over squares, without gradients (Square attack).
 
-    The first proposal moves every column of every channel to a random side of the ball; each later
-    one moves a square of random place, one side :math:`\pm\epsilon` a channel.  An image takes a
-    proposal only where it raises the margin
+    In l-infinity the first proposal moves every column of every channel to a random side of the
+    ball; each later one moves a square of random place, one side :math:`\pm\epsilon` a channel.
+    In l2 the first proposal covers the image with tiles, a steep bump and its negative each; a
+    later one takes what a second square has of the perturbation, and what of :math:`\epsilon` is
+    left, to a bump in the first.  An image takes a proposal only where it raises the margin
 
     .. math:: m(x') = \max_{k \ne y} f_k(x') - f_y(x')
 
@@ -44,8 +48,8 @@ def square(
         Clean images.
     y : Tensor of shape (B,), int64, in {0, ..., K-1}
         True labels.
-    threat : Linf
-        The ball; the search is made for this one alone.
+    threat : Linf or L2
+        The ball; the search is made for these two alone.
     queries : int, default=1000
         Proposals an image, at most.
     area : float, in (0, 1], default=0.8
@@ -78,7 +82,7 @@ def square(
     References
     ----------
     .. [1] Andriushchenko, Croce, Flammarion, Hein, "Square Attack: a query-efficient black-box
-       adversarial attack via random search", ECCV 2020, algorithms 1 and 2, section 3.
+       adversarial attack via random search", ECCV 2020, algorithms 1 to 3, section 3.
        arXiv:1912.00049.
 
     Examples
@@ -90,27 +94,27 @@ def square(
     >>> ((x_adv - x).abs() <= 8 / 255).all().item()
     True
     """
-    if not isinstance(threat, Linf):
-        raise TypeError(f"threat={threat!r}: the Square attack is for the ball Linf")
+    if not isinstance(threat, Linf | L2):
+        raise TypeError(f"threat={threat!r}: the Square attack is for the balls Linf and L2")
     if not 0 < area <= 1:
         raise ValueError(f"area={area} is no share of the image: give a number in (0, 1]")
     if queries < 1:
         raise ValueError(f"queries={queries}: an attack asks at least once")
-    best, left = x.clone(), torch.arange(len(x), device=x.device)
-    found = margin(logits_of(model, x, batch_size), y)
-    low, high = (inside(x, x + side * per_image(threat.eps), threat) for side in (-1, 1))
+    proposals = (_corners if isinstance(threat, Linf) else _bumps)(x, threat, generator)
+    best, found = x.clone(), margin(logits_of(model, x, batch_size), y)
     for query in range(queries):
-        sides, window = _proposal(x, square_side(query, queries, area, x), query == 0, generator)
         if query % LOOK == 0:
             left = (found <= 0).nonzero()[:, 0]
             if not len(left):
                 break
-        moved = torch.where(sides[left] > 0, high[left], low[left])
-        proposed = torch.where(window[left], moved, best[left])
-        value = margin(logits_of(model, proposed, batch_size), y[left])
-        takes = (value > found[left]) & (found[left] <= 0)
-        best[left] = torch.where(takes[:, None, None, None], proposed, best[left])
-        found[left] = torch.where(takes, value, found[left])
+            propose, label, now, ahead = proposals(left), y[left], best[left], found[left]
+        proposed = propose(now, square_side(query, queries, area, x), query == 0)
+        value = margin(logits_of(model, proposed, batch_size), label)
+        takes = (value > ahead) & (ahead <= 0)
+        now = torch.where(takes[:, None, None, None], proposed, now)
+        ahead = torch.where(takes, value, ahead)
+        if query % LOOK == LOOK - 1 or query == queries - 1:
+            best[left], found[left] = now, ahead
     return best
 
 
@@ -122,27 +126,117 @@ def square_side(query: int, queries: int, area: float, x: Tensor) -> int:
     return max(1, min(side, height, width))
 
 
-def _proposal(
-    x: Tensor, side: int, stripes: bool, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Draw the sides of the ball (-1 or 1) that pixels go to, and the window that they lie in."""
-    images, channels, height, width = x.shape
+# --- proposals: for those that are left, ``propose(now, side, first)`` gives new images -----------
 
-    def draw(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
-
-    columns = width if stripes else 1
-    sides = 2 * (draw(images, channels, 1, columns) < 0.5).to(x.dtype) - 1
-    if stripes:
-        return sides, torch.ones(images, 1, 1, 1, dtype=torch.bool, device=x.device)
-    corners = draw(2, images)
-    row = _inside(corners[0], side, height)[:, None, :, None]  # (B, 1, H, 1)
-    column = _inside(corners[1], side, width)[:, None, None, :]  # (B, 1, 1, W)
-    return sides, row & column
+Propose = Callable[[Tensor, int, bool], Tensor]
+Proposals = Callable[[Tensor], Propose]
 
 
-def _inside(uniform: Tensor, side: int, length: int) -> Tensor:
-    """Put an interval at a random place of a line: which points lie in it, shape (B, length)."""
+def _corners(x: Tensor, threat: ThreatModel, generator: torch.Generator | None) -> Proposals:
+    """Squares of one side of the ball a channel, the first time stripes (algorithm 2)."""
+    low, high = (inside(x, x + side * per_image(threat.eps), threat) for side in (-1, 1))
+
+    def proposals(left: Tensor) -> Propose:
+        below, above = low[left], high[left]
+
+        def propose(now: Tensor, side: int, first: bool) -> Tensor:
+            sides = _signs(x, generator, 1, x.shape[3] if first else 1)[left]
+            moved = torch.where(sides > 0, above, below)
+            if first:
+                return moved
+            window, _ = _window(x, side, generator)
+            return torch.where(window[left], moved, now)
+
+        return propose
+
+    return proposals
+
+
+def _bumps(x: Tensor, threat: ThreatModel, generator: torch.Generator | None) -> Proposals:
+    """Bumps that take over what a second square has, the first time tiles (algorithm 3)."""
+    channels, height, width = x.shape[1:]
+
+    def proposals(left: Tensor) -> Propose:
+        ball, clean = threat.at(left), x[left]
+        eps = per_image(ball.eps)
+
+        def propose(now: Tensor, side: int, first: bool) -> Tensor:
+            if first:
+                return inside(clean, clean + eps * ball.steepest(_tiles(x, generator)[left]), ball)
+            side = max(side, min(3, height, width))
+            rho, turned = (_signs(x, generator, 1, 1)[left] for _ in range(2))
+            (here, place), (there, _) = (_window(x, side, generator) for _ in range(2))
+            here, there, row, column = (part[left] for part in (here, there, *place))
+            nu, eta = now - clean, bump(side).to(x)
+            eta = torch.where(turned[:, :1] > 0, eta[row, column], eta[column, row])
+            unused = (eps**2 - _length(nu, (1, 2, 3)) ** 2).clamp_min(0)
+            available = (_length(nu * (here | there), (2, 3)) ** 2 + unused / channels).sqrt()
+            moved = available * _unit(rho * eta * here + _unit(nu * here))
+            nu = torch.where(here, moved, nu.masked_fill(there, 0))
+            return inside(clean, clean + nu, ball)
+
+        return propose
+
+    return proposals
+
+
+def bump(side: int) -> Tensor:
+    """Make a peak in one half of a square, its negative in the other: length one (equation 2)."""
+    half = side // 2
+
+    def peak(columns: int) -> Tensor:
+        row, column = (torch.arange(n) - n // 2 for n in (side, columns))
+        height = half - torch.maximum(row.abs()[:, None], column.abs())  # the paper's M(r, s)
+        return (1 / torch.arange(half + 1, 0, -1.0) ** 2).cumsum(0)[height]
+
+    eta = torch.cat([peak(half), -peak(side - half)], 1)
+    return eta / eta.norm()
+
+
+def _tiles(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Cover images with five times five bumps, each of a random sign a channel."""
+    size = max(1, min(x.shape[2:]) // 5)
+    rows, columns = (length // size for length in x.shape[2:])
+    signs = _signs(x, generator, rows, columns)
+    tiles = torch.zeros_like(x)
+    top, start = ((n - n // size * size) // 2 for n in x.shape[2:])
+    tiles[:, :, top : top + rows * size, start : start + columns * size] = torch.kron(
+        signs, bump(size).to(x)
+    )
+    return tiles
+
+
+def _draw(x: Tensor, generator: torch.Generator | None, *shape: int) -> Tensor:
+    return torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+def _signs(x: Tensor, generator: torch.Generator | None, rows: int, columns: int) -> Tensor:
+    """Draw -1 or 1 for each image and channel."""
+    drawn = _draw(x, generator, *x.shape[:2], rows, columns)
+    return 2 * (drawn < 0.5).to(x.dtype) - 1
+
+
+def _window(
+    x: Tensor, side: int, generator: torch.Generator | None
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Put a square at a random place: which pixels lie in it, and every pixel's place in it."""
+    corners = _draw(x, generator, 2, len(x))
+    row, column = (_places(u, side, n) for u, n in zip(corners, x.shape[2:], strict=True))
+    row, column = row[:, None, :, None], column[:, None, None, :]  # (B, 1, H, 1), (B, 1, 1, W)
+    inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
+    return inside, (row.clamp(0, side - 1), column.clamp(0, side - 1))
+
+
+def _places(uniform: Tensor, side: int, length: int) -> Tensor:
+    """Place of a line's points in an interval at random: 0, ..., side - 1 inside, (B, length)."""
     first = (uniform * (length - side + 1)).long().clamp_max(length - side)[:, None]
-    points = torch.arange(length, device=uniform.device)
-    return (points >= first) & (points < first + side)
+    return torch.arange(length, device=uniform.device) - first
+
+
+def _length(v: Tensor, dim: tuple[int, ...]) -> Tensor:
+    return torch.linalg.vector_norm(v, dim=dim, keepdim=True)
+
+
+def _unit(v: Tensor) -> Tensor:
+    """Divide every channel by its length; a channel of zeros stays."""
+    return v / _length(v, (2, 3)).clamp_min(torch.finfo(v.dtype).tiny)

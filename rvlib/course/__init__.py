@@ -13,7 +13,7 @@ _PUBLIC = {
         *["show_history", "show_progress", "show_votes"],
     ],
     "explorers": [
-        *["explore_fgsm", "explore_pgd", "explore_training", "explore_mixing"],
+        *["explore_fgsm", "explore_pgd", "explore_attacks", "explore_training", "explore_mixing"],
         *["explore_smoothing", "explore_certification", "explore_results", "explore_noise"],
     ],
     "exercises": [

@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from rvlib.attacks import fgsm, input_gradient, pgd, robust_mask, smoothed_pgd
+from rvlib.attacks import (
+    apgd,
+    autoattack,
+    dlr,
+    fgsm,
+    input_gradient,
+    margin,
+    pgd,
+    robust_mask,
+    smoothed_pgd,
+)
+from rvlib.attacks.passes import Passes
 from rvlib.course.figures import show_progress
 from rvlib.data import DATASETS, load
 from rvlib.device import provenance
@@ -23,6 +34,7 @@ from rvlib.experiments import (
     ALPHA,
     ATTACKS,
     DATASET,
+    LINF,
     SIGMA,
     SMOOTHED_DRAWS,
     SMOOTHED_STEPS,
@@ -277,6 +289,98 @@ def naive_pgd(
     loss = partial(F.cross_entropy, reduction="none")
     options: dict[str, Any] = {"steps": steps, "step_size": step_size, "loss": loss}
     return pgd(model, x, y, threat, random_start=False, **options)
+
+
+# --- notebook 02: attacks at equal work -----------------------------------------------------------
+
+COMPARED = ("standard", "pgd-linf-at", "mixed-at")
+"""Networks on which attacks are compared."""
+BUDGETS = (5, 10, 20, 50, 100)
+"""Steps that an attack may take."""
+ENSEMBLE = "AutoAttack, fast"
+LONGER: dict[str, Callable[..., Tensor]] = {
+    "PGD": pgd,
+    "PGD on the margin": partial(pgd, loss=margin),
+    "APGD": apgd,
+    "APGD on the logit ratio": partial(apgd, loss=dlr),
+}
+"""Attacks that take a number of steps, from a random start."""
+
+
+def compare_attacks(run: Run, images: int = 256) -> pd.DataFrame:
+    """Attack networks with more and more steps, and with the ensemble.
+
+    Parameters
+    ----------
+    run : Run
+        Whose networks to attack, in the report's l-infinity ball.
+    images : int, default=256
+        Of the held-out images, at most as many as its profile attacks.
+
+    Returns
+    -------
+    DataFrame
+        One line a network, attack and budget: columns ``network``, ``attack``, ``steps``, the
+        ``accuracy`` in percent and the mean ``passes``, forwards and backwards, an image.
+    """
+    count = min(images, run.profile.heldout)
+    run.train(*((name, 0) for name in COMPARED))
+    record: dict[str, Any] = plain(
+        {
+            "weights": [read_record(run.weights(name))["sha256"] for name in COMPARED],
+            **{"threat": LINF.name, "budgets": BUDGETS, "attacks": [*LONGER, ENSEMBLE]},
+            **{"images": count, "seed": run.seed, "data": DATASETS[DATASET].digest},
+        }
+    )
+    stored = _stored(run, "attacks", record)
+    if stored is None:
+        x, y = run.images(count)
+        lines = [
+            line
+            for name in progress(COMPARED, "attacks")
+            for line in _compared(run, name, run.model(name), x, y)
+        ]
+        _store(run, "attacks", record, lines=lines)
+        return pd.DataFrame(lines)
+    return pd.DataFrame(stored["lines"])
+
+
+def _compared(
+    run: Run, name: str, model: nn.Module, x: Tensor, y: Tensor
+) -> Iterator[dict[str, Any]]:
+    """Measure every attack on one network."""
+    calls: dict[tuple[str, int], Callable[..., Tensor]] = {
+        (k, n): partial(attack, steps=n) for k, attack in LONGER.items() for n in BUDGETS
+    }
+    calls |= {(ENSEMBLE, n): autoattack for n in BUDGETS[-1:]}
+    for (attack, steps), call in calls.items():
+        counting = Passes(model)
+        draws = stream(run.device, run.seed, "comparison", attack)
+        accuracy = percent_correct(model, call(counting, x, y, LINF, generator=draws), y)
+        passes = (counting.forwards + counting.backwards) / len(x)
+        line = {"network": name, "attack": attack, "steps": steps}
+        yield line | {"accuracy": accuracy, "passes": passes}
+
+
+class Rounded(nn.Module):
+    """A network that sees few levels of each channel: it has no gradient to follow.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network behind.
+    levels : int
+        Steps between 0 and 1.
+    """
+
+    def __init__(self, network: nn.Module, levels: int) -> None:
+        super().__init__()
+        self.network, self.levels = network, levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of the rounded images."""
+        logits: Tensor = self.network((x * self.levels).round() / self.levels)
+        return logits
 
 
 # --- notebook 03: short trainings -----------------------------------------------------------------

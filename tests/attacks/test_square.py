@@ -1,13 +1,15 @@
 """rvlib.attacks.square: random search that never makes a margin worse, and needs no gradient."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from rvlib.attacks import square
-from rvlib.attacks.square import square_side
+from rvlib.attacks.square import bump, square_side
 from rvlib.inference import logits_of
-from rvlib.threat_models import Linf
+from rvlib.threat_models import L2, Linf
 
 BALL = Linf(0.1)
 
@@ -34,10 +36,10 @@ class Recorder(nn.Module):
         return torch.tensor([[2.0, 0.0]]).repeat(len(x), 1)
 
 
-def recorded(x, queries):
+def recorded(x, queries, ball=BALL, recorder=None):
     """Search with a network that nothing fools; return what it was shown, less the images."""
-    recorder = Recorder()
-    square(recorder, x, torch.zeros(len(x), dtype=torch.int64), BALL, queries=queries)
+    recorder = recorder or Recorder()
+    square(recorder, x, torch.zeros(len(x), dtype=torch.int64), ball, queries=queries)
     return [seen - x[: len(seen)] for seen in recorder.seen[1:]]  # first the check of one image
 
 
@@ -167,3 +169,112 @@ def test_the_area_is_halved_where_the_paper_halves_it():
         *(10, 50, 200, 1000, 2000, 4000, 6000, 8000)
     ]
     assert sides[-1] == round((0.8 / 256) ** 0.5 * 2000)
+
+
+# ---- l2 -----------------------------------------------------------------------------------------
+
+
+def eta_written_out(h):
+    """Equation (2), entry by entry, with the paper's indices from 1."""
+    k = h // 2
+
+    def entry(r, s, h2):
+        n = h // 2
+        m = n - max(abs(r - h // 2 - 1), abs(s - h2 // 2 - 1))
+        return sum(1 / (n + 1 - k) ** 2 for k in range(m + 1))
+
+    rows = range(1, h + 1)
+    left = [[entry(r, s, k) for s in range(1, k + 1)] for r in rows]
+    right = [[-entry(r, s, h - k) for s in range(1, h - k + 1)] for r in rows]
+    return torch.tensor([a + b for a, b in zip(left, right, strict=True)])
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 9, 20])
+def test_bumps_are_the_papers(side):
+    expected = eta_written_out(side)
+    torch.testing.assert_close(bump(side), expected / expected.norm())
+
+
+class Rising(Recorder):
+    """Every image it is shown is better than all before, and none is good enough."""
+
+    def forward(self, x):
+        return super().forward(x) + torch.tensor([-1e-3 * len(self.seen), 0.0])
+
+
+def test_in_l2_tiles_come_first_and_all_of_the_ball_is_used():
+    x = torch.full((2, 3, 32, 32), 0.5)
+    clean, tiles, *later = recorded(x, 120, L2(0.5), Rising())
+    assert not clean.any()
+    assert not tiles[:, :, 0].any()  # five tiles of six pixels, one pixel left at either side
+    tile = tiles[:, :, 1:31, 1:31].unfold(2, 6, 6).unfold(3, 6, 6)
+    torch.testing.assert_close(tile.abs(), (bump(6) * tile[..., :1, :1] / bump(6)[0, 0]).abs())
+    assert {-1, 1} == set(tiles[:, :, 1:31:6, 1:31:6].sign().flatten().tolist())
+    for moved in (tiles, *later):
+        torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.full((2,), 0.5))
+    assert not torch.equal(later[0][0], later[0][1])
+
+
+def test_in_l2_a_bump_takes_over_what_a_second_square_has():
+    """Algorithm 3: one square grows, one is emptied, and nothing else moves."""
+    x = torch.full((1, 3, 32, 32), 0.5)
+    _, before, *later = recorded(x, 150, L2(0.5), Rising())
+    sides = set()
+    for query, after in enumerate(later, 1):
+        side = max(3, square_side(query, 150, 0.8, x))
+        changed = ((after - before).abs() > 1e-6)[0].any(0)
+        emptied = changed & (after[0].abs().amax(0) < 1e-7)
+        grown = changed & ~emptied
+        rows, columns = (grown.any(axis).nonzero()[:, 0] for axis in (1, 0))
+        assert rows[-1] - rows[0] < side
+        assert columns[-1] - columns[0] < side
+        assert emptied.sum() <= side**2
+        both = changed.expand(3, -1, -1)
+        for channel in range(3):  # each channel's energy in the two squares stays its own
+            energies = [d[0, channel][both[channel]].square().sum() for d in (before, after)]
+            torch.testing.assert_close(energies[1], energies[0], rtol=1e-3, atol=1e-6)
+        sides.add(side)
+        before = after
+    assert len(sides) > 4
+
+
+def test_in_l2_bumps_lie_either_way():
+    """Half of the new bumps change sign from left to right, half from top to bottom."""
+    x = torch.full((16, 1, 5, 5), 0.5)
+    _, _, moved = recorded(x, 2, L2(0.5))  # no tiles were taken: a single bump of three pixels
+    across = moved.sum(2).abs().amax(2)[:, 0] > moved.sum(3).abs().amax(2)[:, 0]
+    assert 0 < across.sum() < 16
+
+
+def test_in_l2_the_energy_that_the_walls_cut_off_is_used_again():
+    x = torch.full((1, 3, 32, 32), 0.02)
+    lengths = [float(moved.norm()) for moved in recorded(x, 200, L2(2.0), Rising())[1:]]
+    assert lengths[0] < 1.6  # tiles that go down are cut
+    assert max(lengths) > lengths[0] + 0.2
+    assert max(lengths) <= 2
+
+
+def test_in_l2_a_linear_network_is_led_towards_its_optimum():
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).double()
+    normal = torch.randn(192, generator=seeded(1), dtype=torch.float64)
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([0 * normal, normal]))
+        model[1].bias.copy_(torch.tensor([200.0, 0.0]))  # out of reach
+    x = torch.full((3, 3, 8, 8), 0.5, dtype=torch.float64)
+    y, ball = torch.zeros(3, dtype=torch.int64), L2(torch.tensor([0.1, 0.2, 0.0]).double())
+    shares = []
+    for queries in (1, 50, 600):
+        x_adv = square(model, x, y, ball, queries=queries, generator=seeded())
+        shares.append((x_adv - x).flatten(1) @ normal / normal.norm() / ball.eps)
+        assert torch.equal(x_adv[2], x[2])
+    assert (shares[0][:2] < 0.2).all()  # of the optimum: a random direction has none
+    assert (shares[1][:2] > shares[0][:2] + 0.1).all()
+    assert (shares[2][:2] > 0.4).all()
+
+
+def test_in_l2_squares_fit_into_images_that_are_small_or_no_squares():
+    for shape in ((2, 1, 1, 1), (2, 3, 2, 9), (2, 2, 7, 4)):
+        x = torch.rand(shape, generator=seeded())
+        moved = recorded(x, 30, L2(0.1), Rising())
+        assert all((d.flatten(1).norm(dim=1) <= 0.1).all() for d in moved)
+        assert moved[1].any()

@@ -101,7 +101,7 @@ def test_a_notebook_in_notebook_7(browser, lab, artefacts):
     page.wait_for_function(READY)
     page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
     assert page.wait_for_function(RAN, arg=99).json_value() == "ran"
-    (explorer,) = explorers(page)
+    explorer = explorers(page)[0]
     explorer.root.scroll_into_view_if_needed()
     page.screenshot(path=artefacts / "notebook-7.png")
     for control in explorer.controls:

@@ -20,12 +20,20 @@ from rvlib.pipeline import Run
 from rvlib.smoothing import correct_radii, lower_confidence_bound, sample_under_noise
 from tests.course.pictures import compare
 
-NAMES = ["fgsm", "pgd", "training", "mixing", "smoothing", "certification", "results", "noise"]
+NAMES = "fgsm,pgd,attacks,training,mixing,smoothing,certification,results,noise".split(",")
 RANDOM = pd.DataFrame(
     [
         {"sigma": s, "averaged": m, "clean": 60 - 40 * s, "attacked": 5 + 40 * s - 2 * s * m**0.5}
         for s in lessons.TEST_SIGMAS
         for m in lessons.AVERAGED
+    ]
+)
+COMPARED = pd.DataFrame(
+    [
+        {"network": network, "attack": attack, "steps": n, "accuracy": 31 - j / 2 - 5 * k - n / 10}
+        for j, network in enumerate(lessons.COMPARED)
+        for k, attack in enumerate([*lessons.LONGER, lessons.ENSEMBLE])
+        for n in lessons.BUDGETS
     ]
 )
 CURVES = {"α = 1": [60.0, 40.0, 20.0, 10.0, 5.0], "α = 0": [50.0, 45.0, 40.0, 35.0, 30.0]}
@@ -47,7 +55,8 @@ def all_of_them(run):
             trainings = [ShortTraining(name, [], curve) for name, curve in CURVES.items()]
             more: dict[str, Any] = {"mixing": trainings, "noise": RANDOM}
             measured = [more[name]] if name in more else []
-            made[name] = getattr(explorers, f"explore_{name}")(run, *measured)
+            given = (COMPARED, 256) if name == "attacks" else (run, *measured)
+            made[name] = getattr(explorers, f"explore_{name}")(*given)
         return made[name]
 
     return get
@@ -209,6 +218,13 @@ def test_noise(all_of_them, run):
     assert f"{run.profile.heldout} images" in text
     text = explorer.draw(at(explorer, sigma=0.5, averaged=0))[1]
     assert "25.0 % of its random ones; none" in text
+
+
+def test_attacks(all_of_them):
+    explorer = all_of_them("attacks")
+    text = explorer.draw(at(explorer, network="mixed-at", steps=50))[1]
+    assert "256 images: PGD with 50 steps leaves 25.0 %" in text
+    assert text.endswith("(APGD on the logit ratio) 10.0 %, the ensemble 0.0 %.")
 
 
 def test_smoothing(all_of_them, run):

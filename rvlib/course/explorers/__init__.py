@@ -1,5 +1,6 @@
 """Explorers of the notebooks: what the hand moves and what the eye sees."""
 
+from rvlib.course.explorers.attacks import explore_attacks as explore_attacks
 from rvlib.course.explorers.certification import explore_certification as explore_certification
 from rvlib.course.explorers.fgsm import explore_fgsm as explore_fgsm
 from rvlib.course.explorers.mixing import explore_mixing as explore_mixing

@@ -1,0 +1,94 @@
+"""What the words of a command line name: a ball, a data set, a network; and what it will take."""
+
+import importlib
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rvlib.attacks import input_gradient
+from rvlib.attacks.autoattack import VERSIONS
+from rvlib.data import DATASETS, image_folder, load, to_float
+from rvlib.evaluation import device_of
+from rvlib.smoothing import stream
+from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
+
+WORST = {"apgd-ce": 300, "apgd-t": 2700, "fab-t": 3600, "square": 5000, "apgd-dlr": 6000}
+"""Passes an image, forwards and backwards, where it withstands all of an attack (of ``rand``, with
+20 answers each, APGD on the cross-entropy takes as many as on the ratio)."""
+TIMED = 64
+"""Images of a timed pass."""
+
+
+def parse_threat(text: str) -> ThreatModel:
+    """Read a ball: ``linf:8/255``, ``l2:0.5``, ``pixel-l2:0.045``.
+
+    Examples
+    --------
+    >>> parse_threat("linf:8/255")
+    Linf(eps=0.03137254901960784)
+    """
+    balls: dict[str, Any] = {"linf": Linf, "l2": L2, "pixel-l2": PixelL2}
+    norm, _, radius = text.partition(":")
+    try:
+        return balls[norm](float(Fraction(radius)))
+    except (KeyError, ValueError, ZeroDivisionError):
+        raise ValueError(
+            f"{text!r} is no ball: write linf:8/255, l2:0.5 or pixel-l2:0.045"
+        ) from None
+
+
+def find_data(text: str, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Load ``cifar10``, ``cifar10:heldout`` (default: ``test``), or a folder of images by class.
+
+    Images of a folder come in an order drawn once, so that the first ones are of all classes; they
+    have one channel where the network's first convolution takes one.
+    """
+    name, _, split = text.partition(":")
+    if name in DATASETS:
+        return load(name, split or "test")
+    if Path(text).is_dir():
+        first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+        grey = first is not None and first.in_channels == 1
+        images, labels, _ = image_folder(text, channels=1 if grey else 3)
+        order = torch.randperm(len(images), generator=stream("cpu", 0, "order of a folder"))
+        return images[order], labels[order]
+    raise ValueError(
+        f"{text!r} is neither a data set ({', '.join(DATASETS)}) nor a folder of images"
+    )
+
+
+def find_network(text: str) -> nn.Module:
+    """Load a shipped network by name, or call ``module:function``, which returns your own."""
+    if ":" not in text:
+        from rvlib.pipeline import Run
+
+        return Run.open("lesson").model(text)
+    module, _, function = text.partition(":")
+    sys.path.insert(0, str(Path.cwd()))  # as python -m does: a file beside you is importable
+    try:
+        model = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{text!r} cannot be called ({error}): write module:function") from error
+    finally:
+        sys.path.pop(0)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{text} returned {type(model).__name__}, not a torch.nn.Module")
+    return model.eval()
+
+
+def seconds_at_most(model: nn.Module, data: tuple[Tensor, Tensor], version: str) -> float:
+    """Seconds of an ensemble that no image falls to, from the time of a few passes."""
+    x, y = (part[:TIMED] for part in data)
+    x = (to_float(x) if x.dtype == torch.uint8 else x).to(device_of(model, x))
+    y = y.to(x.device)
+    input_gradient(model, x, y)
+    started = time.perf_counter()
+    for _ in range(3):
+        input_gradient(model, x, y)
+    one_pass = (time.perf_counter() - started) / 6 / len(x)
+    return one_pass * len(data[0]) * sum(WORST[name] for name in VERSIONS[version])

@@ -1,0 +1,51 @@
+"""Attacks on several classes of an image, side by side: which classes, and rows of a batch."""
+
+import torch
+from torch import Tensor
+
+from rvlib.attacks.gradient import others
+from rvlib.checks import check_labels
+from rvlib.inference import CPU_BATCH
+
+LOOK = 10
+"""From this step on, steps between two looks at who has fallen: each look waits for the device."""
+
+
+def looks(step: int) -> bool:
+    """Whether the fallen leave after this step: most fall in the first ones."""
+    return step < LOOK or step % LOOK == 0
+
+
+def by_rank(logits: Tensor, y: Tensor, count: int = 9) -> Tensor:
+    """Wrong classes of the highest logits, the highest first, shape (B, at most `count`)."""
+    return others(logits, y).topk(min(count, logits.shape[1] - 1), dim=1).indices
+
+
+def check_targets(targets: Tensor, x: Tensor) -> Tensor:
+    """Refuse anything but one class index an image and target; return a copy (B, T)."""
+    columns = targets.unbind(1) if targets.dim() == 2 else (targets,)
+    for column in columns:
+        check_labels(column, x)
+    return torch.stack(columns, 1)
+
+
+def images_a_batch(batch_size: int | None, x: Tensor, per: int) -> int:
+    """How many images, of `per` rows each, make a forward pass of `batch_size` rows."""
+    size = batch_size or (CPU_BATCH if x.device.type == "cpu" else len(x) * per)
+    return max(1, size // per)
+
+
+def rows_of(images: Tensor, per: int) -> Tensor:
+    """Row numbers of images that have `per` neighbouring rows each."""
+    return (images[:, None] * per + torch.arange(per, device=images.device)).flatten()
+
+
+def best_row(scores: Tensor, rows: Tensor) -> Tensor:
+    """Of each image's rows (N * T, ...) the first one of the highest score (N, T)."""
+    first = scores.shape[1] * torch.arange(len(scores), device=scores.device)
+    return rows[first + scores.max(1).indices]
+
+
+def choose(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """Take whole images from `yes` where the mask (B,) says so, else from `no`."""
+    return torch.where(mask[:, None, None, None], yes, no)

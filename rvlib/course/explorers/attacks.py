@@ -1,0 +1,81 @@
+"""Notebook 02's second explorer: how far attacks get with the same number of steps."""
+
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+
+from rvlib.course.explorer import Control, Explorer, Picture
+from rvlib.course.explorers.panels import Curves, moving, new_figure, place
+from rvlib.course.figures import BLUE, ORANGE, style
+from rvlib.course.lessons import BUDGETS, COMPARED, ENSEMBLE, LONGER
+from rvlib.experiments import LINF, title
+from rvlib.smoothing import wilson
+
+
+def explore_attacks(measured: pd.DataFrame, images: int) -> Explorer:
+    """Choose a network and a number of steps, and see which attack leaves least.
+
+    Parameters
+    ----------
+    measured : DataFrame
+        As given by ``compare_attacks``.
+    images : int
+        On how many images.
+
+    Returns
+    -------
+    Explorer
+        Controls ``network`` and ``steps``.
+    """
+    table = measured.set_index(["network", "attack", "steps"])
+
+    with style():
+        figure = new_figure()
+        left, right = place(figure, 62, 58, 380, 270), place(figure, 530, 84, 180, 244)
+        against = Curves(left, range(len(BUDGETS)), {name: name for name in LONGER})
+        left.set(xlabel="steps", ylabel="accuracy, %", ylim=(0, 45))
+        left.set_xticks(range(len(BUDGETS)), [str(steps) for steps in BUDGETS])
+        figure.legend(*left.get_legend_handles_labels(), loc="upper left", ncols=2, columnspacing=1)
+        bars = _Bars(right, images)
+
+    def draw(network: str, steps: int) -> str:
+        accuracy = table["accuracy"][network]
+        curves = {name: [accuracy[name, n] for n in BUDGETS] for name in LONGER}
+        at, best = BUDGETS.index(steps), accuracy[ENSEMBLE, BUDGETS[-1]]
+        against.show(curves, "PGD", at)
+        bars.show(curves["PGD"][at], best)
+        last = min(curves, key=lambda name: curves[name][at])
+        return (
+            f"{title(network)}, l∞ ball of {LINF.eps}, {images} images: PGD with {steps} steps "
+            f"leaves {curves['PGD'][at]:.1f} %, the strongest of the four ({last}) "
+            f"{curves[last][at]:.1f} %, the ensemble {best:.1f} %."
+        )
+
+    controls = [
+        Control("network", "network", COMPARED, 1, [title(n) for n in COMPARED], menu=True),
+        Control("steps", "steps", BUDGETS, 1),
+    ]
+    return Explorer("attacks", controls, Picture(figure, moving(against, bars)), draw)
+
+
+class _Bars:
+    """PGD with the chosen steps beside the ensemble."""
+
+    def __init__(self, axes: Axes, n: int) -> None:
+        self.n = n
+        looks = ((BLUE, ""), (ORANGE, "//"))
+        self.bars = [axes.bar(k, 0, color=c, hatch=hatch)[0] for k, (c, hatch) in enumerate(looks)]
+        self.ends = [axes.plot([], [], "-_", color="k", markersize=12)[0] for _ in self.bars]
+        self.values = [axes.text(k, 0, "", ha="center") for k in range(2)]
+        axes.set_xticks(range(2), ["PGD", "Auto-\nAttack"])
+        axes.set(ylim=(0, 45), xlim=(-0.6, 1.6), ylabel="accuracy, %")
+        self.moving: list[Artist] = [*self.bars, *self.ends, *self.values]
+
+    def show(self, *percent: float) -> None:
+        rows = zip(self.bars, self.ends, self.values, percent, strict=True)
+        for k, (bar, ends, value, height) in enumerate(rows):
+            low, high = wilson(round(self.n * height / 100), self.n)
+            bar.set_height(height)
+            ends.set_data([k, k], [100 * low, 100 * high])
+            value.set_text(f"{height:.1f}")
+            value.set_y(100 * high + 1)

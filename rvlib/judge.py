@@ -1,0 +1,262 @@
+"""How do I evaluate my defence?  One call: the ensemble, the checks, a page in words."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from rvlib.attacks import smoothed_pgd
+from rvlib.attacks.autoattack import VERSIONS, autoattack_stages
+from rvlib.attacks.gradient import configured, fooled
+from rvlib.checks import check_attack
+from rvlib.data import to_float
+from rvlib.device import arithmetic, provenance
+from rvlib.evaluation import device_of
+from rvlib.inference import eval_mode, logits_of
+from rvlib.progress import progress
+from rvlib.results import atomic_write, missing, open_results, read, write_shard
+from rvlib.sanity_checks import SAME, Check, sanity
+from rvlib.smoothing import certify, predict, stream, wilson
+from rvlib.threat_models import L2, PixelL2, ThreatModel
+from rvlib.verdict import Verdict
+
+SHARD = 64
+"""Images of a shard of rows: what a kill loses at most."""
+CHECKED = 256
+"""Images that the sanity checks get, at most."""
+
+
+def evaluate(
+    model: nn.Module,
+    data: tuple[Tensor, Tensor],
+    threat: ThreatModel,
+    *,
+    attack: str = "fast",
+    others: Mapping[str, Callable[..., Tensor]] | None = None,
+    sigma: float | None = None,
+    name: str = "the network",
+    out: Path | str | None = None,
+    keep_images: bool = False,
+    seed: int = 0,
+) -> Verdict:
+    """Evaluate a defence: clean accuracy, the worst case of an ensemble, and the checks of both.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps pixels in [0, 1], (B, C, H, W), to logits (B, K); normalisation belongs into it.  One
+        that answers differently to the same images is judged by ``rand``.
+    data : (images, labels)
+        Images (N, C, H, W), uint8 or float in [0, 1], and labels (N,), int64.
+    threat : ThreatModel
+        Norm and radius.
+    attack : {"fast", "standard", "rand"}, default="fast"
+        Version of ``autoattack``.
+    others : mapping of str to callable, optional
+        Other attacks, ``attack(model, x, y) -> x_adv``, judged beside the ensemble on all images;
+        their images must lie in the ball.
+    sigma : float, optional
+        Judge the smoothed network of this noise level instead: votes of 1,000 copies, PGD on the
+        vote, and in ``L2`` certificates.
+    name : str, default="the network"
+        What the page calls it.
+    out : Path or str, optional
+        Folder for rows and page; an evaluation that was stopped continues there.
+    keep_images : bool, default=False
+        Also write the ensemble's images there, ``images/FIRST.npz``, floats of shape (B, C, H, W).
+    seed : int, default=0
+        Of all random draws.
+
+    Returns
+    -------
+    Verdict
+        ``print(verdict.text())``; the accuracy after all attacks is an upper bound on the robust
+        accuracy.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If network, images, labels or ball do not fit each other.
+
+    References
+    ----------
+    .. [1] Carlini et al., "On Evaluating Adversarial Robustness", 2019.  arXiv:1902.06705.
+    .. [2] Croce, Hein, ICML 2020.  arXiv:2003.01690.
+    """
+    images, labels = data
+    x = _floats(images[: min(len(images), 32)], model)
+    model = check_attack(model, x, labels[: len(x)].to(x.device), threat)
+    if attack not in VERSIONS:
+        raise ValueError(f"attack={attack!r} is none of {', '.join(VERSIONS)}")
+    version = "vote" if sigma else "rand" if is_random(model, x) else attack
+    kept = Path(out) / "images" if out is not None and keep_images else None
+    step = _ensemble(threat, version, others or {}, seed, kept)
+    if sigma:
+        step = _smoothed(threat, sigma, seed)
+    identity = {
+        **{"network": _digest(model.state_dict().values()), "data": _digest(data)},
+        **{"threat": threat.name, "version": version, "others": list(others or {})},
+        **{"sigma": sigma, "seed": seed, "arithmetic": arithmetic(device_of(model, x))},
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(out or scratch) / "rows"
+        open_results(folder, identity)
+        for part in progress(missing(folder, len(images), SHARD), name):
+            x, y = _floats(images[part.start : part.stop], model), labels[part.start : part.stop]
+            columns = {"label": y.tolist()} | step(model, x, y.to(x.device), part.start)
+            write_shard(folder, part.start, columns, provenance(x.device))
+        rows = read(folder, len(images)).frame
+    checks, notes = _checked(model, data, threat, version, rows, seed)
+    verdict = Verdict(name, threat, version, rows, _stages(rows), checks, notes)
+    if out is not None:
+        atomic_write(Path(out) / "verdict.txt", verdict.text().encode())
+        atomic_write(Path(out) / "verdict.html", verdict.html().encode())
+    return verdict
+
+
+def _floats(images: Tensor, model: nn.Module) -> Tensor:
+    x = to_float(images) if images.dtype == torch.uint8 else images
+    return x.to(device_of(model, x))
+
+
+def _digest(tensors: Any) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        raw = tensor.detach().cpu().contiguous().view(-1)
+        digest.update(raw.view(torch.uint8).numpy().data if raw.numel() else b"")
+    return digest.hexdigest()[:16]
+
+
+def is_random(model: nn.Module, x: Tensor) -> bool:
+    """Whether a network answers differently to the same images."""
+    with eval_mode(model):
+        once, again = logits_of(model, x), logits_of(model, x)
+    return bool((once - again).abs().max() > SAME * once.abs().max())
+
+
+Step = Callable[[nn.Module, Tensor, Tensor, int], dict[str, Any]]
+
+
+def _ensemble(
+    threat: ThreatModel,
+    version: str,
+    others: Mapping[str, Callable[..., Tensor]],
+    seed: int,
+    kept: Path | None,
+) -> Step:
+    """Columns of the ensemble: who stands after each attack, and what it cost."""
+
+    def step(model: nn.Module, x: Tensor, y: Tensor, first: int) -> dict[str, Any]:
+        draws = stream(x.device, seed, "autoattack", first)
+        x_adv, stages = autoattack_stages(model, x, y, threat, version=version, generator=draws)
+        if kept is not None:
+            kept.mkdir(parents=True, exist_ok=True)
+            np.savez_compressed(kept / f"{first:05d}.npz", images=x_adv.cpu().numpy())
+        columns: dict[str, Any] = {}
+        before = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        for stage in stages:
+            columns[stage.name] = stage.stands.long().tolist()
+            for kind in ("forwards", "backwards"):
+                cost = getattr(stage, kind) * before.double()
+                columns[f"{stage.name} {kind}"] = cost.round(decimals=1).tolist()
+            before = stage.stands
+        for name, call in others.items():
+            with eval_mode(model):
+                made = configured(call)(
+                    model, x.clone(), y.clone(), stream(x.device, seed, name, first)
+                )
+                _check_inside(name, made, x, threat)
+                columns[name] = (~fooled(logits_of(model, made), y)).long().tolist()
+        return columns
+
+    return step
+
+
+def _check_inside(name: str, made: Tensor, x: Tensor, threat: ThreatModel) -> None:
+    eps = torch.as_tensor(threat.eps, device=x.device)
+    if made.shape != x.shape or (threat.norm(made - x) > eps * (1 + 1e-5) + 1e-6).any():
+        raise ValueError(f"{name} leaves the ball {threat.name}: its accuracies are no bounds")
+
+
+def _smoothed(threat: ThreatModel, sigma: float, seed: int) -> Step:
+    """Columns of a smoothed network: its vote, attacked and certified."""
+
+    def step(model: nn.Module, x: Tensor, y: Tensor, first: int) -> dict[str, Any]:
+        ids = range(first, first + len(x))
+        label = y.cpu().numpy()
+
+        def right(x: Tensor) -> list[int]:
+            return (
+                (predict(model, x, sigma, image_ids=ids, seed=seed) == label).astype(int).tolist()
+            )
+
+        draws = stream(x.device, seed, "attack on the vote", first)
+        columns = {"clean": right(x)}
+        x_adv = smoothed_pgd(model, x, y, threat, sigma=sigma, steps=20, generator=draws)
+        columns["vote-pgd"] = right(x_adv)
+        if isinstance(threat, L2):
+            found = certify(model, x, sigma, n=10_000, image_ids=ids, seed=seed)
+            holds = (found.prediction == label) & (found.radius >= threat.eps)
+            columns["certified"] = holds.astype(int).tolist()
+        return columns
+
+    return step
+
+
+PASSES = ("forwards", "backwards")
+
+
+def _standing(rows: pd.DataFrame) -> pd.DataFrame:
+    """Whether each image stood after each attack, and after all of them."""
+    names = [k for k in rows if k not in ("index", "label") and not k.endswith(PASSES)]
+    stands = rows[names].astype(int)
+    attacks = stands.drop(columns="certified", errors="ignore")
+    return stands.assign(**{"worst case": attacks.min(axis=1)})
+
+
+def _stages(rows: pd.DataFrame) -> pd.DataFrame:
+    """Summarise rows: one line an attack, those of the ensemble each after those before."""
+    lines, stands = [], _standing(rows)
+    for name in stands:
+        correct, n = int(stands[name].sum()), len(rows)
+        low, high = wilson(correct, n)
+        line = {"attack": name, "n": n, "correct": correct, "accuracy": 100 * correct / n}
+        line |= {"ci_low": 100 * low, "ci_high": 100 * high}
+        for kind in PASSES:
+            if f"{name} {kind}" in rows:
+                line[kind] = rows[f"{name} {kind}"].astype(float).mean()
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _checked(
+    model: nn.Module,
+    data: tuple[Tensor, Tensor],
+    threat: ThreatModel,
+    version: str,
+    rows: pd.DataFrame,
+    seed: int,
+) -> tuple[list[Check], list[str]]:
+    """Check the worst case of all attacks on the first images, and say what was left out."""
+    notes = []
+    if version == "fast":
+        notes.append("FAB and Square; attack='standard' runs them")
+    if version == "rand":
+        notes.append("the sanity checks: the network is random, so it was attacked in the mean")
+        return [], notes
+    if version == "vote":
+        return [], ["the sanity checks: they are for the network itself"]
+    if isinstance(threat, PixelL2):
+        notes.append("FAB and Square in the pixel-l2 ball: they are for l-infinity and l2")
+    notes.append("attacks made for this defence alone")
+    x, y = _floats(data[0][:CHECKED], model), data[1][:CHECKED]
+    stands = _standing(rows)["worst case"].to_numpy()[: len(x)]
+    fallen = torch.as_tensor(stands == 0, device=x.device)
+    return sanity(model.eval(), x, y.to(x.device), threat, fallen=fallen, seed=seed), notes

@@ -1,0 +1,113 @@
+"""What an evaluation found, in words, as text and as a page of HTML."""
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from rvlib.sanity_checks import Check
+from rvlib.threat_models import ThreatModel
+
+TITLES = {
+    "clean": "clean images",
+    "apgd-ce": "APGD, cross-entropy",
+    "apgd-t": "APGD, targeted",
+    "apgd-dlr": "APGD, difference of logits ratio",
+    "fab-t": "FAB, targeted",
+    "square": "Square, no gradients",
+    "vote-pgd": "PGD on the vote",
+    "certified": "certified",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an evaluation found.
+
+    Parameters
+    ----------
+    name : str
+        Of the network.
+    threat : ThreatModel
+        The ball.
+    version : str
+        ``fast``, ``standard``, ``rand``, or ``vote`` for a smoothed network.
+    rows : DataFrame
+        One line an image: its label, and whether the network was right on the clean image and still
+        stood after each attack.
+    stages : DataFrame
+        One line an attack: ``attack``, images ``n`` and ``correct``, ``accuracy`` in percent with
+        Wilson's 95 % interval ``ci_low`` and ``ci_high``, passes an image, a note.
+    checks : list of Check
+        Of ``sanity``.
+    notes : list of str
+        What was not tried, or could not be.
+    """
+
+    name: str
+    threat: ThreatModel
+    version: str
+    rows: pd.DataFrame
+    stages: pd.DataFrame
+    checks: list[Check]
+    notes: list[str]
+
+    @property
+    def robust(self) -> float:
+        """Accuracy in percent after all attacks: an upper bound on the robust accuracy."""
+        return float(self.stages.set_index("attack").loc["worst case", "accuracy"])
+
+    def sentences(self) -> list[str]:
+        """Say in words what was found, and what the number is."""
+        line = self.stages.set_index("attack")
+        clean, worst = line.loc["clean"], line.loc["worst case"]
+        said = [
+            f"On {clean['n']:.0f} images {self.name} is right on {_percent(clean)} without an "
+            f"attack, and on {_percent(worst)} under every attack tried in the ball "
+            f"{self.threat.name}.",
+            "The second number is an upper bound: a stronger attack may lower it, none raise it.",
+        ]
+        if "certified" in line.index:
+            said.append(
+                f"{_percent(line.loc['certified'])} are certified: no attack can change them, with "
+                "an error probability of 0.001 an image."
+            )
+        failed = [check for check in self.checks if not check.passed]
+        if failed:
+            names = "; ".join(f"{c.name} ({c.finding}, expected: {c.expectation})" for c in failed)
+            said.append(f"Do not rely on it: {len(failed)} checks failed: {names}.")
+        elif self.checks:
+            said.append(f"All {len(self.checks)} sanity checks pass.")
+        return [*said, *(f"Not tried, or not possible: {note}." for note in self.notes)]
+
+    def table(self) -> pd.DataFrame:
+        """Name the attacks of ``stages`` in words, and round its numbers."""
+        return self.stages.assign(attack=self.stages["attack"].replace(TITLES)).round(2)
+
+    def text(self) -> str:
+        """Lay the page out as plain text."""
+        table = self.table()
+        checks = [f"{'pass' if c.passed else 'FAIL'}  {c.name}: {c.finding}" for c in self.checks]
+        return "\n".join([*self.sentences(), "", table.to_string(index=False), "", *checks, ""])
+
+    def html(self) -> str:
+        """Lay the page out as HTML, self-contained."""
+        table = self.table()
+        checks = pd.DataFrame(self.checks, columns=list(Check._fields))
+        words = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
+        parts = [words, table.to_html(index=False), checks.to_html(index=False)]
+        title = f"{html.escape(self.name)}, {html.escape(self.threat.name)}"
+        return (
+            '<!doctype html><html lang="en"><meta charset="utf-8">'
+            f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>{''.join(parts)}</html>\n"
+        )
+
+
+STYLE = """body{font:1rem/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;margin:1.5rem 0;font-variant-numeric:tabular-nums}
+td,th{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:left}"""
+
+
+def _percent(line: Any) -> str:
+    return f"{line['accuracy']:.1f} % ({line['ci_low']:.1f} to {line['ci_high']:.1f})"

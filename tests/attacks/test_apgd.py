@@ -1,0 +1,371 @@
+"""rvlib.attacks.apgd: the paper's iteration, known optima, who leaves, targets and draws."""
+
+import dataclasses
+import itertools
+import math
+import sys
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import rvlib as rv
+from rvlib.attacks import targets as rows
+from rvlib.attacks.apgd import checkpoints
+from rvlib.attacks.gradient import fooled
+from rvlib.inference import logits_of
+from rvlib.threat_models import L2, Linf
+
+apgd: Any = rv.apgd
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def model(toys):
+    return toys().eval().double()
+
+
+@pytest.fixture
+def many():
+    """Twenty images (3, 4, 4) and labels."""
+    x = torch.rand(20, 3, 4, 4, generator=seeded(5), dtype=torch.float64)
+    return x, torch.randint(3, (20,), generator=seeded(6))
+
+
+# ---- the iteration ------------------------------------------------------------------------------
+
+
+def test_the_checkpoints_are_the_papers():
+    for steps in (1, 2, 5, 10, 33, 100, 1000):
+        p = [Fraction(0), Fraction(22, 100)]
+        while p[-1] < 1:
+            p.append(p[-1] + max(p[-1] - p[-2] - Fraction(3, 100), Fraction(6, 100)))
+        expected = sorted({math.ceil(share * steps) for share in p[1:-1]})
+        assert checkpoints(steps) == expected
+    assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
+
+
+def written_out(model, x, y, threat, start, steps, loss):
+    """Algorithm 1 of one image, step by step; what it returns and how often the step was halved."""
+
+    def project(z):
+        return (x + threat.project(z - x)).clamp(0, 1)
+
+    def assess(z):
+        z = z.clone().requires_grad_()
+        value = loss(model(z), y)
+        gradient = torch.autograd.grad(value.sum(), z)[0]
+        return float(value.detach()), gradient, int(model(z).argmax(1)) != y[0]
+
+    eta, halvings, halved, rises, last = 2 * threat.eps, 0, False, 0, 0
+    value, gradient, wrong = assess(start)
+    before, here, best = start, start, (value, start, gradient)
+    at_check = value
+    for t in range(1, steps + 1):
+        if wrong:
+            return here, halvings
+        alpha = 1 if t == 1 else 0.75
+        z = project(here + eta * threat.steepest(gradient))
+        here, before = project(here + alpha * (z - here) + (1 - alpha) * (here - before)), here
+        last_value = value
+        value, gradient, wrong = assess(here)
+        rises += value > last_value
+        if wrong:
+            return here, halvings
+        if value > best[0]:
+            best = value, here, gradient
+        if t in checkpoints(steps):
+            if rises <= 0.75 * (t - last) or (not halved and best[0] == at_check):
+                eta, halvings, halved = eta / 2, halvings + 1, True
+                value, here, gradient = best
+                before = here
+            else:
+                halved = False
+            at_check, rises, last = best[0], 0, t
+    return best[1], halvings
+
+
+@pytest.mark.parametrize("loss", [rv.log_odds, rv.dlr, rv.margin])
+def test_the_iteration_is_the_papers(model, many, loss, threat):
+    x, y = many
+    y[:8] = model(x[:8]).argmax(1)  # some stand for long
+    threat = dataclasses.replace(threat, eps=threat.eps / 8)
+    start = (x + threat.sample(x, seeded())).clamp(0, 1)
+    each = [
+        written_out(model, image, label, threat, begin, 40, loss)
+        for image, label, begin in zip(*(part.split(1) for part in (x, y, start)), strict=True)
+    ]
+    expected, halvings = torch.cat([found for found, _ in each]), [n for _, n in each]
+    found = apgd(model, x, y, threat, steps=40, loss=loss, generator=seeded())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+    assert 0 < fooled(model(found), y).sum() < len(x)
+    assert max(halvings) >= 3  # the rule was asked
+
+
+class Scripted(nn.Module):
+    """Its loss falls with the first step and rises ever after, wherever the pixel goes."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        if x.requires_grad:
+            self.seen.append(x.detach()[0].item())
+        t, pixel = len(self.seen) - 1, x.flatten(1)
+        value = -1.0 if t <= 0 else -30 + 0.1 * t
+        return torch.cat([0 * pixel, value + pixel - pixel.detach()], 1)
+
+
+def test_a_run_that_rises_without_a_new_best_is_idle():
+    """Not twice in a row: an interval whose step size is new is given time."""
+    network, (x, y) = Scripted(), (torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]))
+    apgd(network, x, y, Linf(0.1), loss=rv.margin, generator=seeded(2))
+    assert network.seen[0] < 0.55
+    falls = [t for t, (a, b) in enumerate(itertools.pairwise(network.seen), 1) if b < a - 1e-6]
+    assert falls == [23, 58, 81, 94]  # back from the face of the ball to the start
+
+
+class Ridge(nn.Module):
+    """One pixel; class 1 wins within 5e-4 of 0.53 only, its logit rises towards there."""
+
+    def forward(self, x):
+        return torch.cat([torch.zeros_like(x.flatten(1)), 5e-4 - (x.flatten(1) - 0.53).abs()], 1)
+
+
+def test_the_step_size_finds_what_is_narrower_than_any_fixed_step():
+    x, y = torch.full((8, 1, 1, 1), 0.5), torch.zeros(8, dtype=torch.int64)
+    assert fooled(Ridge()(apgd(Ridge(), x, y, Linf(0.1), generator=seeded())), y).all()
+    fixed = rv.pgd(Ridge(), x, y, Linf(0.1), steps=100, step_size=0.02, generator=seeded())
+    assert not fooled(Ridge()(fixed), y).all()
+
+
+# ---- known optima -------------------------------------------------------------------------------
+
+
+def test_the_optimum_of_a_linear_network(linear, threat):
+    model, normal = linear
+    with torch.no_grad():
+        model[1].bias[0] = 100.0  # out of reach: the run goes on to the end
+    x = torch.full((1, 3, 2, 2), 0.5, dtype=torch.float64)
+    threat = dataclasses.replace(threat, eps=0.05)
+    x_adv = apgd(model, x, torch.tensor([0]), threat, steps=60, generator=seeded())
+    torch.testing.assert_close(x_adv, x + 0.05 * threat.steepest(normal), rtol=0, atol=1e-6)
+
+
+def test_the_optimum_in_a_corner_of_the_box(linear):
+    model, normal = linear
+    with torch.no_grad():
+        model[1].bias[0] = 100.0
+    x = torch.rand(8, 3, 2, 2, generator=seeded(), dtype=torch.float64)
+    x_adv = apgd(model, x, torch.zeros(8, dtype=torch.int64), Linf(0.4), steps=60)
+    torch.testing.assert_close(x_adv, (x + 0.4 * normal.sign()).clamp(0, 1), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("ball", [Linf, L2])
+def test_a_linear_network_falls_at_its_distance(linear, ball):
+    network, normal = linear
+    x = 0.45 + 0.1 * torch.rand(30, 3, 2, 2, generator=seeded(), dtype=torch.float64)
+    with torch.no_grad():
+        y = network(x).argmax(1)
+        ahead = -rv.margin(network(x), y)
+    distance = ahead / (normal.abs().sum() if ball is Linf else normal.norm())
+    factor = torch.tensor([0.99, 1.01] * 15, dtype=torch.float64)
+    x_adv = apgd(network, x, y, ball(factor * distance), generator=seeded())
+    assert torch.equal(fooled(logits_of(network, x_adv), y), factor > 1)
+
+
+# ---- who leaves ---------------------------------------------------------------------------------
+
+
+def test_leaving_early_changes_nothing(toys, many, threat, monkeypatch):
+    model, x = toys(5).eval().double(), many[0]
+    z = model(x)
+    y = z.argmax(1)
+    targets = rows.by_rank(z, y).flip(1)  # the nearest last, so that others fall after it
+    threat = dataclasses.replace(threat, eps=threat.eps / 2)
+    for options in ({"restarts": 2}, {"loss": rv.towards, "targets": targets}):
+        seen = []
+        for looks in (lambda step: True, rows.looks, lambda step: False):
+            monkeypatch.setattr(sys.modules["rvlib.attacks.apgd"], "looks", looks)
+            counting = rv.Passes(model)
+            found = apgd(counting, x, y, threat, steps=20, generator=seeded(), **options)
+            seen.append((counting.forwards, found))
+        for _, found in seen[1:]:
+            torch.testing.assert_close(found, seen[0][1], rtol=0, atol=1e-9)
+        passes = [forwards for forwards, _ in seen]
+        assert passes == sorted(passes)
+        assert passes[0] < passes[2]
+
+
+class Late(nn.Module):
+    """Class 2 wins to the left from the third answer on, class 1 to the right from the fifth on."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+
+    def forward(self, x):
+        self.asked += x.requires_grad
+        pixel = x.flatten(1)
+        rise = pixel - pixel.detach()
+        right = rise + 9.0 * (self.asked >= 5) * (pixel > 0.5)
+        left = 9.0 * (self.asked >= 3) * (pixel < 0.5) - rise
+        return torch.cat([2 + 0 * rise, right, left], 1)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_fallen_image_keeps_the_first_that_fooled(leaves, monkeypatch):
+    monkeypatch.setattr(sys.modules["rvlib.attacks.apgd"], "looks", lambda step: leaves)
+    x, y = torch.full((1, 1, 1, 1), 0.5), torch.tensor([0])
+    options = {"loss": rv.towards, "targets": torch.tensor([[1, 2]]), "steps": 9}
+    assert apgd(Late(), x, y, Linf(0.1), **options).item() == pytest.approx(0.4)
+
+
+class Counted(nn.Module):
+    """Two classes of which the second wins for ever more of the images, as they are asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def forward(self, x):
+        if x.requires_grad:
+            self.sizes.append(len(x))
+        falls = (x[:, 0, 0, 0] * 100).detach() < len(self.sizes) - 1
+        nothing = 0 * x.sum((1, 2, 3))
+        return torch.stack([nothing + 5, nothing + 9 * falls], 1)
+
+
+def test_an_image_leaves_with_the_iterate_that_fools():
+    x = torch.tensor([0.005, 0.025, 0.055, 0.155, 0.9])[:, None, None, None]
+    network = Counted()
+    y = torch.zeros(5, dtype=torch.int64)
+    apgd(network, x, y, Linf(0.0), steps=25)  # nothing moves: the time alone decides
+    # The first falls to the second answer (the start is the first), the others with time.
+    assert network.sizes == [5, 5, 4, 4, 3, 3, 3, *4 * [2], *10 * [2], *5 * [1]]
+
+
+class Waves(nn.Module):
+    """Many small hills, so that the start decides."""
+
+    def forward(self, z):
+        return z + 0.05 * (200 * z).sin()
+
+
+def test_more_restarts_are_never_weaker(model, many, threat):
+    x, y = many
+    threat = dataclasses.replace(threat, eps=threat.eps / 8)
+    model = nn.Sequential(model, Waves())
+    results = [
+        apgd(model, x, y, threat, steps=1, restarts=n, generator=seeded(5)) for n in (1, 3, 9)
+    ]
+    for weaker, stronger in itertools.pairwise(results):
+        losses = [rv.log_odds(model(z), y) for z in (weaker, stronger)]
+        wrong = [fooled(model(z), y) for z in (weaker, stronger)]
+        assert (wrong[1] >= wrong[0]).all()
+        assert ((losses[1] >= losses[0]) | wrong[1]).all()
+    assert not torch.equal(results[0], results[-1])
+
+
+def test_passes_are_counted_as_the_formula_says(toys, batch):
+    """(steps + 1) forward and backward passes a run, target and draw, while an image stands."""
+    toy, (x, y) = toys().eval(), batch
+    y = toy(x).argmax(1)
+    targets = torch.stack([(y + 1) % 3, (y + 2) % 3], 1)
+    for options, times in (
+        ({}, 1),
+        ({"restarts": 2}, 2),
+        ({"draws": 3}, 3),
+        ({"targets": targets, "loss": rv.towards}, 2),
+    ):
+        counting = rv.Passes(toy)
+        found = apgd(counting, x, y, Linf(1e-4), steps=7, **options)
+        assert not fooled(toy(found), y).any()
+        assert counting.forwards == 1 + len(x) * times * 8  # one image to check the network by
+        assert counting.backwards == len(x) * times * 8
+
+
+# ---- targets and draws --------------------------------------------------------------------------
+
+
+def test_targets_side_by_side_are_as_strong_as_one_after_the_other(toys, many):
+    model, x = toys(5).eval().double(), many[0]
+    y = model(x).argmax(1)
+    targets = torch.stack([(y + k) % 5 for k in (1, 2, 3, 4)], 1)
+
+    def attacked(targets):
+        options = {"steps": 15, "loss": rv.targeted_dlr, "targets": targets}
+        return apgd(model, x, y, Linf(0.02), generator=seeded(), **options)
+
+    together, alone = attacked(targets), [attacked(column) for column in targets.unbind(1)]
+    wrong = torch.stack([fooled(model(found), y) for found in alone], 1)
+    assert torch.equal(fooled(model(together), y), wrong.any(1))
+    assert not wrong.all(1)[wrong.any(1)].all()  # some fall to one target only
+    for image in wrong.any(1).nonzero()[:, 0]:  # with the point of a target that fools
+        assert any(torch.equal(together[image], found[image]) for found in alone)
+    stands = ~wrong.any(1)
+    best = torch.stack(
+        [rv.targeted_dlr(model(f), y, t) for f, t in zip(alone, targets.unbind(1), strict=True)], 1
+    )
+    for image in stands.nonzero()[:, 0]:  # else with the point of the highest loss
+        torch.testing.assert_close(together[image], alone[int(best[image].argmax())][image])
+
+
+class Coin(nn.Module):
+    """A network of two faces: even and odd answers pull the two pixels apart by unlike forces."""
+
+    def __init__(self, lead):
+        super().__init__()
+        self.lead, self.asked = lead, 0
+
+    def forward(self, x):
+        self.asked += 1
+        force = torch.tensor([3.0, -1.0]) if self.asked % 2 else torch.tensor([-1.0, -1.0])
+        return torch.stack([torch.full((len(x),), self.lead), x.flatten(1) @ force], 1)
+
+
+def test_several_draws_climb_the_mean_of_the_gradients():
+    x, y = torch.full((1, 1, 1, 2), 0.5), torch.tensor([0])
+    x_adv = apgd(Coin(10.0), x, y, Linf(0.1), steps=20, draws=2, generator=seeded())
+    torch.testing.assert_close(x_adv.flatten(), torch.tensor([0.6, 0.4]), rtol=0, atol=1e-6)
+
+
+class Faces(nn.Module):
+    """Class 1 on every answer right of 0.8, on every second one right of 0.6."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+
+    def forward(self, x):
+        self.asked += 1
+        return torch.cat([x.flatten(1) * 0, x.flatten(1) - (0.6, 0.8)[self.asked % 2]], 1)
+
+
+def test_of_several_draws_every_one_must_be_wrong():
+    x, y = torch.full((4, 1, 1, 1), 0.5), torch.zeros(4, dtype=torch.int64)
+    found = apgd(Faces(), x, y, Linf(0.25), steps=20, draws=2)
+    torch.testing.assert_close(found, torch.full_like(x, 0.75))  # on to the end
+    found = apgd(Faces(), x, y, Linf(0.45), steps=20, draws=2)
+    assert ((found > 0.8) & (found <= 0.95)).all()
+
+
+class Cliff(nn.Module):
+    """Its gradient is NaN."""
+
+    def forward(self, x):
+        pixel = x.flatten(1)
+        return torch.cat([1 + 0 * pixel, pixel + 0 * (pixel - pixel.detach()).sqrt()], 1)
+
+
+@pytest.mark.parametrize("attack", [apgd, rv.fab])
+def test_a_gradient_that_is_no_number_is_no_silent_failure(attack):
+    x, y = torch.full((2, 1, 1, 1), 0.5), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="NaN"):
+        attack(Cliff(), x, y, Linf(0.1))

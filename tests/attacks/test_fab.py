@@ -1,0 +1,272 @@
+"""rvlib.attacks.fab: the way to a plane against other solvers, known distances, honest balls."""
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linprog, minimize
+from torch import nn
+
+import rvlib as rv
+from rvlib.attacks.fab import to_plane
+from rvlib.attacks.gradient import fooled
+from rvlib.inference import logits_of
+from rvlib.threat_models import L2, Linf
+
+fab: Any = rv.fab
+BALLS = pytest.mark.parametrize("ball", [Linf, L2])
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def double(*shape, seed=0):
+    return torch.rand(shape, generator=seeded(seed), dtype=torch.float64)
+
+
+# ---- the way to the plane -----------------------------------------------------------------------
+
+
+def problems(count=40):
+    """Images with pixels on the walls, gradients with zeros, values in reach and out of it."""
+    x = (1.6 * double(count, 1, 2, 3) - 0.3).clamp(0, 1)
+    w = 2 * double(count, 1, 2, 3, seed=1) - 1
+    w[::5, 0, 0, 0] = 0
+    return x, w, 2 * double(count, seed=2) - 1
+
+
+def least_largest_change(x, w, f):
+    """Linear programme: the least t with |d| <= t, 0 <= x + d <= 1 and f + <w, d> = 0."""
+    n = len(x)
+    both = np.vstack([np.hstack([s * np.eye(n), -np.ones((n, 1))]) for s in (1, -1)])
+    found = linprog(
+        np.append(np.zeros(n), 1),
+        *(both, np.zeros(2 * n), np.append(w, 0)[None], [-f]),
+        bounds=[*((-p, 1 - p) for p in x), (0, None)],
+    )
+    return found.fun if found.success else None
+
+
+def least_length(x, w, f):
+    """Quadratic programme, by a general solver."""
+    if np.abs(w) @ np.where(w * f < 0, 1 - x, x) < abs(f):
+        return None
+    found = minimize(
+        *(lambda d: d @ d, np.zeros(len(x))),
+        jac=lambda d: 2 * d,
+        method="SLSQP",
+        bounds=[(-p, 1 - p) for p in x],
+        constraints={"type": "eq", "fun": lambda d: f + w @ d, "jac": lambda d: w},
+        options={"maxiter": 500, "ftol": 1e-15},
+    )
+    return np.sqrt(found.fun) if found.success else None
+
+
+@BALLS
+def test_the_way_to_the_plane_is_the_shortest_in_the_box(ball):
+    x, w, f = problems()
+    way = to_plane(x, w, f, ball(0.1))
+    assert (x + way).min() >= -1e-12
+    assert (x + way).max() <= 1 + 1e-12
+    solve, reached = least_largest_change if ball is Linf else least_length, 0
+    for one in range(len(x)):
+        pixels, normal, value = (part[one].flatten().numpy() for part in (x, w, f[:, None]))
+        d = way[one].flatten().numpy()
+        shortest = solve(pixels, normal, float(value[0]))
+        if shortest is None:  # the corner that comes nearest
+            corner = np.where(normal * value > 0, 0, np.where(normal == 0, pixels, 1))
+            np.testing.assert_allclose(pixels + d, corner, atol=1e-12)
+        else:
+            reached += 1
+            assert abs(value[0] + normal @ d) < 1e-9
+            np.testing.assert_allclose(ball(0.1).norm(way[one : one + 1]), shortest, atol=1e-6)
+    assert 10 < reached < len(x)
+
+
+@BALLS
+def test_the_way_does_not_depend_on_the_scale(ball):
+    x, w, f = (part.float() for part in problems())
+    way = to_plane(x, w, f, ball(0.1))
+    for scale in (2.0**-90, 2.0**60):
+        assert torch.equal(to_plane(x, scale * w, scale * f, ball(0.1)), way)
+
+
+@BALLS
+def test_without_a_gradient_or_a_gap_nothing_moves(ball):
+    x, w, f = problems()
+    assert not to_plane(x, 0 * w, f, ball(0.1)).any()
+    assert not to_plane(x, w, 0 * f, ball(0.1)).any()
+
+
+# ---- the iteration ------------------------------------------------------------------------------
+
+
+class Recorder(nn.Module):
+    """A network that keeps the images at which a gradient was taken."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.seen = model, []
+
+    def forward(self, x):
+        if x.requires_grad:
+            self.seen.append(x.detach().clone())
+        return self.model(x)
+
+
+class Waves(nn.Module):
+    """So curved that a step to the plane often misses."""
+
+    def forward(self, x):
+        return (9 * x).sin()
+
+
+@BALLS
+def test_the_iteration_is_the_papers(ball, toys, batch):
+    """Algorithm 1 of one image and target, with the projection that was tested above."""
+    model, (x, _) = nn.Sequential(Waves(), toys().eval().double()), batch
+    x = x.double()
+    y = model(x).argmax(1)
+    recorder, came_back = Recorder(model), 0
+    fab(recorder, x, y, ball(1e-9), steps=12, targets=(y + 1) % 3)
+    for one in range(len(x)):
+        image, label, target = x[one : one + 1], int(y[one]), int(y[one] + 1) % 3
+        x_i = image
+        for seen in recorder.seen:
+            torch.testing.assert_close(seen[one : one + 1], x_i, rtol=0, atol=1e-9)
+            x_i = x_i.clone().requires_grad_()
+            f = (model(x_i)[0, target] - model(x_i)[0, label])[None]
+            (w,) = torch.autograd.grad(f.sum(), x_i)
+            x_i, f = x_i.detach(), f.detach()
+            delta = to_plane(x_i, w, f, ball(1.0))
+            delta_0 = to_plane(image, w, f + (w * (image - x_i)).sum(), ball(1.0))
+            length, length_0 = ball(1.0).norm(delta), ball(1.0).norm(delta_0)
+            alpha = min(float(length / (length + length_0)), 0.1)
+            x_i = (1 - alpha) * (x_i + 1.05 * delta) + alpha * (image + 1.05 * delta_0)
+            x_i = x_i.clamp(0, 1)
+            if int(model(x_i).argmax(1)) != label:
+                came_back += 1
+                x_i = 0.1 * image + 0.9 * x_i
+    assert 4 < came_back < 12 * len(x)
+
+
+# ---- known distances ----------------------------------------------------------------------------
+
+
+@BALLS
+def test_a_linear_network_falls_at_its_distance(ball):
+    """Four classes: the nearest of three planes counts, whatever the first target is."""
+    model: Any = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).double()
+    with torch.no_grad():
+        model[1].weight.copy_(2 * double(4, 12, seed=3) - 1)
+        model[1].bias.copy_(-model[1].weight.sum(1) / 2)
+    x = 0.4 + 0.2 * double(40, 3, 2, 2)
+    z, w = logits_of(model, x), model[1].weight.detach()
+    y = z.argmax(1)
+    gaps = z.gather(1, y[:, None]) - z
+    normals = (w[y][:, None] - w).norm(p=1 if ball is Linf else 2, dim=2)
+    distance = (gaps / normals.where(normals > 0, torch.nan)).nan_to_num(9).amin(1)
+    assert distance.max() < 0.3  # out of the box's reach
+    factor = torch.tensor([0.99, 1.01] * 20, dtype=torch.float64)
+    x_adv = fab(model, x, y, ball(factor * distance), steps=20)
+    assert torch.equal(fooled(logits_of(model, x_adv), y), factor > 1)
+    assert torch.equal(x_adv[factor < 1], x[factor < 1])
+    assert (z.topk(2).indices[:, 1] != (gaps / normals).nan_to_num(9).argmin(1)).any()
+
+
+def test_a_network_that_falls_in_a_corner_of_the_box():
+    """In l-infinity with walls: a plane is reached at eps where the rooms, cut at eps, suffice."""
+    x, w, _ = problems(40)
+    reach = torch.minimum(torch.full_like(x, 0.3), torch.where(w > 0, 1 - x, x))
+    gain = (w.abs() * reach).sum((1, 2, 3))
+    for one in range(len(x)):
+        for share in (0.98, 1.02):
+            model: Any = nn.Sequential(nn.Flatten(), nn.Linear(6, 2)).double()
+            with torch.no_grad():
+                model[1].weight.copy_(torch.stack([0 * w[one].flatten(), w[one].flatten()]))
+                lead = (w[one] * x[one]).sum() + share * gain[one]
+                model[1].bias.copy_(torch.stack([lead, 0 * lead]))
+            y = torch.tensor([0])
+            x_adv = fab(model, x[one : one + 1], y, Linf(0.3), steps=10)
+            assert fooled(logits_of(model, x_adv), y).item() == (share < 1)
+
+
+class Ring(nn.Module):
+    """Class 1 outside a circle of radius 0.2 around grey: two pixels, curved."""
+
+    def forward(self, x):
+        r = (x.flatten(1) - 0.5).square().sum(1)
+        return torch.stack([0 * r, 30 * (r - 0.04)], 1)
+
+
+@BALLS
+def test_a_curved_boundary_is_found_from_within(ball):
+    x = (
+        torch.tensor([[0.55, 0.52], [0.48, 0.4], [0.45, 0.6], [0.62, 0.48]])
+        .view(4, 1, 1, 2)
+        .double()
+    )
+    y = torch.zeros(4, dtype=torch.int64)
+    if ball is L2:
+        distance = 0.2 - (x - 0.5).flatten(1).norm(dim=1)
+    else:  # both pixels outwards by t: (a + t)^2 + (b + t)^2 = 0.04
+        a, b = (x - 0.5).abs().flatten(1).unbind(1)
+        distance = (-(a + b) + ((a + b) ** 2 - 2 * (a**2 + b**2 - 0.04)).sqrt()) / 2
+    assert fooled(logits_of(Ring(), fab(Ring(), x, y, ball(1.02 * distance))), y).all()
+    assert torch.equal(fab(Ring(), x, y, ball(0.98 * distance)), x)
+
+
+# ---- who leaves, and what is asked --------------------------------------------------------------
+
+
+@BALLS
+def test_leaving_early_changes_nothing(ball, toys, batch, monkeypatch):
+    model, x = toys().eval().double(), torch.cat([batch[0].double(), double(12, 3, 4, 4)])
+    y, seen = model(x).argmax(1), []
+    for looks in (lambda step: True, lambda step: step % 4 == 0, lambda step: False):
+        monkeypatch.setattr(sys.modules["rvlib.attacks.fab"], "looks", looks)
+        counting = rv.Passes(model)
+        x_adv = fab(counting, x, y, ball(0.04 if ball is Linf else 0.2), steps=20)
+        seen.append((counting.forwards, x_adv))
+    for _, x_adv in seen[1:]:
+        torch.testing.assert_close(x_adv, seen[0][1], rtol=0, atol=1e-9)
+    passes = [forwards for forwards, _ in seen]
+    assert passes == sorted(passes)
+    assert passes[0] < passes[2]
+    assert 0 < fooled(model(seen[0][1]), y).sum() < len(x)
+
+
+def test_passes_are_counted_as_the_formula_says(toys, batch):
+    toy, x = toys(5).eval(), batch[0]
+    y = toy(x).argmax(1)
+    counting = rv.Passes(toy)
+    assert torch.equal(fab(counting, x, y, Linf(1e-5), steps=7), x)
+    # One image to check the network, all for the targets, and then for each of the four targets.
+    assert counting.forwards == 1 + len(x) + len(x) * 4 * (2 * 7 + 1)
+    assert counting.backwards == len(x) * 4 * 7
+
+
+class Step(nn.Module):
+    """Class 1 from 0.6 on; from its gradient the way there looks ten times as long."""
+
+    def forward(self, x):
+        pixel = x.flatten(1)
+        rise = (pixel - 1.5) * 1e-2 + (pixel >= 0.6).double()
+        return torch.cat([0 * pixel, rise], 1)
+
+
+def test_the_last_question_pulls_the_nearest_point_back_into_the_ball():
+    x, y = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64), torch.tensor([0])
+    # A single step goes to the wall and fools from there; at 0.7, inside, it does, too.
+    assert fab(Step(), x, y, Linf(0.2), steps=1).item() == pytest.approx(0.7)
+    assert fab(Step(), x, y, Linf(0.09), steps=1).item() == 0.5
+
+
+def test_targets_are_the_wrong_classes_by_rank():
+    z = torch.tensor([[3.0, 9, 1, 7, 5], [2, 1, 0, 3, 4]])
+    y = torch.tensor([1, 2])
+    assert rv.attacks.targets.by_rank(z, y).tolist() == [[3, 4, 0, 2], [4, 3, 0, 1]]
+    assert rv.attacks.targets.by_rank(z, y, 2).tolist() == [[3, 4], [4, 3]]

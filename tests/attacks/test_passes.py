@@ -1,0 +1,44 @@
+"""rvlib.attacks.passes: every image through the network is counted, and nothing else changes."""
+
+import torch
+from torch import nn
+
+import rvlib as rv
+
+
+def test_forward_and_backward_passes_are_counted_in_images(toys, batch):
+    toy, (x, y) = toys().eval(), batch
+    counting = rv.Passes(toy)
+    with torch.no_grad():
+        assert torch.equal(counting(x), toy(x))
+    assert (counting.forwards, counting.backwards) == (4, 0)
+    gradient = rv.input_gradient(counting, x[:3], y[:3])
+    assert torch.equal(gradient, rv.input_gradient(toy, x[:3], y[:3]))
+    assert (counting.forwards, counting.backwards) == (7, 3)
+    x = x.requires_grad_()
+    counting(x)  # a graph that nobody goes back through
+    logits = counting(x)
+    for k in (0, 1):  # two backward passes through one graph
+        torch.autograd.grad(logits[:, k].sum(), x, retain_graph=True)
+    assert (counting.forwards, counting.backwards) == (15, 11)
+
+
+def test_a_training_counts_too_and_modes_go_through(toys, batch):
+    counting = rv.Passes(toys().train())
+    nn.functional.cross_entropy(counting(batch[0]), batch[1]).backward()  # no gradient at pixels
+    assert (counting.forwards, counting.backwards) == (4, 4)
+    with rv.eval_mode(counting):
+        assert not counting.model.training
+    assert counting.model.training
+
+
+def test_attacks_on_a_counted_network_are_the_same(toys, batch):
+    toy = toys().eval()
+    counting = rv.Passes(toy)
+    x, y = batch
+    for threat in (rv.Linf(0.1), rv.L2(0.3)):
+        options = {"steps": 4, "random_start": False}
+        assert torch.equal(
+            rv.pgd(counting, x, y, threat, **options), rv.pgd(toy, x, y, threat, **options)
+        )
+    assert (counting.forwards, counting.backwards) == (2 * (1 + 16), 2 * 16)

@@ -1,0 +1,260 @@
+"""rvlib.judge: a verdict whose numbers are known, from any network, in words and on a page."""
+
+import functools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import rvlib as rv
+from rvlib import judge
+from rvlib.arguments import find_data, find_network, parse_threat
+from rvlib.cli import main
+from rvlib.judge import is_random
+from rvlib.threat_models import L2, Linf, PixelL2
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def linear(seed=0):
+    """A linear network, two classes: the distance of an image to the border is known."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval()
+    with torch.no_grad():
+        network[1].weight.copy_(torch.randn(2, 12, generator=seeded(seed)))  # type: ignore[operator]
+        network[1].bias.copy_(-network[1].weight.sum(1) / 2)  # type: ignore[operator]
+    return network
+
+
+X = 0.25 + 0.5 * torch.rand(40, 3, 2, 2, generator=seeded(1))  # no wall within a quarter
+Y = linear()(X).argmax(1)
+Y[:4] = 1 - Y[:4]  # wrong to begin with
+
+
+def exact(threat):
+    """Share of the images whose margin is larger than the ball can bridge."""
+    weights = linear()[1].weight.detach()
+    difference = weights[0] - weights[1]
+    logits = linear()(X).detach()
+    margin = (logits[:, 0] - logits[:, 1]) * (1 - 2 * Y)
+    dual = {Linf: difference.abs().sum(), L2: difference.norm()}[type(threat)]
+    return 100 * (margin > threat.eps * dual).double().mean().item()
+
+
+@pytest.mark.parametrize("threat", [Linf(13 / 255), L2(0.15)], ids=["linf", "l2"])
+@pytest.mark.parametrize("attack", ["fast", "standard"])
+def test_the_robust_accuracy_of_a_linear_network_is_found(threat, attack, monkeypatch):
+    monkeypatch.setattr(sys.modules["rvlib.attacks.autoattack"], "QUERIES", 500)
+    verdict = rv.evaluate(linear(), (X, Y), threat, attack=attack)
+    assert verdict.robust == pytest.approx(exact(threat))
+    assert 10 < verdict.robust < 80
+    lines = verdict.stages.set_index("attack")
+    assert lines.loc["clean", "accuracy"] == 90
+    assert verdict.rows["label"].tolist() == Y.tolist()
+    assert len(verdict.rows) == 40
+    assert all(check.passed for check in verdict.checks)
+    text = verdict.text()
+    assert "right on 90.0 %" in text
+    assert f"and on {verdict.robust:.1f} % (" in text
+    assert ("FAB and Square" in text) == (attack == "fast")
+
+
+class Steps(nn.Module):
+    """A network that sees four levels of each channel: it has no gradient to follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = linear()
+
+    def forward(self, x):
+        return self.network((4 * x).round() / 4)
+
+
+def test_a_number_that_gradients_gave_where_there_are_none_is_not_to_be_relied_on():
+    verdict = rv.evaluate(Steps(), (X, Y), Linf(0.1), attack="fast")
+    failed = {check.name for check in verdict.checks if not check.passed}
+    assert {"no gradients", "zero gradients"} <= failed
+    assert "Do not rely on it" in verdict.text()
+    better = rv.evaluate(Steps(), (X, Y), Linf(0.1), attack="standard")
+    assert better.robust < verdict.robust - 20
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = linear()
+
+    def forward(self, x):
+        return self.network(x + 0.1 * torch.randn_like(x))
+
+
+def test_a_random_network_is_recognised():
+    assert is_random(Noisy(), X)
+    assert not is_random(nn.Sequential(nn.Dropout(0.5), linear()), X)  # not in evaluation mode
+    torch.manual_seed(0)
+    verdict = rv.evaluate(Noisy(), (X[:16], Y[:16]), Linf(0.05))
+    assert verdict.version == "rand"
+    assert list(verdict.stages["attack"]) == ["clean", "apgd-ce", "apgd-dlr", "worst case"]
+    assert "random" in verdict.text()
+
+
+def test_other_attacks_stand_beside_the_ensemble_and_count_in_the_worst_case():
+    def far(model, x, y):
+        return x + 0.06
+
+    def near(model, x, y):
+        return x + 0.01
+
+    def grey(model, x, y, generator):
+        assert isinstance(generator, torch.Generator)
+        return x
+
+    verdict = rv.evaluate(linear(), (X, Y), Linf(0.05), others={"near": near, "nothing": grey})
+    lines = verdict.stages.set_index("attack")
+    assert lines.loc["nothing", "accuracy"] == lines.loc["clean", "accuracy"] == 90
+    right = (linear()(X + 0.01).argmax(1) == Y).double().mean().item()
+    assert lines.loc["near", "accuracy"] == pytest.approx(100 * right)
+    assert verdict.robust == pytest.approx(exact(Linf(0.05)))
+    with pytest.raises(ValueError, match=r"far leaves the ball linf 0\.05"):
+        rv.evaluate(linear(), (X, Y), Linf(0.05), others={"far": far})
+
+
+class Killed(Exception):
+    pass
+
+
+def test_what_is_done_is_not_done_again_and_another_network_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "SHARD", 32)
+    asked = list[int]()
+
+    def attack(model, x, y, die=0):
+        asked.append(len(x))
+        if len(asked) == die:
+            raise Killed
+        return x
+
+    others = {"mine": functools.partial(attack, die=2)}
+    with pytest.raises(Killed):
+        rv.evaluate(linear(), (X, Y), Linf(0.05), others=others, out=tmp_path)
+    assert asked == [32, 8]
+    asked.clear()
+    found = rv.evaluate(linear(), (X, Y), Linf(0.05), others={"mine": attack}, out=tmp_path)
+    assert asked == [8]
+    whole = rv.evaluate(linear(), (X, Y), Linf(0.05), others={"mine": attack})
+    assert found.rows.equals(whole.rows)
+    assert (tmp_path / "verdict.txt").read_text() == found.text()
+    page = (tmp_path / "verdict.html").read_text()
+    assert "linf 0.05" in page
+    assert "src=" not in page
+    for model, data, threat in (
+        (linear(1), (X, Y), Linf(0.05)),
+        (linear(), (X.flip(0), Y), Linf(0.05)),
+        (linear(), (X, Y), Linf(0.06)),
+    ):
+        with pytest.raises(ValueError, match="is of another measurement"):
+            rv.evaluate(model, data, threat, others={"mine": attack}, out=tmp_path)
+
+
+def test_the_attacked_images_are_written_on_request(tmp_path):
+    verdict = rv.evaluate(linear(), (X, Y), Linf(0.05), out=tmp_path, keep_images=True)
+    parts = [np.load(path)["images"] for path in sorted((tmp_path / "images").iterdir())]
+    x_adv = torch.from_numpy(np.concatenate(parts))
+    assert (x_adv - X).abs().max() <= 0.05
+    right = (linear()(x_adv).argmax(1) == Y).long()
+    assert right.tolist() == verdict.rows["apgd-t"].astype(int).tolist()
+
+
+def test_a_smoothed_network_is_certified_attacked_and_clean_in_this_order():
+    lenet = find_network("gaussian-0.25")
+    images, labels = (part[:6] for part in rv.load("cifar10", "heldout"))
+    verdict = rv.evaluate(lenet, (images, labels), L2(0.25), sigma=0.25)
+    found = verdict.rows[["certified", "vote-pgd", "clean"]].astype(int)
+    assert (found["certified"] <= found["vote-pgd"]).all()
+    assert (found["certified"] <= found["clean"]).all()
+    assert 0 < found["certified"].sum() < found["vote-pgd"].sum()
+    assert verdict.robust == pytest.approx(100 * (found["vote-pgd"] * found["clean"]).mean())
+    assert "are certified" in verdict.text()
+    plain = rv.evaluate(lenet, (images[:4], labels[:4]), Linf(0.03), sigma=0.25)
+    assert "certified" not in plain.rows
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        *[("linf:8/255", Linf(8 / 255)), ("linf:0.03", Linf(0.03))],
+        *[("l2:1/2", L2(0.5)), ("pixel-l2:.045", PixelL2(0.045))],
+    ],
+)
+def test_balls_are_read(text, expected):
+    assert parse_threat(text) == expected
+
+
+@pytest.mark.parametrize("text", ["linf", "8/255", "linf:8/0", "linf:", "l1:3", "linf:x"])
+def test_what_is_no_ball_is_one_line(text):
+    with pytest.raises(ValueError, match=r"is no ball: write linf:8/255, l2:0\.5 or"):
+        parse_threat(text)
+
+
+OWN = """
+import torch
+from torch import nn
+from rvlib import Normalize
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        Normalize([0.4], [0.2]), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)
+    )
+
+def nothing():
+    return 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A kind of network the project has never seen: grey, two classes, its own normalisation."""
+    rng = np.random.default_rng(0)
+    for name in ("day", "night"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for k in range(6):
+            pixels = rng.integers(0, 128, (8, 8)) + 127 * (name == "day")
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "photos" / name / f"{k}.png")
+    (tmp_path / "mine.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_new_user_gets_a_verdict_on_their_own_network(own, capsys):
+    command = ["evaluate", "mine:network", "--data", "photos", "--threat", "linf:2/255"]
+    assert main([*command, "--images", "10"]) == 0
+    printed = capsys.readouterr().out
+    assert "On 10 images mine:network is right on" in printed
+    assert "targets: 1" in printed or "APGD, targeted" in printed
+    assert Path("build/evaluate/mine.network/verdict.html").exists()
+    labels = find_data("photos", find_network("mine:network"))[1]
+    assert sorted(labels.tolist()) == [0] * 6 + [1] * 6
+    assert labels.tolist() != sorted(labels.tolist())  # the first ones are of both classes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "mine:nowhere", "--data", "photos"], "write module:function"),
+        (["evaluate", "nowhere:network", "--data", "photos"], "write module:function"),
+        (["evaluate", "mine:nothing", "--data", "photos"], "returned int"),
+        (["evaluate", "nobody"], "unknown network 'nobody'"),
+        (["evaluate", "mine:network", "--data", "elsewhere"], "neither a data set"),
+        (["evaluate", "mine:network", "--data", "photos", "--attack", "best"], "none of fast"),
+    ],
+)
+def test_a_wrong_word_is_one_line(own, capsys, words, message):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
