@@ -336,7 +336,7 @@ PROFILES = {
         Profile(
             "course",
             live=1024,
-            vote_attacked=256,
+            vote_attacked=128,
             certified=128,
             ns=(100, 1000, 10_000),
             attacks=REPORT_ATTACKS + FURTHER_ATTACKS[:2],  # 50 steps from 5 starts take minutes

@@ -251,7 +251,7 @@ def test_published_rows_are_missing_only_where_all_is_measured_anew(tmp_path):
 
 def test_the_course_attacks_fewer_votes_than_networks():
     course, full = Run.open("course"), Run.open("full")
-    for attack, images in (("pgd-linf", 1024), ("vote-pgd-linf", 256)):
+    for attack, images in (("pgd-linf", 1024), ("vote-pgd-linf", 128)):
         assert course.count("heldout", attack) == images
         place = ("heldout", "smoothed-0.25", 0, attack)
         assert [m.count for m in pipeline.measurements(course) if m.place == place] == [images]

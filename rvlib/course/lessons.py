@@ -315,7 +315,7 @@ def compare_attacks(run: Run, images: int = 256) -> pd.DataFrame:
     run : Run
         Whose networks to attack, in the report's l-infinity ball.
     images : int, default=256
-        Of the held-out images, at most as many as its profile attacks.
+        Of the held-out images, at most as many as its profile certifies.
 
     Returns
     -------
@@ -323,7 +323,7 @@ def compare_attacks(run: Run, images: int = 256) -> pd.DataFrame:
         One line a network, attack and budget: columns ``network``, ``attack``, ``steps``, the
         ``accuracy`` in percent and the mean ``passes``, forwards and backwards, an image.
     """
-    count = min(images, run.profile.heldout)
+    count = min(images, run.profile.certified)
     run.train(*((name, 0) for name in COMPARED))
     record: dict[str, Any] = plain(
         {

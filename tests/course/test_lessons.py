@@ -30,10 +30,10 @@ from rvlib.course.lessons import (
     sweep,
     train_shortly,
 )
-from rvlib.experiments import ALPHA, ATTACKS, SIGMA, table1_cells
+from rvlib.experiments import ALPHA, ATTACKS, LINF, SIGMA, table1_cells
 from rvlib.objectives import standard
 from rvlib.pipeline import Accuracy, Run
-from rvlib.smoothing import log_e_value, sample_under_noise
+from rvlib.smoothing import log_e_value, sample_under_noise, stream
 from rvlib.threat_models import L2, Linf, PixelL2
 
 
@@ -207,6 +207,23 @@ def test_a_lesson_reads_its_published_trainings(lesson, tmp_path, monkeypatch):
     monkeypatch.setattr(lessons, "fit", None)
     found = lesson(Run.open("lesson", "cpu", root=Path(__file__).parents[2]))
     assert len(found) >= 2
+
+
+def test_attacks_at_equal_work(run, monkeypatch):
+    monkeypatch.setattr(lessons, "COMPARED", ("pgd-linf-at",))
+    monkeypatch.setattr(lessons, "BUDGETS", (2, 6))
+    table = lessons.compare_attacks(run)
+    at = table.set_index(["attack", "steps"])
+    model, (x, y) = run.model("pgd-linf-at"), run.images(run.profile.certified)
+    draws = stream(run.device, run.seed, "comparison", "PGD")
+    x_adv = pgd(model, x, y, LINF, steps=6, generator=draws)
+    assert at.loc[("PGD", 6), "accuracy"] == lessons.percent_correct(model, x_adv, y)
+    # Forwards and backwards, and one image of the checks.
+    assert at.loc[("PGD", 6), "passes"] == (2 * 6 * len(x) + 1) / len(x)
+    assert at.loc[(lessons.ENSEMBLE, 6), "accuracy"] == at["accuracy"].min()
+    assert at["passes"].idxmax() == (lessons.ENSEMBLE, 6)
+    monkeypatch.setattr(lessons, "_compared", None)  # it is measured once
+    assert lessons.compare_attacks(run).equals(table)
 
 
 def test_random_answers(run, monkeypatch):
