@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from rvlib.attacks import input_gradient
 from rvlib.attacks.autoattack import VERSIONS
-from rvlib.data import DATASETS, image_folder, load, to_float
-from rvlib.evaluation import device_of
+from rvlib.data import DATASETS, image_folder, load
+from rvlib.judge import floats
 from rvlib.smoothing import stream
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
 
@@ -83,9 +83,8 @@ def find_network(text: str) -> nn.Module:
 
 def seconds_at_most(model: nn.Module, data: tuple[Tensor, Tensor], version: str) -> float:
     """Seconds of an ensemble that no image falls to, from the time of a few passes."""
-    x, y = (part[:TIMED] for part in data)
-    x = (to_float(x) if x.dtype == torch.uint8 else x).to(device_of(model, x))
-    y = y.to(x.device)
+    x = floats(data[0][:TIMED], model)
+    y = data[1][:TIMED].to(x.device)
     input_gradient(model, x, y)
     started = time.perf_counter()
     for _ in range(3):

@@ -74,7 +74,8 @@ SMOOTHED_STEPS = 20
 
 def on_the_vote(attack: Attack, sigma: float) -> Attack:
     """Aim an attack at the smoothed network, in the same ball; FGSM takes one step, PGD many."""
-    threat, once = attack.keywords["threat"], attack is ATTACKS["fgsm"]  # type: ignore[attr-defined]
+    options = attack.keywords  # type: ignore[attr-defined]
+    threat, once = options["threat"], "steps" not in options
     return partial(
         smoothed_pgd,
         threat=threat,

@@ -30,6 +30,7 @@ SHARD = 64
 """Images of a shard of rows: what a kill loses at most."""
 CHECKED = 256
 """Images that the sanity checks get, at most."""
+PASSES = ("forwards", "backwards")
 
 
 def evaluate(
@@ -90,15 +91,16 @@ def evaluate(
     .. [2] Croce, Hein, ICML 2020.  arXiv:2003.01690.
     """
     images, labels = data
-    x = _floats(images[: min(len(images), 32)], model)
+    x = floats(images[: min(len(images), 32)], model)
     model = check_attack(model, x, labels[: len(x)].to(x.device), threat)
     if attack not in VERSIONS:
         raise ValueError(f"attack={attack!r} is none of {', '.join(VERSIONS)}")
     version = "vote" if sigma else "rand" if is_random(model, x) else attack
     kept = Path(out) / "images" if out is not None and keep_images else None
-    step = _ensemble(threat, version, others or {}, seed, kept)
     if sigma:
         step = _smoothed(threat, sigma, seed)
+    else:
+        step = _ensemble(threat, version, others or {}, seed, kept)
     identity = {
         **{"network": _digest(model.state_dict().values()), "data": _digest(data)},
         **{"threat": threat.name, "version": version, "others": list(others or {})},
@@ -108,7 +110,7 @@ def evaluate(
         folder = Path(out or scratch) / "rows"
         open_results(folder, identity)
         for part in progress(missing(folder, len(images), SHARD), name):
-            x, y = _floats(images[part.start : part.stop], model), labels[part.start : part.stop]
+            x, y = floats(images[part.start : part.stop], model), labels[part.start : part.stop]
             columns = {"label": y.tolist()} | step(model, x, y.to(x.device), part.start)
             write_shard(folder, part.start, columns, provenance(x.device))
         rows = read(folder, len(images)).frame
@@ -120,7 +122,8 @@ def evaluate(
     return verdict
 
 
-def _floats(images: Tensor, model: nn.Module) -> Tensor:
+def floats(images: Tensor, model: nn.Module) -> Tensor:
+    """Pixels in [0, 1] on the network's device."""
     x = to_float(images) if images.dtype == torch.uint8 else images
     return x.to(device_of(model, x))
 
@@ -163,7 +166,7 @@ def _ensemble(
         before = torch.ones(len(x), dtype=torch.bool, device=x.device)
         for stage in stages:
             columns[stage.name] = stage.stands.long().tolist()
-            for kind in ("forwards", "backwards"):
+            for kind in PASSES:
                 cost = getattr(stage, kind) * before.double()
                 columns[f"{stage.name} {kind}"] = cost.round(decimals=1).tolist()
             before = stage.stands
@@ -210,9 +213,6 @@ def _smoothed(threat: ThreatModel, sigma: float, seed: int) -> Step:
     return step
 
 
-PASSES = ("forwards", "backwards")
-
-
 def _standing(rows: pd.DataFrame) -> pd.DataFrame:
     """Whether each image stood after each attack, and after all of them."""
     names = [k for k in rows if k not in ("index", "label") and not k.endswith(PASSES)]
@@ -256,7 +256,7 @@ def _checked(
     if isinstance(threat, PixelL2):
         notes.append("FAB and Square in the pixel-l2 ball: they are for l-infinity and l2")
     notes.append("attacks made for this defence alone")
-    x, y = _floats(data[0][:CHECKED], model), data[1][:CHECKED]
+    x, y = floats(data[0][:CHECKED], model), data[1][:CHECKED]
     stands = _standing(rows)["worst case"].to_numpy()[: len(x)]
     fallen = torch.as_tensor(stands == 0, device=x.device)
     return sanity(model.eval(), x, y.to(x.device), threat, fallen=fallen, seed=seed), notes

@@ -38,7 +38,7 @@ class Verdict:
         stood after each attack.
     stages : DataFrame
         One line an attack: ``attack``, images ``n`` and ``correct``, ``accuracy`` in percent with
-        Wilson's 95 % interval ``ci_low`` and ``ci_high``, passes an image, a note.
+        Wilson's 95 % interval ``ci_low`` and ``ci_high``, passes an image.
     checks : list of Check
         Of ``sanity``.
     notes : list of str

@@ -332,17 +332,13 @@ def compare_attacks(run: Run, images: int = 256) -> pd.DataFrame:
             **{"images": count, "seed": run.seed, "data": DATASETS[DATASET].digest},
         }
     )
-    stored = _stored(run, "attacks", record)
-    if stored is None:
+
+    def measure() -> Iterator[dict[str, Any]]:
         x, y = run.images(count)
-        lines = [
-            line
-            for name in progress(COMPARED, "attacks")
-            for line in _compared(run, name, run.model(name), x, y)
-        ]
-        _store(run, "attacks", record, lines=lines)
-        return pd.DataFrame(lines)
-    return pd.DataFrame(stored["lines"])
+        for name in progress(COMPARED, "attacks"):
+            yield from _compared(run, name, run.model(name), x, y)
+
+    return _table(run, "attacks", record, measure)
 
 
 def _compared(
@@ -650,6 +646,17 @@ def _store(run: Run, name: str, record: Mapping[str, Any], **found: Any) -> None
     atomic_write(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
+def _table(
+    run: Run, name: str, record: Mapping[str, Any], measure: Callable[[], Iterator[dict[str, Any]]]
+) -> pd.DataFrame:
+    """Read the lines that a lesson measured, or measure and write them."""
+    if (stored := _stored(run, name, record)) is not None:
+        return pd.DataFrame(stored["lines"])
+    lines = list(measure())
+    _store(run, name, record, lines=lines)
+    return pd.DataFrame(lines)
+
+
 def _trained(run: Run, plan: Plan) -> list[ShortTraining]:
     """Train, and redraw the accuracies after every epoch."""
     x, y = run.images(run.profile.heldout)
@@ -827,14 +834,13 @@ def answer_at_random(run: Run) -> pd.DataFrame:
             "data": DATASETS[DATASET].digest,
         }
     )
-    stored = _stored(run, "random-answers", record)
-    if stored is None:
+
+    def measure() -> Iterator[dict[str, Any]]:
         model, (x, y) = run.model(model_name), run.images(run.profile.heldout)
-        sigmas = progress(TEST_SIGMAS, "random answers")
-        lines = [line for sigma in sigmas for line in _random_answers(run, model, x, y, sigma)]
-        _store(run, "random-answers", record, lines=lines)
-        return pd.DataFrame(lines)
-    return pd.DataFrame(stored["lines"])
+        for sigma in progress(TEST_SIGMAS, "random answers"):
+            yield from _random_answers(run, model, x, y, sigma)
+
+    return _table(run, "random-answers", record, measure)
 
 
 def _random_answers(

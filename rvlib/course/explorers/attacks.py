@@ -1,15 +1,12 @@
 """Notebook 02's second explorer: how far attacks get with the same number of steps."""
 
 import pandas as pd
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 
 from rvlib.course.explorer import Control, Explorer, Picture
-from rvlib.course.explorers.panels import Curves, moving, new_figure, place
+from rvlib.course.explorers.panels import Curves, PercentBars, moving, new_figure, place
 from rvlib.course.figures import BLUE, ORANGE, style
 from rvlib.course.lessons import BUDGETS, COMPARED, ENSEMBLE, LONGER
 from rvlib.experiments import LINF, title
-from rvlib.smoothing import wilson
 
 
 def explore_attacks(measured: pd.DataFrame, images: int) -> Explorer:
@@ -36,7 +33,9 @@ def explore_attacks(measured: pd.DataFrame, images: int) -> Explorer:
         left.set(xlabel="steps", ylabel="accuracy, %", ylim=(0, 45))
         left.set_xticks(range(len(BUDGETS)), [str(steps) for steps in BUDGETS])
         figure.legend(*left.get_legend_handles_labels(), loc="upper left", ncols=2, columnspacing=1)
-        bars = _Bars(right, images)
+        looks = ((BLUE, ""), (ORANGE, "//"))
+        bars = PercentBars(right, ["PGD", "Auto-\nAttack"], looks, images, top=45, gap=1)
+        right.set(ylabel="accuracy, %")
 
     def draw(network: str, steps: int) -> str:
         accuracy = table["accuracy"][network]
@@ -56,26 +55,3 @@ def explore_attacks(measured: pd.DataFrame, images: int) -> Explorer:
         Control("steps", "steps", BUDGETS, 1),
     ]
     return Explorer("attacks", controls, Picture(figure, moving(against, bars)), draw)
-
-
-class _Bars:
-    """PGD with the chosen steps beside the ensemble."""
-
-    def __init__(self, axes: Axes, n: int) -> None:
-        self.n = n
-        looks = ((BLUE, ""), (ORANGE, "//"))
-        self.bars = [axes.bar(k, 0, color=c, hatch=hatch)[0] for k, (c, hatch) in enumerate(looks)]
-        self.ends = [axes.plot([], [], "-_", color="k", markersize=12)[0] for _ in self.bars]
-        self.values = [axes.text(k, 0, "", ha="center") for k in range(2)]
-        axes.set_xticks(range(2), ["PGD", "Auto-\nAttack"])
-        axes.set(ylim=(0, 45), xlim=(-0.6, 1.6), ylabel="accuracy, %")
-        self.moving: list[Artist] = [*self.bars, *self.ends, *self.values]
-
-    def show(self, *percent: float) -> None:
-        rows = zip(self.bars, self.ends, self.values, percent, strict=True)
-        for k, (bar, ends, value, height) in enumerate(rows):
-            low, high = wilson(round(self.n * height / 100), self.n)
-            bar.set_height(height)
-            ends.set_data([k, k], [100 * low, 100 * high])
-            value.set_text(f"{height:.1f}")
-            value.set_y(100 * high + 1)

@@ -1,16 +1,13 @@
 """Notebook 06's second explorer: random answers, and an attack that averages over the noise."""
 
 import pandas as pd
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 
 from rvlib.course.explorer import Control, Explorer, Picture
-from rvlib.course.explorers.panels import Curves, moving, new_figure, place
+from rvlib.course.explorers.panels import Curves, PercentBars, moving, new_figure, place
 from rvlib.course.figures import BLUE, GREEN, ORANGE, style
 from rvlib.course.lessons import AVERAGED, TEST_SIGMAS
 from rvlib.experiments import SIGMA
 from rvlib.pipeline import Run
-from rvlib.smoothing import wilson
 
 NAMES = {m: f"through {m} cop{'y' if m == 1 else 'ies'}" for m in AVERAGED} | {0: "on the network"}
 """Attacks, by the number of copies over which they average their gradient."""
@@ -42,7 +39,10 @@ def explore_noise(run: Run, measured: pd.DataFrame) -> Explorer:
         against = Curves(left, TEST_SIGMAS, {name: name for name in curves})
         left.set(xlabel="noise at test time σ", ylabel="accuracy, %", ylim=(0, 70))
         figure.legend(*left.get_legend_handles_labels(), loc="upper left", ncols=3, columnspacing=1)
-        bars = _Bars(right, n)
+        looks = ((BLUE, ""), (GREEN, ".."), (ORANGE, "//"))
+        names = ["plain\nanswer", "random\nanswer", "random,\nchosen\nattack"]
+        bars = PercentBars(right, names, looks, n, top=70, gap=2)
+        right.set(ylabel="accuracy under PGD l∞, %")
 
     def draw(sigma: float, averaged: int) -> str:
         at, name = TEST_SIGMAS.index(sigma), NAMES[averaged]
@@ -65,28 +65,3 @@ def explore_noise(run: Run, measured: pd.DataFrame) -> Explorer:
         Control("averaged", "copies the attack averages over", AVERAGED, 0, copies),
     ]
     return Explorer("noise", controls, Picture(figure, moving(against, bars)), draw)
-
-
-class _Bars:
-    """Plain answers and random ones under the same attack; random ones under the chosen attack."""
-
-    def __init__(self, axes: Axes, n: int) -> None:
-        self.n = n
-        looks = ((BLUE, ""), (GREEN, ".."), (ORANGE, "//"))
-        self.bars = [
-            axes.bar(k, 0, color=color, hatch=hatch)[0] for k, (color, hatch) in enumerate(looks)
-        ]
-        self.ends = [axes.plot([], [], "-_", color="k", markersize=12)[0] for _ in self.bars]
-        self.values = [axes.text(k, 0, "", ha="center") for k in range(3)]
-        axes.set_xticks(range(3), ["plain\nanswer", "random\nanswer", "random,\nchosen\nattack"])
-        axes.set(ylim=(0, 70), xlim=(-0.6, 2.6), ylabel="accuracy under PGD l∞, %")
-        self.moving: list[Artist] = [*self.bars, *self.ends, *self.values]
-
-    def show(self, *percent: float) -> None:
-        rows = zip(self.bars, self.ends, self.values, percent, strict=True)
-        for k, (bar, ends, value, height) in enumerate(rows):
-            low, high = wilson(round(self.n * height / 100), self.n)
-            bar.set_height(height)
-            ends.set_data([k, k], [100 * low, 100 * high])
-            value.set_text(f"{height:.1f}")
-            value.set_y(100 * high + 2)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from rvlib.course.figures import BLUE, CLASSES, DPI, ORANGE, curve_style, pixels
+from rvlib.smoothing import wilson
 
 WIDTH, HEIGHT = 720, 400
 """Beside JupyterLab's side bar, with sliders and a sentence, on a projector of 1280 x 720."""
@@ -113,3 +114,50 @@ class Curves:
         self.chosen.set_data(self.x, curves[chosen])
         self.chosen.set(marker=look["marker"], markerfacecolor=look["color"])
         self.here.set_data([self.x[at]], [curves[chosen][at]])
+
+
+class PercentBars:
+    """Accuracies on the same images as bars, each with its value and Wilson's 95 % interval.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where they are drawn.
+    names : sequence of str
+        One a bar, written below it.
+    looks : sequence of (color, hatch)
+        One a bar.
+    n : int
+        Images.
+    top : float
+        End of the vertical axis, in percent.
+    gap : float
+        From the end of an interval up to its value.
+    """
+
+    def __init__(
+        self,
+        axes: Axes,
+        names: Sequence[str],
+        looks: Sequence[tuple[str, str]],
+        n: int,
+        top: float,
+        gap: float,
+    ) -> None:
+        self.n, self.gap = n, gap
+        self.bars = [axes.bar(k, 0, color=c, hatch=hatch)[0] for k, (c, hatch) in enumerate(looks)]
+        self.ends = [axes.plot([], [], "-_", color="k", markersize=12)[0] for _ in self.bars]
+        self.values = [axes.text(k, 0, "", ha="center") for k in range(len(self.bars))]
+        axes.set_xticks(range(len(self.bars)), names)
+        axes.set(ylim=(0, top), xlim=(-0.6, len(self.bars) - 0.4))
+        self.moving: list[Artist] = [*self.bars, *self.ends, *self.values]
+
+    def show(self, *percent: float) -> None:
+        """Set the heights."""
+        rows = zip(self.bars, self.ends, self.values, percent, strict=True)
+        for k, (bar, ends, value, height) in enumerate(rows):
+            low, high = wilson(round(self.n * height / 100), self.n)
+            bar.set_height(height)
+            ends.set_data([k, k], [100 * low, 100 * high])
+            value.set_text(f"{height:.1f}")
+            value.set_y(100 * high + self.gap)
