@@ -259,4 +259,5 @@ def _checked(
     x, y = floats(data[0][:CHECKED], model), data[1][:CHECKED]
     stands = _standing(rows)["worst case"].to_numpy()[: len(x)]
     fallen = torch.as_tensor(stands == 0, device=x.device)
-    return sanity(model.eval(), x, y.to(x.device), threat, fallen=fallen, seed=seed), notes
+    with eval_mode(model):
+        return sanity(model, x, y.to(x.device), threat, fallen=fallen, seed=seed), notes

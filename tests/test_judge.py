@@ -64,6 +64,12 @@ def test_the_robust_accuracy_of_a_linear_network_is_found(threat, attack, monkey
     assert ("FAB and Square" in text) == (attack == "fast")
 
 
+def test_a_network_keeps_its_mode():
+    network = linear().train()
+    rv.evaluate(network, (X[:8], Y[:8]), Linf(0.05))
+    assert network.training
+
+
 class Steps(nn.Module):
     """A network that sees four levels of each channel: it has no gradient to follow."""
 
