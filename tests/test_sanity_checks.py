@@ -74,10 +74,10 @@ def test_sound_evaluations_pass(standard, robust, images, threat):
 
 
 def test_the_ensemble_beats_an_attack_that_is_too_weak(robust, images):
-    x, y = images
-    assert "ensemble" in failed(robust, images, fallen=None)
+    x, y = few = [part[40:90] for part in images]
+    assert "ensemble" in failed(robust, few, fallen=None)
     stronger = robust(rv.autoattack(robust, x, y, BALL)).argmax(1) != y
-    assert failed(robust, images, fallen=stronger, queries=1000) == set()
+    assert failed(robust, few, fallen=stronger, queries=1000) == set()
 
 
 # --- planted faults: networks --------------------------------------------------------------------
