@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks import fgsm, pgd, smoothed_pgd
+from rvlib.attacks import autoattack, fgsm, pgd, smoothed_pgd
 from rvlib.data import DATASETS
 from rvlib.models import MODELS
 from rvlib.objectives import Objective, adversarial, gaussian, mixed, standard
@@ -55,6 +55,19 @@ ATTACKS: dict[str, Attack] = {
 }
 """Attacks by name: the first four are those of Table 1.  Add your own: any callable
 ``attack(model, x, y) -> x_adv``."""
+
+EPS_8 = Linf(8 / 255)
+"""The l-infinity ball in which the field compares; its l2 ball is ``TRUE_L2``."""
+STANDARD_STEPS = 20
+STANDARD_ATTACKS: dict[str, Attack] = {
+    f"{name}-{norm}": attack
+    for norm, ball, eps in (("linf-8", EPS_8, 8 / 255), ("l2", TRUE_L2, 0.5))
+    for name, attack in (
+        ("pgd-20", _pgd(ball, 2.5 * eps / STANDARD_STEPS, STANDARD_STEPS, random_start=True)),
+        ("ensemble", partial(autoattack, threat=ball, version="fast")),
+    )
+}
+"""Attacks of the standard protocol, on official test images."""
 
 REPORT_ATTACKS = ("natural", "fgsm", "pgd-linf", "pgd-pixel-l2")
 FURTHER_ATTACKS = ("pgd-l2-small", "pgd-l2", "pgd-linf-50x5")
@@ -98,7 +111,7 @@ SMOOTHED_ATTACKS = (*REPORT_ATTACKS, "pgd-l2", *VOTE_ATTACKS)
 
 def find_attack(name: str) -> Attack:
     """Look an attack up by name."""
-    return _find("attack", name, ATTACKS | VOTE_ATTACKS)
+    return _find("attack", name, ATTACKS | STANDARD_ATTACKS | VOTE_ATTACKS)
 
 
 def attack_record(name: str, attack: Attack) -> dict[str, Any]:
@@ -277,6 +290,8 @@ class Profile:
         Whether it reads the rows in ``report/rows`` that are the same measurement.
     heldout, test : int
         Images of the two splits that are attacked.
+    standard : int
+        Test images that are attacked by the standard protocol.
     live : int
         Images of what a notebook measures on the spot.
     attacks : tuple of str
@@ -296,6 +311,7 @@ class Profile:
     reads_published: bool = False
     heldout: int = 1024
     test: int = 0
+    standard: int = 10_000
     live: int = 256
     attacks: tuple[str, ...] = REPORT_ATTACKS + FURTHER_ATTACKS
     votes: int = 1000
@@ -326,6 +342,7 @@ PROFILES = {
             "smoke",
             heldout=32,
             test=8,
+            standard=4,
             live=32,
             votes=100,
             vote_attacked=8,
@@ -337,6 +354,7 @@ PROFILES = {
         Profile(
             "course",
             live=1024,
+            standard=64,
             vote_attacked=128,
             certified=128,
             ns=(100, 1000, 10_000),
@@ -397,6 +415,10 @@ TITLES = {
     "pgd-l2-small": "PGD l2 at the report's radius",
     "pgd-l2": "PGD l2",
     "pgd-linf-50x5": "PGD l∞, 50 steps, 5 random starts",
+    "pgd-20-linf-8": "PGD-20, l∞ 8/255",
+    "ensemble-linf-8": "AutoAttack fast, l∞ 8/255",
+    "pgd-20-l2": "PGD-20, l2 0.5",
+    "ensemble-l2": "AutoAttack fast, l2 0.5",
     "vote-fgsm": "Attack on the vote, one step",
     "vote-pgd-linf": "Attack on the vote, l∞",
     "vote-pgd-pixel-l2": "Attack on the vote, pixel-l2",
@@ -414,3 +436,9 @@ def table1_cells(profile: Profile) -> list[tuple[str, str]]:
     """List defence and attack of every line of Table 1, in its order."""
     networks = [(model, attack) for model in DEFENCES for attack in profile.attacks]
     return networks + [(smoothed_name(SIGMA), attack) for attack in SMOOTHED_ATTACKS]
+
+
+def standard_cells() -> list[tuple[str, str]]:
+    """List defence and attack of every line of the table by the standard protocol."""
+    attacks = ("natural", *STANDARD_ATTACKS)
+    return [(model, attack) for model in (*DEFENCES, *FURTHER[:1]) for attack in attacks]

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from rvlib import experiments as ex
+from rvlib.attacks.autoattack import TARGETS
 from rvlib.data import DATASETS, load, to_float
 from rvlib.device import arithmetic, pick_device, provenance
 from rvlib.evaluation import (
@@ -293,7 +294,7 @@ class Run:
         defence : str
             Name of a network in ``RECIPES``, or of its smoothed version.
         attack : str
-            Name in ``ATTACKS`` or ``VOTE_ATTACKS``.
+            Name in ``ATTACKS``, ``STANDARD_ATTACKS`` or ``VOTE_ATTACKS``.
         seed : int, default=0
             Training seed.
         split : str, default="heldout"
@@ -527,6 +528,8 @@ def measurements(run: Run) -> list[Measurement]:
         add("heldout", defence, seed, attack, run.count("heldout", attack))
     for defence, attack in table1 if profile.test else ():
         add("test", defence, 0, attack, run.count("test", attack))
+    for defence, attack in ex.standard_cells():
+        add("test", defence, 0, attack, profile.standard)
     for sigma, attack, seed, twice in ex.grid_cells() if profile.trains else ():
         place = ("heldout", ex.noisy_name(sigma, twice), seed, attack)
         make = partial(run.under_noise, sigma, attack, seed, twice)
@@ -648,6 +651,8 @@ def estimate(run: Run) -> float:
 
 def _steps(attack: ex.Attack) -> int:
     options = getattr(attack, "keywords", {})
+    if "version" in options:
+        return 100 * (1 + TARGETS)  # of AutoAttack's fast version, for an image that stands
     steps = options.get("steps", 1) * options.get("restarts", 1) * options.get("draws", 1)
     return int(steps)
 

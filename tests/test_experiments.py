@@ -33,6 +33,20 @@ def test_the_attacks_are_the_reports():
     }
 
 
+def test_the_standard_protocol_has_two_balls_and_two_attacks():
+    found = {name: ex.attack_record(name, ex.find_attack(name)) for name in ex.STANDARD_ATTACKS}
+    balls = {name: record["threat"] for name, record in found.items()}
+    linf, l2 = f"linf {8 / 255:g}", "l2 0.5"
+    names = ["pgd-20-linf-8", "ensemble-linf-8", "pgd-20-l2", "ensemble-l2"]
+    assert balls == dict(zip(names, (linf, linf, l2, l2), strict=True))
+    pgd_20 = [(r["steps"], round(r["step_size"], 6), r["random_start"]) for r in found.values()]
+    assert pgd_20[::2] == [(20, round(1 / 255, 6), True), (20, 0.0625, True)]
+    assert {r.get("version") for r in found.values()} == {None, "fast"}
+    cells = ex.standard_cells()
+    assert len(cells) == len(set(cells)) == 6 * 5
+    assert {name for name, _ in cells} == {*ex.DEFENCES, "pgd-l2-at"}
+
+
 def test_attacks_on_the_vote_are_in_the_same_ball():
     balls = ["fgsm", "pgd-linf", "pgd-pixel-l2", "pgd-l2"]
     assert list(ex.VOTE_ATTACKS) == [f"vote-{ball}" for ball in balls]

@@ -23,7 +23,10 @@ from rvlib.pipeline import repository
 from rvlib.report.tables import text
 from rvlib.results import atomic_write
 
-TABLES = "table1,further,seeds,sigma,readings,certified,jointly,inside,figure1,sanity".split(",")
+TABLES = (
+    *("table1", "further", "standard", "mcnemar", "seeds", "sigma", "readings"),
+    *("certified", "jointly", "inside", "figure1", "sanity"),
+)
 """Tables that the report prints; ``table2`` is there where the profile measures the test set."""
 
 ATTACKED = REPORT_ATTACKS[1:]
@@ -147,7 +150,7 @@ def gather(out: Path) -> dict[str, Any]:
     """
     try:
         run = json.loads((out / "run.json").read_text())
-        names = [*TABLES, "table2"] if run["test"] else TABLES
+        names = [*TABLES, *(["table2"] if run["test"] else [])]
         paths = {name: out / "tables" / f"{name}.csv" for name in names}
         printed = {k: pd.read_csv(p, dtype=str, keep_default_na=False) for k, p in paths.items()}
         figure = (out / "figures" / "figure1.svg").read_text()
@@ -201,6 +204,8 @@ def find(run: dict[str, Any], tables: dict[str, pd.DataFrame]) -> dict[str, Any]
         "reach": linf_reach(run, tables["figure1"]),
         "inside": inside_counts(tables["inside"]),
         "sanity": sanity_counts(tables["sanity"]),
+        "gap": ensemble_gap(tables["standard"]),
+        "mcnemar": told_apart(tables["mcnemar"]),
     }
 
 
@@ -385,6 +390,28 @@ def sanity_counts(table: pd.DataFrame) -> dict[str, Any]:
         "failed": failed.to_dict("records"),
         "images": str(table["images"].iloc[0]),
     }
+
+
+def ensemble_gap(table: pd.DataFrame) -> dict[str, str]:
+    """Find the network and ball for which PGD-20 leaves the most points above the ensemble."""
+    accuracy = table.set_index(["defence", "attack"])["accuracy"].unstack()
+    balls = [name.removeprefix("ensemble-") for name in accuracy if name.startswith("ensemble-")]
+    gaps = pd.concat({b: accuracy[f"pgd-20-{b}"] - accuracy[f"ensemble-{b}"] for b in balls})
+    ball, defence = gaps.idxmax()
+    return {"points": _points(gaps.max()), "defence": defence, "attack": f"ensemble-{ball}"}
+
+
+def told_apart(table: pd.DataFrame, level: float = 0.05) -> list[dict[str, Any]]:
+    """Count, an attack, the pairs of networks that McNemar's test tells apart; list the others."""
+    return [
+        {
+            "attack": attack,
+            "pairs": len(rows),
+            "apart": int((rows["p_holm"] < level).sum()),
+            "others": rows.loc[rows["p_holm"] >= level, ["defence", "other"]].values.tolist(),
+        }
+        for attack, rows in table.groupby("attack", sort=False)
+    ]
 
 
 def linf_reach(run: dict[str, Any], curves: pd.DataFrame) -> dict[str, Any]:

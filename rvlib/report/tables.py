@@ -3,6 +3,7 @@
 A table is a DataFrame of numbers; accuracies and shares are in percent.  ``text`` prints it.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
 from rvlib import experiments as ex
 from rvlib.experiments import ALPHA, REPORT_ATTACKS, REPORT_TABLE1, SIGMA, SIGMAS, TITLES
@@ -27,6 +28,7 @@ RADIUS_STEP = 0.01
 """Spacing of the points of Figure 1, in pixel units."""
 
 FORMATS = {"radius": ".4f", "ACR": ".3f", "share": "g", "one_draw": ".3f", "log_likelihood": ".4f"}
+FORMATS |= {"p": ".2g", "p_holm": ".2g"}
 """How columns of numbers are printed; all others with two decimals."""
 
 
@@ -82,6 +84,63 @@ def table1(run: Run, cells: Iterable[tuple[str, str]], split: str = "heldout") -
     table["answered_only"] = (100 * table["correct"] / answered).where(smoothed)
     table["report_in_interval"] = _inside(table["report_value"], table["ci_low"], table["ci_high"])
     return table
+
+
+def standard_table(run: Run) -> pd.DataFrame:
+    """Measure networks as the field compares them: official test images, PGD-20, AutoAttack.
+
+    Parameters
+    ----------
+    run : Run
+        The run; ``run.profile.standard`` images.
+
+    Returns
+    -------
+    DataFrame
+        As ``accuracies``.
+    """
+    return accuracies(run, ex.standard_cells(), split="test", count=run.profile.standard)
+
+
+def mcnemar_table(run: Run) -> pd.DataFrame:
+    r"""Compare networks in pairs on the same images, under the ensemble of each ball.
+
+    McNemar's exact test: if two networks are equally accurate, each image that only one of them
+    gets right is the first one's with probability 1/2.
+
+    Parameters
+    ----------
+    run : Run
+        The run; ``run.profile.standard`` images.
+
+    Returns
+    -------
+    DataFrame
+        One line an attack and a pair: ``only_first`` and ``only_second``, images that only one
+        gets right, the p-value ``p``, and ``p_holm``, adjusted by Holm for all lines [1]_ [2]_.
+
+    References
+    ----------
+    .. [1] McNemar, Psychometrika 12(2), 1947.
+    .. [2] Holm, Scandinavian Journal of Statistics 6(2), 1979.
+    """
+    lines: list[dict[str, Any]] = []
+    for attack in (name for name in ex.STANDARD_ATTACKS if name.startswith("ensemble")):
+        right = {}
+        for defence in dict(ex.standard_cells()):
+            rows = run.answers(defence, attack, split="test", count=run.profile.standard).frame
+            right[defence] = (rows["prediction"] == rows["label"]).to_numpy()
+        for first, second in itertools.combinations(right, 2):
+            only = [
+                int((right[a] & ~right[b]).sum()) for a, b in ((first, second), (second, first))
+            ]
+            p = binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
+            pair = {"attack": attack, "defence": first, "other": second}
+            lines.append(pair | {"only_first": only[0], "only_second": only[1], "p": p})
+    table = pd.DataFrame(lines)
+    order = table["p"].sort_values(kind="stable").index
+    steps = table["p"][order] * np.arange(len(table), 0, -1)
+    return table.assign(p_holm=steps.cummax().clip(upper=1))  # aligned by the index
 
 
 def _reported(table: pd.DataFrame) -> list[float]:
@@ -309,14 +368,16 @@ def all_tables(run: Run) -> dict[str, pd.DataFrame]:
     Returns
     -------
     dict of str to DataFrame
-        ``table1, further, seeds, sigma, noise, hypotheses, readings, certified, jointly, inside,
-        figure1`` and, where the profile measures the test set, ``table2``.
+        ``table1, further, standard, mcnemar, seeds, sigma, noise, hypotheses, readings, certified,
+        jointly, inside, figure1`` and, where the profile measures the test set, ``table2``.
     """
     cells, noise = ex.table1_cells(run.profile), noise_table(run)
     tried = hypotheses(noise)
     tables = {
         "table1": table1(run, cells),
         "further": table1(run, [(m, attack) for m in ex.FURTHER for attack in run.profile.attacks]),
+        "standard": standard_table(run),
+        "mcnemar": mcnemar_table(run),
         "seeds": seeds_table(run),
         "sigma": sigma_table(run),
         "noise": noise,

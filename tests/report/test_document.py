@@ -29,6 +29,14 @@ TABLES = {
     + "\n".join(
         f"0.25,{a},16,50.00,28.00,72.00,56.25,33.18,76.90,18.75" for a in list(THREATS)[:4]
     ),
+    "standard": "defence,attack,threat,n,correct,abstained,accuracy,ci_low,ci_high\n"
+    + "\n".join(
+        f"{d},{a},linf 8/255,64,1,0,{v},10.00,50.00"
+        for d, v in (("standard", 30.0), ("mixed-at", 40.0))
+        for a, v in (("natural", 2 * v), ("pgd-20-linf-8", v + 4), ("ensemble-linf-8", v / 2))
+    ),
+    "mcnemar": "attack,defence,other,only_first,only_second,p,p_holm\n"
+    "ensemble-linf-8,standard,mixed-at,3,9,0.15,0.15\nensemble-linf-8,standard,gaussian-0.25,1,20,2.1e-05,4.2e-05",
     "certified": CERTIFIED,
     "jointly": CERTIFIED,
     "sanity": "defence,check,images,passed,finding\n"
@@ -241,6 +249,10 @@ def test_findings_known_by_heart(out):
     assert found["widest_table1"] == "11.9"
     assert found["vote"][0] == {"attack": "pgd-linf", "gain": "0.00"}
     assert found["stronger"] is None
+    gap = {"points": "24.00", "defence": "mixed-at", "attack": "ensemble-linf-8"}
+    assert found["gap"] == gap
+    pair = {"pairs": 2, "apart": 1, "others": [["standard", "mixed-at"]]}
+    assert found["mcnemar"] == [{"attack": "ensemble-linf-8", **pair}]
 
 
 def test_the_stronger_attack_and_the_one_on_the_vote_are_compared_in_points(out):

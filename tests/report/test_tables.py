@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest, norm
 
+from rvlib import experiments as ex
 from rvlib.experiments import ALPHA, SIGMA, SIGMAS, TITLES
 from rvlib.pipeline import Accuracy
 from rvlib.report.figures import draw_figure1
@@ -18,10 +19,12 @@ from rvlib.report.tables import (
     grid,
     inside_table,
     markdown,
+    mcnemar_table,
     radii,
     sanity_grid,
     seeds_table,
     sigma_table,
+    standard_table,
     table1,
     text,
     write_csv,
@@ -98,6 +101,43 @@ def test_on_test_images_there_is_no_report_to_compare_with(run):
     table = text(table1(run, CELLS, "test"))
     assert set(table["report_value"]) == set(table["report_in_interval"]) == {""}
     assert run.counted == [("test", None)] * 4
+
+
+class Answered:
+    """A run on test images whose networks answer 1 or 0 where the label is 1."""
+
+    def __init__(self, right, n):
+        self.right, self.n, self.profile = right, n, SimpleNamespace(standard=n)
+
+    def answers(self, defence, attack, *, split, count):
+        assert (split, count) == ("test", self.n)
+        prediction = [int(i in self.right[defence, attack]) for i in range(self.n)]
+        return results("label,prediction", [(1, p) for p in prediction])
+
+
+def test_networks_are_compared_in_pairs_on_the_same_images(monkeypatch):
+    cells = [(name, a) for name in ("a", "b", "c") for a in ex.STANDARD_ATTACKS]
+    monkeypatch.setattr(ex, "standard_cells", lambda: cells)
+    right = {cell: range(10) for cell in cells}
+    right["b", "ensemble-linf-8"] = range(9, 19)  # 9 and 9 are right alone
+    right["c", "ensemble-linf-8"] = range(2, 18)  # against a: 2 and 8; against b: 7 and 1
+    run: Any = Answered(right, 20)
+    table = mcnemar_table(run)
+    assert table["attack"].unique().tolist() == ["ensemble-linf-8", "ensemble-l2"]
+    first = table[table["attack"] == "ensemble-linf-8"].set_index(["defence", "other"])
+    assert first[["only_first", "only_second"]].to_numpy().tolist() == [[9, 9], [2, 8], [1, 7]]
+    # Twice the tail of a fair coin: 56 of 1024 and 9 of 256.
+    assert first["p"].tolist() == pytest.approx([1, 112 / 1024, 18 / 256])
+    # Of six lines the smallest counts six times, the next five times.
+    assert first["p_holm"].tolist() == pytest.approx([1, 5 * 112 / 1024, 6 * 18 / 256])
+    assert set(table[table["attack"] == "ensemble-l2"]["p_holm"]) == {1.0}
+
+
+def test_the_standard_protocol_is_of_test_images(run, monkeypatch):
+    monkeypatch.setattr(ex, "standard_cells", lambda: CELLS)
+    run.profile.standard = 6
+    assert standard_table(run)["correct"].tolist() == [3, 6, 0, 3]
+    assert run.counted == [("test", 6)] * 4
 
 
 def test_a_vote_that_never_answers_has_no_share_of_answers():
