@@ -28,6 +28,7 @@ RADIUS_STEP = 0.01
 """Spacing of the points of Figure 1, in pixel units."""
 
 FORMATS = {"radius": ".4f", "ACR": ".3f", "share": "g", "one_draw": ".3f", "log_likelihood": ".4f"}
+SMALLEST = 1e-300
 FORMATS |= {"p": ".2g", "p_holm": ".2g"}
 """How columns of numbers are printed; all others with two decimals."""
 
@@ -106,7 +107,7 @@ def mcnemar_table(run: Run) -> pd.DataFrame:
     r"""Compare networks in pairs on the same images, under the ensemble of each ball.
 
     McNemar's exact test: if two networks are equally accurate, each image that only one of them
-    gets right is the first one's with probability 1/2.
+    gets right is the first one's with probability 1/2.  Below 1e-300 no p-value is told apart.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ def mcnemar_table(run: Run) -> pd.DataFrame:
             only = [
                 int((right[a] & ~right[b]).sum()) for a, b in ((first, second), (second, first))
             ]
-            p = binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
+            p = max(binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0, SMALLEST)
             pair = {"attack": attack, "defence": first, "other": second}
             lines.append(pair | {"only_first": only[0], "only_second": only[1], "p": p})
     table = pd.DataFrame(lines)
