@@ -208,11 +208,11 @@ def test_autocast_is_on_for_the_objective_and_off_for_the_rest():
 
     def spy(model, x, y, generator):
         loss = standard(model, x, y, generator)
-        kinds.add(loss.logits.dtype)
+        kinds.add((model(x).dtype, loss.logits.dtype, loss.value.dtype))
         return loss
 
     history = quietly(net(0.0), spy, autocast=torch.bfloat16, epochs=20).history
-    assert kinds == {torch.bfloat16}
+    assert kinds == {(torch.bfloat16, torch.float32, torch.float32)}
     assert history[-1]["loss"] < 0.7 * history[0]["loss"]
     assert not torch.is_autocast_enabled("cpu")
 
