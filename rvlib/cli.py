@@ -77,16 +77,18 @@ def _open(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from rvlib.experiments import find_recipe
+    from rvlib.experiments import TODAY, find_recipe
 
     run = _open(arguments)
     if not run.profile.trains:
         raise ValueError(f"profile {run.profile.name!r} uses the shipped weights; give full")
     for name in arguments.names:
         find_recipe(name)
+    pairs = run.profile.trained()
+    pairs += [(name, arguments.training_seed or 0) for name in arguments.names if name in TODAY]
     pairs = [
         (name, seed)
-        for name, seed in run.profile.trained()
+        for name, seed in pairs
         if (not arguments.names or name in arguments.names)
         and arguments.training_seed in (None, seed)
     ]

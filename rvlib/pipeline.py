@@ -198,14 +198,14 @@ class Run:
 
     # --- training ---------------------------------------------------------------------------------
 
-    def untrained(self) -> list[tuple[str, int]]:
-        """Networks and seeds that this profile trains and whose weights are not there."""
-        pairs = self.profile.trained()
-        return [pair for pair in pairs if not self.weights(*pair).with_suffix(".json").exists()]
+    def untrained(self, *pairs: tuple[str, int]) -> list[tuple[str, int]]:
+        """Networks and seeds, all of the profile's by default, that it still has to train."""
+        wanted = (pairs or self.profile.trained()) if self.profile.trains else []
+        return [pair for pair in wanted if not self.weights(*pair).with_suffix(".json").exists()]
 
     def train(self, *pairs: tuple[str, int]) -> None:
         """Train the networks and seeds that are missing, all of the profile's by default."""
-        todo = [pair for pair in self.untrained() if not pairs or pair in pairs]
+        todo = self.untrained(*pairs)
         jobs = min(cores(), len(todo)) if self.device.type == "cpu" else 1
         if jobs <= 1 or ex.is_extended():
             for name, seed in todo:
@@ -236,11 +236,8 @@ class Run:
             result = fit(
                 model,
                 recipe.make_objective(),
-                load(ex.DATASET, "train"),
-                epochs=recipe.epochs,
-                batch_size=recipe.batch_size,
-                lr=recipe.lr,
-                momentum=recipe.momentum,
+                load(ex.DATASET, recipe.split),
+                **recipe.fit_options(),
                 seed=seed,
                 monitor=self._monitor(recipe),
                 select=recipe.select,
@@ -250,24 +247,26 @@ class Run:
                 log=lambda line: self.log(f"{name} seed {seed}  {line}"),
             )
             record = self._record(recipe, seed, result, time.monotonic() - started)
+        if recipe.ships_best:
+            model.load_state_dict(result.best_state)
         save_weights(model, path, record)
         checkpoint.unlink(missing_ok=True)
 
     def _monitor(self, recipe: ex.Recipe) -> Callable[[nn.Module], dict[str, float]]:
-        images, labels = load(ex.DATASET, "heldout")
+        images, labels = load(ex.DATASET, recipe.selection)
 
-        def share(model: nn.Module, attack: str) -> float:
-            answers = predictions(model, images, labels, ex.ATTACKS[attack])
+        def share(model: nn.Module, attack: ex.Attack) -> float:
+            answers = predictions(model, images, labels, attack)
             return (answers == labels).double().mean().item()
 
-        return lambda model: {name: share(model, name) for name in ("natural", recipe.probe)}
+        return lambda model: {name: share(model, probe) for name, probe in recipe.probes.items()}
 
     def _record(self, recipe: ex.Recipe, seed: int, result: Fit, seconds: float) -> dict[str, Any]:
         return {
             "recipe": recipe.record(),
             "seed": seed,
             "epochs": len(result.history),
-            "shipped": "last epoch",
+            "shipped": "best epoch" if recipe.ships_best else "last epoch",
             "last": result.history[-1],
             "best_epoch": result.best_epoch + 1,
             "best": result.history[result.best_epoch],
