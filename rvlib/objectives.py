@@ -286,19 +286,15 @@ def nuat(threat: Linf, weight: float = 4.0, *, label_smoothing: float = 0.0) -> 
     .. [1] Sriramanan et al., "Towards Efficient and Effective Adversarial Training",
        NeurIPS 2021, algorithm 1.
     """
-    eps, cross_entropy = (
-        per_image(threat.eps),
-        partial(F.cross_entropy, label_smoothing=label_smoothing),
-    )
+    eps = per_image(threat.eps)
+    cross_entropy = partial(F.cross_entropy, label_smoothing=label_smoothing)
 
     @torch.enable_grad()
     def step(
         model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, w: float
     ) -> Tensor:
-        signs, coin = (
-            torch.randint(0, 2, shape, generator=generator, device=x.device)
-            for shape in (x.shape, ())
-        )
+        draw = partial(torch.randint, 0, 2, generator=generator, device=x.device)
+        signs, coin = draw(x.shape), draw(())
         start = (x + eps * (signs - 0.5)).clamp(0, 1).requires_grad_()
         with torch.no_grad():
             clean = logits_of(model, x)
