@@ -28,7 +28,6 @@ from rvlib.objectives import (
     standard,
     trades,
 )
-from rvlib.smoothing import stream
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
 from rvlib.training import crop_and_flip
 
@@ -281,12 +280,6 @@ GRID_RECIPES = {
 """Networks of the grid: the full profile trains them for their answers, which alone are shipped."""
 
 
-def one_noisy_copy(model: nn.Module, x: Tensor, y: Tensor, sigma: float) -> Tensor:
-    """Images under noise, the same at each call: what a network for votes has to answer."""
-    noise = stream(x.device, 0, "one noisy copy")
-    return x + sigma * torch.empty_like(x).normal_(generator=noise)
-
-
 # --- Training of today. ---------------------------------------------------------------------------
 
 EPS_8 = Linf(8 / 255)
@@ -346,15 +339,15 @@ class Modern(Recipe):
 
     @property
     def probes(self) -> dict[str, Attack]:
-        """PGD in the ball of 8/255, or noise where the network is one for votes."""
-        if self.sigma:
-            return {"natural": natural, "noisy": partial(one_noisy_copy, sigma=self.sigma)}
-        return {"natural": natural, "pgd-8": _pgd(EPS_8, 2 / 255)}
+        """PGD in the ball of 8/255; a network for votes is monitored under noise instead."""
+        return {"natural": natural} | ({} if self.sigma else {"pgd-8": _pgd(EPS_8, 2 / 255)})
 
     @property
     def select(self) -> str:
         """Decide by the accuracy that the network is trained for."""
-        return "natural" if self.objective == "standard" else list(self.probes)[-1]
+        if self.objective == "standard":
+            return "natural"
+        return "noisy" if self.sigma else "pgd-8"
 
     def make_objective(self) -> Objective:
         """Make the loss that this network minimises."""

@@ -259,7 +259,16 @@ class Run:
             answers = predictions(model, images, labels, attack)
             return (answers == labels).double().mean().item()
 
-        return lambda model: {name: share(model, probe) for name, probe in recipe.probes.items()}
+        def under_noise(model: nn.Module) -> float:
+            x, copies = to_float(images).to(self.device), 4
+            votes = sample_under_noise(model, x, recipe.sigma or 0.0, copies, purpose="prediction")
+            return votes.gather(1, labels[:, None]).double().mean().item() / copies
+
+        def monitor(model: nn.Module) -> dict[str, float]:
+            found = {name: share(model, probe) for name, probe in recipe.probes.items()}
+            return found | ({"noisy": under_noise(model)} if recipe.select == "noisy" else {})
+
+        return monitor
 
     def _record(self, recipe: ex.Recipe, seed: int, result: Fit, seconds: float) -> dict[str, Any]:
         return {
