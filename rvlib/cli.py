@@ -77,7 +77,7 @@ def _open(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from rvlib.experiments import TODAY, find_recipe
+    from rvlib.experiments import MODERN, find_recipe
 
     run = _open(arguments)
     if not run.profile.trains:
@@ -85,7 +85,7 @@ def _train(arguments: argparse.Namespace) -> None:
     for name in arguments.names:
         find_recipe(name)
     pairs = run.profile.trained()
-    pairs += [(name, arguments.training_seed or 0) for name in arguments.names if name in TODAY]
+    pairs += [(name, arguments.training_seed or 0) for name in arguments.names if name in MODERN]
     pairs = [
         (name, seed)
         for name, seed in pairs

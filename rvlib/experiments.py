@@ -402,7 +402,7 @@ def _today() -> Iterator[Modern]:
     yield Modern("lenet-consistency-0.25", "consistency", 0.25, weight=20.0, **lenet)
 
 
-TODAY = {recipe.name: recipe for recipe in _today()}
+MODERN = {recipe.name: recipe for recipe in _today()}
 """Networks of Part II of the report, by name."""
 
 DEFENCES = ("standard", gaussian_name(SIGMA), "pgd-pixel-l2-at", "pgd-linf-at", "mixed-at")
@@ -413,7 +413,7 @@ FURTHER = ("pgd-l2-at", SLOWER)
 
 def find_recipe(name: str) -> Recipe:
     """Look a network up by name."""
-    return _find("network", name, TODAY | GRID_RECIPES | RECIPES)
+    return _find("network", name, MODERN | GRID_RECIPES | RECIPES)
 
 
 # --- How much of it to run. -----------------------------------------------------------------------

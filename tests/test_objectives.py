@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -315,7 +316,8 @@ def test_n_fgsm_by_hand(net):
 @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
 def test_nuat_by_hand(progress, net):
     spy = Spy(net)
-    loss = nuat(Linf(0.1), 3.0)(spy, X, Y, seeded(), progress=progress)
+    objective: Any = nuat(Linf(0.1), 3.0)
+    loss = objective(spy, X, Y, seeded(), progress=progress)
     x, x_adv = spy.seen[-1][1].chunk(2)
     assert (x_adv - x).abs().max() <= 0.1 + 1e-6
     singular = np.linalg.svd((net(x_adv) - net(x)).detach().numpy(), compute_uv=False)
@@ -359,10 +361,11 @@ def test_consistency_by_hand(net):
 
 
 def test_sure_answers_that_disagree_have_a_finite_loss(net):
-    def sure(x):
-        return 1e4 * torch.stack([x.sum((1, 2, 3)), -x.sum((1, 2, 3))], 1) - 1e4 * 24
+    class Sure(nn.Module):
+        def forward(self, x):
+            return 1e4 * torch.stack([x.sum((1, 2, 3)), -x.sum((1, 2, 3))], 1) - 1e4 * 24
 
-    loss = consistency(2.0, 3.0)(sure, X.requires_grad_(False), Y.clamp(max=1), seeded())
+    loss = consistency(2.0, 3.0)(Sure(), X.requires_grad_(False), Y.clamp(max=1), seeded())
     assert torch.isfinite(loss.value)
 
 
