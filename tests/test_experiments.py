@@ -108,7 +108,8 @@ def test_the_modern_recipes():
     assert (large.batch_size, large.lr, large.weight_decay, large.weight) == (128, 0.1, 5e-4, 4)
     assert (large.label_smoothing, large.average, large.bfloat16) == (0.4, 0.999, True)
     for name, recipe in ex.MODERN.items():
-        assert recipe.name == name and name.startswith(recipe.network)
+        assert recipe.name == name
+        assert name.startswith(recipe.network)
         # Neither chosen nor trained on the images of any table.
         assert (recipe.split, recipe.selection) == ("train-rest", "selection")
         assert recipe.ships_best
@@ -150,7 +151,8 @@ def test_a_modern_recipe_takes_a_step_on_its_objective(name):
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
     loss, logits = recipe.make_objective()(model, x, torch.arange(4), generator)
-    assert torch.isfinite(loss) and logits.shape == (4, 10)
+    assert torch.isfinite(loss)
+    assert logits.shape == (4, 10)
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
 
