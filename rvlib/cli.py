@@ -77,7 +77,8 @@ def _open(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from rvlib.experiments import MODERN, find_recipe
+    from rvlib.experiments import find_recipe
+    from rvlib.modern import MODERN
 
     run = _open(arguments)
     if not run.profile.trains:

@@ -16,20 +16,8 @@ from torch import Tensor, nn
 from rvlib.attacks import autoattack, fgsm, pgd, smoothed_pgd
 from rvlib.data import DATASETS
 from rvlib.models import MODELS
-from rvlib.objectives import (
-    Objective,
-    adversarial,
-    consistency,
-    fgsm_rs,
-    gaussian,
-    mixed,
-    n_fgsm,
-    nuat,
-    standard,
-    trades,
-)
+from rvlib.objectives import Objective, adversarial, gaussian, mixed, standard
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
-from rvlib.training import crop_and_flip
 
 DATASET = "cifar10"
 
@@ -51,7 +39,10 @@ def natural(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return x
 
 
-def _pgd(threat: ThreatModel, step_size: float, steps: int = PGD_STEPS, **options: Any) -> Attack:
+def make_pgd(
+    threat: ThreatModel, step_size: float, steps: int = PGD_STEPS, **options: Any
+) -> Attack:
+    """Make PGD from the image itself, unless `options` say otherwise."""
     options = {"random_start": False, **options}
     return partial(pgd, threat=threat, steps=steps, step_size=step_size, **options)
 
@@ -59,11 +50,11 @@ def _pgd(threat: ThreatModel, step_size: float, steps: int = PGD_STEPS, **option
 ATTACKS: dict[str, Attack] = {
     "natural": natural,
     "fgsm": partial(fgsm, threat=LINF),
-    "pgd-linf": _pgd(LINF, LINF_STEP_SIZE),
-    "pgd-pixel-l2": _pgd(PIXEL_L2, PIXEL_L2_STEP_SIZE),
-    "pgd-l2-small": _pgd(REPORT_RADIUS_IN_TRUE_L2, 2.5 * 0.045 / PGD_STEPS),
-    "pgd-l2": _pgd(TRUE_L2, 2.5 * 0.5 / PGD_STEPS),
-    "pgd-linf-50x5": _pgd(LINF, 2.5 * 0.03 / 50, 50, random_start=True, restarts=5),
+    "pgd-linf": make_pgd(LINF, LINF_STEP_SIZE),
+    "pgd-pixel-l2": make_pgd(PIXEL_L2, PIXEL_L2_STEP_SIZE),
+    "pgd-l2-small": make_pgd(REPORT_RADIUS_IN_TRUE_L2, 2.5 * 0.045 / PGD_STEPS),
+    "pgd-l2": make_pgd(TRUE_L2, 2.5 * 0.5 / PGD_STEPS),
+    "pgd-linf-50x5": make_pgd(LINF, 2.5 * 0.03 / 50, 50, random_start=True, restarts=5),
 }
 """Attacks by name: the first four are those of Table 1.  Add your own: any callable
 ``attack(model, x, y) -> x_adv``."""
@@ -75,7 +66,7 @@ STANDARD_ATTACKS: dict[str, Attack] = {
     f"{name}-{norm}": attack
     for norm, ball, eps in (("linf-8", EPS_8, 8 / 255), ("l2", TRUE_L2, 0.5))
     for name, attack in (
-        ("pgd-20", _pgd(ball, 2.5 * eps / STANDARD_STEPS, STANDARD_STEPS, random_start=True)),
+        ("pgd-20", make_pgd(ball, 2.5 * eps / STANDARD_STEPS, STANDARD_STEPS, random_start=True)),
         ("ensemble", partial(autoattack, threat=ball, version="fast")),
     )
 }
@@ -164,8 +155,8 @@ THROUGH_NOISE = "-through-noise"
 def grid_attack(name: str, sigma: float) -> Attack:
     """Look up an attack of the grid; ``-through-noise``: on a noisy copy, a fresh one each step."""
     others = {
-        "pgd-linf-0.031": _pgd(Linf(0.031), LINF_STEP_SIZE),
-        "pgd-pixel-l2-step-0.02": _pgd(PIXEL_L2, 0.02),
+        "pgd-linf-0.031": make_pgd(Linf(0.031), LINF_STEP_SIZE),
+        "pgd-pixel-l2-step-0.02": make_pgd(PIXEL_L2, 0.02),
     }
     plain = name.removesuffix(THROUGH_NOISE)
     attack = _find("attack", plain, ATTACKS | others)
@@ -280,131 +271,6 @@ GRID_RECIPES = {
 """Networks of the grid: the full profile trains them for their answers, which alone are shipped."""
 
 
-# --- Training of today. ---------------------------------------------------------------------------
-
-EPS_8 = Linf(8 / 255)
-"""The ball in which the field compares."""
-
-
-def _sgd(recipe: "Modern") -> Callable[[Any], torch.optim.Optimizer]:
-    return lambda parameters: torch.optim.SGD(
-        parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
-    )
-
-
-def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> Any:
-    """Learning rate up to its maximum in 30 % of the steps, and down to nothing."""
-    highest = optimizer.param_groups[0]["lr"]
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, highest, total_steps=steps, cycle_momentum=False
-    )
-
-
-def three_steps(optimizer: torch.optim.Optimizer, steps: int) -> Any:
-    """Learning rate divided by ten after one and after two thirds of the steps."""
-    thirds = [steps // 3, 2 * steps // 3]
-    return torch.optim.lr_scheduler.MultiStepLR(optimizer, thirds)
-
-
-@dataclass(frozen=True)
-class Modern(Recipe):
-    """How a network of today is trained; chosen on ``selection``, images of no table.
-
-    Parameters
-    ----------
-    objective : str
-        ``standard``, or a key of ``MODERN_OBJECTIVES``.
-    weight : float
-        Of the regularisation, where the objective has one.
-    schedule : str
-        ``one-cycle`` or ``three-steps``.
-    average : float, optional
-        Decay of the averaged weights, from a third of the training on.
-    stop_below : float
-        As for ``fit``.
-    bfloat16 : bool
-        Whether it trains under autocast.
-    """
-
-    weight: float = 0.0
-    label_smoothing: float = 0.0
-    weight_decay: float = 5e-4
-    schedule: str = "one-cycle"
-    average: float | None = None
-    stop_below: float = 0.0
-    bfloat16: bool = False
-
-    split, selection = "train-rest", "selection"
-    ships_best = True
-
-    @property
-    def probes(self) -> dict[str, Attack]:
-        """PGD in the ball of 8/255; a network for votes is monitored under noise instead."""
-        return {"natural": natural} | ({} if self.sigma else {"pgd-8": _pgd(EPS_8, 2 / 255)})
-
-    @property
-    def select(self) -> str:
-        """Decide by the accuracy that the network is trained for."""
-        if self.objective == "standard":
-            return "natural"
-        return "noisy" if self.sigma else "pgd-8"
-
-    def make_objective(self) -> Objective:
-        """Make the loss that this network minimises."""
-        return standard if self.objective == "standard" else MODERN_OBJECTIVES[self.objective](self)
-
-    def fit_options(self) -> dict[str, Any]:
-        """Arguments of ``fit`` that differ between recipes, but the objective."""
-        return super().fit_options() | {
-            "weight_decay": self.weight_decay,
-            "optimizer": _sgd(self),
-            "schedule": {"one-cycle": one_cycle, "three-steps": three_steps}[self.schedule],
-            "augment": crop_and_flip,
-            "autocast": torch.bfloat16 if self.bfloat16 else None,
-            "average": self.average,
-            "average_from": self.epochs // 3,
-            "stop_below": self.stop_below,
-        }
-
-
-MODERN_OBJECTIVES: dict[str, Callable[[Modern], Objective]] = {
-    "pgd-at": lambda r: adversarial(_pgd(EPS_8, 2 / 255), 0.0, r.label_smoothing),
-    "trades": lambda r: trades(EPS_8, r.weight, label_smoothing=r.label_smoothing),
-    "fgsm-rs": lambda r: fgsm_rs(EPS_8, label_smoothing=r.label_smoothing),
-    "n-fgsm": lambda r: n_fgsm(EPS_8, label_smoothing=r.label_smoothing),
-    "nuat": lambda r: nuat(EPS_8, r.weight, label_smoothing=r.label_smoothing),
-    "gaussian": lambda r: gaussian(r.sigma or 0.0),
-    "consistency": lambda r: consistency(r.sigma or 0.0, r.weight),
-}
-"""Losses of ``Modern`` recipes, by name."""
-
-
-def _today() -> Iterator[Modern]:
-    small: dict[str, Any] = {"network": "resnet20", "batch_size": 256, "lr": 0.1, "bfloat16": True}
-    small |= {"weight_decay": 1e-4, "schedule": "three-steps"}
-    yield Modern("resnet20-gaussian-0.50", "gaussian", 0.5, epochs=90, **small)
-    for sigma, weight in ((0.5, 10.0), (0.25, 20.0)):
-        name = f"resnet20-consistency-{sigma:.2f}"
-        yield Modern(name, "consistency", sigma, epochs=150, weight=weight, **small)
-    yield Modern("resnet20-standard", "standard", epochs=60, **small)
-    large: dict[str, Any] = {"batch_size": 128, "lr": 0.1, "average": 0.999, "bfloat16": True}
-    large |= {"label_smoothing": 0.4, "stop_below": 0.5}
-    yield Modern("resnet18-nuat", "nuat", network="resnet18", epochs=40, weight=4.0, **large)
-    lenet: dict[str, Any] = {"batch_size": 128, "lr": 0.05, "weight_decay": 1e-4, "average": 0.999}
-    for objective, weight in (
-        ("pgd-at", 0),
-        ("trades", 6),
-        ("fgsm-rs", 0),
-        ("n-fgsm", 0),
-        ("nuat", 4),
-    ):
-        yield Modern(f"lenet-{objective}", objective, weight=float(weight), **lenet)
-    yield Modern("lenet-consistency-0.25", "consistency", 0.25, weight=20.0, **lenet)
-
-
-MODERN = {recipe.name: recipe for recipe in _today()}
-"""Networks of Part II of the report, by name."""
-
 DEFENCES = ("standard", gaussian_name(SIGMA), "pgd-pixel-l2-at", "pgd-linf-at", "mixed-at")
 """The networks of the report's Table 1, in its order; the smoothed one comes after them."""
 FURTHER = ("pgd-l2-at", SLOWER)
@@ -413,6 +279,8 @@ FURTHER = ("pgd-l2-at", SLOWER)
 
 def find_recipe(name: str) -> Recipe:
     """Look a network up by name."""
+    from rvlib.modern import MODERN  # it imports this module
+
     return _find("network", name, MODERN | GRID_RECIPES | RECIPES)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from rvlib import experiments as ex
 from rvlib.attacks import margin, pgd, smoothed_pgd
+from rvlib.modern import MODERN
 from rvlib.objectives import adversarial, gaussian, mixed, standard
 from rvlib.threat_models import L2, Linf, PixelL2
 
@@ -97,17 +98,17 @@ def test_a_recipe_minimises_what_it_says(name):
 
 
 def test_the_modern_recipes():
-    small = [ex.MODERN[f"resnet20-{kind}"] for kind in ("gaussian-0.50", "consistency-0.50")]
+    small = [MODERN[f"resnet20-{kind}"] for kind in ("gaussian-0.50", "consistency-0.50")]
     assert [r.epochs for r in small] == [90, 150]  # as in the public per-image logs
     assert {(r.batch_size, r.lr, r.momentum, r.weight_decay) for r in small} == {
         (256, 0.1, 0.9, 1e-4)
     }
-    weights = {r.sigma: r.weight for r in ex.MODERN.values() if r.objective == "consistency"}
+    weights = {r.sigma: r.weight for r in MODERN.values() if r.objective == "consistency"}
     assert weights == {0.5: 10, 0.25: 20}
-    large = ex.MODERN["resnet18-nuat"]
+    large = MODERN["resnet18-nuat"]
     assert (large.batch_size, large.lr, large.weight_decay, large.weight) == (128, 0.1, 5e-4, 4)
     assert (large.label_smoothing, large.average, large.bfloat16) == (0.4, 0.999, True)
-    for name, recipe in ex.MODERN.items():
+    for name, recipe in MODERN.items():
         assert recipe.name == name
         assert name.startswith(recipe.network)
         # Neither chosen nor trained on the images of any table.
@@ -124,7 +125,7 @@ def test_the_modern_recipes():
 
 @pytest.mark.parametrize("name", ["three-steps", "one-cycle"])
 def test_learning_rates_of_the_modern_recipes(name):
-    recipe = next(r for r in ex.MODERN.values() if r.schedule == name)
+    recipe = next(r for r in MODERN.values() if r.schedule == name)
     weight = [torch.nn.Parameter(torch.zeros(1))]
     options = recipe.fit_options()
     optimizer = options["optimizer"](weight)
@@ -144,9 +145,9 @@ def test_learning_rates_of_the_modern_recipes(name):
         assert max(rates[0], 10 * rates[-1]) < 0.05 * recipe.lr
 
 
-@pytest.mark.parametrize("name", ex.MODERN)
+@pytest.mark.parametrize("name", MODERN)
 def test_a_modern_recipe_takes_a_step_on_its_objective(name):
-    recipe = ex.MODERN[name]
+    recipe = MODERN[name]
     model = recipe.build(0).eval()
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,141 @@
+"""Training of today: the networks of the report's Part II, and how they are trained."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rvlib.experiments import EPS_8, Attack, Recipe, make_pgd, natural
+from rvlib.objectives import (
+    Objective,
+    adversarial,
+    consistency,
+    fgsm_rs,
+    gaussian,
+    n_fgsm,
+    nuat,
+    standard,
+    trades,
+)
+from rvlib.training import crop_and_flip
+
+
+def _sgd(recipe: "Modern") -> Callable[[Any], torch.optim.Optimizer]:
+    return lambda parameters: torch.optim.SGD(
+        parameters, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+    )
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> Any:
+    """Learning rate up to its maximum in 30 % of the steps, and down to nothing."""
+    highest = optimizer.param_groups[0]["lr"]
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, highest, total_steps=steps, cycle_momentum=False
+    )
+
+
+def three_steps(optimizer: torch.optim.Optimizer, steps: int) -> Any:
+    """Learning rate divided by ten after one and after two thirds of the steps."""
+    thirds = [steps // 3, 2 * steps // 3]
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, thirds)
+
+
+@dataclass(frozen=True)
+class Modern(Recipe):
+    """How a network of today is trained; chosen on ``selection``, images of no table.
+
+    Parameters
+    ----------
+    objective : str
+        ``standard``, or a key of ``MODERN_OBJECTIVES``.
+    weight : float
+        Of the regularisation, where the objective has one.
+    schedule : str
+        ``one-cycle`` or ``three-steps``.
+    average : float, optional
+        Decay of the averaged weights, from a third of the training on.
+    stop_below : float
+        As for ``fit``.
+    bfloat16 : bool
+        Whether it trains under autocast.
+    """
+
+    weight: float = 0.0
+    label_smoothing: float = 0.0
+    weight_decay: float = 5e-4
+    schedule: str = "one-cycle"
+    average: float | None = None
+    stop_below: float = 0.0
+    bfloat16: bool = False
+
+    split, selection = "train-rest", "selection"
+    ships_best = True
+
+    @property
+    def probes(self) -> dict[str, Attack]:
+        """PGD in the ball of 8/255; a network for votes is monitored under noise instead."""
+        return {"natural": natural} | ({} if self.sigma else {"pgd-8": make_pgd(EPS_8, 2 / 255)})
+
+    @property
+    def select(self) -> str:
+        """Decide by the accuracy that the network is trained for."""
+        if self.objective == "standard":
+            return "natural"
+        return "noisy" if self.sigma else "pgd-8"
+
+    def make_objective(self) -> Objective:
+        """Make the loss that this network minimises."""
+        return standard if self.objective == "standard" else MODERN_OBJECTIVES[self.objective](self)
+
+    def fit_options(self) -> dict[str, Any]:
+        """Arguments of ``fit`` that differ between recipes, but the objective."""
+        return super().fit_options() | {
+            "weight_decay": self.weight_decay,
+            "optimizer": _sgd(self),
+            "schedule": {"one-cycle": one_cycle, "three-steps": three_steps}[self.schedule],
+            "augment": crop_and_flip,
+            "autocast": torch.bfloat16 if self.bfloat16 else None,
+            "average": self.average,
+            "average_from": self.epochs // 3,
+            "stop_below": self.stop_below,
+        }
+
+
+MODERN_OBJECTIVES: dict[str, Callable[[Modern], Objective]] = {
+    "pgd-at": lambda r: adversarial(make_pgd(EPS_8, 2 / 255), 0.0, r.label_smoothing),
+    "trades": lambda r: trades(EPS_8, r.weight, label_smoothing=r.label_smoothing),
+    "fgsm-rs": lambda r: fgsm_rs(EPS_8, label_smoothing=r.label_smoothing),
+    "n-fgsm": lambda r: n_fgsm(EPS_8, label_smoothing=r.label_smoothing),
+    "nuat": lambda r: nuat(EPS_8, r.weight, label_smoothing=r.label_smoothing),
+    "gaussian": lambda r: gaussian(r.sigma or 0.0),
+    "consistency": lambda r: consistency(r.sigma or 0.0, r.weight),
+}
+"""Losses of ``Modern`` recipes, by name."""
+
+
+def _today() -> Iterator[Modern]:
+    small: dict[str, Any] = {"network": "resnet20", "batch_size": 256, "lr": 0.1, "bfloat16": True}
+    small |= {"weight_decay": 1e-4, "schedule": "three-steps"}
+    yield Modern("resnet20-gaussian-0.50", "gaussian", 0.5, epochs=90, **small)
+    for sigma, weight in ((0.5, 10.0), (0.25, 20.0)):
+        name = f"resnet20-consistency-{sigma:.2f}"
+        yield Modern(name, "consistency", sigma, epochs=150, weight=weight, **small)
+    yield Modern("resnet20-standard", "standard", epochs=60, **small)
+    large: dict[str, Any] = {"batch_size": 128, "lr": 0.1, "average": 0.999, "bfloat16": True}
+    large |= {"label_smoothing": 0.4, "stop_below": 0.5}
+    yield Modern("resnet18-nuat", "nuat", network="resnet18", epochs=40, weight=4.0, **large)
+    lenet: dict[str, Any] = {"batch_size": 128, "lr": 0.05, "weight_decay": 1e-4, "average": 0.999}
+    for objective, weight in (
+        ("pgd-at", 0),
+        ("trades", 6),
+        ("fgsm-rs", 0),
+        ("n-fgsm", 0),
+        ("nuat", 4),
+    ):
+        yield Modern(f"lenet-{objective}", objective, weight=float(weight), **lenet)
+    yield Modern("lenet-consistency-0.25", "consistency", 0.25, weight=20.0, **lenet)
+
+
+MODERN = {recipe.name: recipe for recipe in _today()}
+"""Networks of Part II of the report, by name."""
