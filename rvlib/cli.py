@@ -44,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     train = command(_train, "train networks, all of the profile's by default", "full")
     train.add_argument("names", nargs="*", metavar="NETWORK")
     train.add_argument("--training-seed", type=int, help="only this one of the training seeds")
-    command(_measure, "train and measure all of a profile, without notebooks", "full", seed=True)
+    measure = command(_measure, "train and measure all of a profile", "full", seed=True)
+    measure.add_argument("names", nargs="*", metavar="NETWORK", help="only of these networks")
     judge = command(_evaluate, "evaluate a defence: yours, or a shipped one")
     judge.add_argument("network", metavar="MODEL", help="a shipped name, or module:function")
     judge.add_argument("--data", default="cifar10:test", help="data set[:split], or image folder")
@@ -78,18 +79,15 @@ def _open(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
 
 def _train(arguments: argparse.Namespace) -> None:
     from rvlib.experiments import find_recipe
-    from rvlib.modern import MODERN
 
     run = _open(arguments)
     if not run.profile.trains:
         raise ValueError(f"profile {run.profile.name!r} uses the shipped weights; give full")
     for name in arguments.names:
         find_recipe(name)
-    pairs = run.profile.trained()
-    pairs += [(name, arguments.training_seed or 0) for name in arguments.names if name in MODERN]
     pairs = [
         (name, seed)
-        for name, seed in pairs
+        for name, seed in run.profile.trained()
         if (not arguments.names or name in arguments.names)
         and arguments.training_seed in (None, seed)
     ]
@@ -111,7 +109,7 @@ def _measure(arguments: argparse.Namespace) -> None:
 
     run = _open(arguments)
     _announce(run)
-    measure_everything(run)
+    measure_everything(run, *arguments.names)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

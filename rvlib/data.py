@@ -61,6 +61,7 @@ def _usual_splits(heldout: int = 1024) -> dict[str, tuple[str, slice]]:
         "selection": ("train", slice(heldout, 2 * heldout)),
         "train-rest": ("train", slice(2 * heldout, None)),
         "test": ("test", slice(None)),
+        "test-every-20th": ("test", slice(None, None, 20)),
     }
 
 
@@ -82,7 +83,8 @@ class Dataset:
     splits : mapping of str to (part, slice)
         What each split is cut from.  By default ``heldout`` is the first 1,024 images of
         ``train``, ``train`` the rest, ``train-all`` both together, and ``test`` all of ``test``;
-        ``selection`` is the first 1,024 images of ``train``, and ``train-rest`` the others.
+        ``selection`` is the first 1,024 images of ``train``, and ``train-rest`` the others;
+        ``test-every-20th`` is what certificates are usually printed for.
     layouts : mapping of str to callable, default={}
         Files or folders that do as well as the npz: name in the data folder, or absolute path,
         -> ``read(path, parts)``, which returns the arrays.

@@ -72,6 +72,11 @@ STANDARD_ATTACKS: dict[str, Attack] = {
 }
 """Attacks of the standard protocol, on official test images."""
 
+WHOLE_ENSEMBLE = {
+    "autoattack-linf-8": partial(autoattack, threat=EPS_8, version="standard"),
+}
+"""All four attacks of AutoAttack: for few images of larger networks."""
+
 REPORT_ATTACKS = ("natural", "fgsm", "pgd-linf", "pgd-pixel-l2")
 FURTHER_ATTACKS = ("pgd-l2-small", "pgd-l2", "pgd-linf-50x5")
 
@@ -114,7 +119,7 @@ SMOOTHED_ATTACKS = (*REPORT_ATTACKS, "pgd-l2", *VOTE_ATTACKS)
 
 def find_attack(name: str) -> Attack:
     """Look an attack up by name."""
-    return _find("attack", name, ATTACKS | STANDARD_ATTACKS | VOTE_ATTACKS)
+    return _find("attack", name, ATTACKS | STANDARD_ATTACKS | WHOLE_ENSEMBLE | VOTE_ATTACKS)
 
 
 def attack_record(name: str, attack: Attack) -> dict[str, Any]:
@@ -231,6 +236,11 @@ class Recipe:
 
     split, selection = "train", "heldout"  # images to train on, and to monitor on
     ships_best = False
+
+    @property
+    def ships_half(self) -> bool:
+        """Whether the weights are shipped, and measured, in 16 bits."""
+        return self.network == "resnet18"
 
     def record(self) -> dict[str, Any]:
         """Everything that defines the weights but the seed, as plain values."""
@@ -391,7 +401,9 @@ def is_extended() -> bool:
 
 def find_profile(name: str) -> Profile:
     """Look a profile up by name."""
-    return _find("profile", name, PROFILES)
+    from rvlib.modern import PROFILE  # it imports this module
+
+    return _find("profile", name, PROFILES | {PROFILE.name: PROFILE})
 
 
 def _find(kind: str, name: str, known: dict[str, Any]) -> Any:
@@ -431,6 +443,7 @@ TITLES = {
     "pgd-linf-50x5": "PGD l∞, 50 steps, 5 random starts",
     "pgd-20-linf-8": "PGD-20, l∞ 8/255",
     "ensemble-linf-8": "AutoAttack fast, l∞ 8/255",
+    "autoattack-linf-8": "AutoAttack, l∞ 8/255",
     "pgd-20-l2": "PGD-20, l2 0.5",
     "ensemble-l2": "AutoAttack fast, l2 0.5",
     "vote-fgsm": "Attack on the vote, one step",

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from rvlib.experiments import EPS_8, Attack, Recipe, make_pgd, natural
+from rvlib.experiments import EPS_8, Attack, Profile, Recipe, make_pgd, natural
 from rvlib.objectives import (
     Objective,
     adversarial,
@@ -139,3 +139,31 @@ def _today() -> Iterator[Modern]:
 
 MODERN = {recipe.name: recipe for recipe in _today()}
 """Networks of Part II of the report, by name."""
+
+
+@dataclass(frozen=True)
+class ModernProfile(Profile):
+    """The networks of Part II: how many images each is attacked and certified on."""
+
+    def models(self) -> list[tuple[str, int]]:
+        """List the networks with their training seed."""
+        return [(name, 0) for name in MODERN]
+
+    def trained(self) -> list[tuple[str, int]]:
+        """List the networks that a run trains itself: all."""
+        return self.models()
+
+    def cells(self) -> list[tuple[str, str, int]]:
+        """List network, attack and number of test images of every accuracy."""
+        cells = []
+        for name, recipe in MODERN.items():
+            small = recipe.network == "lenet"
+            for attack in ("natural", "pgd-20-linf-8", "ensemble-linf-8"):
+                cells.append((name, attack, self.standard if small else self.standard // 10))
+            if recipe.network == "resnet18":
+                cells.append((name, "autoattack-linf-8", self.standard // 50))
+        return cells
+
+
+PROFILE = ModernProfile("modern", trains=True, certified=500, ns=(100, 1000, 10_000))
+"""``rvlib train --profile modern`` and ``rvlib measure --profile modern`` make Part II."""
