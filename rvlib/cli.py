@@ -175,6 +175,7 @@ def _site(arguments: argparse.Namespace) -> None:
 
 
 def _publish(arguments: argparse.Namespace) -> None:
-    from rvlib.report.publish import publish
+    from rvlib.report.publish import publish, publish_part_two
 
-    publish(_open(arguments))
+    run = _open(arguments)
+    (publish_part_two if run.profile.name == "modern" else publish)(run)

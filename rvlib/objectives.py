@@ -18,7 +18,7 @@ from rvlib.threat_models import Linf, ThreatModel, per_image
 
 
 class Loss(NamedTuple):
-    """A loss to descend, and the logits of the clean or noisy images that a progress bar reads."""
+    """A loss to descend, and logits of its first images, clean ones if it has any, for the log."""
 
     value: Tensor
     logits: Tensor
@@ -124,18 +124,25 @@ def weighted(
     r"""Make the weighted sum of the losses of the clean images and of each attack's.
 
     .. math:: w_0 J(\theta, x, y) + \sum_j w_j J(\theta, \hat{x}_j, y)
+
+    Images of weight 0 are not shown to the network.
     """
-    calls = [configured(attack) for attack in attacks]
+    calls = [configured(attack) for attack in (_clean, *attacks)]
+    pairs = [(w, attack) for w, attack in zip(weights, calls, strict=True) if w]
     cross_entropy = partial(F.cross_entropy, label_smoothing=label_smoothing)
 
     def objective(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Loss:
-        versions = [x, *(attack(model, x, y, generator) for attack in calls)]
+        versions = [attack(model, x, y, generator) for _, attack in pairs]
         # One forward pass: batch normalisation takes its statistics over all versions together.
         logits = logits_of(model, torch.cat(versions)).chunk(len(versions))
-        losses = [w * cross_entropy(z, y) for w, z in zip(weights, logits, strict=True)]
+        losses = [w * cross_entropy(z, y) for (w, _), z in zip(pairs, logits, strict=True)]
         return Loss(torch.stack(losses).sum(), logits[0])
 
     return objective
+
+
+def _clean(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return x
 
 
 # --- After the report: regularised, in one step, or for smoothing. --------------------------------

@@ -109,8 +109,15 @@ def test_modes_and_images_are_left_alone_and_one_batch_is_normalised(objective):
 
 
 def test_logits_are_those_of_the_clean_images(net):
-    for name in ("standard", "adversarial", "madry", "mixed"):
+    for name in ("standard", "adversarial", "mixed"):
         assert close(OBJECTIVES[name](net, X, Y, seeded()).logits, net(X))
+
+
+def test_images_of_no_weight_are_not_shown_to_the_network(net):
+    spy = Spy(net)
+    loss = adversarial(becomes(0.1), clean_weight=0)(spy, X, Y, seeded())
+    assert [len(x) for _, x in spy.seen] == [len(X)]
+    assert close(loss.logits, net(torch.full_like(X, 0.1)))
 
 
 # ---- standard and gaussian ------------------------------------------------------------------
