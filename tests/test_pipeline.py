@@ -174,7 +174,7 @@ def test_an_estimate_counts_passes_and_votes(tiny, monkeypatch):
     monkeypatch.setattr(pipeline, "_seconds", lambda work, device, times=3: 1.0)
     monkeypatch.setattr(pipeline, "cores", lambda: 2)
     monkeypatch.setattr(pipeline, "missing_images", lambda run: {})
-    # Two epochs of 48 images in four networks; a step takes a second for the eight images there are.
+    # Two epochs of 48 images in four networks: a step of all eight images is a second.
     assert estimate(run) == pytest.approx(2 * 48 * 4 / 8 / 2)
     everything(run)
     for place, images, seconds in [

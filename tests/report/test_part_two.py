@@ -1,7 +1,6 @@
 """rvlib.report.part_two: tables from rows and records of a few lines, and the shipped ones."""
 
 import json
-from dataclasses import replace
 
 import pandas as pd
 import pytest
