@@ -456,7 +456,9 @@ TITLES = {
 
 def title(name: str) -> str:
     """Name in print of a defence or an attack."""
-    return TITLES.get(name, name)
+    from rvlib.modern import MODERN  # it imports this module
+
+    return MODERN[name].title if name in MODERN else TITLES.get(name, name)
 
 
 def table1_cells(profile: Profile) -> list[tuple[str, str]]:

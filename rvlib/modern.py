@@ -41,6 +41,14 @@ def three_steps(optimizer: torch.optim.Optimizer, steps: int) -> Any:
     return torch.optim.lr_scheduler.MultiStepLR(optimizer, thirds)
 
 
+NETWORKS = {"lenet": "LeNet", "resnet20": "ResNet-20", "resnet18": "ResNet-18"}
+OBJECTIVES = {
+    **{"standard": "undefended", "pgd-at": "PGD-10", "trades": "TRADES", "fgsm-rs": "FGSM-RS"},
+    **{"n-fgsm": "N-FGSM", "nuat": "NuAT", "gaussian": "Gaussian", "consistency": "consistency"},
+}
+"""Names in print of networks and objectives."""
+
+
 @dataclass(frozen=True)
 class Modern(Recipe):
     """How a network of today is trained; chosen on ``selection``, images of no table.
@@ -71,6 +79,12 @@ class Modern(Recipe):
 
     split, selection = "train-rest", "selection"
     ships_best = True
+
+    @property
+    def title(self) -> str:
+        """Name in print."""
+        noise = f", σ = {self.sigma:.2f}" if self.sigma else ""
+        return f"{NETWORKS[self.network]}, {OBJECTIVES[self.objective]}{noise}"
 
     @property
     def probes(self) -> dict[str, Attack]:

@@ -23,9 +23,15 @@ RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 SPLIT = "test-every-20th"
 
 
-def shipped() -> Path:
-    """Folder of the weights, rows and tables of Part II."""
-    return repository() / "report" / "modern"
+def shipped(report: Path | None = None) -> Path:
+    """Folder of the weights, rows and tables of Part II in ``report/``."""
+    return (report or repository() / "report") / PROFILE.name
+
+
+def shipped_tables(report: Path | None = None) -> dict[str, pd.DataFrame]:
+    """Read ``training``, ``accuracy`` and ``certified`` as they are shipped."""
+    names = ("training", "accuracy", "certified")
+    return {name: pd.read_csv(shipped(report) / "tables" / f"{name}.csv") for name in names}
 
 
 def rows(folder: Path, split: str, name: str, what: str, count: int) -> Results | None:
