@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from rvlib.attacks.passes import Passes
+from rvlib.experiments import title
 from rvlib.models import MODELS, read_record
 from rvlib.modern import MODERN, PROFILE, PUBLIC, Modern
 from rvlib.pipeline import accuracy, certificates, repository
@@ -144,6 +145,17 @@ def certified_table(folder: Path) -> pd.DataFrame:
                     line["reached"] = "yes" if line["public"] <= line["ci_high"] else "no"
             lines.append(line)
     return pd.DataFrame(lines)
+
+
+def histories(folder: Path, *names: str) -> dict[str, list[float]]:
+    """Read the accuracy in percent that chose the epoch, of the weights themselves, by epoch."""
+    found = {}
+    for name in names:
+        weights = folder / "models" / name / "seed-0.safetensors"
+        if weights.with_suffix(".json").exists():
+            history = read_record(weights)["history"]
+            found[title(name)] = [100 * entry[MODERN[name].select] for entry in history]
+    return found
 
 
 def probabilities(folder: Path, name: str) -> NDArray[np.float64] | None:
