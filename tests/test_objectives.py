@@ -296,6 +296,7 @@ def test_trades_by_hand(name, ball, net):
     moved = (p * (p / q).log()).sum(1)
     assert close(loss.value, cross_entropy(net, X) + 3 * moved.mean())
     near = (X + 0.001 * torch.empty_like(X).normal_(generator=seeded())).clamp(0, 1)
+    assert torch.equal(spy.seen[1][1], near)  # where the attack begins
     start = (p * (p / net(near).softmax(1)).log()).sum(1)
     assert (moved > start).all()  # the attack raises what it is to raise
 
