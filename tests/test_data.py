@@ -392,6 +392,17 @@ def test_registered_data_are_loaded_from_their_npz(tmp_path, arrays, monkeypatch
 # ---- the real data ------------------------------------------------------------------------
 
 
+def test_what_is_chosen_on_is_not_trained_on():
+    splits = DATASETS["cifar10"].splits.items()
+    images = {name: {*range(50_000)[rows]} for name, (part, rows) in splits if part == "train"}
+    for whole, *parts in (
+        ("train-all", "heldout", "train"),
+        ("train", "selection", "train-rest"),
+    ):
+        assert images[whole] == set.union(*(images[name] for name in parts))
+        assert len(images[whole]) == sum(len(images[name]) for name in parts)
+
+
 def test_real_cifar10():
     assert DATASETS["cifar10"].digest == "82e0267fb55400d7"  # published results carry it
     images, labels = load("cifar10", "train-all")
