@@ -29,10 +29,11 @@ def shipped(report: Path | None = None) -> Path:
     return (report or repository() / "report") / PROFILE.name
 
 
-def shipped_tables(report: Path | None = None) -> dict[str, pd.DataFrame]:
-    """Read ``training``, ``accuracy`` and ``certified`` as they are shipped."""
+def shipped_tables(report: Path | None = None, **options: Any) -> dict[str, pd.DataFrame]:
+    """Read ``training``, ``accuracy`` and ``certified`` as shipped; `options` of ``read_csv``."""
+    folder = shipped(report) / "tables"
     names = ("training", "accuracy", "certified")
-    return {name: pd.read_csv(shipped(report) / "tables" / f"{name}.csv") for name in names}
+    return {name: pd.read_csv(folder / f"{name}.csv", **options) for name in names}
 
 
 def rows(folder: Path, split: str, name: str, what: str, count: int) -> Results | None:
