@@ -19,10 +19,10 @@ from rvlib.experiments import (
     gaussian_name,
     smoothed_name,
 )
-from rvlib.pipeline import repository
-from rvlib.report.tables import text
 from rvlib.modern import MODERN
+from rvlib.pipeline import repository
 from rvlib.report.part_two import shipped_tables
+from rvlib.report.tables import text
 from rvlib.results import atomic_write
 
 TABLES = (
