@@ -27,7 +27,10 @@ _PUBLIC = {
         *["load_weights", "save_weights"],
     ],
     "data": ["DATASETS", "load", "to_float", "image_folder"],
-    "objectives": ["standard", "gaussian", "adversarial", "mixed"],
+    "objectives": [
+        *["standard", "gaussian", "adversarial", "mixed"],
+        *["trades", "fgsm_rs", "n_fgsm", "nuat", "consistency"],
+    ],
     "training": ["fit"],
     "evaluation": [
         *["predictions", "vote_counts", "nested_counts", "counts_inside"],

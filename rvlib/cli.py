@@ -44,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     train = command(_train, "train networks, all of the profile's by default", "full")
     train.add_argument("names", nargs="*", metavar="NETWORK")
     train.add_argument("--training-seed", type=int, help="only this one of the training seeds")
-    command(_measure, "train and measure all of a profile, without notebooks", "full", seed=True)
+    measure = command(_measure, "train and measure all of a profile", "full", seed=True)
+    measure.add_argument("names", nargs="*", metavar="NETWORK", help="only of these networks")
     judge = command(_evaluate, "evaluate a defence: yours, or a shipped one")
     judge.add_argument("network", metavar="MODEL", help="a shipped name, or module:function")
     judge.add_argument("--data", default="cifar10:test", help="data set[:split], or image folder")
@@ -108,7 +109,7 @@ def _measure(arguments: argparse.Namespace) -> None:
 
     run = _open(arguments)
     _announce(run)
-    measure_everything(run)
+    measure_everything(run, *arguments.names)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -174,6 +175,7 @@ def _site(arguments: argparse.Namespace) -> None:
 
 
 def _publish(arguments: argparse.Namespace) -> None:
-    from rvlib.report.publish import publish
+    from rvlib.report.publish import publish, publish_part_two
 
-    publish(_open(arguments))
+    run = _open(arguments)
+    (publish_part_two if run.profile.name == "modern" else publish)(run)

@@ -58,7 +58,10 @@ def _usual_splits(heldout: int = 1024) -> dict[str, tuple[str, slice]]:
         "train": ("train", slice(heldout, None)),
         "heldout": ("train", slice(None, heldout)),
         "train-all": ("train", slice(None)),
+        "selection": ("train", slice(heldout, 2 * heldout)),
+        "train-rest": ("train", slice(2 * heldout, None)),
         "test": ("test", slice(None)),
+        "test-every-20th": ("test", slice(None, None, 20)),
     }
 
 
@@ -79,7 +82,9 @@ class Dataset:
         (N, H, W, C), and ``<part>_labels``, of shape (N,); a part is ``train`` or ``test``.
     splits : mapping of str to (part, slice)
         What each split is cut from.  By default ``heldout`` is the first 1,024 images of
-        ``train``, ``train`` the rest, ``train-all`` both together, and ``test`` all of ``test``.
+        ``train``, ``train`` the rest, ``train-all`` both together, and ``test`` all of ``test``;
+        ``selection`` is the first 1,024 images of ``train``, and ``train-rest`` the others;
+        ``test-every-20th`` is what certificates are usually printed for.
     layouts : mapping of str to callable, default={}
         Files or folders that do as well as the npz: name in the data folder, or absolute path,
         -> ``read(path, parts)``, which returns the arrays.

@@ -39,7 +39,10 @@ def natural(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return x
 
 
-def _pgd(threat: ThreatModel, step_size: float, steps: int = PGD_STEPS, **options: Any) -> Attack:
+def make_pgd(
+    threat: ThreatModel, step_size: float, steps: int = PGD_STEPS, **options: Any
+) -> Attack:
+    """Make PGD from the image itself, unless `options` say otherwise."""
     options = {"random_start": False, **options}
     return partial(pgd, threat=threat, steps=steps, step_size=step_size, **options)
 
@@ -47,11 +50,11 @@ def _pgd(threat: ThreatModel, step_size: float, steps: int = PGD_STEPS, **option
 ATTACKS: dict[str, Attack] = {
     "natural": natural,
     "fgsm": partial(fgsm, threat=LINF),
-    "pgd-linf": _pgd(LINF, LINF_STEP_SIZE),
-    "pgd-pixel-l2": _pgd(PIXEL_L2, PIXEL_L2_STEP_SIZE),
-    "pgd-l2-small": _pgd(REPORT_RADIUS_IN_TRUE_L2, 2.5 * 0.045 / PGD_STEPS),
-    "pgd-l2": _pgd(TRUE_L2, 2.5 * 0.5 / PGD_STEPS),
-    "pgd-linf-50x5": _pgd(LINF, 2.5 * 0.03 / 50, 50, random_start=True, restarts=5),
+    "pgd-linf": make_pgd(LINF, LINF_STEP_SIZE),
+    "pgd-pixel-l2": make_pgd(PIXEL_L2, PIXEL_L2_STEP_SIZE),
+    "pgd-l2-small": make_pgd(REPORT_RADIUS_IN_TRUE_L2, 2.5 * 0.045 / PGD_STEPS),
+    "pgd-l2": make_pgd(TRUE_L2, 2.5 * 0.5 / PGD_STEPS),
+    "pgd-linf-50x5": make_pgd(LINF, 2.5 * 0.03 / 50, 50, random_start=True, restarts=5),
 }
 """Attacks by name: the first four are those of Table 1.  Add your own: any callable
 ``attack(model, x, y) -> x_adv``."""
@@ -63,11 +66,16 @@ STANDARD_ATTACKS: dict[str, Attack] = {
     f"{name}-{norm}": attack
     for norm, ball, eps in (("linf-8", EPS_8, 8 / 255), ("l2", TRUE_L2, 0.5))
     for name, attack in (
-        ("pgd-20", _pgd(ball, 2.5 * eps / STANDARD_STEPS, STANDARD_STEPS, random_start=True)),
+        ("pgd-20", make_pgd(ball, 2.5 * eps / STANDARD_STEPS, STANDARD_STEPS, random_start=True)),
         ("ensemble", partial(autoattack, threat=ball, version="fast")),
     )
 }
 """Attacks of the standard protocol, on official test images."""
+
+WHOLE_ENSEMBLE = {
+    "autoattack-linf-8": partial(autoattack, threat=EPS_8, version="standard"),
+}
+"""All four attacks of AutoAttack: for few images of larger networks."""
 
 REPORT_ATTACKS = ("natural", "fgsm", "pgd-linf", "pgd-pixel-l2")
 FURTHER_ATTACKS = ("pgd-l2-small", "pgd-l2", "pgd-linf-50x5")
@@ -111,7 +119,7 @@ SMOOTHED_ATTACKS = (*REPORT_ATTACKS, "pgd-l2", *VOTE_ATTACKS)
 
 def find_attack(name: str) -> Attack:
     """Look an attack up by name."""
-    return _find("attack", name, ATTACKS | STANDARD_ATTACKS | VOTE_ATTACKS)
+    return _find("attack", name, ATTACKS | STANDARD_ATTACKS | WHOLE_ENSEMBLE | VOTE_ATTACKS)
 
 
 def attack_record(name: str, attack: Attack) -> dict[str, Any]:
@@ -152,8 +160,8 @@ THROUGH_NOISE = "-through-noise"
 def grid_attack(name: str, sigma: float) -> Attack:
     """Look up an attack of the grid; ``-through-noise``: on a noisy copy, a fresh one each step."""
     others = {
-        "pgd-linf-0.031": _pgd(Linf(0.031), LINF_STEP_SIZE),
-        "pgd-pixel-l2-step-0.02": _pgd(PIXEL_L2, 0.02),
+        "pgd-linf-0.031": make_pgd(Linf(0.031), LINF_STEP_SIZE),
+        "pgd-pixel-l2-step-0.02": make_pgd(PIXEL_L2, 0.02),
     }
     plain = name.removesuffix(THROUGH_NOISE)
     attack = _find("attack", plain, ATTACKS | others)
@@ -212,14 +220,27 @@ class Recipe:
         return mixed(attacks) if self.objective == "mixed" else standard
 
     @property
-    def probe(self) -> str:
-        """The attack whose held-out accuracy is monitored during training."""
-        return self.attacks[0] if self.attacks else "pgd-linf"
+    def probes(self) -> dict[str, Attack]:
+        """Attacks under which the accuracy is monitored during training, by name."""
+        name = self.attacks[0] if self.attacks else "pgd-linf"
+        return {"natural": natural, name: ATTACKS[name]}
 
     @property
     def select(self) -> str:
         """Which held-out accuracy decides the best epoch: under attack where that is trained."""
-        return self.probe if self.attacks else "natural"
+        return self.attacks[0] if self.attacks else "natural"
+
+    def fit_options(self) -> dict[str, Any]:
+        """Arguments of ``fit`` that differ between recipes, but the objective."""
+        return {k: getattr(self, k) for k in ("epochs", "batch_size", "lr", "momentum")}
+
+    split, selection = "train", "heldout"  # images to train on, and to monitor on
+    ships_best = False
+
+    @property
+    def ships_half(self) -> bool:
+        """Whether the weights are shipped, and measured, in 16 bits."""
+        return self.network == "resnet18"
 
     def record(self) -> dict[str, Any]:
         """Everything that defines the weights but the seed, as plain values."""
@@ -259,6 +280,7 @@ GRID_RECIPES = {
 }
 """Networks of the grid: the full profile trains them for their answers, which alone are shipped."""
 
+
 DEFENCES = ("standard", gaussian_name(SIGMA), "pgd-pixel-l2-at", "pgd-linf-at", "mixed-at")
 """The networks of the report's Table 1, in its order; the smoothed one comes after them."""
 FURTHER = ("pgd-l2-at", SLOWER)
@@ -267,7 +289,9 @@ FURTHER = ("pgd-l2-at", SLOWER)
 
 def find_recipe(name: str) -> Recipe:
     """Look a network up by name."""
-    return _find("network", name, GRID_RECIPES | RECIPES)
+    from rvlib.modern import MODERN  # it imports this module
+
+    return _find("network", name, MODERN | GRID_RECIPES | RECIPES)
 
 
 # --- How much of it to run. -----------------------------------------------------------------------
@@ -377,7 +401,9 @@ def is_extended() -> bool:
 
 def find_profile(name: str) -> Profile:
     """Look a profile up by name."""
-    return _find("profile", name, PROFILES)
+    from rvlib.modern import PROFILE  # it imports this module
+
+    return _find("profile", name, PROFILES | {PROFILE.name: PROFILE})
 
 
 def _find(kind: str, name: str, known: dict[str, Any]) -> Any:
@@ -417,6 +443,7 @@ TITLES = {
     "pgd-linf-50x5": "PGD l∞, 50 steps, 5 random starts",
     "pgd-20-linf-8": "PGD-20, l∞ 8/255",
     "ensemble-linf-8": "AutoAttack fast, l∞ 8/255",
+    "autoattack-linf-8": "AutoAttack, l∞ 8/255",
     "pgd-20-l2": "PGD-20, l2 0.5",
     "ensemble-l2": "AutoAttack fast, l2 0.5",
     "vote-fgsm": "Attack on the vote, one step",
@@ -429,7 +456,9 @@ TITLES = {
 
 def title(name: str) -> str:
     """Name in print of a defence or an attack."""
-    return TITLES.get(name, name)
+    from rvlib.modern import MODERN  # it imports this module
+
+    return MODERN[name].title if name in MODERN else TITLES.get(name, name)
 
 
 def table1_cells(profile: Profile) -> list[tuple[str, str]]:

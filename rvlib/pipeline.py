@@ -36,8 +36,8 @@ from rvlib.evaluation import (
 )
 from rvlib.experiments import ALPHA, N0, SIGMA, Profile
 from rvlib.inference import logits_of
-from rvlib.models import WeightsError, load_weights, read_record, save_weights
-from rvlib.models import to_device as to_device
+from rvlib.models import WeightsError, load_weights, read_record, save_weights, to_device
+from rvlib.modern import MODERN, ModernProfile
 from rvlib.progress import progress
 from rvlib.results import (
     Results,
@@ -198,14 +198,14 @@ class Run:
 
     # --- training ---------------------------------------------------------------------------------
 
-    def untrained(self) -> list[tuple[str, int]]:
-        """Networks and seeds that this profile trains and whose weights are not there."""
-        pairs = self.profile.trained()
-        return [pair for pair in pairs if not self.weights(*pair).with_suffix(".json").exists()]
+    def untrained(self, *pairs: tuple[str, int]) -> list[tuple[str, int]]:
+        """Networks and seeds, all of the profile's by default, that it still has to train."""
+        wanted = (pairs or self.profile.trained()) if self.profile.trains else []
+        return [pair for pair in wanted if not self.weights(*pair).with_suffix(".json").exists()]
 
     def train(self, *pairs: tuple[str, int]) -> None:
         """Train the networks and seeds that are missing, all of the profile's by default."""
-        todo = [pair for pair in self.untrained() if not pairs or pair in pairs]
+        todo = self.untrained(*pairs)
         jobs = min(cores(), len(todo)) if self.device.type == "cpu" else 1
         if jobs <= 1 or ex.is_extended():
             for name, seed in todo:
@@ -236,11 +236,8 @@ class Run:
             result = fit(
                 model,
                 recipe.make_objective(),
-                load(ex.DATASET, "train"),
-                epochs=recipe.epochs,
-                batch_size=recipe.batch_size,
-                lr=recipe.lr,
-                momentum=recipe.momentum,
+                load(ex.DATASET, recipe.split),
+                **recipe.fit_options(),
                 seed=seed,
                 monitor=self._monitor(recipe),
                 select=recipe.select,
@@ -250,24 +247,37 @@ class Run:
                 log=lambda line: self.log(f"{name} seed {seed}  {line}"),
             )
             record = self._record(recipe, seed, result, time.monotonic() - started)
+        if recipe.ships_best:
+            model.load_state_dict(result.best_state)
+        if recipe.ships_half:
+            model.half()
         save_weights(model, path, record)
         checkpoint.unlink(missing_ok=True)
 
     def _monitor(self, recipe: ex.Recipe) -> Callable[[nn.Module], dict[str, float]]:
-        images, labels = load(ex.DATASET, "heldout")
+        images, labels = load(ex.DATASET, recipe.selection)
 
-        def share(model: nn.Module, attack: str) -> float:
-            answers = predictions(model, images, labels, ex.ATTACKS[attack])
+        def share(model: nn.Module, attack: ex.Attack) -> float:
+            answers = predictions(model, images, labels, attack)
             return (answers == labels).double().mean().item()
 
-        return lambda model: {name: share(model, name) for name in ("natural", recipe.probe)}
+        def under_noise(model: nn.Module) -> float:
+            x, copies = to_float(images).to(self.device), 4
+            votes = sample_under_noise(model, x, recipe.sigma or 0.0, copies, purpose="prediction")
+            return votes.gather(1, labels[:, None]).double().mean().item() / copies
+
+        def monitor(model: nn.Module) -> dict[str, float]:
+            found = {name: share(model, probe) for name, probe in recipe.probes.items()}
+            return found | ({"noisy": under_noise(model)} if recipe.select == "noisy" else {})
+
+        return monitor
 
     def _record(self, recipe: ex.Recipe, seed: int, result: Fit, seconds: float) -> dict[str, Any]:
         return {
             "recipe": recipe.record(),
             "seed": seed,
             "epochs": len(result.history),
-            "shipped": "last epoch",
+            "shipped": "best epoch" if recipe.ships_best else "last epoch",
             "last": result.history[-1],
             "best_epoch": result.best_epoch + 1,
             "best": result.history[result.best_epoch],
@@ -378,6 +388,28 @@ class Run:
 
     def certificates(self, sigma: float, count: int | None = None) -> Results:
         """Draw the votes that certify the report's images at a noise level, or read them."""
+        return self.certifying_votes(
+            *("heldout", ex.smoothed_name(sigma), ex.gaussian_name(sigma), sigma), count
+        )
+
+    def certifying_votes(
+        self, split: str, defence: str, model: str, sigma: float, count: int | None = None
+    ) -> Results:
+        """Draw the votes that certify images of a split, or read them.
+
+        Parameters
+        ----------
+        split : str
+            Of the images.
+        defence : str
+            Name of the smoothed network in rows.
+        model : str
+            Name of the network that votes.
+        sigma : float
+            Noise.
+        count : int, optional
+            Images; the profile's ``certified`` by default.
+        """
         ns, count = self.profile.ns, count or self.profile.certified
 
         def draw(network: nn.Module, x: Tensor, y: Tensor, first: int) -> dict[str, Any]:
@@ -385,9 +417,8 @@ class Run:
             selection, drawn = nested_counts(network, x, sigma, ns, n0=N0, labels=y, seed=self.seed)
             return {"selection": texts(selection)} | {f"counts_{n}": texts(drawn[n]) for n in ns}
 
-        what = self._certificates_identity(sigma)
-        name = ex.smoothed_name(sigma)
-        return self._measured("heldout", name, 0, "certificates", what, count, 64, draw)
+        what = self._certificates_identity(model, sigma)
+        return self._measured(split, defence, 0, "certificates", what, count, 64, draw)
 
     def inside(self, sigma: float) -> Results:
         """Attack inside the balls that are certified at a noise level, or read the outcome."""
@@ -411,13 +442,22 @@ class Run:
             return {"certified": answers, "radius": radius, "counts": texts(drawn)}
 
         how = {"share": SHARE, "steps": ex.SMOOTHED_STEPS, "draws": ex.SMOOTHED_DRAWS}
-        what = self._certificates_identity(sigma) | {"n": n, "alpha": ALPHA} | how
+        what = (
+            self._certificates_identity(ex.gaussian_name(sigma), sigma)
+            | {"n": n, "alpha": ALPHA}
+            | how
+        )
         count = self.profile.certified
         return self._measured("heldout", name, 0, "inside", what, count, 64, attack)
 
-    def _certificates_identity(self, sigma: float) -> dict[str, Any]:
-        model = {"model": ex.gaussian_name(sigma), "training_seed": 0}
-        return model | {"sigma": sigma, "n0": N0, "ns": list(self.profile.ns)}
+    def _certificates_identity(self, model: str, sigma: float) -> dict[str, Any]:
+        return {
+            "model": model,
+            "training_seed": 0,
+            "sigma": sigma,
+            "n0": N0,
+            "ns": list(self.profile.ns),
+        }
 
     def count(self, split: str, attack: str) -> int:
         """How many images of a split the profile attacks."""
@@ -496,6 +536,26 @@ class Measurement:
 
 def measurements(run: Run) -> list[Measurement]:
     """List what the tables of a run are made of, Table 1 and Figure 1 first."""
+    return (_modern if isinstance(run.profile, ModernProfile) else _reported)(run)
+
+
+def _modern(run: Run) -> list[Measurement]:
+    """List the measurements of Part II: attacked networks, and certified ones."""
+    found = []
+    for name, attack, count in run.profile.cells():  # type: ignore[attr-defined]
+        make = partial(run.answers, name, attack, split="test", count=count)
+        found.append(Measurement(("test", name, 0, attack), count, make))
+    for name, recipe in MODERN.items():
+        if recipe.sigma:
+            split = "test-every-20th"
+            make = partial(run.certifying_votes, split, name, name, recipe.sigma)
+            place = (split, name, 0, "certificates")
+            found.append(Measurement(place, run.profile.certified, make))
+    return found
+
+
+def _reported(run: Run) -> list[Measurement]:
+    """List the measurements of the report's networks."""
     found: dict[tuple[str, str, int, str], Measurement] = {}
 
     def add(split: str, defence: str, seed: int, attack: str, count: int) -> None:
@@ -537,18 +597,22 @@ def measurements(run: Run) -> list[Measurement]:
     return list(found.values())
 
 
-def measure_everything(run: Run) -> None:
-    """Train and measure all that the six notebooks and the report show.
+def measure_everything(run: Run, *names: str) -> None:
+    """Train and measure all that the notebooks and the report show, or of some networks only.
 
     On a CPU in a process a core, each of one thread: networks this small leave more threads idle.
     """
-    run.train()
+    pairs = [pair for pair in run.profile.trained() if pair[0] in names or not names]
+    if pairs:
+        run.train(*pairs)
     # Attacks inside certified radii come last: they read the certificates.
     todo = sorted(missing_images(run), key=lambda place: place[3] == "inside")
+    todo = [place for place in todo if not names or place[1] in names]
     jobs = min(cores(), len(todo)) if run.device.type == "cpu" else 1
     if jobs <= 1 or ex.is_extended():
         for measurement in measurements(run):
-            measurement.make()
+            if measurement.place in todo:
+                measurement.make()
         return
     with single_threaded(jobs) as pool:
         made = pool.map(_measure, itertools.repeat(replace(run, log=print)), todo)
@@ -624,9 +688,9 @@ def estimate(run: Run) -> float:
     training = attacking = voting = 0.0
     for name, _ in run.untrained():
         recipe = ex.find_recipe(name)
-        steps = sum(_steps(ex.ATTACKS[a]) for a in recipe.attacks)
-        images = len(load(ex.DATASET, "train")[0])
-        training += recipe.epochs * images * (1 + len(recipe.attacks) + steps)
+        training += (
+            recipe.epochs * len(load(ex.DATASET, recipe.split)[0]) * _of_training(recipe, run)
+        )
     grid = {ex.noisy_name(sigma, twice) for sigma, _, _, twice in ex.grid_cells()}
     for (_, defence, _, what), images in missing_images(run).items():
         votes = run.profile.votes if defence in ex.NOISE_OF else 0
@@ -642,17 +706,24 @@ def estimate(run: Run) -> float:
             attacking += images * max(1, _steps(ex.find_attack(what)))
             voting += images * votes
     network, x = to_device(ex.RECIPES["standard"].build(0), run.device), run.images(256)
-    small = tuple(part[:32] for part in x)
-    training *= _seconds(lambda: _passes(network, *small), run.device) / 32
     attacking *= _seconds(lambda: _passes(network, *x), run.device) / 256
     voting *= _seconds(lambda: vote_counts(network, *x, ex.natural, 0.25, 100), run.device) / 25600
     return training / (cores() if run.device.type == "cpu" else 1) + attacking + voting
 
 
+def _of_training(recipe: ex.Recipe, run: Run) -> float:
+    """Seconds an image of a step of training."""
+    network, objective = to_device(recipe.build(0), run.device), recipe.make_objective()
+    x, y = run.images(32)
+    draws = torch.Generator(run.device).manual_seed(0)
+    step = lambda: objective(network, x, y, draws).value.backward()  # noqa: E731
+    return _seconds(step, run.device, times=1) / len(x)
+
+
 def _steps(attack: ex.Attack) -> int:
     options = getattr(attack, "keywords", {})
     if "version" in options:
-        return 100 * (1 + TARGETS)  # of AutoAttack's fast version, for an image that stands
+        return 100 * (1 + TARGETS) // 3  # of AutoAttack fast; about a third of the images stand
     steps = options.get("steps", 1) * options.get("restarts", 1) * options.get("draws", 1)
     return int(steps)
 

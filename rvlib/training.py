@@ -2,8 +2,11 @@
 
 import copy
 import hashlib
+import inspect
 import io
+import itertools
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,17 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from rvlib.checks import check_images, check_labels, check_network
 from rvlib.data import to_float
 from rvlib.device import pick_device
 from rvlib.models import WeightsError, to_device
-from rvlib.objectives import Objective
+from rvlib.objectives import Loss, Objective
 from rvlib.progress import progress
 from rvlib.results import atomic_write, plain
 from rvlib.smoothing.noise import stream
+
+EVERY = 300
+"""Seconds between two checkpoints within an epoch."""
+STATISTICS = 64
+"""Batches on which the batch normalisation of averaged weights is estimated."""
 
 Data = tuple[Tensor, Tensor] | DataLoader[Any]
 """Images (N, C, H, W), bytes or floats in [0, 1], and labels (N,); or batches of both."""
@@ -37,11 +47,12 @@ class Fit:
     Parameters
     ----------
     history : list of dict
-        Mean loss and accuracy of each epoch, and what the monitor measured after it.
+        Mean loss and accuracy of each epoch, and what the monitor measured after it; of averaged
+        weights under names that begin with ``averaged``.
     best_epoch : int
         Index of the epoch with the highest monitored accuracy; the last one without a monitor.
     best_state : dict
-        Its weights, on the CPU; empty without a monitor.
+        Its weights, averaged if they are; on the CPU; empty without a monitor.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -63,9 +74,12 @@ def fit(
     schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     autocast: torch.dtype | None = None,
+    average: float | None = None,
+    average_from: int = 0,
     seed: int = 0,
     monitor: Monitor | None = None,
     select: str = "natural",
+    stop_below: float = 0.0,
     checkpoint: Path | str | None = None,
     identity: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
@@ -100,14 +114,24 @@ def fit(
         ``augment(x, generator)`` returns a random version of the batch, on the device.
     autocast : torch.dtype, optional
         Run the objective under autocast in this type, as ``torch.bfloat16``.
+    average : float, in (0, 1), optional
+        Decay :math:`\tau` of an average of the weights,
+        :math:`\bar\theta \leftarrow \tau \bar\theta + (1 - \tau) \theta` after every step, whose
+        batch normalisation is re-estimated after each epoch.  It is monitored, too, and what
+        ``best_state`` holds.
+    average_from : int, default=0
+        Epoch in which the average begins.
     seed : int, default=0
         Of the order of the images and of all noise.
     monitor : callable, optional
         ``monitor(model)`` gives held-out accuracies by name after each epoch.
     select : str, default="natural"
         Which of them chooses the best epoch.
+    stop_below : float, in [0, 1), default=0
+        Stop after an epoch in which this accuracy collapses: to less than this share of the best.
     checkpoint : Path or str, optional
-        Written after each epoch, read at the start: a killed training continues, bit for bit.
+        Written after each epoch and every 5 minutes, read at the start: a killed training
+        continues, bit for bit; that of a loader from the end of an epoch.
     identity : dict, optional
         What the checkpoint must be of, beside the arguments above.
     device : torch.device or str, default="cpu"
@@ -148,29 +172,43 @@ def fit(
         lambda p: torch.optim.SGD(p, float(lr), float(momentum), weight_decay=float(weight_decay))
     )
     state = _State(model, make(model.parameters()), seed, device)
+    if average is not None:
+        state.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average))
     if schedule is not None:
         state.scheduler = schedule(state.optimizer, epochs * len(batches))
     numbers = {"batch_size": batch_size, "lr": lr, "momentum": momentum, "seed": seed}
     recipe = {**numbers, "weight_decay": weight_decay, "select": select, "device": device.type}
+    if average is not None:
+        recipe["average"] = [average, average_from]
     parts = [objective, state.optimizer, state.scheduler, augment]
     recipe |= {"parts": [*map(_name, parts), str(autocast)], "of": schedule and epochs}
     file = None if checkpoint is None else Path(checkpoint)
     if file is not None:
         state.identity = plain({**(identity or {}), "fit": recipe, "data": _digest(train)})
         state.load(file, epochs)
+    run = _Epochs(state, _with_progress(objective), batches, augment, autocast, epochs, file)
     for epoch in range(len(state.fit.history), epochs):
-        title = f"epoch {epoch + 1}/{epochs}"
+        averages = state.averaged is not None and epoch >= average_from
         with _seeded(device, seed, epoch):
-            entry = _epoch(state, objective, batches, augment, autocast, title)
-        state.remember(entry | _monitored(monitor, model, select), select)
+            entry = run.train(epoch, averages)
+            if averages:
+                run.estimate_statistics(epoch)
+        measured = _monitored(monitor, model, select)
+        if averages and monitor is not None:
+            measured |= {f"averaged {k}": v for k, v in monitor(state.averaged.module).items()}
+        state.remember(entry | measured, select)
         if log is not None:
-            accuracies = "  ".join(
-                f"{k} {v:.1%}" for k, v in state.fit.history[-1].items() if k != "loss"
-            )
-            log(f"{title}  loss {entry['loss']:.4f}  {accuracies}")
+            log(_line(epoch, epochs, state.fit.history[-1]))
         if file is not None:
             state.save(file)
+        if state.collapsed(select, stop_below):
+            break
     return state.fit
+
+
+def _line(epoch: int, epochs: int, entry: dict[str, float]) -> str:
+    accuracies = "  ".join(f"{k} {v:.1%}" for k, v in entry.items() if k != "loss")
+    return f"epoch {epoch + 1}/{epochs}  loss {entry['loss']:.4f}  {accuracies}"
 
 
 @dataclass
@@ -182,8 +220,10 @@ class _State:
     seed: int
     device: torch.device
     scheduler: Any = None
+    averaged: Any = None
     identity: dict[str, Any] = field(default_factory=dict)
     fit: Fit = field(default_factory=Fit)
+    halfway: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.order = stream("cpu", self.seed, "order")
@@ -191,14 +231,21 @@ class _State:
 
     def remember(self, entry: dict[str, float], select: str) -> None:
         """Append an epoch; keep its weights if its monitored accuracy is the highest so far."""
-        fit = self.fit
+        fit, self.halfway, model = self.fit, {}, self.model
         fit.history.append(entry)
+        if f"averaged {select}" in entry:
+            select, model = f"averaged {select}", self.averaged.module
         best = fit.history[fit.best_epoch].get(select, -1.0) if fit.best_state else -1.0
         if select in entry and entry[select] > best:
             fit.best_epoch = len(fit.history) - 1
-            fit.best_state = {k: v.cpu().clone() for k, v in self.model.state_dict().items()}
+            fit.best_state = {k: v.cpu().clone() for k, v in model.state_dict().items()}
         elif select not in entry:
             fit.best_epoch = len(fit.history) - 1
+
+    def collapsed(self, select: str, share: float) -> bool:
+        """Whether the last epoch's accuracy is less than this share of the best one's."""
+        values = [entry.get(select, 1.0) for entry in self.fit.history]
+        return values[-1] < share * max(values)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
@@ -207,7 +254,9 @@ class _State:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
-            "order": self.order.get_state(),
+            "averaged": self.averaged.state_dict() if self.averaged else None,
+            "halfway": self.halfway,
+            "order": self.halfway.get("order", self.order.get_state()),
             "noise": self.noise.get_state(),
             "fit": vars(self.fit),
         }
@@ -235,6 +284,9 @@ class _State:
             raise WeightsError(f"{path} holds another network: delete it") from error
         if self.scheduler:
             self.scheduler.load_state_dict(saved["scheduler"])
+        if self.averaged:
+            self.averaged.load_state_dict(saved["averaged"])
+        self.halfway = saved.get("halfway", {})
         self.order.set_state(saved["order"])
         self.noise.set_state(saved["noise"])
         self.fit = Fit(**saved["fit"])
@@ -243,21 +295,25 @@ class _State:
 class _Shuffled:
     """Batches of tensors on the device, in an order drawn anew each epoch."""
 
+    resumes = True
+
     def __init__(self, images: Tensor, labels: Tensor, batch_size: int) -> None:
         self.images, self.labels, self.batch_size = images, labels, batch_size
 
     def __len__(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
-    def epoch(self, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images as floats, and labels."""
+    def epoch(self, order: torch.Generator, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images and labels, from a batch on."""
         permutation = torch.randperm(len(self.images), generator=order).to(self.images.device)
-        for batch in permutation.split(self.batch_size):
+        for batch in permutation.split(self.batch_size)[start:]:
             yield self.images[batch], self.labels[batch]
 
 
 class _Loaded:
     """Batches of a loader, moved to the device."""
+
+    resumes = False  # in the middle of an epoch: nobody knows which batches it has given
 
     def __init__(self, loader: DataLoader[Any], device: torch.device) -> None:
         self.loader, self.device = loader, device
@@ -265,7 +321,7 @@ class _Loaded:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def epoch(self, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, order: torch.Generator, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the loader's batches; their order is its own affair."""
         for x, y in self.loader:
             yield (
@@ -343,35 +399,124 @@ def _seeded(device: torch.device, *address: int) -> Iterator[None]:
         yield
 
 
-def _epoch(
-    state: _State,
-    objective: Objective,
-    batches: _Shuffled | _Loaded,
-    augment: Callable[[Tensor, torch.Generator], Tensor] | None,
-    autocast: torch.dtype | None,
-    title: str,
-) -> dict[str, float]:
-    """One pass over the training images; mean loss and accuracy as they passed."""
-    model, device = state.model.train(), state.device
-    seen, loss_sum, correct = 0, torch.zeros((), device=device), torch.zeros((), device=device)
-    for x, y in progress(batches.epoch(state.order), title, len(batches)):
-        x = _floats(x)
-        if augment is not None:
-            x = augment(x, state.noise)
-        with torch.autocast(device.type, autocast, enabled=autocast is not None):
-            loss, logits = objective(model, x, y, state.noise)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        state.optimizer.step()
-        if state.scheduler is not None:
-            state.scheduler.step()
-        seen += len(x)
-        loss_sum += loss.detach() * len(x)
-        correct += (logits.detach().argmax(1) == y).sum()
-    mean = loss_sum.item() / seen
-    if not math.isfinite(mean):
-        raise FloatingPointError(f"{title}: the loss is {mean}; lower the learning rate")
-    return {"loss": mean, "accuracy": correct.item() / seen}
+@dataclass
+class _Epochs:
+    """Passes over the training images."""
+
+    state: _State
+    objective: Callable[..., Loss]
+    batches: _Shuffled | _Loaded
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None
+    autocast: torch.dtype | None
+    epochs: int
+    file: Path | None
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, noise: Any, done: float) -> Loss:
+        """Loss of a batch, and its logits, after the share `done` of the training."""
+        x, device = _floats(x), self.state.device
+        if self.augment is not None:
+            x = self.augment(x, noise)
+        with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
+            return self.objective(model, x, y, noise, done)
+
+    def train(self, epoch: int, averages: bool) -> dict[str, float]:
+        """Take the steps of one epoch; mean loss and accuracy as the images passed."""
+        state, title, steps = self.state, f"epoch {epoch + 1}/{self.epochs}", len(self.batches)
+        model, before, saved = state.model.train(), state.order.get_state(), time.monotonic()
+        start, seen = state.halfway.get("batch", 0), state.halfway.get("seen", 0)
+        sums = torch.zeros(2, device=state.device)  # of the losses and of the right answers
+        if state.halfway:
+            sums.copy_(state.halfway["sums"])
+            _set_random_states(state.halfway["random"])
+        batches = self.batches.epoch(state.order, start)
+        for batch, (x, y) in enumerate(progress(batches, title, steps - start), start):
+            loss, logits = self.loss(
+                model, x, y, state.noise, (epoch + batch / steps) / self.epochs
+            )
+            state.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            state.optimizer.step()
+            if state.scheduler is not None:
+                state.scheduler.step()
+            if averages:
+                state.averaged.update_parameters(model)
+            seen += len(x)
+            sums[0] += loss.detach() * len(x)
+            sums[1] += (logits.detach().argmax(1) == y).sum()
+            if self.file and self.batches.resumes and time.monotonic() - saved > EVERY:
+                state.halfway = {"batch": batch + 1, "seen": seen, "sums": sums, "order": before}
+                state.halfway["random"] = _random_states(state.device)
+                state.save(self.file)
+                saved = time.monotonic()
+        mean = sums[0].item() / seen
+        if not math.isfinite(mean):
+            raise FloatingPointError(f"{title}: the loss is {mean}; lower the learning rate")
+        return {"loss": mean, "accuracy": sums[1].item() / seen}
+
+    @torch.no_grad()
+    def estimate_statistics(self, epoch: int) -> None:
+        """Give the averaged weights batch statistics of their own, on what the objective shows."""
+        model, done = self.state.averaged.module, (epoch + 1) / self.epochs
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+        order = stream("cpu", self.state.seed, "statistics", epoch)
+        noise = stream(self.state.device, self.state.seed, "noise of statistics", epoch)
+        model.train()
+        for x, y in itertools.islice(self.batches.epoch(order), STATISTICS if norms else 0):
+            self.loss(model, x, y, noise, done)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    """State of PyTorch's own generators, which layers such as dropout draw from."""
+    states = [torch.get_rng_state()]
+    return states + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+
+
+def _set_random_states(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state)
+
+
+def _with_progress(objective: Objective) -> Callable[..., Loss]:
+    """Make an objective one of five arguments, the last one the share of the training done."""
+    if "progress" in inspect.signature(objective).parameters:
+        return lambda model, x, y, noise, done: objective(model, x, y, noise, progress=done)  # type: ignore[call-arg]
+    return lambda model, x, y, noise, done: objective(model, x, y, noise)
+
+
+def crop_and_flip(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
+    """Shift each image by up to `padding` pixels, black at the edge, and mirror every second.
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, C, H, W)
+        Images.
+    generator : torch.Generator
+        Of the shifts, on the device of `x`.
+    padding : int, default=4
+        Pixels.
+
+    Returns
+    -------
+    Tensor of shape (B, C, H, W)
+        For ``fit(..., augment=crop_and_flip)``.
+    """
+    padded, images = F.pad(x, [padding] * 4).permute(0, 2, 3, 1), len(x)
+
+    def draw(count: int) -> Tensor:
+        return torch.randint(0, count, (images, 1), generator=generator, device=x.device)
+
+    rows = draw(2 * padding + 1) + torch.arange(x.shape[2], device=x.device)
+    columns = draw(2 * padding + 1) + torch.arange(x.shape[3], device=x.device)
+    columns = torch.where(draw(2) == 1, columns.flip(1), columns)
+    which = torch.arange(images, device=x.device)[:, None, None]
+    return padded[which, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
 def _monitored(monitor: Monitor | None, model: nn.Module, select: str) -> dict[str, float]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from rvlib import experiments as ex
 from rvlib.attacks import margin, pgd, smoothed_pgd
+from rvlib.modern import MODERN
 from rvlib.objectives import adversarial, gaussian, mixed, standard
 from rvlib.threat_models import L2, Linf, PixelL2
 
@@ -71,7 +72,8 @@ def test_the_recipes_are_the_reports():
         numbers = (recipe.epochs, recipe.batch_size, recipe.lr, recipe.momentum, recipe.network)
         assert numbers == (30, 32, lr, 0.9, "lenet")
         assert recipe.select == (recipe.attacks[0] if recipe.attacks else "natural")
-        assert recipe.probe == (recipe.attacks[0] if recipe.attacks else "pgd-linf")
+        probe = recipe.attacks[0] if recipe.attacks else "pgd-linf"
+        assert recipe.probes == {"natural": ex.natural, probe: ex.ATTACKS[probe]}
     assert {*ex.DEFENCES, *ex.FURTHER} <= {*ex.RECIPES}
     assert (ex.SIGMAS, ex.SIGMA, ex.ALPHA, ex.N0) == ((0.12, 0.25, 0.5, 1.0), 0.25, 0.001, 100)
     assert ex.NOISE_OF["smoothed-0.25"] == 0.25
@@ -93,6 +95,67 @@ def test_a_recipe_minimises_what_it_says(name):
     )
     assert torch.equal(one, other)
     assert recipe.record()["name"] == name
+
+
+def test_the_modern_recipes():
+    small = [MODERN[f"resnet20-{kind}"] for kind in ("gaussian-0.50", "consistency-0.50")]
+    assert [r.epochs for r in small] == [90, 150]  # as in the public per-image logs
+    assert {(r.batch_size, r.lr, r.momentum, r.weight_decay) for r in small} == {
+        (256, 0.1, 0.9, 1e-4)
+    }
+    weights = {r.sigma: r.weight for r in MODERN.values() if r.objective == "consistency"}
+    assert weights == {0.5: 10, 0.25: 20}
+    large = MODERN["resnet18-nuat"]
+    assert (large.batch_size, large.lr, large.weight_decay, large.weight) == (128, 0.1, 5e-4, 4)
+    assert (large.label_smoothing, large.average, large.bfloat16) == (0.4, 0.999, True)
+    for name, recipe in MODERN.items():
+        assert recipe.name == name
+        assert name.startswith(recipe.network)
+        # Neither chosen nor trained on the images of any table.
+        assert (recipe.split, recipe.selection) == ("train-rest", "selection")
+        assert recipe.ships_best
+        assert ex.find_recipe(name) is recipe
+        if recipe.sigma:
+            assert (list(recipe.probes), recipe.select) == (["natural"], "noisy")
+        else:
+            probe = ex.attack_record("", recipe.probes["pgd-8"])
+            assert (probe["threat"], probe["steps"]) == (f"linf {8 / 255:g}", 10)
+            assert recipe.select == ("natural" if recipe.objective == "standard" else "pgd-8")
+
+
+@pytest.mark.parametrize("name", ["three-steps", "one-cycle"])
+def test_learning_rates_of_the_modern_recipes(name):
+    recipe = next(r for r in MODERN.values() if r.schedule == name)
+    weight = [torch.nn.Parameter(torch.zeros(1))]
+    options = recipe.fit_options()
+    optimizer = options["optimizer"](weight)
+    assert optimizer.defaults["nesterov"]
+    assert optimizer.defaults["weight_decay"] == recipe.weight_decay
+    scheduler, rates = options["schedule"](optimizer, 30), []
+    for _ in range(30):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    if name == "three-steps":
+        expected = [recipe.lr] * 10 + [recipe.lr / 10] * 10 + [recipe.lr / 100] * 10
+        assert rates == pytest.approx(expected)
+    else:
+        assert max(rates) == pytest.approx(recipe.lr)
+        assert 8 <= rates.index(max(rates)) <= 9
+        assert max(rates[0], 10 * rates[-1]) < 0.05 * recipe.lr
+
+
+@pytest.mark.parametrize("name", MODERN)
+def test_a_modern_recipe_takes_a_step_on_its_objective(name):
+    recipe = MODERN[name]
+    model = recipe.build(0).eval()
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    loss, logits = recipe.make_objective()(model, x, torch.arange(4), generator)
+    assert torch.isfinite(loss)
+    assert logits.shape == (4, 10)
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 def test_initial_weights_depend_on_the_seed_alone():

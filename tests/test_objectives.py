@@ -2,14 +2,28 @@
 
 import functools
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from rvlib.attacks import fgsm, pgd
-from rvlib.objectives import Loss, adversarial, gaussian, mixed, standard, weighted
+from rvlib.objectives import (
+    Loss,
+    adversarial,
+    consistency,
+    fgsm_rs,
+    gaussian,
+    mixed,
+    n_fgsm,
+    nuat,
+    standard,
+    trades,
+    weighted,
+)
 from rvlib.threat_models import L2, Linf, PixelL2
 
 X = (1.4 * torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.2).clamp(0, 1)
@@ -95,8 +109,15 @@ def test_modes_and_images_are_left_alone_and_one_batch_is_normalised(objective):
 
 
 def test_logits_are_those_of_the_clean_images(net):
-    for name in ("standard", "adversarial", "madry", "mixed"):
+    for name in ("standard", "adversarial", "mixed"):
         assert close(OBJECTIVES[name](net, X, Y, seeded()).logits, net(X))
+
+
+def test_images_of_no_weight_are_not_shown_to_the_network(net):
+    spy = Spy(net)
+    loss = adversarial(becomes(0.1), clean_weight=0)(spy, X, Y, seeded())
+    assert [len(x) for _, x in spy.seen] == [len(X)]
+    assert close(loss.logits, net(torch.full_like(X, 0.1)))
 
 
 # ---- standard and gaussian ------------------------------------------------------------------
@@ -219,3 +240,154 @@ def test_what_makes_no_objective_is_refused(share):
         adversarial(ATTACKS["fgsm"], clean_weight=share)
     with pytest.raises(TypeError, match="attack="):
         adversarial(Linf(0.03))  # type: ignore[arg-type]
+
+
+# ---- after the report -------------------------------------------------------------------------
+
+
+class Spy(nn.Module):
+    """Remembers what the network was given, in training and in evaluation mode."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.seen = network, list[tuple[bool, torch.Tensor]]()
+
+    def forward(self, x):
+        self.seen.append((self.training, x.detach().clone()))
+        return self.network(x)
+
+
+MODERN = {
+    "trades": trades(Linf(0.1), 3.0, steps=3),
+    "trades-l2": trades(L2(0.5), 3.0, steps=3),
+    "fgsm-rs": fgsm_rs(Linf(0.1)),
+    "n-fgsm": n_fgsm(Linf(0.1)),
+    "nuat": nuat(Linf(0.1), 3.0),
+    "consistency": consistency(0.2, 3.0),
+}
+
+
+@pytest.mark.parametrize("name", MODERN)
+def test_the_network_is_in_evaluation_mode_while_an_attack_is_made(name, net):
+    spy = Spy(net.train())
+    loss = MODERN[name](spy, X, Y, seeded())
+    *crafting, last = spy.seen
+    assert last[0]
+    assert not any(training for training, _ in crafting)
+    assert spy.training
+    loss.value.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+    assert loss.logits.shape == (len(X), 3)
+    again = MODERN[name](spy, X, Y, seeded())
+    assert again.value.item() == loss.value.item()
+    assert MODERN[name](spy, X, Y, seeded(1)).value.item() != loss.value.item()
+
+
+@pytest.mark.parametrize(("name", "ball"), [("trades", Linf(0.1)), ("trades-l2", L2(0.5))])
+def test_trades_by_hand(name, ball, net):
+    spy = Spy(net)
+    loss = MODERN[name](spy, X, Y, seeded())
+    x, x_adv = spy.seen[-1][1].chunk(2)
+    assert torch.equal(x, X)
+    assert (ball.norm(x_adv - x) <= ball.eps * (1 + 1e-5)).all()
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    p, q = net(x).softmax(1), net(x_adv).softmax(1)
+    moved = (p * (p / q).log()).sum(1)
+    assert close(loss.value, cross_entropy(net, X) + 3 * moved.mean())
+    near = (X + 0.001 * torch.empty_like(X).normal_(generator=seeded())).clamp(0, 1)
+    assert torch.equal(spy.seen[1][1], near)  # where the attack begins
+    start = (p * (p / net(near).softmax(1)).log()).sum(1)
+    assert (moved > start).all()  # the attack raises what it is to raise
+
+
+def test_fgsm_from_a_random_start_is_one_step_of_pgd(net):
+    attack = functools.partial(pgd, threat=Linf(0.1), steps=1, step_size=0.125)
+    expected = adversarial(attack, 0.0)(net, X, Y, seeded()).value
+    assert close(fgsm_rs(Linf(0.1))(net, X, Y, seeded()).value, expected)
+
+
+def test_n_fgsm_by_hand(net):
+    spy = Spy(net)
+    loss = n_fgsm(Linf(0.1), noise=3.0)(spy, X, Y, seeded(5))
+    start, x_adv = (x for _, x in spy.seen)
+    inner = (X > 0.31) & (X < 0.69)  # no wall within three radii
+    away = (start - X)[inner].abs()
+    assert 0.25 < away.max() <= 0.3
+    start.requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_entropy(net, start), start)
+    assert close(x_adv, (start.detach() + 0.1 * gradient.sign()).clamp(0, 1))
+    assert (x_adv - X).abs().max() > 0.1  # no projection
+    assert close(loss.value, cross_entropy(net, x_adv))
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_nuat_by_hand(progress, net):
+    spy = Spy(net)
+    objective: Any = nuat(Linf(0.1), 3.0)
+    loss = objective(spy, X, Y, seeded(), progress=progress)
+    x, x_adv = spy.seen[-1][1].chunk(2)
+    assert (x_adv - x).abs().max() <= 0.1 + 1e-6
+    singular = np.linalg.svd((net(x_adv) - net(x)).detach().numpy(), compute_uv=False)
+    assert close(loss.value, cross_entropy(net, X) + progress * 3 * singular.sum() / len(X))
+    start = spy.seen[1][1]
+    inner = (X > 0.06) & (X < 0.94)
+    assert close((start - X)[inner].abs(), torch.full_like(X[inner], 0.05))
+
+
+def test_the_step_of_nuat_climbs_the_norm_for_one_side_of_the_coin(net):
+    """Both losses are climbed, by chance: with only the norm to climb they differ."""
+    found = set()
+    for seed in range(12):
+        spy = Spy(net)
+        nuat(Linf(0.1), 1e6)(spy, X, Y, seeded(seed))
+        start, x_adv = spy.seen[1][1].clone().requires_grad_(), spy.seen[-1][1].chunk(2)[1]
+        for name, value in (
+            ("norm", torch.linalg.matrix_norm(net(start) - net(X).detach(), "nuc")),
+            ("loss", cross_entropy(net, start)),
+        ):
+            (gradient,) = torch.autograd.grad(value, start)
+            moved = start.detach() + 0.1 * gradient.sign()
+            if close((X + (moved - X).clamp(-0.1, 0.1)).clamp(0, 1), x_adv):
+                found.add(name)
+    assert found == {"norm", "loss"}
+
+
+def test_consistency_by_hand(net):
+    spy = Spy(net)
+    loss = consistency(0.2, 3.0, copies=3, entropy=0.7)(spy, X, Y, seeded())
+    copies = spy.seen[-1][1].chunk(3)
+    noise = torch.stack(copies) - X
+    assert 0.15 < noise.std() < 0.25
+    assert len({round(float(n.sum()), 4) for n in noise}) == 3
+    p = torch.stack([net(x).softmax(1) for x in copies])
+    mean = p.mean(0)
+    apart = sum((mean * (mean / q).log()).sum(1).mean() for q in p) / 3
+    unsure = -(mean * mean.log()).sum(1).mean()
+    fits = sum(cross_entropy(net, x) for x in copies) / 3
+    assert close(loss.value, fits + 3 * apart + 0.7 * unsure)
+
+
+def test_sure_answers_that_disagree_have_a_finite_loss(net):
+    class Sure(nn.Module):
+        def forward(self, x):
+            return 1e4 * torch.stack([x.sum((1, 2, 3)), -x.sum((1, 2, 3))], 1) - 1e4 * 24
+
+    loss = consistency(2.0, 3.0)(Sure(), X.requires_grad_(False), Y.clamp(max=1), seeded())
+    assert torch.isfinite(loss.value)
+
+
+@pytest.mark.parametrize("make", [n_fgsm, trades])
+def test_label_smoothing_by_hand(make, net):
+    plain, smooth = (make(Linf(0.1), label_smoothing=s)(net, X, Y, seeded()) for s in (0.0, 0.3))
+    log_p = plain.logits.log_softmax(1)
+    assert torch.equal(smooth.logits, plain.logits)
+    change = 0.3 * (log_p.gather(1, Y[:, None]).mean() - log_p.mean())
+    assert close(smooth.value - plain.value, change)
+
+
+def test_label_smoothing_of_several_parts(net):
+    loss = adversarial(becomes(0.5), 0.25, label_smoothing=0.3)(net, X, Y, seeded()).value
+    smooth = functools.partial(F.cross_entropy, target=Y, label_smoothing=0.3)
+    grey = torch.full_like(X, 0.5)
+    assert close(loss, 0.25 * smooth(net(X)) + 0.75 * smooth(net(grey)))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import rvlib as rv
@@ -22,6 +23,7 @@ from rvlib import experiments as ex
 from rvlib.data import load, register_image_folder
 from rvlib.evaluation import vote_counts
 from rvlib.models import WeightsError, read_record
+from rvlib.modern import MODERN
 from rvlib.pipeline import Accuracy, Run, accuracy, certificates, cores, estimate
 from rvlib.pipeline import measure_everything as everything
 from rvlib.results import Results, ResultsError, counts, open_results, read, write_shard
@@ -169,11 +171,11 @@ def test_a_run_measures_what_is_missing_and_reads_the_rest(tiny, tmp_path):
 
 def test_an_estimate_counts_passes_and_votes(tiny, monkeypatch):
     run = tiny("a")
-    monkeypatch.setattr(pipeline, "_seconds", lambda work, device: 1.0)
+    monkeypatch.setattr(pipeline, "_seconds", lambda work, device, times=3: 1.0)
     monkeypatch.setattr(pipeline, "cores", lambda: 2)
     monkeypatch.setattr(pipeline, "missing_images", lambda run: {})
-    # Two epochs of 48 images in four networks; one of them is attacked in two steps.
-    assert estimate(run) == pytest.approx(2 * 48 * (3 + 1 + 1 + 2) / 32 / 2)
+    # Two epochs of 48 images in four networks: a step of all eight images is a second.
+    assert estimate(run) == pytest.approx(2 * 48 * 4 / 8 / 2)
     everything(run)
     for place, images, seconds in [
         (("heldout", "standard", 0, "natural"), 8, 8 / 256),
@@ -185,6 +187,40 @@ def test_an_estimate_counts_passes_and_votes(tiny, monkeypatch):
     ]:
         monkeypatch.setattr(pipeline, "missing_images", lambda run, at=(place, images): dict([at]))
         assert estimate(run) == pytest.approx(seconds), place
+
+
+def test_part_two_attacks_and_certifies_its_own_networks(tmp_path, monkeypatch):
+    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path))
+    run = Run.open("modern", "cpu")
+    listed = pipeline.measurements(run)
+    made = {m.place: m.count for m in listed}
+    assert len(made) == len(listed)
+    assert {name for _, name, _, _ in made} == {*MODERN} == {n for n, _ in run.untrained()}
+    assert made["test", "lenet-nuat", 0, "ensemble-linf-8"] == 10_000
+    assert made["test", "resnet18-nuat", 0, "ensemble-linf-8"] == 1000
+    assert made["test", "resnet18-nuat", 0, "autoattack-linf-8"] == 200
+    place = ("test-every-20th", "resnet20-gaussian-0.50", 0, "certificates")
+    assert made[place] == len(load("cifar10", place[0])[1]) == 500
+    drawn = [name for _, name, _, what in made if what == "certificates"]
+    assert drawn == [name for name, recipe in MODERN.items() if recipe.sigma]
+
+
+def test_only_the_named_networks_are_measured(tiny):
+    run = tiny("a")
+    pipeline.measure_everything(run, "standard")
+    assert {path.name for path in (run.rows / "heldout").iterdir()} == {"standard"}
+    assert {name for name, _ in run.untrained()} == {"gaussian-0.25", "pgd-linf-at"}
+
+
+def test_large_networks_are_shipped_in_16_bits(tiny, monkeypatch):
+    run = tiny("a")
+    monkeypatch.setattr(ex.Recipe, "ships_half", True)
+    monkeypatch.setattr(ex.Recipe, "ships_best", True)
+    model = run.model("standard")
+    assert {v.dtype for v in load_file(run.weights("standard")).values()} == {torch.float16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    record = read_record(run.weights("standard"))
+    assert record["shipped"] == "best epoch"
 
 
 def test_a_check_is_written_and_read_again(tiny, monkeypatch):

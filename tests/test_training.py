@@ -20,7 +20,7 @@ from rvlib.data import to_float
 from rvlib.models import WeightsError
 from rvlib.objectives import Loss, adversarial, gaussian, standard
 from rvlib.threat_models import Linf
-from rvlib.training import fit
+from rvlib.training import crop_and_flip, fit
 
 EPOCHS = 4
 
@@ -208,11 +208,11 @@ def test_autocast_is_on_for_the_objective_and_off_for_the_rest():
 
     def spy(model, x, y, generator):
         loss = standard(model, x, y, generator)
-        kinds.add(loss.logits.dtype)
+        kinds.add((model(x).dtype, loss.logits.dtype, loss.value.dtype))
         return loss
 
     history = quietly(net(0.0), spy, autocast=torch.bfloat16, epochs=20).history
-    assert kinds == {torch.bfloat16}
+    assert kinds == {(torch.bfloat16, torch.float32, torch.float32)}
     assert history[-1]["loss"] < 0.7 * history[0]["loss"]
     assert not torch.is_autocast_enabled("cpu")
 
@@ -308,6 +308,114 @@ def test_one_line_an_epoch(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+# ---- averaged weights, collapse, progress, augmentation --------------------------------------
+
+
+def test_the_average_by_hand():
+    seen = list[dict[str, torch.Tensor]]()
+
+    def spy(model, x, y, generator):
+        seen.append({k: v.clone() for k, v in model.state_dict().items()})
+        return standard(model, x, y, generator)
+
+    kept = list[dict[str, torch.Tensor]]()
+    model = flat()
+
+    def watch(model):
+        kept.append({k: v.clone() for k, v in model.state_dict().items()})
+        return {"figure": 0.5}
+
+    quietly(model, spy, average=0.9, average_from=2, monitor=watch, select="figure", epochs=4)
+    weights = [*seen[1:], model.state_dict()]  # after each of twelve steps
+    assert len(weights) == 12
+    average = weights[6]["1.weight"]  # epochs count from 0: the first step of the third
+    for after in weights[7:]:
+        average = 0.9 * average + 0.1 * after["1.weight"]
+    # Monitored: twice the weights alone, then the weights and their average.
+    assert len(kept) == 6
+    assert torch.allclose(kept[-1]["1.weight"], average, atol=1e-6)
+    assert torch.equal(kept[-2]["1.weight"], model.state_dict()["1.weight"])
+
+
+def test_the_best_averaged_weights_are_kept_and_monitored():
+    figures = iter([0.9, 0.1, 0.3, 0.2, 0.6, 0.3, 0.5])  # weights; then weights, average, ...
+    result = quietly(
+        flat(),
+        average=0.5,
+        average_from=1,
+        monitor=lambda model: {"figure": next(figures)},
+        select="figure",
+    )
+    assert [entry.get("averaged figure") for entry in result.history] == [None, 0.3, 0.6, 0.5]
+    assert result.best_epoch == 2
+
+
+def test_batch_statistics_of_the_average_are_those_of_what_it_sees():
+    images = torch.rand(24, 3, 4, 4, generator=seeded())
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 3))
+    found = list[nn.Module]()
+
+    def watch(model):
+        found.append(copy.deepcopy(model))
+        return {"figure": 0.5}
+
+    def shifted(model, x, y, generator):
+        return standard(model, x + 2, y, generator)
+
+    data = images, torch.arange(24) % 3
+    quietly(model, shifted, data, average=0.5, monitor=watch, select="figure", epochs=2)
+    norm = found[-1][0]  # type: ignore[index]
+    # Three batches of eight, each image once: the mean of their means is that of all.
+    assert torch.allclose(norm.running_mean, (images + 2).mean((0, 2, 3)), atol=1e-5)
+    assert norm.momentum == 0.1
+    ordinary = found[-2][0].running_mean  # type: ignore[index]
+    assert not torch.allclose(ordinary, norm.running_mean, atol=1e-3)
+
+
+def test_a_collapse_stops_the_training_and_the_best_is_kept():
+    figures = [0.2, 0.5, 0.4, 0.1, 0.6]
+    watch = iter(figures)
+    result = quietly(
+        net(),
+        monitor=lambda model: {"figure": next(watch)},
+        select="figure",
+        stop_below=0.5,
+        epochs=5,
+    )
+    assert [entry["figure"] for entry in result.history] == figures[:4]
+    assert result.best_epoch == 1
+
+
+def test_an_objective_is_given_the_progress_that_it_asks_for():
+    seen = list[float]()
+
+    def objective(model, x, y, generator, progress=1.0):
+        seen.append(progress)
+        return standard(model, x, y, generator)
+
+    quietly(net(), objective, epochs=2)
+    assert seen == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
+
+
+def test_crops_and_flips_are_windows_of_the_padded_image():
+    x = torch.rand(64, 3, 5, 6, generator=seeded())
+    found = crop_and_flip(x, seeded(1), padding=2)
+    assert found.shape == x.shape
+    padded = F.pad(x, [2] * 4)
+    windows = list[tuple[int, int, bool]]()
+    for image, wide in zip(found, padded, strict=True):
+        fits = [
+            (i, j, mirrored)
+            for i, j, mirrored in itertools.product(range(5), range(5), (False, True))
+            if torch.equal(image.flip(2) if mirrored else image, wide[:, i : i + 5, j : j + 6])
+        ]
+        assert len(fits) == 1
+        windows += fits
+    assert {i for i, _, _ in windows} == {j for _, j, _ in windows} == set(range(5))
+    assert 16 < sum(mirrored for _, _, mirrored in windows) < 48
+    assert torch.equal(found, crop_and_flip(x, seeded(1), padding=2))
+
+
 # ---- checkpoints ----------------------------------------------------------------------------
 
 
@@ -348,6 +456,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         )
     },
     "bfloat16": {"autocast": torch.bfloat16},
+    "averaged": {"average": 0.8, "average_from": 1, "objective": OBJECTIVES["gaussian"]},
 }
 
 
@@ -375,21 +484,34 @@ def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, settings, kill):
     assert not said
 
 
-def test_killed_within_an_epoch_it_starts_that_epoch_again(tmp_path):
-    unbroken, steps = net(), itertools.count(1)
-    quietly(unbroken, gaussian(0.2))
+@pytest.mark.parametrize("every", [0, 1000])
+@pytest.mark.parametrize("step", [5, 8, 9])
+def test_killed_within_an_epoch_it_ends_like_an_unbroken_one(tmp_path, monkeypatch, every, step):
+    monkeypatch.setattr("rvlib.training.EVERY", every)  # at every step; never
+    options = {"average": 0.5, "average_from": 1, "monitor": monitor, "select": "figure"}
+    unbroken, steps, noisy = net(), itertools.count(1), gaussian(0.2)
+    expected = quietly(unbroken, noisy, **options)
+    options["checkpoint"] = tmp_path / "c"
 
     def dying(model, x, y, generator):
-        if next(steps) == 8:  # three steps an epoch
+        if model.training and model is mortal and next(steps) == step:  # three steps an epoch
             raise Killed
-        return gaussian(0.2)(model, x, y, generator)
+        taken.append(len(x))
+        return noisy(model, x, y, generator)
 
-    dying.__qualname__ = gaussian(0.2).__qualname__  # type: ignore[attr-defined]
+    dying.__qualname__ = noisy.__qualname__  # type: ignore[attr-defined]
+    mortal, taken = net(), list[int]()
     with pytest.raises(Killed):
-        quietly(net(), dying, checkpoint=tmp_path / "c")
-    resumed = net()
-    assert len(quietly(resumed, gaussian(0.2), checkpoint=str(tmp_path / "c")).history) == EPOCHS
+        quietly(mortal, dying, **options)
+    mortal, resumed, taken = nn.Module(), net(), []
+    result = quietly(resumed, dying, **options)
     assert same(resumed, unbroken)
+    assert result.history == expected.history
+    assert same_state(result.best_state, expected.best_state)
+    # Each epoch after the first also estimates statistics, three batches for the average.
+    left = EPOCHS * 3 - (step - 1 if every == 0 else (step - 1) // 3 * 3)
+    estimated = 3 * (EPOCHS - max((step - 1) // 3, 1))
+    assert len(taken) == left + estimated
 
 
 def test_more_epochs_go_on_and_fewer_are_refused(tmp_path):

@@ -15,6 +15,7 @@ _PUBLIC = {
     "explorers": [
         *["explore_fgsm", "explore_pgd", "explore_attacks", "explore_training", "explore_mixing"],
         *["explore_smoothing", "explore_certification", "explore_results", "explore_noise"],
+        "explore_modern",
     ],
     "exercises": [
         *["check_fgsm", "check_eight_bit", "check_l2_projection", "check_pgd"],

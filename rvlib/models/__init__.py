@@ -98,6 +98,51 @@ def resnet18(classes: int = 10, channels: int = 3) -> nn.Module:
     return network
 
 
+@register_model
+def resnet20(classes: int = 10, channels: int = 3) -> nn.Sequential:
+    """Make the ResNet with 20 layers for small images: 272,474 parameters.
+
+    Parameters
+    ----------
+    classes : int, default=10
+        Number of classes.
+    channels : int, default=3
+        Colour channels of the images.
+
+    Returns
+    -------
+    nn.Sequential
+        Images (B, channels, H, W) to logits (B, classes), randomly initialised.
+
+    References
+    ----------
+    .. [1] He et al., CVPR 2016, section 4.2, with projections where the width changes (option B).
+
+    Examples
+    --------
+    >>> sum(p.numel() for p in resnet20().parameters())
+    272474
+    """
+    from torchvision.models.resnet import BasicBlock  # slow to import
+
+    width = 16
+    stem = (nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+    blocks = list[nn.Module]()
+    for planes, stride in [(16, 1)] * 3 + [(32, 2)] + [(32, 1)] * 2 + [(64, 2)] + [(64, 1)] * 2:
+        shortcut = None
+        if stride > 1:
+            project = nn.Conv2d(width, planes, 1, stride, bias=False)
+            shortcut = nn.Sequential(project, nn.BatchNorm2d(planes))
+        blocks.append(BasicBlock(width, planes, stride, shortcut))
+        width = planes
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+    network = nn.Sequential(*stem, *blocks, *head)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
 class Normalize(nn.Module):
     r"""Standardise pixels inside the network: :math:`(x - \mu) / s` for every channel.
 

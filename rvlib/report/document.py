@@ -19,7 +19,9 @@ from rvlib.experiments import (
     gaussian_name,
     smoothed_name,
 )
+from rvlib.modern import MODERN
 from rvlib.pipeline import repository
+from rvlib.report.part_two import shipped_tables
 from rvlib.report.tables import text
 from rvlib.results import atomic_write
 
@@ -161,13 +163,15 @@ def gather(out: Path) -> dict[str, Any]:
     except (KeyError, ValueError, TypeError) as error:
         what = " ".join(str(error).split())
         raise ValueError(f"{out}: a table is incomplete ({what}): run make report again") from None
+    part_two = shipped_tables(dtype=str, keep_default_na=False)
     recipe, cifar10 = RECIPES["standard"], DATASETS["cifar10"]
     parameters = sum(p.numel() for p in recipe.build(0).parameters())
     return {
         "run": run,
         "tables": {name: table.to_dict("records") for name, table in printed.items()},
         "figure": figure,
-        "titles": TITLES,
+        "titles": TITLES | {name: modern.title for name, modern in MODERN.items()},
+        "part_two": {name: table.to_dict("records") for name, table in part_two.items()},
         "recipe": recipe.record() | {"parameters": parameters},
         "findings": findings,
         "side": cifar10.shape[-1],

@@ -4,7 +4,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from rvlib.modern import PROFILE
 from rvlib.pipeline import Run, repository
+from rvlib.report import part_two
+from rvlib.report.tables import write_csv
 
 PARTS = ("rows", "lessons", "tables", "figures", "report.pdf", "report.html", "run.json")
 
@@ -44,6 +47,15 @@ def publish(run: Run, root: Path | None = None) -> list[Path]:
             shutil.copy2(run.out / path, Path(folder) / path)
         models = _replace(Path(folder) / "models", report / "models")
     return [models, *(_replace(run.out / part, report / part) for part in PARTS)]
+
+
+def publish_part_two(run: Run, root: Path | None = None) -> list[Path]:
+    """Copy weights and rows of the networks of Part II that are there, and the tables of both."""
+    report = (root or repository()) / "report" / PROFILE.name
+    for name, table in part_two.all_tables(run.out).items():
+        write_csv(run.out / "tables" / f"{name}.csv", table)
+    parts = [part for part in ("models", "rows", "tables") if (run.out / part).exists()]
+    return [_replace(run.out / part, report / part) for part in parts]
 
 
 def _replace(source: Path, target: Path) -> Path:

@@ -1,0 +1,108 @@
+"""Notebook 07's explorer: accuracy against the cost of training, and certified accuracy."""
+
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+
+from rvlib.course.explorer import Control, Explorer, Picture
+from rvlib.course.explorers.panels import HERE, Curves, moving, new_figure, place
+from rvlib.course.figures import BLUE, ORANGE, style
+from rvlib.experiments import find_recipe, title
+from rvlib.pipeline import Run
+from rvlib.report import part_two
+from rvlib.report.part_two import RADII
+
+
+def explore_modern(run: Run) -> Explorer:
+    """Choose a network and an attack, a smoothed network and a radius, among what was run.
+
+    Parameters
+    ----------
+    run : Run
+        Of the checkout whose tables of Part II to show.
+
+    Returns
+    -------
+    Explorer
+        Controls ``network``, ``attack``, ``smoothed`` and ``radius``.
+    """
+    accuracy, training, certified = part_two.shipped_tables(run.published.parent).values()
+    measured = accuracy[accuracy["n"] > 0].set_index(["attack", "defence"])
+    cost = training.set_index("defence")
+    images = 1e-9 * 48_000  # of an epoch, in thousand millions
+    passes = images * cost["done"] * (cost["forwards"] + cost["backwards"])
+    attacks = [a for a in accuracy["attack"].unique() if a in measured.index]
+    networks = list(measured.loc[attacks[0]].index)
+    curves = {
+        name: rows["certified"].tolist()
+        for name, rows in certified[certified["images"] > 0].groupby("defence", sort=False)
+    }
+    lines = certified.set_index(["defence", "radius"])
+    with style():
+        figure = new_figure()
+        points = _Points(place(figure, 62, 56, 270, 262), passes)
+        axes = place(figure, 420, 56, 286, 262)
+        smooth = Curves(axes, RADII, {name: _short(name) for name in curves})
+        (public,) = axes.plot([], [], "s", color=ORANGE, markersize=10, markerfacecolor="none")
+        axes.set(ylim=(0, 80), xlabel="l2 radius", ylabel="certified accuracy, %")
+        figure.legend(*axes.get_legend_handles_labels(), loc="upper right", ncols=2)
+    smooth.moving.append(public)
+
+    def draw(network: str, attack: str, smoothed: str, radius: float) -> str:
+        points.show(measured.loc[attack], network, title(attack))
+        smooth.show(curves, smoothed, RADII.index(radius))
+        printed = lines.loc[smoothed]["public"]
+        public.set_data(RADII, printed.tolist())
+        line, at = measured.loc[(attack, network)], lines.loc[(smoothed, radius)]
+        words = f"; published: {at['public']:.1f} %" if pd.notna(at["public"]) else ""
+        return (
+            f"{title(network)}, {title(attack)}: {line['accuracy']:.1f} % of {line['n']:.0f} test "
+            f"images ({line['ci_low']:.1f} to {line['ci_high']:.1f}), after "
+            f"{passes[network]:.2f} thousand million passes. {title(smoothed)}, radius {radius:g}: "
+            f"{at['certified']:.1f} % of {at['images']:.0f} certified{words}."
+        )
+
+    controls = [
+        Control("network", "network", networks, 0, [title(n) for n in networks], menu=True),
+        Control("attack", "attack", attacks, 0, [title(a) for a in attacks], menu=True),
+        Control("smoothed", "smoothed", list(curves), 0, [title(n) for n in curves], menu=True),
+        Control("radius", "radius", RADII, 2, [f"{r:g}" for r in RADII]),
+    ]
+    return Explorer("modern", controls, Picture(figure, moving(points, smooth)), draw)
+
+
+def _short(name: str) -> str:
+    """Name of a smoothed network beside its curve."""
+    return title(name).replace("ResNet-20, ", "").replace("LeNet, ", "LeNet: ")
+
+
+class _Points:
+    """Networks by the passes of their training and their accuracy, one of them chosen."""
+
+    def __init__(self, axes: Axes, passes: pd.Series) -> None:
+        self.axes, self.passes = axes, passes
+        looks = {"lenet": "o", "resnet20": "^", "resnet18": "D"}
+        self.points = {
+            network: axes.plot([], [], look, color=BLUE, markersize=8, linestyle="", label=label)[0]
+            for (network, look), label in zip(
+                looks.items(), ("LeNet", "ResNet-20", "ResNet-18"), strict=True
+            )
+        }
+        (self.here,) = axes.plot([], [], **HERE)
+        (self.ends,) = axes.plot([], [], "-_", color="k", markersize=12)
+        self.title = axes.set_title(" ", loc="right")
+        axes.set(xscale="log", xlim=(0.04, 40), ylim=(0, 100))
+        axes.set(xlabel="passes of the training, 10⁹ images", ylabel="accuracy, %")
+        axes.legend(loc="upper left")
+        self.moving: list[Artist] = [*self.points.values(), self.here, self.ends, self.title]
+
+    def show(self, lines: pd.DataFrame, chosen: str, attack: str) -> None:
+        """Show the accuracies under one attack."""
+        kinds = [find_recipe(name).network for name in lines.index]
+        for network, points in self.points.items():
+            some = lines[[kind == network for kind in kinds]]
+            points.set_data(self.passes[some.index], some["accuracy"])
+        x, line = self.passes[chosen], lines.loc[chosen]
+        self.here.set_data([x], [line["accuracy"]])
+        self.ends.set_data([x, x], [line["ci_low"], line["ci_high"]])
+        self.title.set_text(attack)

@@ -1,0 +1,184 @@
+"""Tables of Part II: training of today, from the rows in ``report/modern``.
+
+A network that was not trained or not measured has a line without numbers: *not run*.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from rvlib.attacks.passes import Passes
+from rvlib.experiments import title
+from rvlib.models import MODELS, read_record
+from rvlib.modern import MODERN, PROFILE, PUBLIC, Modern
+from rvlib.pipeline import accuracy, certificates, repository
+from rvlib.results import Results, counts, missing, read
+from rvlib.smoothing import statistics as st
+
+RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+"""Radii of the certified accuracies, in pixel units."""
+SPLIT = "test-every-20th"
+
+
+def shipped(report: Path | None = None) -> Path:
+    """Folder of the weights, rows and tables of Part II in ``report/``."""
+    return (report or repository() / "report") / PROFILE.name
+
+
+def shipped_tables(report: Path | None = None, **options: Any) -> dict[str, pd.DataFrame]:
+    """Read ``training``, ``accuracy`` and ``certified`` as shipped; `options` of ``read_csv``."""
+    folder = shipped(report) / "tables"
+    names = ("training", "accuracy", "certified")
+    return {name: pd.read_csv(folder / f"{name}.csv", **options) for name in names}
+
+
+def rows(folder: Path, split: str, name: str, what: str, count: int) -> Results | None:
+    """Read a measurement of Part II; None if it was not made."""
+    place = folder / "rows" / split / name / "seed-0" / what
+    return None if missing(place, count, count) else read(place, count)
+
+
+def passes(recipe: Modern) -> tuple[float, float]:
+    """Count forward and backward passes of an image in one step of a training.
+
+    To one decimal: what is asked once a batch, to check the network, is not counted.
+    """
+    network, objective = Passes(MODELS[recipe.network]()), recipe.make_objective()
+    x = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    loss = objective(network, x, torch.arange(40) % 10, torch.Generator().manual_seed(0)).value
+    loss.backward()
+    return round(network.forwards / len(x), 1), round(network.backwards / len(x), 1)
+
+
+def training_table(folder: Path) -> pd.DataFrame:
+    """Say what each training cost, and how its last weights and their average do on ``selection``.
+
+    Parameters
+    ----------
+    folder : Path
+        As ``shipped`` gives it.
+
+    Returns
+    -------
+    DataFrame
+        One line a network: ``defence, network, objective, parameters, epochs`` (planned) and
+        ``done``; ``forwards`` and ``backwards``, passes an image and epoch; ``minutes`` and
+        ``device``; ``best_epoch``, the one shipped; in percent ``last`` and ``best``, the accuracy
+        that chooses, and ``highest_last``, the highest that the weights themselves had.
+    """
+    lines = []
+    for name, recipe in MODERN.items():
+        forwards, backwards = passes(recipe)
+        size = sum(p.numel() for p in MODELS[recipe.network]().parameters())
+        line: dict[str, Any] = {"defence": name, "network": recipe.network}
+        line |= {"objective": recipe.objective, "parameters": size, "epochs": recipe.epochs}
+        line |= {"done": 0, "forwards": forwards, "backwards": backwards}
+        weights = folder / "models" / name / "seed-0.safetensors"
+        if weights.with_suffix(".json").exists():
+            record, key = read_record(weights), recipe.select
+            chosen = [entry.get(f"averaged {key}", entry[key]) for entry in record["history"]]
+            own = [entry[key] for entry in record["history"]]
+            line |= {"done": record["epochs"], "minutes": record["seconds"] / 60}
+            line |= {"device": record["device"], "best_epoch": record["best_epoch"]}
+            line |= {"last": 100 * own[-1], "highest_last": 100 * max(own)}
+            line |= {"best": 100 * chosen[record["best_epoch"] - 1]}
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def accuracy_table(folder: Path) -> pd.DataFrame:
+    """Count right answers on official test images, clean and under the standard protocol.
+
+    Parameters
+    ----------
+    folder : Path
+        As ``shipped`` gives it.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``defence, attack, n, correct, accuracy, ci_low, ci_high``; n = 0 where not run.
+    """
+    lines = []
+    for name, attack, count in PROFILE.cells():
+        line: dict[str, Any] = {"defence": name, "attack": attack, "n": 0}
+        if (found := rows(folder, "test", name, attack, count)) is not None:
+            counted = accuracy(found)
+            line |= {"n": counted.n, "correct": counted.correct, "accuracy": counted.percent}
+            line |= dict(zip(("ci_low", "ci_high"), counted.interval, strict=True))
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def certified_table(folder: Path) -> pd.DataFrame:
+    """Set certified accuracies beside public ones.
+
+    Parameters
+    ----------
+    folder : Path
+        As ``shipped`` gives it.
+
+    Returns
+    -------
+    DataFrame
+        One line a network and radius: ``n`` votes, ``images``, ``certified`` in percent with
+        Wilson's 95 % interval, the ``public`` value, and whether it is ``reached``: not above the
+        upper end of the interval.
+    """
+    lines, n = [], max(PROFILE.ns)
+    for name, recipe in MODERN.items():
+        if not recipe.sigma:
+            continue
+        found = rows(folder, SPLIT, name, "certificates", PROFILE.certified)
+        for radius in RADII:
+            line: dict[str, Any] = {"defence": name, "sigma": recipe.sigma, "radius": radius}
+            line |= {"n": n, "images": 0, "public": PUBLIC.get(name, {}).get(radius, np.nan)}
+            if found is not None:
+                reached = st.correct_radii(certificates(found, n), found.frame["label"]) >= radius
+                ends = st.wilson(int(reached.sum()), len(reached))
+                line |= {"images": len(reached), "certified": 100 * reached.mean()}
+                line |= {"ci_low": 100 * ends[0], "ci_high": 100 * ends[1]}
+                if not np.isnan(line["public"]):
+                    line["reached"] = "yes" if line["public"] <= line["ci_high"] else "no"
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def histories(folder: Path, *names: str) -> dict[str, list[float]]:
+    """Read the accuracy in percent that chose the epoch, of the weights themselves, by epoch."""
+    found = {}
+    for name in names:
+        weights = folder / "models" / name / "seed-0.safetensors"
+        if weights.with_suffix(".json").exists():
+            history = read_record(weights)["history"]
+            found[title(name)] = [100 * entry[MODERN[name].select] for entry in history]
+    return found
+
+
+def probabilities(folder: Path, name: str) -> NDArray[np.float64] | None:
+    r"""Read the share of votes for the label, :math:`\hat{p}_y`, of each certified image.
+
+    Images whose selected class was wrong have fewer votes; all that were drawn are counted.
+    """
+    found = rows(folder, SPLIT, name, "certificates", PROFILE.certified)
+    if found is None:
+        return None
+    labels, images = found.frame["label"].to_numpy(), np.arange(len(found.frame))
+    drawn = np.stack([counts(found.frame, f"counts_{n}") for n in PROFILE.ns])
+    most = drawn.sum(2).argmax(0)  # the largest number of votes that was drawn
+    votes = drawn[most, images]
+    share: NDArray[np.float64] = votes[images, labels] / votes.sum(1)
+    return share
+
+
+def all_tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """Make every table of Part II, by the name of its file."""
+    return {
+        "training": training_table(folder),
+        "accuracy": accuracy_table(folder),
+        "certified": certified_table(folder),
+    }

@@ -1,0 +1,125 @@
+"""rvlib.report.part_two: tables from rows and records of a few lines, and the shipped ones."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from rvlib.modern import MODERN, PROFILE, PUBLIC
+from rvlib.report import part_two
+from rvlib.report.part_two import (
+    accuracy_table,
+    all_tables,
+    certified_table,
+    passes,
+    probabilities,
+    training_table,
+)
+from rvlib.report.tables import text
+from rvlib.results import open_results, write_shard
+
+SMOOTH = "resnet20-gaussian-0.50"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet20-standard", (1, 1)),
+        ("lenet-pgd-at", (11, 11)),
+        ("lenet-trades", (13, 12)),  # what PGD is to leave, ten steps, both images
+        ("lenet-fgsm-rs", (2, 2)),
+        ("lenet-n-fgsm", (2, 2)),
+        ("lenet-nuat", (4, 3)),  # the clean logits, one step, both images
+        ("lenet-consistency-0.25", (2, 2)),
+    ],
+)
+def test_passes_of_a_step_known_by_heart(name, expected):
+    assert passes(MODERN[name]) == expected
+
+
+def test_nothing_is_there_yet(tmp_path):
+    tables = {name: text(table) for name, table in all_tables(tmp_path).items()}
+    assert set(tables["training"]["done"]) == {"0"}
+    assert set(tables["accuracy"]["n"]) == {"0"}
+    assert set(tables["certified"]["images"]) == {"0"}
+    assert probabilities(tmp_path, SMOOTH) is None
+
+
+def write(folder, split, name, what, columns, **meta):
+    place = folder / "rows" / split / name / "seed-0" / what
+    open_results(place, meta)
+    write_shard(place, 0, columns, {})
+
+
+def test_accuracies_known_by_heart(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(PROFILE), "cells", lambda self: [("lenet-nuat", "natural", 4)])
+    columns = {"label": [1, 2, 3, 4, 5], "prediction": [1, 2, 3, 0, 5]}  # four are asked for
+    write(tmp_path, "test", "lenet-nuat", "natural", columns, attack={"threat": "-"})
+    (line,) = text(accuracy_table(tmp_path)).to_dict("records")
+    assert (line["n"], line["correct"], line["accuracy"]) == ("4", "3", "75.00")
+    assert (line["ci_low"], line["ci_high"]) == ("30.06", "95.44")
+
+
+@pytest.fixture
+def certified(tmp_path, monkeypatch):
+    """Three images: sure, of a wrong class, sure only in the small vote."""
+    monkeypatch.setattr(
+        part_two, "PROFILE", PROFILE.__class__("modern", certified=3, ns=(100, 10_000))
+    )
+    columns = {
+        "label": [0, 1, 1],
+        "selection": ["100 0", "100 0", "0 100"],
+        "counts_100": ["100 0", "90 10", "0 100"],
+        "counts_10000": ["10000 0", "0 0", "4000 6000"],
+    }
+    write(tmp_path, part_two.SPLIT, SMOOTH, "certificates", columns, sigma=0.5)
+    return tmp_path
+
+
+def test_certified_accuracies_known_by_heart(certified):
+    table = certified_table(certified).set_index(["defence", "radius"]).loc[SMOOTH]
+    # 10,000 of 10,000 votes certify 0.5 Phi^-1(0.001^(1/10000)) = 1.6, 60 % certify 0.11.
+    assert table["certified"].round(2).tolist() == [66.67, *[33.33] * 6]
+    assert table["public"].tolist() == list(PUBLIC[SMOOTH].values())
+    # Wilson's interval of 2 of 3 ends at 94 %, that of 1 of 3 at 79 %.
+    assert set(table["reached"]) == {"yes"}
+    assert PUBLIC[SMOOTH][0.0] <= table["ci_high"][0.0]
+    other = certified_table(certified).set_index("defence").loc["resnet20-consistency-0.50"]
+    assert other["certified"].isna().all()
+
+
+def test_a_public_value_above_the_interval_is_not_reached(certified, monkeypatch):
+    monkeypatch.setitem(PUBLIC, SMOOTH, {0.0: 93.0, 0.25: 79.5})
+    table = certified_table(certified).set_index(["defence", "radius"]).loc[SMOOTH]
+    assert table["reached"].tolist()[:2] == ["yes", "no"]
+    assert table["reached"].isna()[2:].all()
+
+
+def test_the_share_of_votes_is_of_all_that_were_drawn(certified):
+    share = probabilities(certified, SMOOTH)
+    assert share is not None
+    assert share.tolist() == [1.0, 0.1, 0.6]
+
+
+def test_a_training_is_described_by_its_record(tmp_path):
+    history = [
+        {"natural": 0.5, "pgd-8": 0.30},
+        {"natural": 0.6, "pgd-8": 0.25, "averaged pgd-8": 0.35},
+        {"natural": 0.7, "pgd-8": 0.20, "averaged pgd-8": 0.33},
+    ]
+    record = {"epochs": 3, "seconds": 90, "device": "a CPU", "best_epoch": 2, "history": history}
+    path = tmp_path / "models" / "lenet-nuat" / "seed-0.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(record | {"sha256": "", "recipe": {}}))
+    line = training_table(tmp_path).set_index("defence").loc["lenet-nuat"]
+    assert (line["done"], line["minutes"], line["device"]) == (3, 1.5, "a CPU")
+    assert (line["best_epoch"], line["best"], line["last"]) == (2, 35.0, 20.0)
+    assert line["highest_last"] == 30.0
+    assert line["parameters"] == 62_006
+
+
+def test_the_shipped_tables_are_those_of_the_shipped_rows():
+    folder = part_two.shipped()
+    for name, table in all_tables(folder).items():
+        shipped = pd.read_csv(folder / "tables" / f"{name}.csv", dtype=str, keep_default_na=False)
+        assert text(table).astype(str).equals(shipped), name
