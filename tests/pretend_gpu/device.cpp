@@ -223,15 +223,14 @@ void compute(const c10::OperatorHandle& operation, DispatchKeySet, torch::jit::S
   std::string name = schema.name();
   if (schema.overload_name().size()) name += "." + schema.overload_name();
   kernels[name]++;
-  bool waiting = WAITING.count(name), indexes = name.find("index") != std::string::npos;
+  waits += WAITING.count(name);  // a mask as an index calls nonzero itself
+  bool indexes = name.find("index") != std::string::npos;
   auto first = stack->size() - schema.arguments().size();
   for (size_t i = 0; i < schema.arguments().size(); i++) {
     auto& value = (*stack)[first + i];
     bool is_index = indexes && schema.arguments()[i].name() == "indices";
     auto see = [&](const IValue& part) {
-      if (!part.isTensor()) return;
-      check(name, part.toTensor(), is_index);
-      waiting |= is_index && part.toTensor().defined() && part.toTensor().scalar_type() == kBool;
+      if (part.isTensor()) check(name, part.toTensor(), is_index);
     };
     if (value.isList()) for (const IValue& part : value.toListRef()) see(part);
     else see(value);
@@ -243,7 +242,6 @@ void compute(const c10::OperatorHandle& operation, DispatchKeySet, torch::jit::S
       value = cpu_generator(default_generator());
     }
   }
-  waits += waiting;
   Pretence here;
   at::native::cpu_fallback(operation, stack);
 }

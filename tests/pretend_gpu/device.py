@@ -1,4 +1,4 @@
-"""A pretend GPU: build it once, then use it as the device ``"pretend"``; ``device.cpp`` is all of it.
+"""A pretend GPU, ``device.cpp``: built once, then the device ``"pretend"``.
 
 A process that has loaded it keeps it, so tests load it in a process of their own.
 """
