@@ -20,9 +20,9 @@ _passed: ContextVar[dict[nn.Module, nn.Module] | None] = ContextVar("passed", de
 
 @contextmanager
 def checked_once() -> Iterator[None]:
-    """Check what attacks are given at their first call alone, in a loop over like batches.
+    """Check images and networks at the first call alone, in a loop of attacks or votes.
 
-    A check waits for the device.  That nothing becomes NaN is left to the loop.
+    A check waits for the device.  That no attack gives NaN is left to the loop.
     """
     token = _passed.set({})
     try:
@@ -141,6 +141,16 @@ def check_threat(threat: ThreatModel, x: Tensor) -> None:
             f"L2({threat.eps:g}) is more than a tenth of the image's diagonal: forgotten /255?",
             stacklevel=4,
         )
+
+
+def check_voters(model: nn.Module, x: Tensor) -> None:
+    """Check the network and the images of a vote."""
+    passed = _passed.get()
+    if passed is None or model not in passed:
+        check_images(x)
+        checked = check_network(model, x)
+        if passed is not None:
+            passed[model] = checked
 
 
 def check_attack(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> nn.Module:

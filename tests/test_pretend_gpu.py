@@ -45,7 +45,7 @@ def assert_same(found, expected):
         assert found == expected
 
 
-# --- the device itself ------------------------------------------------------------------------------
+# --- the device itself ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_it_counts_kernels_waits_and_copies(gpu):
     ]
 
 
-# --- the same answers as on a CPU, to the bit ---------------------------------------------------------
+# --- the same answers as on a CPU, to the bit -----------------------------------------------------
 
 A_FEW = 25
 """Waits and copies of a call, whatever its size."""
@@ -101,7 +101,7 @@ def test_the_slope_of_the_log_odds_is_the_cpus_within_rounding(gpu):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
-# --- loops --------------------------------------------------------------------------------------------
+# --- loops ----------------------------------------------------------------------------------------
 
 LOOKS = {"apgd": 2, "square": 2, "robust_mask": 1}
 """Looks at who has fallen, in twenty steps (of ``robust_mask`` one each doubling)."""
@@ -120,7 +120,7 @@ def test_no_round_of_a_loop_waits_and_rounds_are_few_kernels(gpu, name):
         assert 0 < (more.kernels - twice.kernels) / 4 <= KERNELS[name]
 
 
-# --- the pipeline and the benchmark ---------------------------------------------------------------------
+# --- the pipeline and the benchmark ---------------------------------------------------------------
 
 
 def test_measurements_are_the_cpus_and_say_where_they_are_from(gpu, tmp_path):
@@ -129,7 +129,7 @@ def test_measurements_are_the_cpus_and_say_where_they_are_from(gpu, tmp_path):
     metas = list((tmp_path / NAME).rglob("meta.json"))
     assert metas
     assert all(f'"device": "{NAME}"' in meta.read_text() for meta in metas)
-    heads = [next((meta.parent.glob("*.csv"))).read_text() for meta in metas]
+    heads = [next(meta.parent.glob("*.csv")).read_text() for meta in metas]
     assert all("a pretend GPU" in head for head in heads)
 
 

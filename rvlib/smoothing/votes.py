@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as globally
 
-from rvlib.checks import check_images, check_network
+from rvlib.checks import check_voters
 from rvlib.device import arithmetic
 from rvlib.inference import MaxPool2, Planes, eval_mode, in_batches
 from rvlib.smoothing.noise import GRID, grid_noise, stream, to_grid
@@ -102,8 +102,7 @@ def sample_under_noise(
     tensor([[  0, 200],
             [  0, 200]])
     """
-    check_images(x)
-    check_network(model, x)
+    check_voters(model, x)
     check_sigma(sigma)
     if noise not in get_args(Noise):
         raise ValueError(f"unknown noise {noise!r}: choose from {', '.join(get_args(Noise))}")

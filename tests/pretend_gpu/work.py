@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -127,7 +126,7 @@ def elsewhere(device: str) -> Any:
 
 
 def judged(device: str) -> Any:
-    """Judge a network in a ball where nearly all falls: the ensemble's rows, the checks' findings."""
+    """Judge a network in a ball where nearly all falls: rows, and what the checks found."""
     data = tuple(part[:IMAGES] for part in _data("heldout"))
     verdict = rv.evaluate(network(device), data, WIDE)
     return [verdict.rows.to_dict("list"), [check[1:3] for check in verdict.checks]]
@@ -287,7 +286,7 @@ def costs(name: str, rounds: tuple[int, ...]) -> list[Cost]:
     return found
 
 
-# --- what a GPU refuses, and what is counted ----------------------------------------------------------
+# --- what a GPU refuses, and what is counted ------------------------------------------------------
 
 
 def refused(work: str) -> str:
@@ -332,7 +331,7 @@ def small_work() -> list[tuple[int, int, int, int]]:
     return kernels
 
 
-# --- the pipeline and the benchmark ---------------------------------------------------------------------
+# --- the pipeline and the benchmark ---------------------------------------------------------------
 
 
 def measured(device: str, folder: Path) -> dict[str, Any]:
