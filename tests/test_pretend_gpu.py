@@ -84,7 +84,8 @@ def test_it_counts_kernels_waits_and_copies(gpu):
 A_FEW = 25
 """Waits and copies of a call, whatever its size."""
 MANY = {"autoattack": 150, "sanity": 250, "evaluate": 250, "evaluate smoothed": 100}
-"""Those that make several calls."""
+MANY |= {"certify_at": 60}
+"""Those that make several calls, or look after each hundred votes."""
 
 
 @pytest.mark.parametrize("name", work.CALLS)
