@@ -33,10 +33,10 @@ def build() -> Path:
     if not library.exists():
         cache.mkdir(parents=True, exist_ok=True)
         unfinished = library.with_suffix(f".{os.getpid()}")
-        command = [compiler() or "c++", "-std=c++20", "-O0", "-w", "-shared", "-fPIC", SOURCE]
+        command = [compiler() or "c++", "-std=c++20", "-O0", "-w", "-shared", "-fPIC", str(SOURCE)]
         headers = [TORCH / "include", TORCH / "include/torch/csrc/api/include"]
         command += [f"-I{folder}" for folder in headers]
-        command += [f"-L{TORCH / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10", "-o", unfinished]
+        command += [f"-L{TORCH / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10", "-o", str(unfinished)]
         subprocess.run(command, check=True)
         unfinished.replace(library)
     return library

@@ -132,20 +132,22 @@ def judged(device: str) -> Any:
     return [verdict.rows.to_dict("list"), [check[1:3] for check in verdict.checks]]
 
 
-FGSM = partial(rv.fgsm, threat=LINF)
+FGSM: Any = partial(rv.fgsm, threat=LINF)
 PGD = partial(rv.pgd, threat=LINF, step_size=0.02)
+
+IN_EACH_BALL: list[tuple[str, Any, dict[str, Any]]] = [
+    ("pgd", rv.pgd, {"steps": 4}),
+    ("robust_mask", rv.robust_mask, {"steps": 6, "restarts": 2}),
+    ("apgd", rv.apgd, {"steps": 6}),
+    ("smoothed_pgd", rv.smoothed_pgd, {"sigma": 0.25, "draws": 4, "steps": 2}),
+]
 
 CALLS: dict[str, Callable[[str], Any]] = {
     "fgsm": attacking(rv.fgsm, LINF, draws_from=False),
     **{
         f"{name} {ball.name}": attacking(attack, ball, **options)
         for ball in (LINF, L2, PIXEL)
-        for name, attack, options in [
-            ("pgd", rv.pgd, {"steps": 4}),
-            ("robust_mask", rv.robust_mask, {"steps": 6, "restarts": 2}),
-            ("apgd", rv.apgd, {"steps": 6}),
-            ("smoothed_pgd", rv.smoothed_pgd, {"sigma": 0.25, "draws": 4, "steps": 2}),
-        ]
+        for name, attack, options in IN_EACH_BALL
     },
     "pgd restarts": attacking(rv.pgd, LINF, steps=2, restarts=3),
     "pgd margin": attacking(rv.pgd, LINF, steps=3, loss=rv.margin),
@@ -241,7 +243,7 @@ def loops(device: str = NAME) -> dict[str, Callable[[int], Any]]:
     model, noisy, (x, y) = network(device), network(device, "gaussian-0.25"), images(device)
     tiny = rv.Linf(1e-5)  # under which hardly an image falls
     attack = {"generator": stream(device, 0)}
-    found = {
+    found: dict[str, Callable[[int], Any]] = {
         f"pgd {ball.name}": partial(_steps, rv.pgd, model, x, y, ball, attack)
         for ball in (LINF, L2, PIXEL)
     }
@@ -262,8 +264,12 @@ def loops(device: str = NAME) -> dict[str, Callable[[int], Any]]:
         **{"adversarial": rv.adversarial(PGD), "trades": obj.trades(LINF, steps=2)},
     }
     for name, objective in trainings.items():
-        found[f"fit {name}"] = lambda n, o=objective: fitting(o, batches=n)(device)
+        found[f"fit {name}"] = partial(_batches, objective, device)
     return found
+
+
+def _batches(objective: Any, device: str, batches: int) -> Any:
+    return fitting(objective, batches)(device)
 
 
 def _steps(attack: Any, *arguments: Any) -> Any:
