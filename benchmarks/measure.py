@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,7 +31,7 @@ def measure(
     inputs : Path
         What ``prepare`` wrote.
     device : str
-        ``"cpu"`` or ``"cuda"``.
+        As ``"cpu"`` or ``"cuda"``.
     rounds : int
         Times an implementation is timed; one more call, before, warms it up.
     baseline : str, optional
@@ -77,7 +77,7 @@ def run(job: Job, implementation: str, inputs: Path, device: str) -> dict[str, A
     import torch
 
     call, y = prepared(job, implementation, inputs, device)
-    wait: Callable[[], None] = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait = torch.get_device_module(device).synchronize
     wait()
     start = time.perf_counter()
     for _ in range(job.repeats):

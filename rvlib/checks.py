@@ -1,6 +1,9 @@
 """The mistakes that people make, each caught once, where a public function is entered."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +13,27 @@ from rvlib.threat_models import L2, ThreatModel
 
 ROUNDING = 1e-6
 """How far a pixel may lie outside [0, 1]: float32 rounding, no more."""
+
+
+_passed: ContextVar[dict[nn.Module, nn.Module] | None] = ContextVar("passed", default=None)
+
+
+@contextmanager
+def checked_once() -> Iterator[None]:
+    """Check images and networks at the first call alone, in a loop of attacks or votes.
+
+    A check waits for the device.  That no attack gives NaN is left to the loop.
+    """
+    token = _passed.set({})
+    try:
+        yield
+    finally:
+        _passed.reset(token)
+
+
+def is_checked_once() -> bool:
+    """Whether attacks run in a loop that checks for itself."""
+    return _passed.get() is not None
 
 
 def check_images(x: Tensor) -> None:
@@ -119,8 +143,24 @@ def check_threat(threat: ThreatModel, x: Tensor) -> None:
         )
 
 
+def check_voters(model: nn.Module, x: Tensor) -> None:
+    """Check the network and the images of a vote."""
+    passed = _passed.get()
+    if passed is None or model not in passed:
+        check_images(x)
+        checked = check_network(model, x)
+        if passed is not None:
+            passed[model] = checked
+
+
 def check_attack(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> nn.Module:
     """Check the first four arguments of every attack; return the network as ``check_network``."""
-    check_images(x)
     check_threat(threat, x)
-    return check_network(model, x, check_labels(y, x))
+    passed = _passed.get()
+    if passed is not None and model in passed:
+        return passed[model]
+    check_images(x)
+    checked = check_network(model, x, check_labels(y, x))
+    if passed is not None:
+        passed[model] = checked
+    return checked

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,12 @@ def arithmetic(device: torch.device) -> str:
     return "float32"
 
 
+def fork_rng(device: torch.device) -> AbstractContextManager[None]:
+    """Restore PyTorch's own generators afterwards, the CPU's and the device's."""
+    devices = [] if device.type == "cpu" else [device]
+    return torch.random.fork_rng(devices, device_type=device.type)
+
+
 def provenance(device: torch.device) -> dict[str, Any]:
     """Which code, on what, when: part of every record.
 
@@ -93,8 +100,8 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 def device_name(device: torch.device) -> str:
     """Name of the hardware: the GPU's, or the processor's with the number of threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+    if hasattr(own := torch.get_device_module(device), "get_device_name"):
+        return str(own.get_device_name(device))
     threads = torch.get_num_threads()
     return f"{_cpu_model()}, {threads} thread{'s' if threads > 1 else ''}"
 

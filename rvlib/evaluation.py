@@ -12,6 +12,7 @@ from rvlib.attacks import smoothed_pgd
 from rvlib.attacks.gradient import configured
 from rvlib.checks import check_images, check_labels
 from rvlib.data import to_float
+from rvlib.device import fork_rng
 from rvlib.inference import eval_mode, logits_of
 from rvlib.smoothing import ABSTAIN, Certificates, sample_under_noise, stream
 from rvlib.threat_models import L2, ThreatModel
@@ -309,9 +310,8 @@ def checked_attack(attack: AnyAttack, threat: ThreatModel) -> AnyAttack:
 
     def checked(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        devices = [x.device] if x.device.type == "cuda" else []
         # Most libraries need gradients, and do not switch them on.
-        with torch.random.fork_rng(devices), torch.inference_mode(False):  # switches gradients on
+        with fork_rng(x.device), torch.inference_mode(False):  # switches gradients on
             torch.manual_seed(seed)
             hook = model.register_forward_pre_hook(_usual_layout)
             try:

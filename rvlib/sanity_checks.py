@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks import autoattack, fgsm, input_gradient, pgd, square
 from rvlib.checks import check_attack
+from rvlib.device import fork_rng
 from rvlib.inference import eval_mode, in_batches, logits_of
 from rvlib.smoothing.noise import stream
 from rvlib.threat_models import L2, Linf, ThreatModel
@@ -129,8 +130,7 @@ def _check_answers(model: nn.Module, x: Tensor) -> None:
     training = dict.fromkeys(type(m).__name__ for m in parts)
     if training:
         raise ValueError(f"the network is in training mode ({', '.join(training)}): model.eval()")
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with fork_rng(x.device):
         once, again = logits_of(model, x), logits_of(model, x)
         alone = logits_of(model, x[: (len(x) + 1) // 2])
     if once.isnan().any():

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from rvlib.checks import check_images, check_labels, check_network
+from rvlib.checks import check_images, check_labels, check_network, checked_once
 from rvlib.data import to_float
-from rvlib.device import pick_device
+from rvlib.device import fork_rng, pick_device
 from rvlib.models import WeightsError, to_device
 from rvlib.objectives import Loss, Objective
 from rvlib.progress import progress
@@ -168,9 +169,9 @@ def fit(
     model = to_device(model, device)
     batches = _batches(train, int(batch_size), device)
     _check_start(model, train, batch_size, device)
-    make = optimizer or (
-        lambda p: torch.optim.SGD(p, float(lr), float(momentum), weight_decay=float(weight_decay))
-    )
+    fused = None if device.type == "cpu" else True  # one kernel for all parameters
+    sgd = partial(torch.optim.SGD, weight_decay=float(weight_decay), fused=fused)
+    make = optimizer or (lambda p: sgd(p, float(lr), float(momentum)))
     state = _State(model, make(model.parameters()), seed, device)
     if average is not None:
         state.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average))
@@ -189,7 +190,7 @@ def fit(
     run = _Epochs(state, _with_progress(objective), batches, augment, autocast, epochs, file)
     for epoch in range(len(state.fit.history), epochs):
         averages = state.averaged is not None and epoch >= average_from
-        with _seeded(device, seed, epoch):
+        with _seeded(device, seed, epoch), checked_once():
             entry = run.train(epoch, averages)
             if averages:
                 run.estimate_statistics(epoch)
@@ -392,10 +393,10 @@ def _check_one_image(model: nn.Module, x: Tensor) -> None:
 def _seeded(device: torch.device, *address: int) -> Iterator[None]:
     """Seed PyTorch's own generators, which dropout and loaders draw from, and restore them."""
     seed = stream("cpu", "layers", *address).initial_seed()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with fork_rng(device):
         torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        if device.type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
         yield
 
 
@@ -427,7 +428,7 @@ class _Epochs:
         sums = torch.zeros(2, device=state.device)  # of the losses and of the right answers
         if state.halfway:
             sums.copy_(state.halfway["sums"])
-            _set_random_states(state.halfway["random"])
+            _set_random_states(state.halfway["random"], state.device)
         batches = self.batches.epoch(state.order, start)
         for batch, (x, y) in enumerate(progress(batches, title, steps - start), start):
             loss, logits = self.loss(
@@ -474,13 +475,14 @@ class _Epochs:
 def _random_states(device: torch.device) -> list[Tensor]:
     """State of PyTorch's own generators, which layers such as dropout draw from."""
     states = [torch.get_rng_state()]
-    return states + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+    own = torch.get_device_module(device)
+    return states + ([own.get_rng_state(device)] if device.type != "cpu" else [])
 
 
-def _set_random_states(states: list[Tensor]) -> None:
+def _set_random_states(states: list[Tensor], device: torch.device) -> None:
     torch.set_rng_state(states[0])
     for state in states[1:]:
-        torch.cuda.set_rng_state(state)
+        torch.get_device_module(device).set_rng_state(state, device)
 
 
 def _with_progress(objective: Objective) -> Callable[..., Loss]:

@@ -193,7 +193,7 @@ def to_plane(x: Tensor, w: Tensor, f: Tensor, threat: ThreatModel) -> Tensor:
     for _ in range(PASSES):
         lost, spent = (parts @ (wall <= way).to(x.dtype)[:, :, None]).unbind(1)
         before, way = way, torch.maximum(way, (gap - spent) / (total - lost).clamp_min(tiny))
-        if torch.equal(way, before):
+        if x.device.type == "cpu" and torch.equal(way, before):  # waits for a GPU
             break
     way = way.clamp_max(torch.finfo(x.dtype).max)[:, :, None, None]  # infinite: no way to the plane
     return direction * torch.minimum(way if isinstance(threat, Linf) else way * size, room)

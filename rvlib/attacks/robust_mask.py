@@ -88,18 +88,21 @@ def robust_mask(
     eta = per_image(2.5 * threat.eps / steps if step_size is None else step_size)
 
     def stands(x_0: Tensor, y: Tensor, x_t: Tensor, ball: ThreatModel, eta: Tensor) -> Tensor:
-        left, result = torch.arange(len(y), device=y.device), torch.zeros_like(y, dtype=torch.bool)
-        for _ in range(steps):
+        left, right = torch.arange(len(y), device=y.device), torch.ones_like(y, dtype=torch.bool)
+        result = ~right
+        for step in range(steps):
             logits, gradient = logits_and_gradient(model, x_t, y, loss)
-            right = (logits.argmax(1) == y).nonzero()[:, 0]
-            if not len(right):
-                return result
-            if len(right) < len(left):
-                parts = (left, x_0, y, x_t, gradient, ball, eta)
-                left, x_0, y, x_t, gradient, ball, eta = (select(part, right) for part in parts)
+            right = right & (logits.argmax(1) == y)
+            if y.device.type == "cpu" or step & (step - 1) == 0:  # a look waits for a GPU
+                keep = right.nonzero()[:, 0]
+                if not len(keep):
+                    return result
+                if len(keep) < len(left):
+                    parts = (left, right, x_0, y, x_t, gradient, ball, eta)
+                    left, right, x_0, y, x_t, gradient, ball, eta = (select(p, keep) for p in parts)
             x_t = x_t + eta * ball.steepest(gradient)
             x_t = (x_0 + ball.project(x_t - x_0)).clamp_(0, 1)
-        result[left] = logits_of(model, x_t).argmax(1) == y
+        result[left] = right & (logits_of(model, x_t).argmax(1) == y)
         return result
 
     standing = torch.ones_like(y, dtype=torch.bool) if mask is None else mask.clone()

@@ -1,5 +1,6 @@
 """The Square attack: random search with the answers of the network alone, no gradient."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -167,7 +168,7 @@ def _bumps(x: Tensor, threat: ThreatModel, generator: torch.Generator | None) ->
             rho, turned = (_signs(x, generator, 1, 1)[left] for _ in range(2))
             (here, place), (there, _) = (_window(x, side, generator) for _ in range(2))
             here, there, row, column = (part[left] for part in (here, there, *place))
-            nu, eta = now - clean, bump(side).to(x)
+            nu, eta = now - clean, _bump_on(x.device, x.dtype, side)
             eta = torch.where(turned[:, :1] > 0, eta[row, column], eta[column, row])
             unused = (eps**2 - _length(nu, (1, 2, 3)) ** 2).clamp_min(0)
             available = (_length(nu * (here | there), (2, 3)) ** 2 + unused / channels).sqrt()
@@ -193,6 +194,12 @@ def bump(side: int) -> Tensor:
     return eta / eta.norm()
 
 
+@functools.lru_cache(maxsize=16)
+def _bump_on(device: torch.device, dtype: torch.dtype, side: int) -> Tensor:
+    """Put a peak on a device once, not at every query."""
+    return bump(side).to(device, dtype)
+
+
 def _tiles(x: Tensor, generator: torch.Generator | None) -> Tensor:
     """Cover images with five times five bumps, each of a random sign a channel."""
     size = max(1, min(x.shape[2:]) // 5)
@@ -201,7 +208,7 @@ def _tiles(x: Tensor, generator: torch.Generator | None) -> Tensor:
     tiles = torch.zeros_like(x)
     top, start = ((n - n // size * size) // 2 for n in x.shape[2:])
     tiles[:, :, top : top + rows * size, start : start + columns * size] = torch.kron(
-        signs, bump(size).to(x)
+        signs, _bump_on(x.device, x.dtype, size)
     )
     return tiles
 

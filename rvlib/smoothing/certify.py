@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor, nn
 
-from rvlib.checks import check_images, check_labels
+from rvlib.checks import check_images, check_labels, checked_once
 from rvlib.smoothing.statistics import (
     Certificates,
     Integers,
@@ -26,6 +27,9 @@ from rvlib.smoothing.votes import CHUNK, Noise, sample_under_noise
 
 FUTILITY_ALPHA = 0.01
 """Error of giving up on an image that more votes would have certified."""
+
+PRIOR = 0.5
+"""Weights of the sequential test's mixture, Jeffreys': most images' votes nearly all agree."""
 
 
 class Options(TypedDict, total=False):
@@ -171,9 +175,9 @@ def certify_at(
     r"""Certify the smoothed network at one radius, each image with as few votes as it takes.
 
     The radius :math:`r` is certified where the class's probability is shown to exceed
-    :math:`\Phi(r / \sigma)`.  `n0` votes select the class; then votes are drawn and looked at until
-    the e-value for that (``log_e_value``) reaches :math:`1/\alpha`, the one against it reaches
-    ``1 / FUTILITY_ALPHA``, or there are `n_max`.
+    :math:`\Phi(r / \sigma)`.  `n0` votes select the class; then each hundred votes are looked at,
+    until the e-value for that (``log_e_value`` with Jeffreys' weights) reaches :math:`1/\alpha`,
+    the one against it reaches ``1 / FUTILITY_ALPHA``, or there are `n_max`.
 
     Parameters
     ----------
@@ -200,8 +204,8 @@ def certify_at(
     Returns
     -------
     Certified
-        A certificate is false with probability at most `alpha` an image.  Giving up is not
-        guaranteed to be right: it costs accuracy, never soundness.
+        A certificate is false with probability at most `alpha` an image, however often one looks.
+        Giving up is not guaranteed to be right: it costs accuracy, never soundness.
 
     Raises
     ------
@@ -218,7 +222,8 @@ def certify_at(
     if labels is not None:
         check_labels(labels, x)
     p0 = float(norm.cdf(radius / sigma))
-    if not radius >= 0 or p0 == 1 or log_e_value(n_max, n_max, p0) < math.log(1 / alpha):
+    evidence = partial(log_e_value, p0=p0, prior=PRIOR)
+    if not radius >= 0 or p0 == 1 or evidence(n_max, n_max) < math.log(1 / alpha):
         raise ValueError(
             f"radius={radius} can never be certified by {n_max} votes at sigma={sigma}"
         )
@@ -236,18 +241,14 @@ def certify_at(
     is_open = np.full(len(x), True) if labels is None else prediction == labels.cpu().numpy()
     successes, votes = np.zeros(len(x), dtype=np.int64), np.full(len(x), n0, dtype=np.int64)
     certified, n = np.full(len(x), False), 0
-    while is_open.any() and n < n_max:
-        at, more = np.flatnonzero(is_open), min(_next_look(n), n_max) - n
-        counts = sample(everything[at], more, n, "sequential")
-        n += more
-        successes[at] += np.take_along_axis(counts, prediction[at, None], 1)[:, 0]
-        votes[at] += more
-        certified[at] = log_e_value(successes[at], n, p0) >= math.log(1 / alpha)
-        futile = log_e_value(successes[at], n, p0, larger=False) >= math.log(1 / FUTILITY_ALPHA)
-        is_open[at] = ~certified[at] & ~futile
+    with checked_once():
+        while is_open.any() and n < n_max:
+            at, more = np.flatnonzero(is_open), min(CHUNK, n_max - n)
+            counts = sample(everything[at], more, n, "sequential")
+            n += more
+            successes[at] += np.take_along_axis(counts, prediction[at, None], 1)[:, 0]
+            votes[at] += more
+            certified[at] = evidence(successes[at], n) >= math.log(1 / alpha)
+            futile = evidence(successes[at], n, larger=False) >= math.log(1 / FUTILITY_ALPHA)
+            is_open[at] = ~certified[at] & ~futile
     return Certified(prediction, certified, votes)
-
-
-def _next_look(n: int) -> int:
-    """Look after each hundred votes at first, then each time there are a quarter more."""
-    return max(n + CHUNK, n * 5 // 4 // CHUNK * CHUNK)

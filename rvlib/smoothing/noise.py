@@ -137,10 +137,13 @@ def grid_noise(shape: tuple[int, ...], sigma: float, generator: torch.Generator)
     device = generator.device
     uniform = torch.empty(shape, dtype=torch.int64, device=device).random_(generator=generator)
     thresholds, guide = _tables_on(device, float(sigma))
-    k = guide.take(uniform >> (BITS - GUIDE_BITS))
-    # A few cells in a hundred hold a threshold: there all bits decide.
-    where = (k == UNSURE).nonzero(as_tuple=True)
-    k[where] = torch.bucketize(uniform[where], thresholds, right=True, out_int32=True)
+    if device.type == "cpu":
+        k = guide.take(uniform >> (BITS - GUIDE_BITS))
+        # A few cells in a hundred hold a threshold: there all bits decide.
+        where = (k == UNSURE).nonzero(as_tuple=True)
+        k[where] = torch.bucketize(uniform[where], thresholds, right=True, out_int32=True)
+    else:  # finding those cells would wait for the device
+        k = torch.bucketize(uniform, thresholds, right=True, out_int32=True)
     return (k - len(thresholds) // 2).float()
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaln
+from scipy.special import betaincc, betaln
 from scipy.stats import beta, binom, binomtest, norm, t
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -312,15 +312,23 @@ def certificate(counts0: ArrayLike, counts: ArrayLike, alpha: float, sigma: floa
     return Certificates(np.where(radius > 0, selected, ABSTAIN), radius)
 
 
-def log_e_value(k: ArrayLike, n: ArrayLike, p0: float, larger: bool = True) -> Floats:
+def log_e_value(
+    k: ArrayLike, n: ArrayLike, p0: float, larger: bool = True, prior: float = 1.0
+) -> Floats:
     r"""Logarithm of the e-value for a probability larger (or smaller) than `p0`.
 
     .. math:: M_n = \int_{p_0}^1 \Big(\frac{p}{p_0}\Big)^k \Big(\frac{1-p}{1-p_0}\Big)^{n-k}
-        \frac{dp}{1 - p_0}
+        w(p) \, dp, \qquad w(p) \propto \big(p (1 - p)\big)^{a - 1}, \quad \int_{p_0}^1 w = 1
 
-    a mixture of likelihood ratios over all larger p.  As long as the true probability is at most
-    `p0`, each ratio's expectation after another vote is at most what it was, and so is the
-    mixture's: it is a nonnegative supermartingale that starts at 1, and
+    a mixture of likelihood ratios over all larger p, with weights of a Beta(a, a) distribution
+    cut at `p0`.  Another vote of true probability :math:`q \le p_0` multiplies the expectation of
+    the ratio at p by
+
+    .. math:: q \frac{p}{p_0} + (1 - q) \frac{1-p}{1-p_0}
+        = 1 + \frac{(q - p_0)(p - p_0)}{p_0 (1 - p_0)} \le 1,
+
+    because :math:`p \ge p_0` where w is positive, whatever w is otherwise.  So the mixture is a
+    nonnegative supermartingale that starts at 1, and
 
     .. math:: P\big(\exists n: M_n \ge 1/\alpha\big) \le \alpha
 
@@ -336,6 +344,8 @@ def log_e_value(k: ArrayLike, n: ArrayLike, p0: float, larger: bool = True) -> F
         The probability to exceed.
     larger : bool, default=True
         Otherwise for a smaller one: the mixture over [0, p0].
+    prior : float, > 0, default=1
+        The weights' a: 1 is uniform; 1/2, Jeffreys', needs fewer votes where nearly all agree.
 
     Returns
     -------
@@ -360,12 +370,19 @@ def log_e_value(k: ArrayLike, n: ArrayLike, p0: float, larger: bool = True) -> F
     if not 0 < p0 < 1:
         raise ValueError(f"p0={p0} must be in (0, 1): the probability to exceed")
     k, n = (v.astype(np.float64) for v in _check_trials(k, n))
+    if not prior > 0:
+        raise ValueError(f"prior={prior} must be > 0: 1 for uniform weights, 1/2 for Jeffreys'")
     if not larger:
-        return log_e_value(n - k, n, 1 - p0)
-    # The integral is an incomplete beta function: the mass of Beta(k + 1, n - k + 1) above p0.
-    mass = betaln(k + 1, n - k + 1) + beta.logsf(p0, k + 1, n - k + 1)
-    result: Floats = mass - k * math.log(p0) - (n - k) * math.log1p(-p0) - math.log1p(-p0)
-    return np.where(n > 0, result, 0.0)
+        return log_e_value(n - k, n, 1 - p0, prior=prior)
+    gained = _log_mass_above(p0, k + prior, n - k + prior) - _log_mass_above(p0, prior, prior)
+    result: Floats = gained - k * math.log(p0) - (n - k) * math.log1p(-p0)
+    return result
+
+
+def _log_mass_above(p0: float, a: Any, b: Any) -> Any:
+    r"""Compute :math:`\log \int_{p_0}^1 p^{a-1} (1-p)^{b-1} dp`."""
+    with np.errstate(divide="ignore"):  # it may vanish in double precision
+        return betaln(a, b) + np.log(betaincc(a, b, p0))
 
 
 def correct_radii(certificates: Certificates, labels: ArrayLike) -> Floats:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as globally
 
-from rvlib.checks import check_images, check_network
+from rvlib.checks import check_voters
 from rvlib.device import arithmetic
 from rvlib.inference import MaxPool2, Planes, eval_mode, in_batches
 from rvlib.smoothing.noise import GRID, grid_noise, stream, to_grid
@@ -102,8 +102,7 @@ def sample_under_noise(
     tensor([[  0, 200],
             [  0, 200]])
     """
-    check_images(x)
-    check_network(model, x)
+    check_voters(model, x)
     check_sigma(sigma)
     if noise not in get_args(Noise):
         raise ValueError(f"unknown noise {noise!r}: choose from {', '.join(get_args(Noise))}")
@@ -147,8 +146,8 @@ def split_first_layer(model: nn.Module) -> tuple[nn.Module, nn.Module]:
         plain = type(weight) is nn.Parameter and weight.dtype == torch.float32
         exact = arithmetic(weight.device) == "float32"  # else both sums are rounded apart
         if plain and exact and not any(map(_is_hooked, (model, model[0], model[1]))):
-            # Reordering pixels is linear, too, and maxima of whole planes are faster.
-            pools = type(model[1]) is MaxPool2
+            # Reordering pixels is linear, too, and on a CPU maxima of whole planes are faster.
+            pools = type(model[1]) is MaxPool2 and weight.device.type == "cpu"
             return nn.Sequential(model[0], Planes()) if pools else model[0], model[1:]
     return nn.Identity(), model
 
@@ -183,8 +182,8 @@ def _draws(
         else:
             drawn = pixels.new_empty((len(streams), *shape))
             for part, s in zip(drawn, streams, strict=True):
-                part.normal_(generator=s)
-            drawn = drawn.mul_(sigma).flatten(0, 1)
+                part.normal_(std=sigma, generator=s)
+            drawn = drawn.flatten(0, 1)
         yield drawn[: n - k * CHUNK].permute(0, 3, 1, 2)
 
 
@@ -197,7 +196,7 @@ def _count(
     first, rest = split_first_layer(model) if shares else (nn.Identity(), model)
     scale = GRID if noise == "grid" else 1
     of_image = first(pixels) - first(torch.zeros_like(pixels[:1]))
-    counts, nan = torch.zeros(0), torch.zeros((), dtype=torch.bool, device=pixels.device)
+    counts, checksum = torch.zeros(0), pixels.new_zeros(())
 
     def answers(copies: Tensor) -> Tensor:
         return rest(copies / scale if scale != 1 else copies)
@@ -210,9 +209,11 @@ def _count(
             logits = in_batches(answers, max(batch_size, 1), pairs)
             if not len(counts):
                 counts = logits.new_zeros((len(pixels), logits.shape[1]), dtype=torch.int64)
-            nan |= logits.isnan().any()  # read once, at the end: nothing waits for it here
-            votes = logits.argmax(1).view(len(some), -1)  # (I, D)
-            counts[image : image + len(some)].scatter_add_(1, votes, torch.ones_like(votes))
-    if nan:
+                one = counts.new_ones(())
+            largest, votes = logits.max(1)
+            checksum += largest.sum()  # NaN where one is; read at the end: nothing waits here
+            votes = votes.view(len(some), -1)  # (I, D)
+            counts[image : image + len(some)].scatter_add_(1, votes, one.expand_as(votes))
+    if checksum.isnan():
         raise ValueError("the network gave NaN under noise: its training diverged, or it overflows")
     return counts

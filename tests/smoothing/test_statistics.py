@@ -2,12 +2,14 @@
 
 import math
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
+from scipy.special import betaln
 from scipy.stats import binom, binomtest, norm
 
 from rvlib.smoothing.statistics import (
@@ -260,40 +262,58 @@ def test_certificates_need_a_selection_for_each_image():
 # --- the e-value ---------------------------------------------------------------------------------
 
 
+priors = pytest.mark.parametrize("prior", [1.0, 0.5, 2.5])
+
+
+@priors
 @pytest.mark.parametrize(("k", "n", "p0"), [(0, 3, 0.2), (7, 10, 0.5), (30, 31, 0.9), (5, 40, 0.7)])
-def test_e_value_is_the_mixture(k, n, p0):
+def test_e_value_is_the_mixture(k, n, p0, prior):
+    def weight(p):
+        return (p * (1 - p)) ** (prior - 1)
+
     def ratio(p):
-        return (p / p0) ** k * ((1 - p) / (1 - p0)) ** (n - k)
+        return (p / p0) ** k * ((1 - p) / (1 - p0)) ** (n - k) * weight(p)
 
     for larger, ends in ((True, (p0, 1)), (False, (0, p0))):
-        expected = math.log(quad(ratio, *ends)[0] / (ends[1] - ends[0]))
-        assert log_e_value(k, n, p0, larger) == pytest.approx(expected, abs=1e-9)
+        expected = math.log(quad(ratio, *ends)[0] / quad(weight, *ends)[0])
+        assert log_e_value(k, n, p0, larger, prior) == pytest.approx(expected, abs=1e-6)
+        if prior == 1:
+            assert log_e_value(k, n, p0, larger) == pytest.approx(expected, abs=1e-9)
+
+
+def test_one_vote_under_jeffreys_weights_by_hand():
+    # The mean of the arcsine law above one half is 1/2 + 1/pi.
+    assert log_e_value(1, 1, 0.5, prior=0.5) == pytest.approx(math.log(1 + 2 / math.pi))
+    assert log_e_value(0, 1, 0.5, prior=0.5) == pytest.approx(math.log(1 - 2 / math.pi))
+    with pytest.raises(ValueError, match=r"^prior=0 must be"):
+        log_e_value(1, 1, 0.5, prior=0)
 
 
 @many
-@given(st.floats(0.01, 0.99), st.integers(0, 200))
-def test_its_expectation_is_one_at_p0_and_less_below(p0, n):
+@given(st.floats(0.01, 0.99), st.integers(0, 200), st.sampled_from([1.0, 0.5]))
+def test_its_expectation_is_one_at_p0_and_less_below(p0, n, prior):
     k = np.arange(n + 1)
-    log_e = log_e_value(k, n, p0)
+    log_e = log_e_value(k, n, p0, prior=prior)
     assert np.exp(binom.logpmf(k, n, p0) + log_e).sum() == pytest.approx(1, abs=1e-8)
     assert np.exp(binom.logpmf(k, n, 0.9 * p0) + log_e).sum() <= 1 + 1e-8
 
 
-def least(n, p0, alpha):
+def least(n, p0, alpha, log_e=log_e_value):
     """The least number of successes that is enough, by bisection."""
     low, high = np.zeros_like(n), n + 1  # not enough; enough, or impossible
     while (high - low > 1).any():
         middle = (low + high) // 2
-        enough = log_e_value(np.minimum(middle, n), n, p0) >= math.log(1 / alpha)
+        enough = log_e(np.minimum(middle, n), n, p0) >= math.log(1 / alpha)
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     return high
 
 
+@pytest.mark.parametrize("prior", [1.0, 0.5])
 @pytest.mark.parametrize("p0", [0.5, 0.84, 0.99])
-def test_the_worst_stopping_rule_is_wrong_no_more_often_than_alpha(p0):
+def test_the_worst_stopping_rule_is_wrong_no_more_often_than_alpha(p0, prior):
     # Stop as soon as it looks good, looking after every vote, the truth at the very edge.
     alpha, rng, n = 0.05, np.random.default_rng(0), np.arange(1, 2001)
-    enough = least(n, p0, alpha)
+    enough = least(n, p0, alpha, partial(log_e_value, prior=prior))
     wrong = sum(
         int(((rng.random((1000, 2000)) < p0).cumsum(1) >= enough).any(1).sum()) for _ in range(10)
     )
@@ -306,6 +326,29 @@ def test_a_fixed_bound_would_be_wrong_more_often():
     k = (np.random.default_rng(0).random((300, 2000)) < p0).cumsum(1)
     wrong = (lower_confidence_bound(k, n[None], alpha) > p0).any(1).mean()
     assert wrong > 3 * alpha
+
+
+def test_weights_that_are_not_cut_at_p0_would_be_wrong_below_it():
+    # The planted fault: votes for a smaller probability count as evidence for a larger one.
+    def uncut(k, n, p0):
+        mixed = betaln(k + 0.5, n - k + 0.5) - betaln(0.5, 0.5)
+        return mixed - k * math.log(p0) - (n - k) * math.log1p(-p0)
+
+    k, n = (np.random.default_rng(0).random((300, 500)) < 0.6).cumsum(1), np.arange(1, 501)
+    assert (uncut(k, n, 0.8) >= math.log(20)).any(1).mean() > 0.9
+    assert (log_e_value(k, n, 0.8, prior=0.5) >= math.log(20)).any(1).mean() <= 0.05
+
+
+@pytest.mark.parametrize("p0", [0.5, 0.84])
+def test_jeffreys_weights_need_fewer_votes_where_nearly_all_agree(p0):
+    n = np.arange(1, 3001)
+    uniform, jeffreys = (
+        least(n, p0, 0.001, partial(log_e_value, prior=prior)) for prior in (1.0, 0.5)
+    )
+    for share in (0.97, 0.99, 1.0):  # of the votes
+        first = [int((share * n >= enough).argmax()) for enough in (uniform, jeffreys)]
+        assert first[1] <= first[0]
+        assert first[1] > 0
 
 
 @pytest.mark.parametrize("p0", [0.0, 1.0, math.nan])

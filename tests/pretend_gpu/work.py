@@ -1,0 +1,361 @@
+"""What users do, in small, on any device: the same calls on the CPU and on the pretend GPU."""
+
+import copy
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import rvlib as rv
+from benchmarks.jobs import Job
+from benchmarks.measure import run as run_job
+from rvlib import objectives as obj
+from rvlib import pipeline
+from rvlib.attacks import gradient
+from rvlib.attacks.gradient import others
+from rvlib.models import to_device
+from rvlib.smoothing import stream
+from rvlib.training import crop_and_flip
+from tests.pretend_gpu.device import NAME, Cost, counted, load
+
+torch.set_num_threads(1)
+MODELS = Path(__file__).parents[2] / "report" / "models"
+LINF, L2, PIXEL = rv.Linf(0.03), rv.L2(0.5), rv.PixelL2(0.045)
+WIDE = rv.Linf(0.1)
+IMAGES = 8
+
+
+def begin(library: Path) -> None:
+    """Start a process that has the device."""
+    torch.set_num_threads(1)
+    load(library)
+
+
+@functools.cache
+def _data(split: str) -> tuple[Tensor, Tensor]:
+    images, labels = rv.load("cifar10", split)
+    return images[:64].clone(), labels[:64].clone()
+
+
+@functools.cache
+def network(device: str, name: str = "pgd-linf-at") -> nn.Module:
+    """A shipped network on a device."""
+    model = rv.lenet()
+    rv.load_weights(model, MODELS / name / "seed-0.safetensors")
+    return to_device(model, device).eval()
+
+
+@functools.cache
+def images(device: str, count: int = IMAGES) -> tuple[Tensor, Tensor]:
+    """Held-out images as floats, and labels, on a device."""
+    x, y = (part[:count].to(device) for part in _data("heldout"))
+    return rv.to_float(x).contiguous(memory_format=torch.channels_last), y
+
+
+def attacking(attack: Any, threat: Any, **options: Any) -> Callable[[str], Any]:
+    """Attack eight images."""
+
+    def call(device: str) -> Any:
+        more = dict(options)
+        if more.pop("draws_from", True):
+            more["generator"] = stream(device, 0, "test")
+        return attack(network(device), *images(device), threat, **more)
+
+    return call
+
+
+def smoothing(function: Any, count: int, *rest: Any, **options: Any) -> Callable[[str], Any]:
+    """Let the smoothed network vote on a few images."""
+    model = "gaussian-0.25"
+    return lambda device: function(
+        network(device, model), images(device, count)[0], *rest, **options
+    )
+
+
+def fitting(objective: Any, batches: int = 2, loads: bool = False, **options: Any) -> Any:
+    """Train for some batches of 32 images; the weights and the loss."""
+
+    def call(device: str) -> Any:
+        model = copy.deepcopy(network("cpu"))
+        data: Any = tuple(torch.cat([part] * -(-batches // 2)) for part in _data("train"))
+        data = tuple(part[: 32 * batches] for part in data)
+        if loads:
+            data = DataLoader(TensorDataset(rv.to_float(data[0]), data[1]), batch_size=32)
+        found = rv.fit(model, objective, data, epochs=1, device=device, **_fused(device), **options)
+        return [*model.state_dict().values(), found.history[-1]["loss"]]
+
+    return call
+
+
+def _fused(device: str) -> dict[str, Any]:
+    """Give a CPU the optimiser of a GPU, which rounds otherwise."""
+    sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, fused=True)
+    return {"optimizer": sgd} if device == "cpu" else {}
+
+
+def dropping(device: str) -> Any:
+    """Train layers that draw from the device's own generator."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(3072, 10))
+    rv.fit(model, rv.gaussian(0.1), _data("train"), epochs=2, device=device, **_fused(device))
+    return list(model.state_dict().values())
+
+
+def inside(device: str) -> Any:
+    """Attack inside certified balls."""
+    model, (x, _) = network(device, "gaussian-0.25"), images(device, 2)
+    found = rv.certify(model, x, 0.25, n=200)
+    return rv.counts_inside(model, x, found, 0.25, n=100, steps=2, draws=2)
+
+
+def elsewhere(device: str) -> Any:
+    """Run another library's attack, here one of its own random start."""
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return (x + 0.01 * torch.rand_like(x)).clamp(0, 1)
+
+    checked = rv.checked_attack(attack, rv.Linf(0.03))
+    return rv.predictions(network(device), *_data("heldout"), checked)
+
+
+def judged(device: str) -> Any:
+    """Judge a network in a ball where nearly all falls: rows, and what the checks found."""
+    data = tuple(part[:IMAGES] for part in _data("heldout"))
+    verdict = rv.evaluate(network(device), data, WIDE)
+    return [verdict.rows.to_dict("list"), [check[1:3] for check in verdict.checks]]
+
+
+FGSM: Any = partial(rv.fgsm, threat=LINF)
+PGD = partial(rv.pgd, threat=LINF, step_size=0.02)
+
+IN_EACH_BALL: list[tuple[str, Any, dict[str, Any]]] = [
+    ("pgd", rv.pgd, {"steps": 4}),
+    ("robust_mask", rv.robust_mask, {"steps": 6, "restarts": 2}),
+    ("apgd", rv.apgd, {"steps": 6}),
+    ("smoothed_pgd", rv.smoothed_pgd, {"sigma": 0.25, "draws": 4, "steps": 2}),
+]
+
+CALLS: dict[str, Callable[[str], Any]] = {
+    "fgsm": attacking(rv.fgsm, LINF, draws_from=False),
+    **{
+        f"{name} {ball.name}": attacking(attack, ball, **options)
+        for ball in (LINF, L2, PIXEL)
+        for name, attack, options in IN_EACH_BALL
+    },
+    "pgd restarts": attacking(rv.pgd, LINF, steps=2, restarts=3),
+    "pgd margin": attacking(rv.pgd, LINF, steps=3, loss=rv.margin),
+    "pgd eps an image": lambda d: rv.pgd(
+        *(network(d), *images(d), rv.L2(torch.linspace(0.1, 0.5, IMAGES, device=d))),
+        generator=stream(d, 1),
+        steps=3,
+    ),
+    "square linf": attacking(rv.square, LINF, queries=30),
+    "square l2": attacking(rv.square, L2, queries=15),
+    "fab": attacking(rv.fab, LINF, steps=4, draws_from=False),
+    "autoattack": attacking(rv.autoattack, rv.Linf(0.01)),
+    "gradient": lambda d: rv.input_gradient(network(d), *images(d)),
+    "predict": smoothing(rv.predict, 3, 0.25, n=300),
+    "certify": smoothing(rv.certify, 3, 0.25, n=1000),
+    "certify_at": smoothing(rv.certify_at, 3, 0.1, 0.25, n_max=600),
+    "votes": smoothing(rv.sample_under_noise, 3, 0.25, 250, first=100),
+    "votes image_ids": smoothing(rv.sample_under_noise, 2, 0.25, 150, image_ids=[7, 9]),
+    "votes grid": smoothing(rv.sample_under_noise, 2, 0.25, 200, noise="grid"),
+    "nested_counts": lambda d: rv.nested_counts(
+        network(d, "gaussian-0.25"), images(d, 3)[0], 0.25, [100, 300], labels=images(d, 3)[1]
+    ),
+    "counts_inside": inside,
+    "predictions": lambda d: rv.predictions(network(d), *_data("heldout"), PGD),
+    "vote_counts": lambda d: rv.vote_counts(
+        network(d, "gaussian-0.25"), *(part[:2] for part in _data("heldout")), FGSM, 0.25, 100
+    ),
+    "checked_attack": elsewhere,
+    "evaluate": judged,
+    "evaluate smoothed": lambda d: rv.evaluate(
+        network(d, "gaussian-0.25"), tuple(p[:2] for p in _data("heldout")), L2, sigma=0.25
+    ).rows.to_dict("list"),
+    "sanity": lambda d: [
+        check[1:3]
+        for check in rv.sanity(network(d), *images(d), WIDE, steps=4, restarts=2, queries=30)
+    ],
+    "fit standard": fitting(rv.standard, augment=crop_and_flip),
+    "fit gaussian, averaged": fitting(rv.gaussian(0.25), average=0.9),
+    "fit adversarial": fitting(rv.adversarial(PGD)),
+    "fit mixed": fitting(rv.mixed([FGSM, partial(rv.pgd, threat=PIXEL, steps=2)])),
+    "fit trades": fitting(obj.trades(LINF, steps=2)),
+    "fit n_fgsm": fitting(obj.n_fgsm(LINF)),
+    "fit nuat": fitting(obj.nuat(LINF)),
+    "fit consistency": fitting(obj.consistency(0.25)),
+    "fit loader": fitting(rv.standard, loads=True),
+    "fit dropout": dropping,
+}
+"""Calls of the public API, by name."""
+
+
+def other_slope(logits: Tensor, y: Tensor) -> Tensor:
+    """Slope of the log odds in the formula of a GPU, written again."""
+    return others(logits, y).softmax(1).scatter(1, y[:, None], -1)
+
+
+def slopes(device: str = NAME) -> list[Any]:
+    """Slope of the log odds at unsure, sure and very sure answers."""
+    draws = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
+    y = (torch.arange(50) % 10).to(device)
+    return [plain(gradient._slope((scale * draws).to(device), y)) for scale in (1, 10, 100)]
+
+
+def plain(found: Any) -> Any:
+    """Copy a result to arrays and numbers that another process can be given."""
+    if isinstance(found, Tensor):
+        return found.detach().cpu().numpy()
+    if isinstance(found, list | tuple):
+        return [plain(part) for part in found]
+    if isinstance(found, dict):
+        return {key: plain(part) for key, part in found.items()}
+    return found
+
+
+def answer(name: str, device: str = NAME) -> tuple[Any, Cost]:
+    """Make a call: its result, and on the device what it cost."""
+    if device != NAME:
+        # The one formula of a CPU that rounds otherwise, because published rows rest on it.
+        with mock.patch.object(gradient, "_slope", other_slope):
+            return plain(CALLS[name](device)), Cost()
+    for model in ("pgd-linf-at", "gaussian-0.25"):  # moved there once, not by the call
+        network(device, model)
+    images(device)
+    with counted() as cost:
+        found = CALLS[name](device)
+    return plain(found), cost
+
+
+# --- what loops cost ------------------------------------------------------------------------------
+
+
+def loops(device: str = NAME) -> dict[str, Callable[[int], Any]]:
+    """Loops by name: functions of the number of rounds."""
+    model, noisy, (x, y) = network(device), network(device, "gaussian-0.25"), images(device)
+    tiny = rv.Linf(1e-5)  # under which hardly an image falls
+    attack = {"generator": stream(device, 0)}
+    found: dict[str, Callable[[int], Any]] = {
+        f"pgd {ball.name}": partial(_steps, rv.pgd, model, x, y, ball, attack)
+        for ball in (LINF, L2, PIXEL)
+    }
+    found |= {
+        "apgd": lambda n: rv.apgd(model, x, y, tiny, steps=20 * n, **attack),
+        "robust_mask": lambda n: rv.robust_mask(model, x, y, tiny, steps=20 * n, **attack),
+        "square": lambda n: rv.square(model, x, y, tiny, queries=20 * n, **attack),
+        "smoothed_pgd": lambda n: rv.smoothed_pgd(
+            *(noisy, x, y, L2), sigma=0.25, draws=2, steps=n, **attack
+        ),
+        "votes": lambda n: rv.sample_under_noise(noisy, x[:2], 0.25, 100 * n, batch_size=200),
+        "votes grid": lambda n: rv.sample_under_noise(
+            *(noisy, x[:2], 0.25, 100 * n), batch_size=200, noise="grid"
+        ),
+    }
+    trainings = {
+        **{"standard": rv.standard, "gaussian": rv.gaussian(0.25), "nuat": obj.nuat(LINF)},
+        **{"adversarial": rv.adversarial(PGD), "trades": obj.trades(LINF, steps=2)},
+    }
+    for name, objective in trainings.items():
+        found[f"fit {name}"] = partial(_batches, objective, device)
+    return found
+
+
+def _batches(objective: Any, device: str, batches: int) -> Any:
+    return fitting(objective, batches)(device)
+
+
+def _steps(attack: Any, *arguments: Any) -> Any:
+    *given, options, steps = arguments
+    return attack(*given, steps=steps, **options)
+
+
+LOOPS = list(loops("cpu"))
+
+
+def costs(name: str, rounds: tuple[int, ...]) -> list[Cost]:
+    """What a loop of so many rounds costs, each time."""
+    loop = loops()[name]
+    loop(1)
+    found = []
+    for n in rounds:
+        with counted() as cost:
+            loop(n)
+        found.append(cost)
+    return found
+
+
+# --- what a GPU refuses, and what is counted ------------------------------------------------------
+
+
+def refused(work: str) -> str:
+    """Do what a GPU refuses; its words."""
+    x, y = images(NAME)
+    attempts: dict[str, Callable[[], Any]] = {
+        "two devices": lambda: x + x.cpu(),
+        "an index for the CPU": lambda: x.cpu()[y],
+        "a list of two devices": lambda: torch.cat([x, x.cpu()]),
+        "a generator of the CPU": lambda: torch.rand(
+            3, device=NAME, generator=torch.Generator().manual_seed(0)
+        ),
+        "numpy": x.numpy,
+        "images and network": lambda: rv.fgsm(network("cpu"), x, y, LINF),
+        "images and labels": lambda: rv.fgsm(network(NAME), x, y.cpu(), LINF),
+    }
+    try:
+        attempts[work]()
+    except (RuntimeError, TypeError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def small_work() -> list[tuple[int, int, int, int]]:
+    """Count work that is known: kernels, waits, uploads, downloads of each."""
+    x = torch.arange(6.0, device=NAME)
+    mask, kernels = x > 2, []
+    for work in (
+        lambda: x + 1,
+        lambda: x.view(2, 3).t()[0],
+        lambda: x.sum().item(),
+        lambda: mask.nonzero(),
+        lambda: x[mask],
+        lambda: bool(mask.any()),
+        lambda: x.cpu(),
+        lambda: torch.ones(2).to(NAME),
+        lambda: x.clone(),
+    ):
+        with counted() as cost:
+            work()
+        kernels.append((cost.kernels, cost.waits, cost.uploads, cost.downloads))
+    return kernels
+
+
+# --- the pipeline and the benchmark ---------------------------------------------------------------
+
+
+def measured(device: str, folder: Path) -> dict[str, Any]:
+    """Measure as the report does, a little of everything."""
+    run = pipeline.Run.open("smoke", device)
+    profile = replace(run.profile, heldout=4, certified=4, vote_attacked=2, ns=(100, 300))
+    run = replace(run, profile=profile, out=folder / device, log=lambda line: None)
+    with mock.patch.object(gradient, "_slope", other_slope):
+        found = {
+            "network": run.answers("pgd-linf-at", "pgd-linf"),
+            "vote": run.answers("smoothed-0.25", "vote-pgd-linf"),
+            "noise": run.under_noise(0.25, "fgsm"),
+            "certificates": run.certificates(0.25),
+            "inside": run.inside(0.25),
+        }
+    return {name: results.frame.to_dict("list") for name, results in found.items()}
+
+
+def benchmarked(job: Job, implementation: str, inputs: Path, device: str = NAME) -> Any:
+    """Do a job of the benchmark."""
+    return run_job(job, implementation, inputs, device)

@@ -1,0 +1,158 @@
+"""What a GPU would refuse, compute and wait for, on a device that pretends to be one.
+
+``tests/pretend_gpu`` has the device, and the work that both it and the CPU are given.  It runs in a
+process of its own, because PyTorch cannot forget a device.
+"""
+
+import itertools
+import re
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.jobs import COHEN, FIXED, GAUSSIAN, LOOP, OURS, jobs
+from benchmarks.measure import prepare
+from tests.pretend_gpu import work
+from tests.pretend_gpu.device import NAME, build, compiler
+
+SPEED = Path(__file__).parents[1] / "docs" / "speed.md"
+JOBS = jobs("cuda", quick=True)
+OTHERS = {LOOP, COHEN, GAUSSIAN, FIXED}
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    """Do a piece of work in the process that has the device."""
+    if compiler() is None:
+        pytest.skip("the pretend GPU needs a C++ compiler: install g++, or name one in CXX")
+    with ProcessPoolExecutor(1, get_context("spawn"), work.begin, (build(),)) as pool:
+        yield lambda function, *arguments: pool.submit(function, *arguments).result()
+
+
+def assert_same(found, expected):
+    """Compare to the bit, whatever is nested."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_same(found[key], value)
+    elif isinstance(expected, list):
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    elif isinstance(expected, np.ndarray):
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    else:
+        assert found == expected
+
+
+# --- the device itself ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attempt", "words"),
+    [
+        ("two devices", "at least two devices, pretend:0 and cpu"),
+        ("an index for the CPU", "indices should be"),
+        ("a list of two devices", "at least two devices"),
+        ("a generator of the CPU", "generator"),
+        ("numpy", "convert pretend:0"),
+        ("images and network", r"the network is on cpu, images on pretend:0: use .to\(device\)"),
+        ("images and labels", r"labels are on cpu, images on pretend:0"),
+    ],
+)
+def test_it_refuses_what_a_gpu_refuses(gpu, attempt, words):
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(gpu(work.refused, attempt))
+
+
+def test_it_counts_kernels_waits_and_copies(gpu):
+    assert gpu(work.small_work) == [
+        (1, 0, 0, 0),  # x + 1
+        (0, 0, 0, 0),  # views
+        (2, 1, 0, 0),  # x.sum().item()
+        (1, 1, 0, 0),  # mask.nonzero()
+        (2, 1, 0, 0),  # x[mask], which calls nonzero
+        (2, 1, 0, 0),  # bool(mask.any())
+        (0, 0, 0, 1),  # x.cpu()
+        (0, 0, 1, 0),  # torch.ones(2).to(device)
+        (1, 0, 0, 0),  # x.clone()
+    ]
+
+
+# --- the same answers as on a CPU, to the bit -----------------------------------------------------
+
+A_FEW = 25
+"""Waits and copies of a call, whatever its size."""
+MANY = {"autoattack": 150, "sanity": 250, "evaluate": 250, "evaluate smoothed": 100}
+MANY |= {"certify_at": 60}
+"""Those that make several calls, or look after each hundred votes."""
+
+
+@pytest.mark.parametrize("name", work.CALLS)
+def test_answers_are_the_cpus_and_waits_are_few(gpu, name):
+    found, cost = gpu(work.answer, name)
+    expected, _ = work.answer(name, "cpu")
+    assert_same(found, expected)
+    assert cost.kernels > 0
+    assert cost.waits + cost.uploads + cost.downloads <= MANY.get(name, A_FEW), cost
+
+
+def test_the_slope_of_the_log_odds_is_the_cpus_within_rounding(gpu):
+    pairs = zip(gpu(work.slopes), work.slopes("cpu"), (1, 10, 100), strict=True)
+    for found, expected, scale in pairs:  # of the logits, whose rounding is that of exp(logit)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=5e-7 * scale)
+
+
+# --- loops ----------------------------------------------------------------------------------------
+
+LOOKS = {"apgd": 2, "square": 2, "robust_mask": 1}
+"""Looks at who has fallen, in twenty steps (of ``robust_mask`` one each doubling)."""
+KERNELS = {
+    "pgd linf 0.03": "PGD step",
+    "fit adversarial": "training",
+    "votes": "batch of votes",
+}
+"""Loops whose kernels a round docs/speed.md tells."""
+
+
+@pytest.mark.parametrize("name", work.LOOPS)
+def test_no_round_of_a_loop_waits_and_rounds_are_few_kernels(gpu, name):
+    once, twice, more = gpu(work.costs, name, (2, 4, 8))
+    for fewer, cost, rounds in ((once, twice, 2), (twice, more, 4)):
+        looks = LOOKS.get(name, 0) * (1 if name == "robust_mask" else rounds)
+        assert cost.waits - fewer.waits <= looks
+        assert (cost.uploads, cost.downloads) == (fewer.uploads, fewer.downloads)
+    if name in KERNELS:
+        (row,) = re.findall(rf"^\| {KERNELS[name]}.*\| (\d+) \|$", SPEED.read_text(), re.MULTILINE)
+        assert (more.kernels - twice.kernels) / 4 == int(row)
+
+
+# --- the pipeline and the benchmark ---------------------------------------------------------------
+
+
+def test_measurements_are_the_cpus_and_say_where_they_are_from(gpu, tmp_path):
+    found = gpu(work.measured, NAME, tmp_path)
+    assert_same(found, work.measured("cpu", tmp_path))
+    metas = list((tmp_path / NAME).rglob("meta.json"))
+    assert metas
+    assert all(f'"device": "{NAME}"' in meta.read_text() for meta in metas)
+    heads = [next(meta.parent.glob("*.csv")).read_text() for meta in metas]
+    assert all("a pretend GPU" in head for head in heads)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("bench") / "inputs.pt", "cpu", trained_on=32)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_every_job_of_the_benchmark_runs_and_agrees(gpu, inputs, job):
+    names = [OURS, *(name for name in job.others if name in OTHERS)]
+    results = [gpu(work.benchmarked, job, name, inputs) for name in names]
+    results.append(work.benchmarked(job, OURS, inputs, "cpu"))
+    for one, other in itertools.pairwise(results):
+        # Up to two images: other noise, other arithmetic.
+        assert (one["answers"] != other["answers"]).sum() <= 2 * len(job.balls)
