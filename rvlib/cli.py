@@ -77,9 +77,11 @@ def _open(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from rvlib.distributed import pick_own_gpu, process_group
     from rvlib.experiments import find_recipe
     from rvlib.modern import MODERN
 
+    pick_own_gpu()
     run = _open(arguments)
     if not run.profile.trains:
         raise ValueError(f"profile {run.profile.name!r} uses the shipped weights; give full")
@@ -95,7 +97,8 @@ def _train(arguments: argparse.Namespace) -> None:
     ]
     if not pairs:
         raise ValueError(f"no such network has a training seed {arguments.training_seed}")
-    run.train(*pairs)
+    with process_group(run.device):
+        run.train(*pairs)
 
 
 def _announce(run) -> None:  # type: ignore[no-untyped-def]
