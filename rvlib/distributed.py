@@ -34,7 +34,7 @@ def pick_own_gpu() -> None:
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the processes that torchrun started, if it did: by NCCL on GPUs, by gloo on CPUs."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or _joined():
         yield
         return
     try:
@@ -147,9 +147,7 @@ class _WholeBatch(TorchFunctionMode):
             x = args[0]
             if x.shape[:1] != (self.local,):
                 return function(*args, **kwargs)
-            whole = x.new_empty_strided(
-                (self.count, *x.shape[1:]), (x[0].numel(), *x.stride()[1:])
-            )
+            whole = x.new_empty_strided((self.count, *x.shape[1:]), (x[0].numel(), *x.stride()[1:]))
             return x.copy_(function(whole, *args[1:], **kwargs)[self.part])
         if function in (torch.rand, torch.randn) and isinstance(args[0], int):
             args = (args,)

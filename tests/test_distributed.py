@@ -1,6 +1,6 @@
 """rvlib.distributed: two processes train the network that one does, and survive a kill.
 
-Under torchrun this file is the program that the tests start: ``test_distributed.py WORK FOLDER``.
+Under torchrun this file is the program that the tests start: ``test_distributed.py FOLDER``.
 """
 
 import dataclasses
@@ -15,16 +15,15 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from rvlib import cli, distributed, pipeline, training
 from rvlib import experiments as ex
 from rvlib.attacks import pgd, smoothed_pgd
 from rvlib.data import load
-from rvlib.distributed import pick_own_gpu, process_group, whole_batch
+from rvlib.distributed import process_group, whole_batch
 from rvlib.models import lenet
-from rvlib.objectives import Loss, adversarial, gaussian, nuat, standard
+from rvlib.objectives import adversarial, gaussian, standard
 from rvlib.threat_models import L2, Linf, PixelL2
 from rvlib.training import crop_and_flip, fit
 
@@ -88,14 +87,15 @@ def curve(*ranks):
 # --- what runs under torchrun ---------------------------------------------------------------------
 
 
-def work_curves(folder):
+def work(folder):
     with process_group(torch.device("cpu")):
+        rvlib_train()
         found = {name: train(name) for name in CASES}
         train("standard", epochs=1, checkpoint=folder / "half.pt")
         torch.save(found, folder / f"{distributed.rank()}.pt")
 
 
-def work_train(folder):
+def rvlib_train():
     """``rvlib train`` in small; in its first life rank 1 is killed at step 13."""
     in_small()
     first_life = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
@@ -123,13 +123,13 @@ def in_small(patch=setattr):
     patch(pipeline, "load", lambda name, split: images())
 
 
-def torchrun(work, folder, *options):
-    """Run this file in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *options]
+def torchrun(folder):
+    """Run this file in two processes, again when one is killed."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=1"]
     env = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "RVLIB_BUILD": str(folder)}
     env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(distributed.__file__).parents[1])}
-    words = ["--nproc-per-node=2", __file__, work, str(folder)]
-    return subprocess.run([*command, *words], env=env, capture_output=True, text=True, timeout=300)
+    words = ["--nproc-per-node=2", __file__, str(folder)]
+    return subprocess.run([*command, *words], env=env, capture_output=True, text=True)
 
 
 # --- tests ----------------------------------------------------------------------------------------
@@ -137,11 +137,11 @@ def torchrun(work, folder, *options):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """What each of two ranks found, and where rank 0 left a checkpoint."""
+    """What each of two ranks found, where rank 0 left a checkpoint, and what they printed."""
     folder = tmp_path_factory.mktemp("two")
-    done = torchrun("curves", folder)
+    done = torchrun(folder)
     assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)], folder
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)], folder, done.stdout
 
 
 @pytest.mark.parametrize("name", ["standard", "gaussian", "normalised"])
@@ -178,25 +178,24 @@ def test_one_process_continues_what_two_began(two):
         assert torch.allclose(resumed["state"][key], value, atol=2e-5)
 
 
-def test_a_killed_rank_is_restarted_and_the_training_goes_on(tmp_path, monkeypatch):
-    done = torchrun("train", tmp_path, "--max-restarts=1")
-    assert done.returncode == 0, done.stderr
-    assert sorted(line for line in done.stdout.splitlines() if "took" in line) == [
+def test_a_killed_rank_is_restarted_and_the_training_goes_on(two, tmp_path, monkeypatch):
+    _, folder, printed = two
+    assert sorted(line for line in printed.splitlines() if "took" in line) == [
         "rank 0 took 8 steps",
         "rank 1 took 8 steps",
     ]
     for epoch in (1, 2):
-        assert done.stdout.count(f"standard seed 0  epoch {epoch}/2") == 1
-    assert not list(tmp_path.rglob("*.pt"))
-    (record,) = tmp_path.rglob("seed-0.json")
+        assert printed.count(f"standard seed 0  epoch {epoch}/2") == 1
+    assert not list(folder.glob("*/checkpoints/**/*.pt"))
+    (record,) = folder.rglob("seed-0.json")
     assert json.loads(record.read_text())["ranks"] == 2
     in_small(monkeypatch.setattr)
+    monkeypatch.setenv("RVLIB_BUILD", str(folder))
+    together = pipeline.Run.open("full", "cpu").model("standard").state_dict()
     monkeypatch.setenv("RVLIB_BUILD", str(tmp_path))
-    two = pipeline.Run.open("full", "cpu").model("standard").state_dict()
-    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path / "alone"))
     run = dataclasses.replace(pipeline.Run.open("full", "cpu"), log=lambda line: None)
     for key, value in run.model("standard").state_dict().items():
-        assert torch.allclose(two[key], value, atol=2e-5)
+        assert torch.allclose(together[key], value, atol=2e-5)
 
 
 def ranks(monkeypatch, rank, world):
@@ -230,7 +229,7 @@ def flat():
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_noise_is_addressed_by_the_place_in_the_batch(monkeypatch, draw, world):
     """Together the ranks draw what one process draws, and leave the generator where it does."""
-    x = torch.rand(7, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    x = torch.linspace(0, 1, 336).view(7, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     alone = torch.Generator().manual_seed(0)
     expected = draw(x, alone)
     parts = []
@@ -241,7 +240,7 @@ def test_noise_is_addressed_by_the_place_in_the_batch(monkeypatch, draw, world):
             parts.append(draw(x[part], generator))
         assert torch.equal(generator.get_state(), alone.get_state())
     assert {len(part) for part in parts} <= {7 // world, 7 // world + 1}
-    assert torch.equal(torch.cat(parts), expected)
+    assert torch.allclose(torch.cat(parts), expected, atol=1e-5)
 
 
 def test_what_is_one_for_the_batch_and_what_others_draw_is_left_alone(monkeypatch):
@@ -258,8 +257,13 @@ def test_what_is_one_for_the_batch_and_what_others_draw_is_left_alone(monkeypatc
 def test_a_batch_of_fewer_images_than_ranks_is_refused(monkeypatch):
     monkeypatch.setattr(training, "world", lambda: 4)
     with pytest.raises(ValueError, match="last batch would hold 2 images for 4 ranks: choose"):
-        fit(flat(), standard, (torch.zeros(6, 3, 4, 4), torch.zeros(6).long()), epochs=1,
-            batch_size=4)
+        fit(
+            flat(),
+            standard,
+            (torch.zeros(6, 3, 4, 4), torch.zeros(6).long()),
+            epochs=1,
+            batch_size=4,
+        )
 
 
 def test_ranks_that_do_not_meet_are_told_what_to_set(monkeypatch):
@@ -272,4 +276,4 @@ def test_ranks_that_do_not_meet_are_told_what_to_set(monkeypatch):
 
 
 if __name__ == "__main__":
-    {"curves": work_curves, "train": work_train}[sys.argv[1]](Path(sys.argv[2]))
+    work(Path(sys.argv[1]))

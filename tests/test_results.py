@@ -116,6 +116,20 @@ def test_missing_is_what_no_shard_holds_in_blocks(tmp_path_factory, shards, coun
     assert not any(a.stop == b.start and b.start % size for a, b in pairs)  # none could be joined
 
 
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 9))
+def test_parts_are_disjoint_and_all_of_it(tmp_path_factory, count, size, n):
+    folder = tmp_path_factory.mktemp("rows")
+    parts = [results.missing(folder, count, size, (k, n)) for k in range(1, n + 1)]
+    whole = results.missing(folder, count, size)
+    assert sorted(itertools.chain(*parts), key=lambda images: images.start) == whole
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    # What one part has done leaves the others theirs.
+    for images in parts[0]:
+        write(folder, images.start, list(images))
+    assert results.missing(folder, count, size, (1, n)) == []
+    assert [results.missing(folder, count, size, (k, n)) for k in range(2, n + 1)] == parts[1:]
+
+
 def test_runs_that_overlap_agree_or_are_refused(folder):
     write(folder, 0, [0, 1, 2])
     write(folder, 1, [1, 2, 3])
