@@ -49,12 +49,12 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def rank() -> int:
-    """Number of this process; 0 where there is only one."""
+    """Return the number of this process; 0 where there is only one."""
     return dist.get_rank() if _joined() else 0
 
 
 def world() -> int:
-    """How many processes train together."""
+    """Count the processes that train together."""
     return dist.get_world_size() if _joined() else 1
 
 
@@ -188,13 +188,13 @@ class _Sum(torch.autograd.Function):
     """The sum over all ranks; its gradient is the sum of all ranks' gradients."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: D102
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total

@@ -28,7 +28,7 @@ from rvlib.threat_models import L2, Linf, PixelL2
 from rvlib.training import crop_and_flip, fit
 
 COUNT, BATCH, EPOCHS = 297, 32, 2
-"""Images of CIFAR-10: 20 steps, the last batch of an epoch is of 9, which two ranks share 4 to 5."""
+"""Images of CIFAR-10: 20 steps; two ranks share the last batch of an epoch, 9 images, 4 to 5."""
 
 
 @functools.cache
