@@ -42,7 +42,8 @@ def process_group(device: torch.device) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         raise RuntimeError(
             f"the ranks do not reach each other ({error}): start them with torchrun; set "
-            "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME to the network's name (lo on one machine)"
+            "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME to the network's name (lo on one machine) "
+            "and, for restarts, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
         ) from error
     yield
     dist.destroy_process_group()  # not after an error: others may wait there for this rank

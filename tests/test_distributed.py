@@ -127,6 +127,8 @@ def torchrun(folder):
     """Run this file in two processes, again when one is killed."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=1"]
     env = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "RVLIB_BUILD": str(folder)}
+    # Else restarted ranks may read the addresses of those before (pytorch/pytorch#135712).
+    env |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(distributed.__file__).parents[1])}
     words = ["--nproc-per-node=2", __file__, str(folder)]
     return subprocess.run([*command, *words], env=env, capture_output=True, text=True)

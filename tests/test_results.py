@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rvlib import results
@@ -116,6 +116,7 @@ def test_missing_is_what_no_shard_holds_in_blocks(tmp_path_factory, shards, coun
     assert not any(a.stop == b.start and b.start % size for a, b in pairs)  # none could be joined
 
 
+@settings(deadline=None)  # it writes files
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 9))
 def test_parts_are_disjoint_and_all_of_it(tmp_path_factory, count, size, n):
     folder = tmp_path_factory.mktemp("rows")
