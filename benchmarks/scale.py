@@ -38,7 +38,9 @@ BATCH = 64
 class Traffic(TorchDispatchMode):
     """Counts numbers that are read and written."""
 
-    numbers = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.numbers = 0
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -59,8 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     certified.add_argument("--sigma", type=float, required=True, help="noise level")
     certified.add_argument("--data", default="cifar10:test", help="data set[:split], or folder")
     certified.add_argument("--images", type=int, default=500, help="default: the first 500")
-    certified.add_argument("--n", type=int, default=100_000, help="votes an image")
-    certified.add_argument("--n0", type=int, default=100, help="votes of the selection")
+    # Not --n: torchrun takes that for an abbreviation of its own options.
+    certified.add_argument("--votes", type=int, default=100_000, help="votes an image, N")
+    certified.add_argument("--selection", type=int, default=100, help="votes before them, N0")
     certified.add_argument("--alpha", type=float, default=0.001, help="failure probability")
     certified.add_argument("--noise", default="gaussian", help="gaussian, or grid: exact sums")
     certified.add_argument("--batch-size", type=int, help="noisy copies a forward pass")
@@ -184,8 +185,8 @@ def _certify(arguments: argparse.Namespace) -> None:
         table = certify_images(
             *(model, data, arguments.sigma),
             out=out,
-            n0=arguments.n0,
-            n=arguments.n,
+            n0=arguments.selection,
+            n=arguments.votes,
             alpha=arguments.alpha,
             noise=arguments.noise,
             batch_size=arguments.batch_size,
@@ -195,7 +196,7 @@ def _certify(arguments: argparse.Namespace) -> None:
     except Incomplete as error:
         print(f"this part is done; of others rows are missing: {error}")
         return
-    print(summary(table, arguments.sigma, arguments.n, arguments.alpha))
+    print(summary(table, arguments.sigma, arguments.votes, arguments.alpha))
     print(out / "certificates.csv")
 
 

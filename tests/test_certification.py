@@ -80,7 +80,7 @@ def test_the_summary_counts_what_is_certified_rightly(tmp_path):
 
 
 def test_an_array_of_two_tasks_certifies_a_shipped_network(tmp_path, monkeypatch, capsys):
-    words = ["certify", "gaussian-0.25", "--sigma", "0.25", "--images", "9", "--n", "100"]
+    words = ["certify", "gaussian-0.25", "--sigma", "0.25", "--images", "9", "--votes", "100"]
     for name, value in (("MIN", 4), ("COUNT", 2)):
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
     for task, message in ((4, "holds 8 of 9 images"), (5, "9 images, noise 0.25, 100 votes")):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def small_lenet():
     return lenet(10, 3, 32)
 
 
-CASES = {
+CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "standard": (small_lenet, standard, {}),
     "gaussian": (small_lenet, gaussian(0.25), {}),
     "adversarial": (small_lenet, adversarial(partial(pgd, threat=Linf(8 / 255), steps=3)), {}),
@@ -74,8 +75,11 @@ def train(name, **options):
     model = make()
     if distributed.rank():
         nn.init.zeros_(next(model.parameters()))  # ranks begin with rank 0's weights
-    options = {"epochs": EPOCHS, "batch_size": BATCH, "lr": 0.02, "seed": 3} | more | options
-    found = fit(model, noted, images(), monitor=monitor, **options)
+    found = fit(
+        *(model, noted, images()),
+        monitor=monitor,
+        **{"epochs": EPOCHS, "batch_size": BATCH, "lr": 0.02, "seed": 3} | more | options,
+    )
     return {"steps": steps, "state": model.state_dict(), **vars(found)}
 
 
@@ -110,7 +114,7 @@ def rvlib_train():
 
         return mortal
 
-    ex.Recipe.make_objective = make_mortal
+    setattr(ex.Recipe, "make_objective", make_mortal)  # noqa: B010
     training.EVERY = 0  # a checkpoint after each step
     assert cli.main(["train", "standard", "--training-seed", "0", "--device", "cpu"]) == 0
     print(f"rank {os.environ['RANK']} took {len(seen)} steps")

@@ -98,6 +98,7 @@ def test_the_identity_written_first_stays(tmp_path, monkeypatch):
         results.open_results(tmp_path, {"seed": 0})
 
 
+@settings(deadline=None)  # it writes files
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20)), max_size=5),
     st.integers(1, 40),
