@@ -156,13 +156,13 @@ def words(seconds: float) -> str:
 def table() -> str:
     """Write the planning table as Markdown."""
     columns = [f"{n} GPU{'s' * (n > 1)}" for n in GPUS]
-    lines = [["job", "operations", "numbers", "arithmetic", *columns, "bound (1, 8, 64)"]]
+    lines = [["job", "operations", "numbers", "arithmetic", *columns, "bound by"]]
     lines.append(["---"] * len(lines[0]))
     for job in jobs():
         for arithmetic in PEAKS:
             found = [job.seconds(n, arithmetic) for n in GPUS]
             counts = [f"{job.cost.operations:.1e}", f"{job.cost.numbers:.1e}"]
-            bounds = ", ".join(bound for _, bound in found)
+            bounds = ", ".join(dict.fromkeys(bound for _, bound in found))
             times = [words(seconds) for seconds, _ in found]
             lines.append([job.name, *counts, arithmetic, *times, bounds])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
