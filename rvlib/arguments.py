@@ -1,6 +1,7 @@
 """What the words of a command line name: a ball, a data set, a network; and what it will take."""
 
 import importlib
+import os
 import sys
 import time
 from fractions import Fraction
@@ -79,6 +80,33 @@ def find_network(text: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"{text} returned {type(model).__name__}, not a torch.nn.Module")
     return model.eval()
+
+
+def find_shard(text: str | None) -> tuple[int, int]:
+    """Read ``3/8``; by default this process's part under torchrun, in a SLURM array, or in both.
+
+    Examples
+    --------
+    >>> find_shard("3/8")
+    (3, 8)
+    """
+    if text:
+        k, slash, n = text.partition("/")
+        if not (slash and k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+            raise ValueError(f"--shard {text}: write K/N with 1 <= K <= N, as 3/8")
+        return int(k), int(n)
+    index, count = 0, 1
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        task, first, count = (
+            int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "COUNT")
+        )
+        index = task - first
+        if index >= count:
+            raise ValueError("the numbers of the array's tasks have gaps: give --shard K/N")
+    if "RANK" in os.environ:
+        world = int(os.environ["WORLD_SIZE"])
+        index, count = index * world + int(os.environ["RANK"]), count * world
+    return index + 1, count
 
 
 def seconds_at_most(model: nn.Module, data: tuple[Tensor, Tensor], version: str) -> float:

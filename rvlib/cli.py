@@ -55,8 +55,22 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--sigma", type=float, help="judge the smoothed network of this noise")
     judge.add_argument("--keep-images", action="store_true", help="write the attacked images, too")
     judge.add_argument("--out", help="folder for rows and page (default: build/evaluate/MODEL)")
-    judge.add_argument("--device", help="default: the GPU where there is one")
-    judge.add_argument("--seed", type=int, default=0, help="of attacks and votes")
+    certified = command(_certify, "certify a smoothed network: yours, or a shipped one")
+    certified.add_argument("network", metavar="MODEL", help="a shipped name, or module:function")
+    certified.add_argument("--sigma", type=float, required=True, help="noise level")
+    certified.add_argument("--data", default="cifar10:test", help="data set[:split], or folder")
+    certified.add_argument("--images", type=int, default=500, help="default: the first 500")
+    # Not --n: torchrun takes that for an abbreviation of its own options.
+    certified.add_argument("--votes", type=int, default=100_000, help="votes an image, N")
+    certified.add_argument("--selection", type=int, default=100, help="votes before them, N0")
+    certified.add_argument("--alpha", type=float, default=0.001, help="failure probability")
+    certified.add_argument("--noise", default="gaussian", help="gaussian, or grid: exact sums")
+    certified.add_argument("--batch-size", type=int, help="noisy copies a forward pass")
+    certified.add_argument("--out", help="folder for the rows (default: build/certify/MODEL)")
+    for added in (judge, certified):
+        added.add_argument("--shard", help="K/N, a part; default: the task's (docs/scale.md)")
+        added.add_argument("--device", help="default: the GPU where there is one")
+        added.add_argument("--seed", type=int, default=0, help="of attacks and votes")
     command(_check, "check that accuracies under attack behave as they must", "course", seed=True)
     command(_report, "run the notebooks and write the report", "course", seed=True)
     command(_notebooks, "run the notebooks and write them back with their outputs", "lesson")
@@ -78,8 +92,10 @@ def _open(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from rvlib.distributed import pick_own_gpu, process_group
     from rvlib.experiments import find_recipe
 
+    pick_own_gpu()
     run = _open(arguments)
     if not run.profile.trains:
         raise ValueError(f"profile {run.profile.name!r} uses the shipped weights; give full")
@@ -93,7 +109,8 @@ def _train(arguments: argparse.Namespace) -> None:
     ]
     if not pairs:
         raise ValueError(f"no such network has a training seed {arguments.training_seed}")
-    run.train(*pairs)
+    with process_group(run.device):
+        run.train(*pairs)
 
 
 def _announce(run) -> None:  # type: ignore[no-untyped-def]
@@ -112,33 +129,73 @@ def _measure(arguments: argparse.Namespace) -> None:
     measure_everything(run, *arguments.names)
 
 
+def _given(arguments: argparse.Namespace, command: str):  # type: ignore[no-untyped-def]
+    """Load what a command is about: the network, the images with their labels; a place; a part."""
+    from rvlib import arguments as named
+    from rvlib.device import pick_device
+    from rvlib.distributed import pick_own_gpu
+
+    pick_own_gpu()
+    shard, device = named.find_shard(arguments.shard), pick_device(arguments.device)
+    model = named.find_network(arguments.network).to(device)
+    data = tuple(part[: arguments.images] for part in named.find_data(arguments.data, model))
+    name = arguments.network.replace(":", ".")
+    return model, data, Path(arguments.out or Path("build", command, name)), shard
+
+
 def _evaluate(arguments: argparse.Namespace) -> None:
     from rvlib import arguments as named
     from rvlib.attacks.autoattack import VERSIONS
-    from rvlib.device import pick_device
     from rvlib.judge import evaluate
+    from rvlib.results import Incomplete
 
-    threat, device = named.parse_threat(arguments.threat), pick_device(arguments.device)
-    model = named.find_network(arguments.network).to(device)
-    images, labels = (part[: arguments.images] for part in named.find_data(arguments.data, model))
-    name = arguments.network.replace(":", ".")
-    out = Path(arguments.out or Path("build", "evaluate", name))
+    threat = named.parse_threat(arguments.threat)
+    model, data, out, shard = _given(arguments, "evaluate")
     if not arguments.sigma and arguments.attack in VERSIONS:
-        seconds = named.seconds_at_most(model, (images, labels), arguments.attack)
+        seconds = named.seconds_at_most(model, data, arguments.attack) / shard[1]
         print(
             f"at most {seconds / 60:.0f} min where all images stand; resumes after a stop ({out})"
         )
-    verdict = evaluate(
-        *(model, (images, labels), threat),
-        attack=arguments.attack,
-        sigma=arguments.sigma,
-        name=arguments.network,
-        out=out,
-        keep_images=arguments.keep_images,
-        seed=arguments.seed,
-    )
+    try:
+        verdict = evaluate(
+            *(model, data, threat),
+            attack=arguments.attack,
+            sigma=arguments.sigma,
+            name=arguments.network,
+            out=out,
+            keep_images=arguments.keep_images,
+            shard=shard,
+            seed=arguments.seed,
+        )
+    except Incomplete as error:
+        print(f"this part is done; of others rows are missing: {error}")
+        return
     print(verdict.text())
     print(out / "verdict.html")
+
+
+def _certify(arguments: argparse.Namespace) -> None:
+    from rvlib.certification import certify_images, summary
+    from rvlib.results import Incomplete
+
+    model, data, out, shard = _given(arguments, "certify")
+    try:
+        table = certify_images(
+            *(model, data, arguments.sigma),
+            out=out,
+            n0=arguments.selection,
+            n=arguments.votes,
+            alpha=arguments.alpha,
+            noise=arguments.noise,
+            batch_size=arguments.batch_size,
+            shard=shard,
+            seed=arguments.seed,
+        )
+    except Incomplete as error:
+        print(f"this part is done; of others rows are missing: {error}")
+        return
+    print(summary(table, arguments.sigma, arguments.votes, arguments.alpha))
+    print(out / "certificates.csv")
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -44,6 +44,7 @@ def evaluate(
     name: str = "the network",
     out: Path | str | None = None,
     keep_images: bool = False,
+    shard: tuple[int, int] = (1, 1),
     seed: int = 0,
 ) -> Verdict:
     """Evaluate a defence: clean accuracy, the worst case of an ensemble, and the checks of both.
@@ -71,6 +72,8 @@ def evaluate(
         Folder for rows and page; an evaluation that was stopped continues there.
     keep_images : bool, default=False
         Also write the ensemble's images there, ``images/FIRST.npz``, floats of shape (B, C, H, W).
+    shard : (k, n), default=(1, 1)
+        Attack the k-th of n parts of the images, into the same `out`; the rows do not depend on n.
     seed : int, default=0
         Of all random draws.
 
@@ -84,6 +87,8 @@ def evaluate(
     ------
     TypeError, ValueError
         If network, images, labels or ball do not fit each other.
+    Incomplete
+        If rows of other parts are missing; this part's are then written.
 
     References
     ----------
@@ -102,14 +107,14 @@ def evaluate(
     else:
         step = _ensemble(threat, version, others or {}, seed, kept)
     identity = {
-        **{"network": _digest(model.state_dict().values()), "data": _digest(data)},
+        **{"network": digest_of(model.state_dict().values()), "data": digest_of(data)},
         **{"threat": threat.name, "version": version, "others": list(others or {})},
         **{"sigma": sigma, "seed": seed, "arithmetic": arithmetic(device_of(model, x))},
     }
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(out or scratch) / "rows"
         open_results(folder, identity)
-        for part in progress(missing(folder, len(images), SHARD), name):
+        for part in progress(missing(folder, len(images), SHARD, shard), name):
             x, y = floats(images[part.start : part.stop], model), labels[part.start : part.stop]
             columns = {"label": y.tolist()} | step(model, x, y.to(x.device), part.start)
             write_shard(folder, part.start, columns, provenance(x.device))
@@ -128,7 +133,8 @@ def floats(images: Tensor, model: nn.Module) -> Tensor:
     return x.to(device_of(model, x))
 
 
-def _digest(tensors: Any) -> str:
+def digest_of(tensors: Any) -> str:
+    """Digest of the values, shapes and types of tensors."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())

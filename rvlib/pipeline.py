@@ -26,6 +26,7 @@ from rvlib import experiments as ex
 from rvlib.attacks.autoattack import TARGETS
 from rvlib.data import DATASETS, load, to_float
 from rvlib.device import arithmetic, pick_device, provenance
+from rvlib.distributed import agreed, rank, world
 from rvlib.evaluation import (
     SHARE,
     attacked_batches,
@@ -205,8 +206,8 @@ class Run:
 
     def train(self, *pairs: tuple[str, int]) -> None:
         """Train the networks and seeds that are missing, all of the profile's by default."""
-        todo = self.untrained(*pairs)
-        jobs = min(cores(), len(todo)) if self.device.type == "cpu" else 1
+        todo = agreed(self.untrained(*pairs))
+        jobs = min(cores(), len(todo)) if self.device.type == "cpu" and world() == 1 else 1
         if jobs <= 1 or ex.is_extended():
             for name, seed in todo:
                 self.train_one(name, seed)
@@ -226,7 +227,10 @@ class Run:
             list(pool.map(start, todo))
 
     def train_one(self, name: str, seed: int) -> None:
-        """Train one network, from its checkpoint where there is one, and write its weights."""
+        """Train one network, from its checkpoint where there is one, and write its weights.
+
+        In a process group all ranks train it together, and rank 0 writes.
+        """
         recipe, path = ex.find_recipe(name), self.weights(name, seed)
         if path.with_suffix(".json").exists():
             return
@@ -251,8 +255,10 @@ class Run:
             model.load_state_dict(result.best_state)
         if recipe.ships_half:
             model.half()
-        save_weights(model, path, record)
-        checkpoint.unlink(missing_ok=True)
+        if rank() == 0:
+            save_weights(model, path, record)
+            checkpoint.unlink(missing_ok=True)
+        agreed(None)  # nobody reads the weights before they are there
 
     def _monitor(self, recipe: ex.Recipe) -> Callable[[nn.Module], dict[str, float]]:
         images, labels = load(ex.DATASET, recipe.selection)
@@ -282,6 +288,7 @@ class Run:
             "best_epoch": result.best_epoch + 1,
             "best": result.history[result.best_epoch],
             "seconds": round(seconds, 1),  # since the last start: a resumed training has more
+            **({"ranks": world()} if world() > 1 else {}),
             **provenance(self.device),
             "history": result.history,
         }

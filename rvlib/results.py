@@ -35,6 +35,10 @@ class ResultsError(ValueError):
     """A measurement that is missing, incomplete, damaged or another one."""
 
 
+class Incomplete(ResultsError):
+    """A measurement of which rows are missing: other shards are still being measured."""
+
+
 @dataclass(frozen=True)
 class Results:
     """A measurement, read.
@@ -188,7 +192,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise _damaged(path, error) from None
 
 
-def missing(folder: Path, count: int, size: int) -> list[range]:
+def missing(folder: Path, count: int, size: int, shard: tuple[int, int] = (1, 1)) -> list[range]:
     """List the images of a measurement that no shard holds yet.
 
     Parameters
@@ -200,6 +204,8 @@ def missing(folder: Path, count: int, size: int) -> list[range]:
     size : int
         Images of a shard.  Ranges end at its multiples, so that they do not depend on which of
         them another run has measured.
+    shard : (k, n), default=(1, 1)
+        Only those of the k-th of n parts: every n-th block of `size` images, from the k-th on.
 
     Returns
     -------
@@ -210,7 +216,8 @@ def missing(folder: Path, count: int, size: int) -> list[range]:
     for images in _shards(folder).values():
         there[images.start : images.stop] = True
     found = []
-    for start in range(0, count, size):
+    k, n = shard
+    for start in range((k - 1) * size, count, n * size):
         block = np.pad(there[start : start + size], 1, constant_values=True)
         # Where neighbours differ, a stretch of missing images starts or ends.
         edges = start + np.flatnonzero(np.diff(block)).reshape(-1, 2)
@@ -269,7 +276,7 @@ def read(folder: Path, count: int | None = None) -> Results:
     Raises
     ------
     ResultsError
-        If rows are missing, a shard is damaged, or two shards disagree; one line.
+        If rows are missing (``Incomplete``), a shard is damaged, or two shards disagree; one line.
     """
     meta = read_meta(folder)
     read = [
@@ -278,7 +285,7 @@ def read(folder: Path, count: int | None = None) -> Results:
         if count is None or images.start < count
     ]
     if not read:
-        raise ResultsError(f"{folder} holds no rows: run the same again")
+        raise Incomplete(f"{folder} holds no rows: run the same again")
     if any(list(frame) != list(read[0][1]) for _, frame in read):
         raise ResultsError(f"{folder} holds shards of different columns: delete one of them")
     frame = pd.concat([frame for _, frame in read]).drop_duplicates().sort_values("index")
@@ -287,7 +294,7 @@ def read(folder: Path, count: int | None = None) -> Results:
     wanted = int(frame["index"].max()) + 1 if count is None else count
     frame = frame[frame["index"] < wanted].reset_index(drop=True)
     if len(frame) < wanted:
-        raise ResultsError(f"{folder} holds {len(frame)} of {wanted} images: run the same again")
+        raise Incomplete(f"{folder} holds {len(frame)} of {wanted} images: run the same again")
     return Results(meta, [provenance for provenance, _ in read], frame)
 
 

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from rvlib.checks import check_images, check_labels, check_network, checked_once
 from rvlib.data import to_float
 from rvlib.device import fork_rng, pick_device
+from rvlib.distributed import add_over_ranks, agreed, rank, whole_batch, world
 from rvlib.models import WeightsError, to_device
 from rvlib.objectives import Loss, Objective
 from rvlib.progress import progress
@@ -88,7 +89,10 @@ def fit(
 ) -> Fit:
     r"""Train a network with stochastic gradient descent on an objective.
 
-    Each step descends :math:`J(\theta, x, y)`, the `objective`, on one batch.
+    Each step descends :math:`J(\theta, x, y)`, the `objective`, on one batch.  In a process group
+    (``torch.distributed.init_process_group``, under torchrun) each rank computes on its part of
+    every batch, and all train the network that one process would, up to rounding; rank 0 monitors,
+    logs and writes the checkpoint (``rvlib.distributed``).
 
     Parameters
     ----------
@@ -98,11 +102,11 @@ def fit(
         The loss of a batch: ``standard``, or what ``gaussian``, ``adversarial``, ... make.
     train : (images, labels) or DataLoader
         Images (N, C, H, W), uint8 or float in [0, 1], with labels (N,) int64, shuffled anew each
-        epoch; or a loader of such batches.
+        epoch; or a loader of such batches, the same on every rank.
     epochs : int
         Passes over the training images.
     batch_size : int, default=32
-        Images a step; a loader has its own.
+        Images a step, of all ranks together; a loader has its own.
     lr, momentum, weight_decay : float, default=0.01, 0.9, 0
         Of SGD, the default optimiser.
     optimizer : callable, optional
@@ -172,6 +176,8 @@ def fit(
     fused = None if device.type == "cpu" else True  # one kernel for all parameters
     sgd = partial(torch.optim.SGD, weight_decay=float(weight_decay), fused=fused)
     make = optimizer or (lambda p: sgd(p, float(lr), float(momentum)))
+    if world() > 1:
+        model.load_state_dict(agreed({k: v.cpu() for k, v in model.state_dict().items()}))
     state = _State(model, make(model.parameters()), seed, device)
     if average is not None:
         state.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average))
@@ -187,6 +193,8 @@ def fit(
     if file is not None:
         state.identity = plain({**(identity or {}), "fit": recipe, "data": _digest(train)})
         state.load(file, epochs)
+    if rank() > 0:  # rank 0 writes and tells
+        file = log = None
     run = _Epochs(state, _with_progress(objective), batches, augment, autocast, epochs, file)
     for epoch in range(len(state.fit.history), epochs):
         averages = state.averaged is not None and epoch >= average_from
@@ -194,10 +202,9 @@ def fit(
             entry = run.train(epoch, averages)
             if averages:
                 run.estimate_statistics(epoch)
-        measured = _monitored(monitor, model, select)
-        if averages and monitor is not None:
-            measured |= {f"averaged {k}": v for k, v in monitor(state.averaged.module).items()}
-        state.remember(entry | measured, select)
+        averaged = state.averaged.module if averages else None
+        measured = _monitored(monitor, model, averaged, select) if rank() == 0 else {}
+        state.remember(entry | agreed(measured), select)
         if log is not None:
             log(_line(epoch, epochs, state.fit.history[-1]))
         if file is not None:
@@ -266,14 +273,11 @@ class _State:
         atomic_write(path, buffer.getvalue())
 
     def load(self, path: Path, epochs: int) -> None:
-        """Continue from a checkpoint of the same training, if there is one."""
-        try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            identity, done = saved["identity"], len(saved["fit"]["history"])
-        except FileNotFoundError:
+        """Continue from rank 0's checkpoint of the same training, if there is one."""
+        saved = agreed(_read_checkpoint(path) if rank() == 0 else {})
+        if not saved:
             return
-        except Exception as error:
-            raise WeightsError(f"{path} cannot be read: delete it and train again") from error
+        identity, done = saved["identity"], len(saved["fit"]["history"])
         if identity != self.identity:
             raise WeightsError(f"{path} belongs to another training: delete it or move it away")
         if done > epochs:
@@ -291,6 +295,18 @@ class _State:
         self.order.set_state(saved["order"])
         self.noise.set_state(saved["noise"])
         self.fit = Fit(**saved["fit"])
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; nothing where there is none."""
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        _ = saved["identity"], saved["fit"]["history"]
+    except FileNotFoundError:
+        return {}
+    except Exception as error:
+        raise WeightsError(f"{path} cannot be read: delete it and train again") from error
+    return saved
 
 
 class _Shuffled:
@@ -362,7 +378,13 @@ def _check_start(model: nn.Module, train: Data, batch_size: int, device: torch.d
         raise ValueError("the network has no parameter to train: use model.requires_grad_(True)")
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         raise ValueError("gradients are switched off: call fit outside of torch.no_grad()")
-    if _smallest(train, batch_size) == 1:
+    smallest = _smallest(train, batch_size)
+    if smallest is not None and smallest < world():
+        raise ValueError(
+            f"the last batch would hold {smallest} images for {world()} ranks: choose another "
+            "batch_size"
+        )
+    if smallest == 1:
         _check_one_image(model, x)
 
 
@@ -412,13 +434,23 @@ class _Epochs:
     epochs: int
     file: Path | None
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, noise: Any, done: float) -> Loss:
-        """Loss of a batch, and its logits, after the share `done` of the training."""
-        x, device = _floats(x), self.state.device
-        if self.augment is not None:
-            x = self.augment(x, noise)
-        with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
-            return self.objective(model, x, y, noise, done)
+    def loss(
+        self, model: nn.Module, x: Tensor, y: Tensor, noise: torch.Generator, done: float
+    ) -> tuple[Tensor, Tensor]:
+        """Mean loss of a batch after the share `done` of the training, and its right answers.
+
+        Of several ranks each gives its images' terms of the sum.
+        """
+        device, count = self.state.device, len(x)
+        with whole_batch(count, noise) as part:
+            x, y = _floats(x[part]), y[part]
+            if self.augment is not None:
+                x = self.augment(x, noise)
+            with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
+                loss, logits = self.objective(model, x, y, noise, done)
+        if len(x) < count:
+            loss = loss * (len(x) / count)
+        return loss, (logits.detach().argmax(1) == y).sum()
 
     def train(self, epoch: int, averages: bool) -> dict[str, float]:
         """Take the steps of one epoch; mean loss and accuracy as the images passed."""
@@ -429,21 +461,24 @@ class _Epochs:
         if state.halfway:
             sums.copy_(state.halfway["sums"])
             _set_random_states(state.halfway["random"], state.device)
-        batches = self.batches.epoch(state.order, start)
-        for batch, (x, y) in enumerate(progress(batches, title, steps - start), start):
-            loss, logits = self.loss(
-                model, x, y, state.noise, (epoch + batch / steps) / self.epochs
-            )
+        batches: Iterable[tuple[Tensor, Tensor]] = self.batches.epoch(state.order, start)
+        if rank() == 0:
+            batches = progress(batches, title, steps - start)
+        for batch, (x, y) in enumerate(batches, start):
+            done = (epoch + batch / steps) / self.epochs
+            loss, right = self.loss(model, x, y, state.noise, done)
             state.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            of_batch = torch.stack([loss.detach() * len(x), right])
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            add_over_ranks([*gradients, of_batch])
             state.optimizer.step()
             if state.scheduler is not None:
                 state.scheduler.step()
             if averages:
                 state.averaged.update_parameters(model)
             seen += len(x)
-            sums[0] += loss.detach() * len(x)
-            sums[1] += (logits.detach().argmax(1) == y).sum()
+            sums += of_batch
             if self.file and self.batches.resumes and time.monotonic() - saved > EVERY:
                 state.halfway = {"batch": batch + 1, "seen": seen, "sums": sums, "order": before}
                 state.halfway["random"] = _random_states(state.device)
@@ -521,13 +556,16 @@ def crop_and_flip(x: Tensor, generator: torch.Generator, padding: int = 4) -> Te
     return padded[which, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
-def _monitored(monitor: Monitor | None, model: nn.Module, select: str) -> dict[str, float]:
+def _monitored(
+    monitor: Monitor | None, model: nn.Module, averaged: nn.Module | None, select: str
+) -> dict[str, float]:
     if monitor is None:
         return {}
     found = {name: float(value) for name, value in monitor(model).items()}
     if select not in found:
         raise ValueError(f"select={select!r} is none of the monitor's {', '.join(found)}")
-    return found
+    of_average = monitor(averaged) if averaged is not None else {}
+    return found | {f"averaged {k}": float(v) for k, v in of_average.items()}
 
 
 def _name(part: Any) -> str:

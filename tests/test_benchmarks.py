@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import size
+from benchmarks import scale, size
 from benchmarks.jobs import BASELINE, LOOP, OURS, SIGMA, jobs
 from benchmarks.measure import prepare, run
 from benchmarks.table import table
@@ -149,3 +149,30 @@ def test_the_table_of_sizes(capsys):
     assert {"pgd.py:pgd", "threat_models.py:project"} <= set(names)
     assert {name.split(":")[0] for name in names} <= files
     assert len(names) == int(hops.split()[0])
+
+
+def test_counted_operations_are_those_of_the_papers():
+    """He et al. give ResNet-50 3.8 billion multiply-adds, without its later change of strides."""
+    from torchvision.models import resnet50
+
+    forward, attack, step = scale.passes(resnet50, 224)
+    assert 3.8e9 < forward.operations / 2 < 4.2e9
+    assert 1.95 < attack.operations / forward.operations < 2.05  # one gradient of each layer
+    assert 2.9 < step.operations / forward.operations < 3  # two, but none at the image
+
+
+def test_the_planning_table_is_the_counted_one():
+    assert scale.table() in (ROOT / "docs" / "scale.md").read_text()
+
+
+def test_more_gpus_divide_the_work_and_talk():
+    training = scale.Job("", scale.Cost(8e15, 0), None, exchange=1e12, collectives=1000)
+    alone, bound = training.seconds(1, "bfloat16")
+    assert (alone, bound) == (8e15 / 989.4e12, "operations")
+    together, bound = training.seconds(8, "bfloat16")
+    assert together == pytest.approx(alone / 8 + 2e12 / 450e9 + 0.02)
+    assert bound == "exchange"
+    blocks = scale.Job("", scale.Cost(0, 3.35e12), 5)
+    assert blocks.seconds(1, "tf32")[1] == "memory"
+    assert blocks.seconds(1, "tf32")[0] == pytest.approx(4)
+    assert blocks.seconds(4, "tf32")[0] == pytest.approx(4 * 2 / 5)  # one GPU has two blocks

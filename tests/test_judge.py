@@ -12,9 +12,10 @@ from torch import nn
 
 import rvlib as rv
 from rvlib import judge
-from rvlib.arguments import find_data, find_network, parse_threat
+from rvlib.arguments import find_data, find_network, find_shard, parse_threat
 from rvlib.cli import main
 from rvlib.judge import is_random
+from rvlib.results import Incomplete
 from rvlib.threat_models import L2, Linf, PixelL2
 
 
@@ -164,6 +165,57 @@ def test_what_is_done_is_not_done_again_and_another_network_is_refused(tmp_path,
     ):
         with pytest.raises(ValueError, match="is of another measurement"):
             rv.evaluate(model, data, threat, others={"mine": attack}, out=tmp_path)
+
+
+def test_rows_do_not_depend_on_the_number_of_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "SHARD", 8)
+    call = functools.partial(rv.evaluate, linear(), (X, Y), Linf(0.05))
+    whole = call()
+    for k in (3, 1):
+        with pytest.raises(Incomplete, match="of 40 images"):
+            call(out=tmp_path, shard=(k, 3))
+    found = call(out=tmp_path, shard=(2, 3))
+    assert found.rows.equals(whole.rows)
+    assert found.text() == whole.text()
+    assert len(list((tmp_path / "rows").glob("*.csv"))) == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "expected"),
+    [
+        (None, {}, (1, 1)),
+        ("3/8", {"RANK": "0", "WORLD_SIZE": "2"}, (3, 8)),
+        (None, {"RANK": "3", "WORLD_SIZE": "4"}, (4, 4)),
+        (None, {"ARRAY": (5, 2, 4)}, (4, 4)),
+        (None, {"ARRAY": (1, 0, 3), "RANK": "1", "WORLD_SIZE": "2"}, (4, 6)),
+    ],
+)
+def test_a_part_is_given_or_the_tasks(monkeypatch, given, environment, expected):
+    in_environment(monkeypatch, environment)
+    assert find_shard(given) == expected
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/2/3", "-1/2", "/"])
+def test_what_is_no_part_is_one_line(text):
+    with pytest.raises(ValueError, match="write K/N with 1 <= K <= N"):
+        find_shard(text)
+
+
+def test_an_array_with_gaps_is_refused(monkeypatch):
+    in_environment(monkeypatch, {"ARRAY": (9, 2, 4)})
+    with pytest.raises(ValueError, match="have gaps: give --shard K/N"):
+        find_shard(None)
+
+
+def in_environment(monkeypatch, environment):
+    array = environment.get("ARRAY")
+    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "COUNT")]
+    for name in ("RANK", "WORLD_SIZE", *names):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in zip(names, array or (), strict=bool(array)):
+        monkeypatch.setenv(name, str(value))
+    for name in environment.keys() - {"ARRAY"}:
+        monkeypatch.setenv(name, environment[name])
 
 
 def test_the_attacked_images_are_written_on_request(tmp_path):

@@ -114,13 +114,13 @@ def test_defaults_are_the_documented_ones():
 # --- the rooms -----------------------------------------------------------------------------------
 
 FLOORS = [
-    {"threat_models", "data", "progress", "device", "results", "inference"},
+    {"threat_models", "data", "progress", "device", "results", "inference", "distributed"},
     {"checks", "smoothing", "attacks", "models"},
     {"objectives", "evaluation"},
-    {"training", "sanity_checks", "experiments"},
+    {"training", "sanity_checks", "experiments", "modern"},
     {"verdict"},
     {"judge"},
-    {"pipeline"},
+    {"pipeline", "certification"},
     {"report", "arguments"},
     {"course"},
     {"cli"},

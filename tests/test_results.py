@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rvlib import results
@@ -98,6 +98,7 @@ def test_the_identity_written_first_stays(tmp_path, monkeypatch):
         results.open_results(tmp_path, {"seed": 0})
 
 
+@settings(deadline=None)  # it writes files
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20)), max_size=5),
     st.integers(1, 40),
@@ -114,6 +115,21 @@ def test_missing_is_what_no_shard_holds_in_blocks(tmp_path_factory, shards, coun
     assert all(images.start // size == (images.stop - 1) // size for images in found)
     pairs = itertools.pairwise(found)
     assert not any(a.stop == b.start and b.start % size for a, b in pairs)  # none could be joined
+
+
+@settings(deadline=None)  # it writes files
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 9))
+def test_parts_are_disjoint_and_all_of_it(tmp_path_factory, count, size, n):
+    folder = tmp_path_factory.mktemp("rows")
+    parts = [results.missing(folder, count, size, (k, n)) for k in range(1, n + 1)]
+    whole = results.missing(folder, count, size)
+    assert sorted(itertools.chain(*parts), key=lambda images: images.start) == whole
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    # What one part has done leaves the others theirs.
+    for images in parts[0]:
+        write(folder, images.start, list(images))
+    assert results.missing(folder, count, size, (1, n)) == []
+    assert [results.missing(folder, count, size, (k, n)) for k in range(2, n + 1)] == parts[1:]
 
 
 def test_runs_that_overlap_agree_or_are_refused(folder):

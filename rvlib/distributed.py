@@ -1,0 +1,201 @@
+"""Several processes train one network: each learns its part of every batch, and all agree.
+
+Under ``torchrun`` every process (a rank) holds the whole network.  Of each batch it takes its part;
+what depends on the batch as a whole is made for the whole of it (``whole_batch``), and the
+gradients are added up before the step (``add_over_ranks``).  So a recipe trains the same network on
+1, 2 or 8 ranks, up to the order in which numbers are added.
+
+Gradients are added by one call a step instead of by ``DistributedDataParallel``: an attack takes
+ten passes and more between two steps, so there is little that communication could hide behind;
+attacks, averages and checkpoints get the network itself instead of a wrapper whose hooks fail where
+one step has several forward passes; and parts of different sizes are weighted exactly.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+T = TypeVar("T")
+
+
+def pick_own_gpu() -> None:
+    """Make the GPU of this process's number on its machine the one that ``cuda`` means."""
+    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun started, if it did: by NCCL on GPUs, by gloo on CPUs."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or _joined():
+        yield
+        return
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise RuntimeError(
+            f"the ranks do not reach each other ({error}): start them with torchrun; set "
+            "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME to the network's name (lo on one machine) "
+            "and, for restarts, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"
+        ) from error
+    yield
+    dist.destroy_process_group()  # not after an error: others may wait there for this rank
+
+
+def rank() -> int:
+    """Return the number of this process; 0 where there is only one."""
+    return dist.get_rank() if _joined() else 0
+
+
+def world() -> int:
+    """Count the processes that train together."""
+    return dist.get_world_size() if _joined() else 1
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def agreed(value: T) -> T:
+    """Give every rank the value of rank 0; wait for it."""
+    box = [value]
+    if world() > 1:
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
+def add_over_ranks(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their sums over all ranks; every rank gets the same bits."""
+    if world() == 1:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+@contextmanager
+def whole_batch(count: int, generator: torch.Generator) -> Iterator[slice]:
+    """Compute on this rank's images of a batch as one process would compute on all of them.
+
+    Inside, two kinds of PyTorch's functions are about the whole batch:
+
+    - Numbers drawn from `generator`, one entry an image, are drawn for all images alike on every
+      rank, of which each keeps its own: noise is addressed by an image's place in the batch.
+    - Batch normalisation in training mode takes mean and variance over all ranks' images, in the
+      forward and the backward pass, as ``torch.nn.SyncBatchNorm`` does on GPUs alone.
+
+    Parameters
+    ----------
+    count : int
+        Images of the batch, at least one a rank.
+    generator : torch.Generator
+        Of the noise, in the same state on every rank.
+
+    Yields
+    ------
+    slice
+        This rank's images; all of them where there is one rank, and then nothing is changed.
+
+    Notes
+    -----
+    What layers draw from PyTorch's own generator (dropout) is alike on every rank.
+    """
+    if world() == 1:
+        yield slice(None)
+        return
+    part = slice(rank() * count // world(), (rank() + 1) * count // world())
+    with _WholeBatch(count, part, generator):
+        yield part
+
+
+class _WholeBatch(TorchFunctionMode):
+    """See ``whole_batch``."""
+
+    def __init__(self, count: int, part: slice, generator: torch.Generator) -> None:
+        super().__init__()
+        self.count, self.part, self.generator = count, part, generator
+        self.local = part.stop - part.start
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Replace draws and batch normalisation; PyTorch calls this for each of its functions."""
+        kwargs = kwargs or {}
+        if kwargs.get("generator") is self.generator:
+            return self.draw(function, args, kwargs)
+        if function is F.batch_norm:
+            return self.batch_norm(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    def draw(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Draw for all images, keep this rank's; draws that are not one an image are alike."""
+        if isinstance(args[0], Tensor):  # x.normal_(), in the memory layout of x
+            x = args[0]
+            if x.shape[:1] != (self.local,):
+                return function(*args, **kwargs)
+            whole = x.new_empty_strided((self.count, *x.shape[1:]), (x[0].numel(), *x.stride()[1:]))
+            return x.copy_(function(whole, *args[1:], **kwargs)[self.part])
+        if function in (torch.rand, torch.randn) and isinstance(args[0], int):
+            args = (args,)
+        sizes = [a for a in args if isinstance(a, tuple) and a[:1] == (self.local,)]
+        drawn = function(*((self.count, *a[1:]) if a in sizes else a for a in args), **kwargs)
+        return drawn[self.part] if sizes else drawn
+
+    def batch_norm(
+        self,
+        x: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        """Normalise by the mean and the variance over all ranks."""
+        if not training:
+            return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+        others, shape = [d for d in range(x.dim()) if d != 1], [1, -1, *[1] * (x.dim() - 2)]
+        n = x.numel() // x.shape[1] * self.count / self.local
+        z = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = _Sum.apply(z.sum(others)) / n
+        z = z - mean.view(shape)
+        var = _Sum.apply(z.square().sum(others)) / n
+        if running_mean is not None and running_var is not None:
+            running_mean.lerp_(mean.detach(), momentum)
+            running_var.lerp_(var.detach() * n / (n - 1), momentum)
+        z = z * (var + eps).rsqrt().view(shape)
+        if weight is not None and bias is not None:
+            z = z * weight.view(shape) + bias.view(shape)
+        return z.to(x.dtype)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all ranks; its gradient is the sum of all ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total

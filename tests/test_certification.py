@@ -1,0 +1,91 @@
+"""rvlib.certification: votes in parts are the votes of one run, and certificates read from them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import rvlib as rv
+from rvlib import certification
+from rvlib.certification import certify_images, summary
+from rvlib.cli import main
+from rvlib.results import Incomplete
+
+SIGMA, N = 0.25, 400
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+
+
+X = torch.rand(21, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+Y = network()(X).argmax(1)
+
+
+def certify(out, **options):
+    return certify_images(network(), (X, Y), SIGMA, out=out, **{"n": N} | options)
+
+
+def rows(out):
+    return {path.name: path.read_text().partition("\n")[2] for path in (out / "rows").glob("*.csv")}
+
+
+def test_they_are_what_certify_gives(tmp_path):
+    table = certify(tmp_path)
+    expected = rv.certify(network(), X, SIGMA, n=N, image_ids=range(21))
+    assert (table["prediction"] == expected.prediction).all()
+    assert np.array_equal(table["radius"], expected.radius)
+    assert (table["radius"] > 0).any()
+    assert table["label"].tolist() == Y.tolist()
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_rows_do_not_depend_on_the_number_of_parts(tmp_path, n):
+    whole = certify(tmp_path / "one")
+    for k in range(2, n + 1):
+        with pytest.raises(Incomplete, match=r"of 21 images|no rows"):
+            certify(tmp_path / "parts", shard=(k, n))
+    table = certify(tmp_path / "parts", shard=(1, n))  # the last one to come joins
+    assert table.equals(whole)
+    assert rows(tmp_path / "parts") == rows(tmp_path / "one")
+    assert len(rows(tmp_path / "one")) == 3
+
+
+def test_another_alpha_draws_nothing_and_other_noise_is_refused(tmp_path, monkeypatch):
+    strict = certify(tmp_path)
+    monkeypatch.setattr(certification, "sample_under_noise", lambda *a, **o: pytest.fail("draws"))
+    loose = certify(tmp_path, alpha=0.05)
+    assert (loose["radius"] >= strict["radius"]).all()
+    assert (loose["radius"] > strict["radius"]).any()
+    for other in ({"seed": 1}, {"n": 500}, {"n0": 50}, {"noise": "grid"}):
+        with pytest.raises(ValueError, match="is of another measurement"):
+            certify(tmp_path, **other)
+
+
+def test_numbers_that_never_certify_are_refused_before_a_vote(tmp_path):
+    with pytest.raises(ValueError, match="certify"):
+        certify(tmp_path, n=5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_summary_counts_what_is_certified_rightly(tmp_path):
+    table = certify(tmp_path)
+    table.loc[0, "label"] = (table.loc[0, "label"] + 1) % 3
+    lines = summary(table, SIGMA, N, 0.001).splitlines()
+    right = (table["prediction"] == table["label"]) & (table["radius"] >= 0.25)
+    assert f"l2 0.25  certified {100 * right.mean():5.1f} %" in lines[2]
+    radius = table["radius"].where(table["prediction"] == table["label"], 0).mean()
+    assert lines[-1] == f"mean certified radius {radius:.3f}"
+
+
+def test_an_array_of_two_tasks_certifies_a_shipped_network(tmp_path, monkeypatch, capsys):
+    words = ["certify", "gaussian-0.25", "--sigma", "0.25", "--images", "9", "--votes", "100"]
+    for name, value in (("MIN", 4), ("COUNT", 2)):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    for task, message in ((4, "holds 8 of 9 images"), (5, "9 images, noise 0.25, 100 votes")):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
+        assert main([*words, "--device", "cpu", "--out", str(tmp_path)]) == 0
+        assert message in capsys.readouterr().out
+    assert sorted(rows(tmp_path)) == ["00000-00008.csv", "00008-00009.csv"]
+    assert (tmp_path / "certificates.csv").exists()
