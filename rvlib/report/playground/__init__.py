@@ -88,8 +88,7 @@ def _pictures() -> list[dict[str, Any]]:
     images, labels = (part.numpy() for part in data.load(DATASET, "test"))
     chosen = np.concatenate([np.flatnonzero(labels == k)[:A_CLASS] for k in np.unique(labels)])
     return [
-        {"label": int(labels[i]), "bytes": _base64(np.ascontiguousarray(images[i]))}
-        for i in chosen
+        {"label": int(labels[i]), "bytes": _base64(np.ascontiguousarray(images[i]))} for i in chosen
     ]
 
 

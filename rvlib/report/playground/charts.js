@@ -44,7 +44,7 @@ function showAnswers(table, classes, truth, [title, before], [titleAfter, after]
   table.replaceChildren(make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows));
 }
 
-const BOX = { left: 46, right: 294, top: 12, bottom: 164 };
+const BOX = { left: 46, right: 294, top: 12, bottom: 128 };
 
 // Lines [{ points: [[x, y], ...], className }], axes { label, min, max, ticks, log }, marks.
 function showLines(svg, description, { x, y, lines, marks = [], levels = [] }) {
