@@ -309,7 +309,7 @@ def test_the_address_restores_the_state(file, watched):
     page = watched.page
     page.get_by_label("two networks").check()
     page.get_by_role("radio", name="drawn by this page: automobile").check()
-    page.get_by_label("First network").select_option("mixed-at")
+    page.get_by_role("combobox", name="First network").select_option("mixed-at")
     page.get_by_label("kind").select_option("pgd-l2")
     for label, key in (("radius ε", "End"), ("steps", "ArrowLeft"), ("restarts", "ArrowRight")):
         page.get_by_label(label).press(key)
@@ -329,7 +329,7 @@ def test_an_address_that_means_nothing_is_named(file, watched):
     visit(watched, file, "network=vgg&eps=9999&own=x&picture=cifar-7")
     note = watched.page.inner_text("#note")
     assert note == "This page has no own=x, network=vgg, eps=9999; the usual value is shown."
-    assert watched.page.get_by_label("First network").input_value() == "standard"
+    assert watched.page.get_by_role("combobox", name="First network").input_value() == "standard"
     assert watched.page.get_by_label("radius ε").input_value() == "8"
 
 

@@ -110,7 +110,7 @@ function makeSide(root, { classes, weights, alpha }) {
     const along = (all, value) => all.map((some) => [some.votes, value(some)]);
     const agree = ({ counts, votes }) => counts[selected] / votes;
     picture("first", x, "picture");
-    picture("change", (then ?? now).copy, `a copy with noise, σ = ${sigma}`);
+    picture("change", (then ?? now).copy, `with noise, σ = ${sigma}`);
     picture("last", struck ?? x, struck ? "attacked picture" : "not attacked");
     showAnswers(part("answers"), classes, label, ["votes", shares(now)], ["attacked", shares(then)]);
     const axis = { label: "votes", min: 10, max: n, log: true, ticks: powers(n), text: count };
