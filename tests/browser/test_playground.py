@@ -312,7 +312,7 @@ def test_the_address_restores_the_state(file, watched):
     page.get_by_role("combobox", name="First network").select_option("mixed-at")
     page.get_by_label("kind").select_option("pgd-l2")
     for label, key in (("radius ε", "End"), ("steps", "ArrowLeft"), ("restarts", "ArrowRight")):
-        page.get_by_label(label).press(key)
+        page.get_by_role("slider", name=label).press(key)
     page.get_by_role("button", name="Other random numbers").click()
     said = rest(watched)
     address = page.evaluate("location.href")

@@ -43,6 +43,7 @@ function restore(hash) {
     field(name).value = value;
     return field(name).value === value;
   };
+  field("at").max = START.at;
   for (const name of Object.keys(START)) {
     const valid = name === "own" ? isPicture(wanted.own) : set(name, wanted[name]);
     if (!valid) refused.push(`${name}=${wanted[name].slice(0, 20)}`);
@@ -51,7 +52,10 @@ function restore(hash) {
   setOwn(isPicture(wanted.own) ? wanted.own : "");
   for (const name of ["two", "strike"]) field(name).checked = given[name] === "on";
   scaleEps();
-  if (given.eps && !set("eps", given.eps)) refused.push(`eps=${given.eps.slice(0, 20)}`);
+  if (given.eps && !set("eps", given.eps)) {
+    refused.push(`eps=${given.eps.slice(0, 20)}`);
+    scaleEps();
+  }
   note.textContent = refused.length ? `This page has no ${refused.join(", ")}; the usual value is shown.` : "";
 }
 
@@ -78,11 +82,19 @@ function useOwn(bytes) {
   field("label").value = "";
   note.textContent = "";
   update();
+  writeAddress();
 }
 
 function scaleEps() {
   const { max, step, start } = RADII[field("attack").value];
   Object.assign(field("eps"), { max, step, value: start });
+}
+
+// The step that is shown: the last one stays the last one.
+function followSteps(steps) {
+  const { value, max } = field("at");
+  field("at").max = steps;
+  if (value === max) field("at").value = steps;
 }
 
 let picture = { key: "", x: null, label: null };
@@ -95,23 +107,26 @@ function chosen() {
   return picture;
 }
 
-// Reads the form, writes the address, shows the numbers beside the sliders, asks the sides.
-function update() {
+function writeAddress() {
   const values = new FormData(form);
   if (values.get("picture") !== "own") values.delete("own");
-  if (form.dataset.mode !== values.get("mode")) form.dataset.mode = values.get("mode");
   history.replaceState(null, "", `#${new URLSearchParams(values)}`);
+}
+
+// Reads the form, shows the numbers beside the sliders, asks the sides.
+function update() {
+  form.dataset.mode = field("mode").value;
   const number = (name) => Number(field(name).value), attack = field("attack").value;
   const { x, label } = chosen(), radius = RADII[attack], eps = number("eps");
   const steps = attack === "fgsm" ? 1 : number("steps");
+  followSteps(steps);
   const written = field("label").value;
   const options = {
     mode: field("mode").value, x, label: written === "" ? label : Number(written),
     attack, eps: radius.eps(eps), within: `${radius.text(eps)} ${radius.norm}`,
-    steps, at: Math.min(number("at"), steps), restarts: number("restarts"), seed: number("seed"),
+    steps, at: number("at"), restarts: number("restarts"), seed: number("seed"),
     sigma: number("sigma"), n: number("n"), strike: field("strike").checked, reach: number("reach"),
   };
-  field("at").max = steps;
   for (const name of ["steps", "restarts"]) field(name).disabled = attack === "fgsm";
   const texts = { eps: radius.text(eps), steps, at: options.at, restarts: options.restarts, reach: `${options.reach} R` };
   for (const [name, text] of Object.entries(texts)) {
@@ -141,6 +156,8 @@ function listen() {
     if (target.name === "attack") scaleEps();
     update();
   });
+  // Not while a slider moves: browsers limit how often an address may change.
+  document.addEventListener("change", ({ target }) => target.form === form && writeAddress());
   window.addEventListener("hashchange", () => {
     restore(location.hash.slice(1));
     update();
@@ -148,6 +165,7 @@ function listen() {
   document.getElementById("again").addEventListener("click", () => {
     field("seed").value = Number(field("seed").value) + 1;
     update();
+    writeAddress();
   });
   const file = document.getElementById("file");
   file.addEventListener("change", () => file.files[0]

@@ -2,7 +2,7 @@
 // task stops the one that runs, at its next pause.
 
 const SELECTION = 100; // votes that choose the class, apart from those that bound its probability
-const DRAWS = 32; // noisy copies for a gradient of the attack on the vote
+const DRAWS = 16; // noisy copies for a gradient of the attack on the vote
 const VOTE_STEPS = 10;
 
 let weights = {}, current = 0;
