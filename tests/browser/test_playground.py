@@ -278,7 +278,7 @@ def test_the_page_attacks_from_disk_and_asks_for_nothing(file, watched, artefact
     watched.page.screenshot(path=artefacts / "playground.png")
     assert move(watched, "radius ε", "Home").startswith("This attack does not fool it: ")
     watched.page.get_by_label("show step").press("ArrowLeft")
-    assert "after step 9 of 10" in watched.page.inner_text(".pictures")
+    assert "step 9 of 10" in watched.page.inner_text(".pictures")
     watched.page.get_by_label("kind").select_option("fgsm")
     assert rest(watched)[0].startswith("Fooled: ")
     assert watched.page.get_by_label("restarts").is_disabled()
@@ -290,7 +290,7 @@ def test_votes_stream_in_and_the_certificate_is_the_librarys(file, watched, arte
     state = "mode=vote&network=gaussian-0.25&n=100&strike=on&reach=1"
     (said,) = visit(watched, file, state)
     watched.page.screenshot(path=artefacts / "playground-vote.png")
-    pattern = r"(\d+) of (\d+) votes .* p ≥ ([\d.]+), .* R = ([\d.]+) .* certify ([\d.]+) at"
+    pattern = r"(\d+) of (\d+) votes: .* p ≥ ([\d.]+) .* R = ([\d.]+) .* at most ([\d.]+)\."
     numbers = re.search(pattern, said)
     assert numbers, said
     k, n = int(numbers[1]), int(numbers[2])

@@ -24,23 +24,23 @@ function bytesOn(context) {
 // Colour and corners of polygons, one over the other, on a ground of two colours with a horizon.
 const DRAWINGS = {
   ship: {
-    sky: "#a9cbe8", ground: "#2b5f8a", horizon: 19, label: "ship",
+    sky: "#dfe9f5", ground: "#6f9fc4", horizon: 19, label: "ship",
     shapes: [
       ["#3b3b44", 2, 17, 30, 17, 26, 24, 6, 24], ["#f2f2f2", 8, 12, 22, 12, 22, 17, 8, 17],
       ["#c8402f", 11, 6, 15, 6, 15, 12, 11, 12], ["#7a2a22", 6, 22, 27, 22, 26, 24, 7, 24],
     ],
   },
   airplane: {
-    sky: "#6fa6dd", ground: "#9cc4ea", horizon: 22, label: "airplane",
+    sky: "#6fa6dd", ground: "", horizon: 32, label: "airplane",
     shapes: [
       ["#eef0f4", 1, 15, 6, 13, 27, 13, 31, 16, 27, 18, 5, 18], ["#c3c9d4", 12, 15, 20, 15, 11, 27, 8, 27],
       ["#d8dde6", 13, 13, 19, 13, 14, 6, 11, 6], ["#b9c0cd", 1, 15, 6, 14, 4, 7, 1, 7],
     ],
   },
   car: {
-    sky: "#c9ccd0", ground: "#6d6d70", horizon: 21, label: "automobile",
+    sky: "#ffffff", ground: "#c9ccd0", horizon: 21, label: "automobile",
     shapes: [
-      ["#c41f1f", 2, 16, 8, 15, 12, 9, 22, 9, 26, 15, 30, 17, 30, 24, 2, 24],
+      ["#d8b21f", 2, 16, 8, 15, 12, 9, 22, 9, 26, 15, 30, 17, 30, 24, 2, 24],
       ["#1f2b3a", 10, 15, 13, 11, 17, 11, 17, 15], ["#1f2b3a", 18, 15, 18, 11, 21, 11, 24, 15],
       ["#17171a", 6, 21, 8, 20, 11, 21, 12, 24, 10, 27, 7, 27, 5, 24],
       ["#17171a", 21, 21, 23, 20, 26, 21, 27, 24, 25, 27, 22, 27, 20, 24],

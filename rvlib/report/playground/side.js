@@ -43,7 +43,7 @@ function makeSide(root, { classes, weights, alpha }) {
     const last = path.length - 1, step = Math.min(at, last), answer = argmax(answers[step]);
     picture("first", x, "picture");
     const delta = change(x, path[step]);
-    picture("last", path[step], last > 1 ? `after step ${step} of ${last}` : `after ${step ? "the" : "no"} step`);
+    picture("last", path[step], `step ${step} of ${last}`);
     showAnswers(part("answers"), classes, truth, ["picture", before], ["attacked", answers[step]]);
     showPath(runs, losses, answers, truth, step);
     const was = argmax(before), length = Math.hypot(...delta);
@@ -110,7 +110,7 @@ function makeSide(root, { classes, weights, alpha }) {
     const along = (all, value) => all.map((some) => [some.votes, value(some)]);
     const agree = ({ counts, votes }) => counts[selected] / votes;
     picture("first", x, "picture");
-    picture("change", (then ?? now).copy, `with noise, σ = ${sigma}`);
+    picture("change", (then ?? now).copy, `noise, σ = ${sigma}`);
     picture("last", struck ?? x, struck ? "attacked picture" : "not attacked");
     showAnswers(part("answers"), classes, label, ["votes", shares(now)], ["attacked", shares(then)]);
     const axis = { label: "votes", min: 10, max: n, log: true, ticks: powers(n), text: count };
@@ -139,11 +139,11 @@ function makeSide(root, { classes, weights, alpha }) {
 
   function certificate({ selected, counts, votes, lower, radius, cap }) {
     const { label } = options;
-    const agree = `${count(counts[selected])} of ${count(votes)} votes are ${quote(selected)}`;
+    const agree = `${count(counts[selected])} of ${count(votes)} votes: ${quote(selected)}`;
     const wrong = label !== null && selected !== label ? ` (the true class is ${quote(label)})` : "";
-    if (!radius) return `${agree}${wrong}: too few to certify anything.`;
-    return `${agree}${wrong}: p ≥ ${down(lower, 4)}, so no change shorter than R = ${down(radius)} (l2) alters `
-      + `the answer, with ${100 * (1 - alpha)} % confidence. So many votes certify ${down(cap)} at the most.`;
+    if (!radius) return `${agree}${wrong}; too few to certify anything.`;
+    return `${agree}${wrong}, p ≥ ${down(lower, 4)} (${100 * (1 - alpha)} % confidence). No change shorter than `
+      + `R = ${down(radius)} (l2) alters it; so many votes certify at most ${down(cap)}.`;
   }
 
   function afterStrike({ selected, votes }, then) {
