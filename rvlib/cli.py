@@ -74,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     command(_check, "check that accuracies under attack behave as they must", "course", seed=True)
     command(_report, "run the notebooks and write the report", "course", seed=True)
     command(_notebooks, "run the notebooks and write them back with their outputs", "lesson")
+    page = command(_playground, "write the playground, one page that works from disk")
+    page.add_argument("--out", default="playground.html", help="default: playground.html")
     command(_site, "write the notebooks and the report as static pages", "lesson")
     command(_publish, "copy a finished full run into report/", "full")
     return parser
@@ -229,6 +231,13 @@ def _site(arguments: argparse.Namespace) -> None:
     from rvlib.report.site import build_site
 
     print(build_site(_open(arguments)))
+
+
+def _playground(arguments: argparse.Namespace) -> None:
+    from rvlib.report.playground import playground
+
+    Path(arguments.out).write_text(playground(), encoding="utf-8")
+    print(arguments.out)
 
 
 def _publish(arguments: argparse.Namespace) -> None:

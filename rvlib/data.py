@@ -453,12 +453,21 @@ def _dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
+def _folder(root: Folder | None) -> Path:
+    return Path(root or os.environ.get("RVLIB_DATA") or "~/.cache/rvlib").expanduser()
+
+
+def find(name: str, root: Folder | None = None) -> Path | None:
+    """Find a data set in the data folder, without fetching it; None if it is not there."""
+    dataset = _dataset(name)
+    places = [_folder(root) / place for place in (f"{name}.npz", *dataset.layouts)]
+    return next((place for place in places if place.exists()), None)
+
+
 def _find_or_fetch(dataset: Dataset, root: Folder | None) -> Path:
-    folder = Path(root or os.environ.get("RVLIB_DATA") or "~/.cache/rvlib").expanduser()
-    places = [folder / name for name in (f"{dataset.name}.npz", *dataset.layouts)]
+    folder = _folder(root)
     try:
-        found = [place for place in places if place.exists()]
-        return found[0] if found else _fetch(dataset, folder)
+        return find(dataset.name, root) or _fetch(dataset, folder)
     except OSError as error:
         raise DataError(
             f"cannot use {folder} as the data folder ({_one_line(error)}): "

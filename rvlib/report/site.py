@@ -1,4 +1,4 @@
-"""The static pages: executed notebooks and the printed report, for a reader without a kernel."""
+"""The static pages: playground, executed notebooks and report, for a reader without a kernel."""
 
 import shutil
 from pathlib import Path
@@ -12,6 +12,7 @@ from traitlets.config import Config
 
 from rvlib.pipeline import Run, repository
 from rvlib.report.notebooks import source_digest, without_injected
+from rvlib.report.playground import playground
 
 TITLE = "Robust image classifiers: six notebooks and a report"
 
@@ -40,7 +41,7 @@ class Page(NamedTuple):
 
 
 def build_site(run: Run, root: Path | None = None) -> Path:
-    """Write the notebooks and the report as pages that need no kernel and no network.
+    """Write playground, notebooks and report as pages that need no kernel and no network.
 
     Parameters
     ----------
@@ -69,6 +70,7 @@ def build_site(run: Run, root: Path | None = None) -> Path:
     }
     pages = [
         Page("index.html", "Overview", TITLE),
+        Page("playground.html", "Playground", "Playground: attack a network, live in this page"),
         *(
             Page(f"{stem}.html", stem.replace("_", " "), title(nb))
             for stem, nb in notebooks.items()
@@ -76,13 +78,15 @@ def build_site(run: Run, root: Path | None = None) -> Path:
         *_report(run.out, root / "report", site),
     ]
     exporter = _exporter(root / "report")
-    for page, (stem, notebook) in zip(pages[1:], notebooks.items(), strict=False):
+    for page, (stem, notebook) in zip(pages[2:], notebooks.items(), strict=False):
         notebook.metadata["title"] = page.title
         try:
             text, _ = exporter.from_notebook_node(notebook, {"pages": pages, "page": page})
         except LatexError as error:
             raise ValueError(f"{stem}: {error}") from None
         (site / page.file).write_text(text)
+    text = playground(root, home=pages[0].file)
+    (site / pages[1].file).write_text(text, encoding="utf-8")
     home = exporter.environment.get_template("home.html.j2")
     text = home.render(resources={"pages": pages, "page": pages[0]})
     (site / pages[0].file).write_text(text)

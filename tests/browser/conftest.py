@@ -1,4 +1,4 @@
-"""A Chromium, a JupyterLab on copies of the notebooks, and a place for what they showed."""
+"""A Chromium, a watched page, a JupyterLab on copies of the notebooks, a place for screenshots."""
 
 import json
 import os
@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from rvlib.pipeline import repository
 from tests.browser.chromium import find_chromium
+from tests.browser.explorers import explorers
 
 ARTEFACTS = repository() / "build" / "browser"
 
@@ -26,6 +28,9 @@ FLAGS = [
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--disable-component-update",
+    # A camera that shows a test picture, lent without a question.
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
 ]
 
 # No pop-up about news, a kernel without asking, all cells in the page and nothing after them.
@@ -61,6 +66,35 @@ def artefacts():
     """Lend the folder of screenshots."""
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     return ARTEFACTS
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A page, with what it requested and what went wrong on it."""
+
+    page: Page
+    asked: list[str]
+    wrong: list[str]
+
+    def go(self, path):
+        """Open a file; its explorers."""
+        self.page.goto(path.as_uri())
+        return explorers(self.page)
+
+    def assert_quiet(self):
+        assert self.wrong == []
+        assert {url.partition(":")[0] for url in self.asked} <= {"file", "data", "blob"}
+
+
+@pytest.fixture
+def watched(browser):
+    page = browser.new_page(viewport={"width": 1200, "height": 1000}, reduced_motion="reduce")
+    watched = Watched(page, [], [])
+    page.on("request", lambda request: watched.asked.append(request.url))
+    page.on("pageerror", lambda error: watched.wrong.append(str(error)))
+    page.on("console", lambda m: watched.wrong.append(m.text) if m.type == "error" else None)
+    yield watched
+    page.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,55 +1,23 @@
 """The exported pages from disk: explorers follow the reader; nothing is asked from anywhere."""
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page
 
 from rvlib.course.static import export
 from rvlib.pipeline import Run, repository
 from rvlib.report.site import build_site
-from tests.browser.explorers import explorers
 
 NOTEBOOKS = sorted((repository() / "notebooks").glob("[0-9]*.ipynb"))
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-@dataclass(frozen=True)
-class Watched:
-    """A page, with what it requested and what went wrong on it."""
-
-    page: Page
-    asked: list[str]
-    wrong: list[str]
-
-    def go(self, path):
-        """Open a file; its explorers."""
-        self.page.goto(path.as_uri())
-        return explorers(self.page)
-
-    def assert_quiet(self):
-        assert self.wrong == []
-        assert {url.partition(":")[0] for url in self.asked} <= {"file", "data", "blob"}
-
-
 @pytest.fixture(scope="module")
 def site():
     """Build the site, as `make site` does."""
     return build_site(Run.open("lesson", "cpu")).parent
-
-
-@pytest.fixture
-def watched(browser):
-    page = browser.new_page(viewport={"width": 1200, "height": 1000}, reduced_motion="reduce")
-    watched = Watched(page, [], [])
-    page.on("request", lambda request: watched.asked.append(request.url))
-    page.on("pageerror", lambda error: watched.wrong.append(str(error)))
-    page.on("console", lambda m: watched.wrong.append(m.text) if m.type == "error" else None)
-    yield watched
-    page.close()
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

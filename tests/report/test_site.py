@@ -10,6 +10,7 @@ from math_core import LatexError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from rvlib.pipeline import Run, repository
+from rvlib.report.playground import NETWORKS
 from rvlib.report.site import build_site, latest, markdown
 
 PIXEL = "iVBORw0KGgo="
@@ -61,6 +62,8 @@ def write(path, cells, **metadata):
 def root(tmp_path):
     """A checkout of two notebooks, the first with outputs and widget state."""
     shutil.copytree(repository() / "report" / "site", tmp_path / "report" / "site")
+    for name in NETWORKS:
+        shutil.copytree(repository() / "report/models" / name, tmp_path / "report/models" / name)
     hidden = {"jupyter": {"source_hidden": True}}
     cells = [
         new_markdown_cell(TEXT),
@@ -90,14 +93,15 @@ def pages(site):
 def test_pages_load_nothing_and_link_each_other(root, run):
     site = build_site(run, root).parent
     assert site == root / "build" / "site"
-    assert pages(site).keys() == {"index.html", "01_a.html", "02_b.html"}
+    assert pages(site).keys() == {"index.html", "playground.html", "01_a.html", "02_b.html"}
     for name, text in pages(site).items():
         page = Links(text)
         assert [address for address in page.loads if not address.startswith("data:")] == [], name
         style = "".join(re.findall(r"<style.*?</style>", text, flags=re.S))
         assert not re.search(r"@import|url\((?!data:|'data:|\"data:|#)", style), name
         inner = {link for link in page.links if "://" not in link and not link.startswith("#")}
-        assert inner == {"index.html", "01_a.html", "02_b.html"}, name
+        notebooks = {"playground.html", "01_a.html", "02_b.html"}
+        assert inner == {"index.html"} | (set() if name == "playground.html" else notebooks), name
     assert "https://example.org/open" in Links(pages(site)["01_a.html"]).links
 
 

@@ -1,0 +1,209 @@
+// The form is the state: its values make the address after the #, and the address fills the form.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const form = document.getElementById("controls"), note = document.getElementById("note");
+const field = (name) => form.elements[name];
+const known = collect(data);
+
+// Radii on the slider, in pixel units: what it shows, and the most that makes sense.
+const in255ths = { max: 64, step: 1, start: 8, eps: (v) => v / 255, text: (v) => `${v}/255` };
+const inPixels = { max: 4, step: 0.05, start: 0.5, eps: (v) => v, text: (v) => v.toFixed(2) };
+const RADII = {
+  fgsm: { ...in255ths, norm: "in every colour of every pixel" },
+  "pgd-linf": { ...in255ths, norm: "in every colour of every pixel" },
+  "pgd-l2": { ...inPixels, norm: "over the whole picture (l2)" },
+  "pgd-pixel-l2": { ...in255ths, norm: "in every pixel's colour vector (l2)" },
+};
+
+function fillForm() {
+  for (const [name, { bytes, title }] of Object.entries(known)) {
+    const canvas = make("canvas", { width: 32, height: 32, title });
+    paint(canvas, toPlanes(bytes), title);
+    canvas.setAttribute("role", "img");
+    const input = make("input", { type: "radio", name: "picture", value: name, ariaLabel: title });
+    document.getElementById("own-picture").before(make("label", { className: "thumb" }, input, canvas));
+  }
+  for (const select of [field("network"), field("second")]) {
+    select.append(...data.networks.map(({ name, title }) => make("option", { value: name }, title)));
+  }
+  field("label").append(...data.classes.map((name, k) => make("option", { value: k }, name)));
+}
+
+const START = {
+  mode: "attack", picture: Object.keys(known)[0], own: "", label: "", network: data.networks[0].name,
+  second: data.networks[1].name, attack: "pgd-linf", steps: "10", at: "50", restarts: "1",
+  seed: "0", sigma: "0.25", n: "1000", reach: "1",
+};
+
+// Fills the form; what it cannot hold is named, and the usual value is taken.
+function restore(hash) {
+  const given = Object.fromEntries(new URLSearchParams(hash)), refused = [];
+  const wanted = { ...START, ...given };
+  const set = (name, value) => {
+    field(name).value = value;
+    return field(name).value === value;
+  };
+  field("at").max = START.at;
+  for (const name of Object.keys(START)) {
+    const valid = name === "own" ? isPicture(wanted.own) : set(name, wanted[name]);
+    if (!valid) refused.push(`${name}=${wanted[name].slice(0, 20)}`);
+    if (!valid && name !== "own") set(name, START[name]);
+  }
+  setOwn(isPicture(wanted.own) ? wanted.own : "");
+  for (const name of ["two", "strike"]) field(name).checked = given[name] === "on";
+  scaleEps();
+  if (given.eps && !set("eps", given.eps)) {
+    refused.push(`eps=${given.eps.slice(0, 20)}`);
+    scaleEps();
+  }
+  note.textContent = refused.length ? `This page has no ${refused.join(", ")}; the usual value is shown.` : "";
+}
+
+function isPicture(text) {
+  try {
+    return text === "" || bytesOf(text).length === PIXELS;
+  } catch {
+    return false;
+  }
+}
+
+// The reader's own picture is part of the address, too.
+function setOwn(text) {
+  field("own").value = text;
+  const label = document.getElementById("own-picture");
+  label.hidden = !text;
+  if (text) paint(label.querySelector("canvas"), toPlanes(bytesOf(text)), "your own picture");
+  else if (field("picture").value === "own") field("picture").value = START.picture;
+}
+
+function useOwn(bytes) {
+  setOwn(toBase64(bytes));
+  field("picture").value = "own";
+  field("label").value = "";
+  note.textContent = "";
+  update();
+  writeAddress();
+}
+
+function scaleEps() {
+  const { max, step, start } = RADII[field("attack").value];
+  Object.assign(field("eps"), { max, step, value: start });
+}
+
+// The step that is shown: the last one stays the last one.
+function followSteps(steps) {
+  const { value, max } = field("at");
+  field("at").max = steps;
+  if (value === max) field("at").value = steps;
+}
+
+let picture = { key: "", x: null, label: null };
+function chosen() {
+  const name = field("picture").value, key = name === "own" ? field("own").value : name;
+  if (key !== picture.key) {
+    const { bytes, label } = name === "own" ? { bytes: bytesOf(key), label: null } : known[name];
+    picture = { key, bytes, x: toPlanes(bytes), label };
+  }
+  return picture;
+}
+
+function writeAddress() {
+  const values = new FormData(form);
+  if (values.get("picture") !== "own") values.delete("own");
+  history.replaceState(null, "", `#${new URLSearchParams(values)}`);
+}
+
+// Reads the form, shows the numbers beside the sliders, asks the sides.
+function update() {
+  form.dataset.mode = field("mode").value;
+  const number = (name) => Number(field(name).value), attack = field("attack").value;
+  const { x, label } = chosen(), radius = RADII[attack], eps = number("eps");
+  const steps = attack === "fgsm" ? 1 : number("steps");
+  followSteps(steps);
+  const written = field("label").value;
+  const options = {
+    mode: field("mode").value, x, label: written === "" ? label : Number(written),
+    attack, eps: radius.eps(eps), within: `${radius.text(eps)} ${radius.norm}`,
+    steps, at: number("at"), restarts: number("restarts"), seed: number("seed"),
+    sigma: number("sigma"), n: number("n"), strike: field("strike").checked, reach: number("reach"),
+  };
+  for (const name of ["steps", "restarts"]) field(name).disabled = attack === "fgsm";
+  const texts = { eps: radius.text(eps), steps, at: options.at, restarts: options.restarts, reach: `${options.reach} R` };
+  for (const [name, text] of Object.entries(texts)) {
+    field(name).setAttribute("aria-valuetext", text);
+    field(name).nextElementSibling.textContent = text;
+  }
+  field("label").options[0].textContent = label === null ? "what the network says" : data.classes[label];
+  const two = field("two").checked;
+  document.getElementById("sides").className = two ? "two" : "one";
+  show[0]({ ...options, network: field("network").value });
+  if (two) show[1]({ ...options, network: field("second").value });
+}
+
+async function attempt(work) {
+  try {
+    note.textContent = "";
+    await work();
+  } catch (error) {
+    note.textContent = error.message;
+  }
+}
+
+function listen() {
+  form.addEventListener("submit", (event) => event.preventDefault());
+  document.addEventListener("input", ({ target }) => {
+    if (target.form !== form || target.type === "file") return;
+    if (target.name === "attack") scaleEps();
+    update();
+  });
+  // Not while a slider moves: browsers limit how often an address may change.
+  document.addEventListener("change", ({ target }) => target.form === form && writeAddress());
+  window.addEventListener("hashchange", () => {
+    restore(location.hash.slice(1));
+    update();
+  });
+  document.getElementById("again").addEventListener("click", () => {
+    field("seed").value = Number(field("seed").value) + 1;
+    update();
+    writeAddress();
+  });
+  const file = document.getElementById("file");
+  file.addEventListener("change", () => file.files[0]
+    && attempt(async () => useOwn(await bytesOfFile(file.files[0]))));
+  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    const [dropped] = event.dataTransfer.files;
+    if (dropped) attempt(async () => useOwn(await bytesOfFile(dropped)));
+  });
+  listenToPen();
+  listenToCamera();
+}
+
+function listenToPen() {
+  const box = document.getElementById("pen"), canvas = box.querySelector("canvas");
+  const begin = makePad(canvas, box.querySelector("input"), useOwn);
+  box.addEventListener("toggle", () => box.open && begin(chosen().bytes));
+  box.querySelector("button").addEventListener("click", () => {
+    const white = new Uint8Array(PIXELS).fill(255);
+    begin(white);
+    useOwn(white);
+  });
+}
+
+function listenToCamera() {
+  const button = document.getElementById("camera"), video = document.querySelector("video");
+  let take = null;
+  button.addEventListener("click", () => attempt(async () => {
+    if (take) useOwn(take());
+    take = take ? null : await openCamera(video);
+    video.hidden = !take;
+    button.textContent = take ? "Take the picture" : "Camera";
+  }));
+}
+
+const show = [...document.querySelectorAll(".side")].map((root) => makeSide(root, data));
+fillForm();
+restore(location.hash.slice(1));
+listen();
+update();

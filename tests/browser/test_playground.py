@@ -1,0 +1,401 @@
+"""The playground: its arithmetic is the library's, and the page works from disk, by itself."""
+
+import base64
+import re
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import kstest, norm
+
+import rvlib as rv
+from rvlib.attacks.smoothed import noisy_gradient
+from rvlib.pipeline import Run
+from rvlib.report.playground import NETWORKS, playground
+from rvlib.smoothing import stream
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+PATIENCE = 120_000
+"""Milliseconds until a page counts as never answering: the machine may be busy."""
+
+BALLS = {
+    "fgsm": rv.Linf(8 / 255),
+    "pgd-linf": rv.Linf(8 / 255),
+    "pgd-l2": rv.L2(0.5),
+    "pgd-pixel-l2": rv.PixelL2(12 / 255),
+}
+STEPS = 5
+RUN = Run.open("lesson", "cpu")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """Write the page to disk."""
+    path = tmp_path_factory.mktemp("playground") / "playground.html"
+    path.write_text(playground(), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def engine(browser, file):
+    """Open the page for what its scripts compute: images and noise go in as base64."""
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    page.evaluate(
+        """() => {
+          window.floats = (text) => new Float32Array(bytesOf(text).buffer);
+          window.text = (values) => toBase64Long(new Uint8Array(Float32Array.from(values).buffer));
+          window.toBase64Long = (bytes) =>
+            btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+          window.network = (name) => makeNetwork(readHalves(data.weights[name]));
+        }"""
+    )
+    yield page
+    page.close()
+
+
+def send(x):
+    return base64.b64encode(np.ascontiguousarray(x, dtype="<f4").tobytes()).decode()
+
+
+def receive(text, *shape):
+    return torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f4").copy()).view(-1, *shape)
+
+
+@cache
+def in_16_bits(name):
+    """Load a network with its weights rounded as the page has them."""
+    return RUN.model(name).half().float()
+
+
+def images(count):
+    x, y = RUN.images(count)
+    return x.contiguous(), y
+
+
+# --- the engine -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_and_gradients_are_the_librarys(name, engine):
+    x, y = images(8)
+    found = engine.evaluate(
+        """([name, images, labels]) => images.map((image, i) => {
+          const net = network(name), logits = Array.from(net.forward(floats(image)));
+          return [logits, text(net.backward(logOdds(logits, labels[i]).slope))];
+        })""",
+        [name, [send(image) for image in x], y.tolist()],
+    )
+    model = in_16_bits(name)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.tensor([logits for logits, _ in found]), model(x), rtol=0, atol=1e-5
+        )
+    gradient = torch.cat([receive(text, 3, 32, 32) for _, text in found])
+    torch.testing.assert_close(gradient, rv.input_gradient(model, x, y), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rounding_to_16_bits_changes_hardly_an_answer(name):
+    x, _ = images(1024)
+    with torch.no_grad():
+        same = RUN.model(name)(x).argmax(1) == in_16_bits(name)(x).argmax(1)
+    assert same.float().mean() > 0.99
+
+
+@pytest.mark.parametrize("attack", BALLS)
+def test_every_step_of_an_attack_is_the_librarys(attack, engine):
+    ball = BALLS[attack]
+    single = attack == "fgsm"
+    eta = ball.eps if single else 2.5 * ball.eps / STEPS
+    x, y = images(3)
+    for image, label in zip(x.split(1), y.split(1), strict=True):
+        path, losses, fooled = engine.evaluate(
+            """([image, label, options]) => {
+              const net = network("standard"), uniform = makeUniform(1, 0);
+              const run = attackOnce(net, floats(image), label, options, uniform);
+              return [run.path.map(text), run.losses, run.fooled];
+            }""",
+            [send(image), int(label), {"attack": attack, "eps": ball.eps, "steps": STEPS}],
+        )
+        path = torch.cat([receive(text, 3, 32, 32) for text in path])
+        assert len(path) == (2 if single else STEPS + 1)
+        assert torch.equal(path[:1], image) == single  # PGD starts at random
+        assert ball.norm(path - image).max() <= ball.eps * (1 + 1e-5)
+        assert path.min() >= 0
+        assert path.max() <= 1
+        model = in_16_bits("standard")
+        assert np.allclose(
+            losses, rv.log_odds(model(path), label.expand(len(path))).tolist(), atol=1e-4
+        )
+        assert fooled == (model(path[-1:]).argmax(1) != label).item()
+        for x_t, after in zip(path.split(1), path[1:].split(1), strict=False):
+            gradient = rv.input_gradient(model, x_t, label)
+            clear = gradient.abs() > 1e-6 * gradient.abs().max()
+            expected = image + ball.project(x_t + eta * ball.steepest(gradient) - image)
+            difference = (after - expected.clamp(0, 1))[clear].abs()
+            assert clear.float().mean() > 0.9
+            assert difference.max() < 1e-5
+
+
+@pytest.mark.parametrize(("norm", "entries"), [("linf", 1), ("l2", 3072), ("pixel-l2", 3)])
+def test_starts_are_uniform_in_the_ball(norm, entries, engine):
+    found = engine.evaluate(
+        """norm => Array.from({ length: 40 }, (_, seed) => {
+          const v = new Float32Array(PIXELS);
+          BALLS[norm].sample(v, 0.5, makeUniform(seed, 0));
+          return text(v);
+        })""",
+        norm,
+    )
+    v = torch.cat([receive(text, 3, 32, 32) for text in found])
+    length = {1: v.abs(), 3: v.norm(dim=1), 3072: v.flatten(1).norm(dim=1)}[entries]
+    assert kstest(((length / 0.5) ** entries).flatten().numpy(), "uniform").pvalue > 1e-3
+    assert abs(v.mean()) < 0.01
+
+
+def test_noise_is_normal_and_streams_differ(engine):
+    found = engine.evaluate(
+        """() => [[0, 1], [0, 2], [1, 1]].map(([seed, purpose]) =>
+          text(fillNormal(new Float32Array(20000), makeUniform(seed, purpose))))"""
+    )
+    streams = torch.stack([receive(text).flatten() for text in found])
+    for values in streams:
+        assert kstest(values.numpy(), norm.cdf).pvalue > 1e-3
+    limit = 5 / 20000**0.5  # standard deviations of a correlation of independent values
+    correlations = torch.corrcoef(torch.cat([streams, streams[:1].roll(1, 1)]))
+    assert correlations.triu(1).abs().max() < limit
+
+
+def test_the_same_noise_gives_the_same_votes(engine):
+    noise = torch.randn(200, 3, 32, 32, generator=stream("cpu", 0, "playground"))
+    x, _ = images(1)
+    for name in ("gaussian-0.25", "standard"):
+        counts = engine.evaluate(
+            """([name, image, noise]) => {
+              const all = floats(noise), counts = new Array(CLASSES).fill(0);
+              let read = 0;
+              const fill = (copy) => copy.set(all.subarray(read, (read += PIXELS)));
+              countVotes(network(name), floats(image), 0.25, 200, fill, counts);
+              return counts;
+            }""",
+            [name, send(x), send(noise)],
+        )
+        with torch.no_grad():
+            votes = in_16_bits(name)(x + 0.25 * noise).argmax(1)
+        assert counts == votes.bincount(minlength=10).tolist()
+
+
+def test_the_gradient_under_noise_is_the_librarys(engine):
+    x, y = images(1)
+    sigma, draws = 0.5, 8
+    drawn = torch.empty(1, draws, 32, 32, 3).normal_(generator=stream("cpu", 0, "a"))
+    found = engine.evaluate(
+        """([image, label, sigma, draws, noise]) => {
+          const all = floats(noise);
+          let read = 0;
+          const fill = (copy) => copy.set(all.subarray(read, (read += PIXELS)));
+          const net = network("gaussian-0.25");
+          return text(noisyGradient(net, floats(image), label, sigma, draws, fill));
+        }""",
+        [send(x), int(y), sigma, draws, send(drawn.permute(0, 1, 4, 2, 3))],
+    )
+    model = in_16_bits("gaussian-0.25")
+    expected = noisy_gradient(model, x, y, sigma, draws, stream("cpu", 0, "a"))
+    torch.testing.assert_close(receive(found, 3, 32, 32), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_attack_on_the_vote_stays_in_the_ball_and_lowers_the_votes(engine):
+    x, y = images(1)
+    before, after, attacked = engine.evaluate(
+        """([image, label]) => {
+          const net = network("gaussian-0.25"), uniform = makeUniform(0, 0), x = floats(image);
+          const fill = (copy) => fillNormal(copy, uniform), options = { sigma: 0.25, eps: 0.5 };
+          const attacked = smoothedAttack(net, x, label, { ...options, steps: 4, draws: 8 }, fill);
+          const share = (image) => {
+            const counts = new Array(CLASSES).fill(0);
+            countVotes(net, image, 0.25, 200, fill, counts);
+            return counts[label];
+          };
+          return [share(x), share(attacked), text(attacked)];
+        }""",
+        [send(x), int(y)],
+    )
+    change = receive(attacked, 3, 32, 32) - x
+    assert 0.49 < rv.L2(0.5).norm(change).item() <= 0.5 * (1 + 1e-6)
+    assert after < before - 20
+
+
+def test_bounds_and_quantiles_are_scipys(engine):
+    trials = [(1, 2), (10, 10), (55, 100), (999, 1000), (9_000, 10_000), (99_990, 100_000), (0, 10)]
+    for alpha in (0.05, 0.001):
+        found = engine.evaluate(
+            "([trials, alpha]) => trials.map(([k, n]) => lowerConfidenceBound(k, n, alpha))",
+            [trials, alpha],
+        )
+        expected = rv.lower_confidence_bound(*np.transpose(trials), alpha)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    p = np.concatenate([np.linspace(0.01, 0.99, 99), 1 - np.geomspace(1e-8, 1e-3, 20)])
+    found = engine.evaluate("p => p.map(inverseNormal)", p.tolist())
+    np.testing.assert_allclose(found, norm.ppf(p), rtol=1e-8, atol=1e-12)
+    radii = engine.evaluate("p => p.map((share) => certifiedRadius(share, 0.25))", p.tolist())
+    np.testing.assert_allclose(radii, rv.certified_radius(p, 0.25), rtol=1e-8, atol=1e-12)
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def visit(watched, file, state=""):
+    """Open the page in a state and wait until its numbers have come to rest."""
+    watched.page.set_default_timeout(PATIENCE)
+    watched.page.goto("about:blank")
+    watched.page.goto(f"{file.as_uri()}#{state}")
+    return rest(watched)
+
+
+def rest(watched):
+    """Wait for every side that is shown; what they say."""
+    watched.page.wait_for_function(
+        """() => [...document.querySelectorAll(".side")].filter((side) => side.checkVisibility())
+          .every((side) => side.ariaBusy === "false")"""
+    )
+    return [words.inner_text() for words in watched.page.locator(".verdict:visible").all()]
+
+
+def move(watched, label, key):
+    """Press a key on a control; what the first side then says."""
+    watched.page.get_by_label(label).press(key)
+    return rest(watched)[0]
+
+
+def test_the_page_attacks_from_disk_and_asks_for_nothing(file, watched, artefacts):
+    watched.page.set_viewport_size({"width": 1280, "height": 720})
+    (said,) = visit(watched, file)
+    assert said.startswith("Fooled: ")
+    watched.page.screenshot(path=artefacts / "playground.png")
+    assert move(watched, "radius ε", "Home").startswith("This attack does not fool it: ")
+    watched.page.get_by_label("show step").press("ArrowLeft")
+    assert "step 9 of 10" in watched.page.inner_text(".pictures")
+    watched.page.get_by_label("kind").select_option("fgsm")
+    assert rest(watched)[0].startswith("Fooled: ")
+    assert watched.page.get_by_label("restarts").is_disabled()
+    watched.assert_quiet()
+
+
+def test_votes_stream_in_and_the_certificate_is_the_librarys(file, watched, artefacts):
+    watched.page.set_viewport_size({"width": 1280, "height": 720})
+    state = "mode=vote&network=gaussian-0.25&n=100&strike=on&reach=1"
+    (said,) = visit(watched, file, state)
+    watched.page.screenshot(path=artefacts / "playground-vote.png")
+    pattern = r"(\d+) of (\d+) votes: .* p ≥ ([\d.]+) .* R = ([\d.]+) .* at most ([\d.]+)\."
+    numbers = re.search(pattern, said)
+    assert numbers, said
+    k, n = int(numbers[1]), int(numbers[2])
+    p = float(rv.lower_confidence_bound(k, n, 0.001))
+    radius, cap = float(rv.certified_radius(p, 0.25)), rv.largest_radius(n, 0.001, 0.25)
+    for shown, exact, digits in zip(numbers.groups()[2:], (p, radius, cap), (4, 3, 3), strict=True):
+        assert 0 <= exact - float(shown) < 10.0**-digits  # rounded down: promises no more
+    assert "Attacked inside the ball, at 1 R: still" in said
+    watched.page.get_by_label("its ε").press("End")
+    assert "outside the ball, at 6 R" in rest(watched)[0]
+    watched.assert_quiet()
+
+
+def test_the_address_restores_the_state(file, watched):
+    first = visit(watched, file)
+    page = watched.page
+    page.get_by_label("two networks").check()
+    page.get_by_role("radio", name="drawn by this page: automobile").check()
+    page.get_by_role("combobox", name="First network").select_option("mixed-at")
+    page.get_by_label("kind").select_option("pgd-l2")
+    for label, key in (("radius ε", "End"), ("steps", "ArrowLeft"), ("restarts", "ArrowRight")):
+        page.get_by_role("slider", name=label).press(key)
+    page.get_by_role("button", name="Other random numbers").click()
+    said = rest(watched)
+    address = page.evaluate("location.href")
+    form = page.evaluate("new URLSearchParams(new FormData(form)).toString()")
+    visit(watched, file)
+    page.goto(address)
+    assert page.evaluate("new URLSearchParams(new FormData(form)).toString()") == form
+    assert rest(watched) == said != first
+    assert len(said) == 2
+    watched.assert_quiet()
+
+
+def test_an_address_that_means_nothing_is_named(file, watched):
+    visit(watched, file, "network=vgg&eps=9999&own=x&picture=cifar-7")
+    note = watched.page.inner_text("#note")
+    assert note == "This page has no own=x, network=vgg, eps=9999; the usual value is shown."
+    assert watched.page.get_by_role("combobox", name="First network").input_value() == "standard"
+    assert watched.page.get_by_label("radius ε").input_value() == "8"
+
+
+def test_a_file_becomes_the_picture_and_part_of_the_address(file, watched, tmp_path):
+    visit(watched, file)
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "own.png")
+    watched.page.set_input_files("#file", tmp_path / "own.png")
+    watched.page.wait_for_function("form.elements.picture.value === 'own'")
+    rest(watched)
+    shown = "Array.from(chosen().bytes)"
+    assert watched.page.evaluate(shown) == pixels.transpose(2, 0, 1).ravel().tolist()
+    visit(watched, file, watched.page.evaluate("location.hash.slice(1)"))
+    assert watched.page.evaluate(shown) == pixels.transpose(2, 0, 1).ravel().tolist()
+    (tmp_path / "notes.txt").write_text("no picture")
+    watched.page.set_input_files("#file", tmp_path / "notes.txt")
+    watched.page.wait_for_function("note.textContent")
+    assert "notes.txt is no picture" in watched.page.inner_text("#note")
+    watched.assert_quiet()
+
+
+def test_drawing_by_keys_and_the_camera(file, watched):
+    visit(watched, file)
+    page = watched.page
+    page.get_by_text("Draw on it").click()
+    page.get_by_role("button", name="White sheet").click()
+    page.locator("#pen canvas").press("ArrowRight")
+    inked = "chosen().bytes.filter((value) => value < 255).length"
+    assert 0 < page.evaluate(inked) <= 12  # a pen of 2 x 2 pixels
+    page.get_by_role("button", name="Camera").click()
+    page.get_by_role("button", name="Take the picture").click()
+    page.get_by_role("button", name="Camera").wait_for()
+    assert page.evaluate(inked) > 100
+    rest(watched)
+    watched.assert_quiet()
+
+
+NAMELESS = """() => [
+  ...[...document.querySelectorAll("input, select, button")]
+    .filter((e) => e.type !== "hidden"
+      && !(e.ariaLabel || (e.matches("button") && e.textContent.trim())
+      || [...(e.labels ?? [])].some((label) => label.textContent.trim()))),
+  ...[...document.querySelectorAll("canvas, svg")]
+    .filter((e) => e.checkVisibility() && !e.getAttribute("aria-label")),
+].map((e) => e.outerHTML.slice(0, 80))"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("mode", ["attack", "vote"])
+def test_a_phone_scrolls_one_way_and_everything_has_a_name(mode, scheme, file, watched, artefacts):
+    watched.page.set_viewport_size({"width": 360, "height": 740})
+    watched.page.emulate_media(color_scheme=scheme)
+    visit(watched, file, f"mode={mode}&two=on&n=100")
+    watched.page.screenshot(path=artefacts / f"playground-{mode}-{scheme}.png", full_page=True)
+    assert watched.page.evaluate("document.documentElement.scrollWidth") == 360
+    assert watched.page.evaluate(NAMELESS) == []
+    watched.assert_quiet()
+
+
+def test_arrow_keys_reach_pictures_and_sliders(file, watched):
+    visit(watched, file)
+    page = watched.page
+    seen = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.name || document.activeElement.tagName"))
+    assert {"mode", "two", "picture", "label", "attack", "eps", "steps"} <= set(seen)
+    page.locator("[name=picture]:checked").press("ArrowRight")
+    assert page.evaluate("form.elements.picture.value") == "cifar-1"
