@@ -108,7 +108,7 @@ def test_the_slope_of_the_log_odds_is_the_cpus_within_rounding(gpu):
 
 # --- loops ----------------------------------------------------------------------------------------
 
-LOOKS = {"apgd": 2, "square": 2, "robust_mask": 1}
+LOOKS = {"apgd": 2, "square": 2, "square l2": 2, "robust_mask": 1}
 """Looks at who has fallen, in twenty steps (of ``robust_mask`` one each doubling)."""
 KERNELS = {
     "pgd linf 0.03": "PGD step",

@@ -199,8 +199,14 @@ def attack(function: Attack) -> Attack:
             x, y = x.clone() if x.is_inference() else x.detach(), y.clone()
             ball = like(threat, x) if isinstance(threat.eps, Tensor) else threat
             found = function(model, x, y, ball, **options)
-            mask = found.dtype == torch.bool
-            return found if mask else in_batches(inside, None, x, found, threat)
+            if found.dtype == torch.bool:
+                return found
+            x_adv = in_batches(inside, None, x, found, threat)
+            if not is_checked_once() and x_adv.sum().isnan():  # waits for the device
+                raise ValueError(
+                    "the network's gradient is NaN: its numbers overflow (half precision?)"
+                )
+            return x_adv
 
     return checked  # type: ignore[return-value]
 
@@ -220,10 +226,7 @@ def inside(x: Tensor, x_adv: Tensor, threat: ThreatModel) -> Tensor:
     near = (x.to(wide) + delta).to(x.dtype)
     excess = (near.to(wide) - x.to(wide)).abs_().sub_(delta.abs())
     too_far = excess.sign_().clamp_min_(0).to(x.dtype)  # 1 or 0: numbers are faster than booleans
-    x_adv = near.lerp(torch.nextafter(near, x), too_far).clamp_(0, 1)
-    if not is_checked_once() and x_adv.sum().isnan():  # waits for the device
-        raise ValueError("the network's gradient is NaN: its numbers overflow (half precision?)")
-    return x_adv
+    return near.lerp(torch.nextafter(near, x), too_far).clamp_(0, 1)
 
 
 def configured(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -251,6 +251,7 @@ def loops(device: str = NAME) -> dict[str, Callable[[int], Any]]:
         "apgd": lambda n: rv.apgd(model, x, y, tiny, steps=20 * n, **attack),
         "robust_mask": lambda n: rv.robust_mask(model, x, y, tiny, steps=20 * n, **attack),
         "square": lambda n: rv.square(model, x, y, tiny, queries=20 * n, **attack),
+        "square l2": lambda n: rv.square(model, x, y, rv.L2(1e-4), queries=20 * n, **attack),
         "smoothed_pgd": lambda n: rv.smoothed_pgd(
             *(noisy, x, y, L2), sigma=0.25, draws=2, steps=n, **attack
         ),
