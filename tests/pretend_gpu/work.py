@@ -284,7 +284,7 @@ LOOPS = list(loops("cpu"))
 def costs(name: str, rounds: tuple[int, ...]) -> list[Cost]:
     """What a loop of so many rounds costs, each time."""
     loop = loops()[name]
-    loop(1)
+    loop(max(rounds))  # fills what is kept on the device
     found = []
     for n in rounds:
         with counted() as cost:
