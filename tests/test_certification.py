@@ -9,7 +9,7 @@ import rvlib as rv
 from rvlib import certification
 from rvlib.certification import certify_images, summary
 from rvlib.cli import main
-from rvlib.results import Incomplete
+from rvlib.results import Incomplete, counts, read
 
 SIGMA, N = 0.25, 400
 
@@ -37,6 +37,10 @@ def test_they_are_what_certify_gives(tmp_path):
     assert (table["prediction"] == expected.prediction).all()
     assert np.array_equal(table["radius"], expected.radius)
     assert (table["radius"] > 0).any()
+    drawn = rv.sample_under_noise(
+        *(network(), X, SIGMA, 100), purpose="selection", image_ids=range(21)
+    )
+    assert counts(read(tmp_path / "rows").frame, "selection").tolist() == drawn.tolist()
     assert table["label"].tolist() == Y.tolist()
 
 
