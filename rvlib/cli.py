@@ -1,6 +1,7 @@
 """The command line: every command can be stopped, and resumes when it is given again."""
 
 import argparse
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     command(_report, "run the notebooks and write the report", "course", seed=True)
     command(_notebooks, "run the notebooks and write them back with their outputs", "lesson")
     command(_site, "write the notebooks and the report as static pages", "lesson")
+    grading = command(_grade, "grade the exercises of students' notebooks")
+    grading.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", type=Path)
+    grading.add_argument("--seconds", type=float, default=60, help="an exercise (default: 60)")
+    grading.add_argument("--seed", type=int, help="of the hidden cases (default: drawn, printed)")
+    grading.add_argument("--out", type=Path, help="also write points and diagnoses as CSV")
     command(_publish, "copy a finished full run into report/", "full")
     return parser
 
@@ -174,6 +180,25 @@ def _site(arguments: argparse.Namespace) -> None:
     from rvlib.report.site import build_site
 
     print(build_site(_open(arguments)))
+
+
+def _grade(arguments: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from rvlib.course.grading import grade, points_at_most
+    from rvlib.report.tables import write_csv
+
+    seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
+    lines = []
+    for path in arguments.notebooks:
+        grades = grade(path, seed, arguments.seconds)
+        lines += [{"notebook": path.name, "seed": seed} | each._asdict() for each in grades]
+        for each in grades:
+            print(f"{each.points}/{points_at_most(1)}  {each.exercise}: {each.verdict}")
+        total = sum(each.points for each in grades)
+        print(f"{path.name}: {total} of {points_at_most(len(grades))} points, seed {seed}")
+    if arguments.out:
+        write_csv(arguments.out, pd.DataFrame(lines))
 
 
 def _publish(arguments: argparse.Namespace) -> None:

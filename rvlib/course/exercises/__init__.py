@@ -12,3 +12,13 @@ from rvlib.course.exercises.smoothing import check_noisy_copies as check_noisy_c
 from rvlib.course.exercises.smoothing import check_vote as check_vote
 from rvlib.course.exercises.training import check_collapse_epoch as check_collapse_epoch
 from rvlib.course.exercises.training import check_training_loss as check_training_loss
+
+NOTEBOOKS = {
+    "01_fgsm": (check_fgsm, check_eight_bit),
+    "02_pgd": (check_l2_projection, check_pgd),
+    "03_adversarial_training": (check_training_loss, check_collapse_epoch),
+    "04_randomized_smoothing": (check_noisy_copies, check_vote),
+    "05_certification": (check_lower_bound, check_radius),
+    "06_results": (check_wilson, check_certified_accuracy),
+}
+"""The exercises of every notebook."""
