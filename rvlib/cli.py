@@ -66,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     grading.add_argument("--seconds", type=float, default=60, help="an exercise (default: 60)")
     grading.add_argument("--seed", type=int, help="of the hidden cases (default: drawn, printed)")
     grading.add_argument("--out", type=Path, help="also write points and diagnoses as CSV")
+    handing = command(_handouts, "write the notebooks for students, solved, and for nbgrader")
+    handing.add_argument("--out", type=Path, help="default: build/handouts")
+    slides = command(_slides, "write the notebooks as slides", "lesson")
+    slides.add_argument("--out", type=Path, help="default: build/slides")
     command(_publish, "copy a finished full run into report/", "full")
     return parser
 
@@ -199,6 +203,21 @@ def _grade(arguments: argparse.Namespace) -> None:
         print(f"{path.name}: {total} of {points_at_most(len(grades))} points, seed {seed}")
     if arguments.out:
         write_csv(arguments.out, pd.DataFrame(lines))
+
+
+def _handouts(arguments: argparse.Namespace) -> None:
+    from rvlib.course.handouts import write_handouts
+    from rvlib.pipeline import repository
+
+    for folder in write_handouts(repository(), arguments.out or Path("build", "handouts")):
+        print(folder)
+
+
+def _slides(arguments: argparse.Namespace) -> None:
+    from rvlib.course.slides import build_slides
+
+    for path in build_slides(_open(arguments), arguments.out):
+        print(path)
 
 
 def _publish(arguments: argparse.Namespace) -> None:

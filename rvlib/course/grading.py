@@ -22,6 +22,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from rvlib.course import sandbox
 from rvlib.course.calls import Call, Failure
 from rvlib.course.exercises import NOTEBOOKS
+from rvlib.course.exercises.exercise import Check
 
 POINTS = {"**Right.**": 2, "**Almost.**": 1, "**Not yet.**": 0}
 """By the first words of a verdict."""
@@ -99,7 +100,29 @@ def grade_cells(
     return [_grade(exercise, cells, seed, seconds) for exercise in exercises]
 
 
-def _grade(exercise: Any, cells: list[tuple[int, str]], seed: int, seconds: float) -> Grade:
+def nbgrader_points(name: str, history: list[str]) -> int:
+    """Grade one exercise in a hidden cell of nbgrader, from the cells that ran before.
+
+    Parameters
+    ----------
+    name : str
+        Of the function.
+    history : list of str
+        The kernel's ``In``.
+
+    Returns
+    -------
+    int
+        Points, which nbgrader reads from the cell's output. The diagnosis is printed, too.
+        The student's code has run in this kernel: ``rvlib grade`` on the submitted notebook is
+        what cannot be fooled.
+    """
+    (found,) = (g for g in grade_cells(list(enumerate(history)), seed=0) if g.exercise == name)
+    print(found.verdict)
+    return found.points
+
+
+def _grade(exercise: Check, cells: list[tuple[int, str]], seed: int, seconds: float) -> Grade:
     code = list(needed(cells, exercise.name))
     if not code:
         verdict = f"**Not yet.** `{exercise.name}` is not there, or its cell is no valid Python."

@@ -18,8 +18,78 @@ Law = Callable[..., str]
 """Called with a result and the arguments: what the result breaks, or nothing."""
 
 
+class Check:
+    """Judges a student's function: an exercise, or a task."""
+
+    signature: str
+
+    @property
+    def name(self) -> str:
+        """What the function is called."""
+        return self.signature.partition("(")[0]
+
+    def __call__(self, student: object) -> None:
+        """Show the verdict on a student's function.
+
+        Parameters
+        ----------
+        student : callable
+            The function itself; an exception that it raises is shown in one line.
+        """
+        display(Markdown(self.verdict(student)))
+
+    def verdict(self, student: object) -> str:
+        """Find the mistake in a student's function.
+
+        Parameters
+        ----------
+        student : callable
+            The function itself.
+
+        Returns
+        -------
+        str
+            Markdown that begins with **Not yet.**, **Almost.** or **Right.**
+        """
+        if not callable(student):
+            return f"**Not yet.** Pass the function `{self.name}` itself, without calling it."
+        return self.judge(partial(observe, student))
+
+    def judge(self, ask: Ask) -> str:
+        """Judge a function that may run elsewhere.
+
+        Parameters
+        ----------
+        ask : callable
+            Calls the function with the arguments of a case.
+
+        Returns
+        -------
+        str
+            As `verdict`.
+        """
+        raise NotImplementedError
+
+    def judge_more(self, ask: Ask, seed: int) -> str:
+        """Judge a function in cases that nobody has seen.
+
+        Parameters
+        ----------
+        ask : callable
+            Calls the function with the arguments of a case.
+        seed : int
+            Of these cases.
+
+        Returns
+        -------
+        str
+            As `verdict`.
+        """
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, repr=False)
-class Exercise:
+class Exercise(Check):
     """A check that names the mistake in a student's function.
 
     Each known mistake is stored as the function that a student who makes it would write, so a
@@ -67,46 +137,8 @@ class Exercise:
     describe: Callable[[list[Any]], Mapping[str, float]] | None = None
     tolerance: float = 1e-5
 
-    def __call__(self, student: object) -> None:
-        """Show the verdict on a student's function.
-
-        Parameters
-        ----------
-        student : callable
-            The function itself; an exception that it raises is shown in one line.
-        """
-        display(Markdown(self.verdict(student)))
-
-    def verdict(self, student: object) -> str:
-        """Find the mistake in a student's function.
-
-        Parameters
-        ----------
-        student : callable
-            The function itself.
-
-        Returns
-        -------
-        str
-            Markdown that begins with **Not yet.**, **Almost.** or **Right.**
-        """
-        if not callable(student):
-            return f"**Not yet.** Pass the function `{self.name}` itself, without calling it."
-        return self.judge(partial(observe, student))
-
     def judge(self, ask: Ask) -> str:
-        """Find the mistake in a function that may run elsewhere.
-
-        Parameters
-        ----------
-        ask : callable
-            Calls the function with the arguments of a case.
-
-        Returns
-        -------
-        str
-            As `verdict`.
-        """
+        """Find the mistake, in the cases of the check."""
         calls = [ask(case) for case in self.cases]
         if found := self._mistake([call.result for call in calls]):
             return f"**Not yet.** {found}"
@@ -117,27 +149,9 @@ class Exercise:
         return f"**Right.** {self.fact}"
 
     def judge_more(self, ask: Ask, seed: int) -> str:
-        """Judge a function in cases that nobody has seen.
-
-        Parameters
-        ----------
-        ask : callable
-            Calls the function with the arguments of a case.
-        seed : int
-            Of these cases.
-
-        Returns
-        -------
-        str
-            As `verdict`.
-        """
+        """Find the mistake in cases drawn by `more`."""
         cases = self.more(np.random.default_rng(seed))
         return replace(self, cases=cases, special={}).judge(ask)
-
-    @property
-    def name(self) -> str:
-        """What the function is called."""
-        return self._names[0]
 
     @property
     def _names(self) -> list[str]:

@@ -35,7 +35,8 @@ def in_box(x_adv: Tensor, *case: Any) -> str:
     return "" if 0 <= worst <= 1 else f"a channel of your images is {worst:.4g}, allowed 0 to 1"
 
 
-def _in_cube(x_adv: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> str:
+def in_cube(x_adv: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> str:
+    """Name a channel that moves too far."""
     furthest = (x_adv.detach() - x).abs().max().item()
     return f"you move a channel by {furthest:.4g}, allowed {eps}" if furthest > eps + 1e-5 else ""
 
@@ -88,7 +89,7 @@ check_fgsm = Exercise(
             "`eps` is multiplied by 255.": {"scale": 255},
         },
     ),
-    laws=[in_box, _in_cube],
+    laws=[in_box, in_cube],
     more=_more_batches,
     fact="FGSM needs one forward and one backward pass, the least that a gradient attack can cost. "
     "If the loss were linear in `x`, no attack in the l∞ ball would be stronger.",

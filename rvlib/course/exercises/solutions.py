@@ -104,3 +104,33 @@ def my_wilson(k, n):
 
 def my_certified_accuracy(radii, answers, labels, r):
     return float(((answers == labels) & (radii >= r)).mean())
+
+
+def my_masked_attack(model, x, y, eps):
+    import rvlib as rv
+
+    return rv.pgd(model.network, x, y, rv.Linf(eps), steps=50)
+
+
+def my_noisy_attack(model, x, y, eps):
+    import rvlib as rv
+
+    return rv.smoothed_pgd(model.network, x, y, rv.Linf(eps), sigma=model.sigma, steps=20)
+
+
+def my_detector_attack(model, x, y, eps):
+    import torch
+    import torch.nn.functional as F
+
+    with torch.no_grad():
+        logits = model.network(x).scatter(1, y[:, None], -torch.inf)
+    target = logits.argmax(1)  # the nearest wrong class, for the image and for the blurred one
+    x_adv = x
+    for _ in range(50):
+        x_adv = x_adv.detach().requires_grad_()
+        views = (x_adv, model.blur(x_adv))
+        loss = sum(F.cross_entropy(model.network(view), target) for view in views)
+        (gradient,) = torch.autograd.grad(loss, x_adv)
+        x_adv = x_adv.detach() - eps / 10 * gradient.sign()
+        x_adv = (x + (x_adv - x).clamp(-eps, eps)).clamp(0, 1)
+    return x_adv

@@ -1,0 +1,119 @@
+"""Slides of the notebooks: reveal.js in the page, explorers with their sliders, no request."""
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbconvert import SlidesExporter
+
+from rvlib.course.exercises import NOTEBOOKS
+from rvlib.course.handouts import student_version
+from rvlib.data import DataError, data_folder, unpack_npm
+from rvlib.pipeline import Run, repository
+from rvlib.report.site import exporter, latest, title, without_plumbing
+from rvlib.results import atomic_write
+
+REVEAL = "reveal.js@5.2.1"
+SHA256 = {
+    "reveal.js": "46538b52db48724192f59bf46f5e851a18e302777c46f4a34c32709d010d6a29",
+    "reveal.css": "68f915a11ebf7203c0446576b7e952ff61c5dd02134a8a226ffaf62ed42136d2",
+}
+"""Its files and their checksums."""
+
+
+def build_slides(run: Run, out: Path | None = None, root: Path | None = None) -> list[Path]:
+    """Write every notebook as slides.
+
+    Parameters
+    ----------
+    run : Run
+        Its executed notebooks are shown; where it has none, the shipped ones.
+    out : Path, default=``build/slides``
+        Folder of the pages.
+    root : Path, default=``repository()``
+        The folder that holds ``notebooks/`` and ``report/``.
+
+    Returns
+    -------
+    list of Path
+        One page a notebook, which asks for nothing when it is shown.
+
+    Raises
+    ------
+    DataError
+        If reveal.js is not there yet and cannot be fetched.
+    """
+    root, out = root or repository(), out or run.out.parent / "slides"
+    reveal = {name: reveal_file(name).read_text(encoding="utf-8") for name in SHA256}
+    resources = {"reveal_js": reveal["reveal.js"], "reveal_css": reveal["reveal.css"]}
+    writer = exporter(SlidesExporter, "slides", root / "report")
+    pages = []
+    for path in sorted((root / "notebooks").glob("[0-9]*.ipynb")):
+        notebook = as_slides(latest(path, run.out), path.stem)
+        notebook.metadata["title"] = title(notebook)
+        text, _ = writer.from_notebook_node(notebook, dict(resources))
+        pages.append(out / f"{path.stem}.html")
+        atomic_write(pages[-1], text.encode())
+    return pages
+
+
+def reveal_file(name: str) -> Path:
+    """Find a file of reveal.js beside the data; fetch it with npm where it is missing.
+
+    Parameters
+    ----------
+    name : str
+        ``reveal.js`` or ``reveal.css``.
+
+    Returns
+    -------
+    Path
+        A file of the right checksum.
+
+    Raises
+    ------
+    DataError
+        If it cannot be fetched, or is another file; says where to put it.
+    """
+    file = data_folder() / REVEAL / name
+    if not file.exists():
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                package = unpack_npm(REVEAL, Path(scratch))
+            except DataError as error:
+                raise DataError(f"{error}: put dist/{name} of {REVEAL} at {file}") from None
+            for each in SHA256:
+                atomic_write(file.with_name(each), (package / "dist" / each).read_bytes())
+    if hashlib.sha256(file.read_bytes()).hexdigest() != SHA256[name]:
+        raise DataError(f"{file} is not that of {REVEAL}: remove it, and run again")
+    return file
+
+
+def as_slides(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookNode:
+    """Give each heading a slide, and below it each figure, listing and sentence one of its own.
+
+    Parameters
+    ----------
+    notebook : NotebookNode
+        With outputs.
+    stem : str
+        Name of the notebook: its exercises are shown without outputs.
+
+    Returns
+    -------
+    NotebookNode
+        The same object, marked for nbconvert; cells that show nothing are skipped.
+    """
+    checks = {check.name: check for check in NOTEBOOKS.get(stem, ())}
+    notebook = without_plumbing(student_version(notebook, checks))
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            kind = "slide" if cell.source.startswith("#") else "subslide"
+        else:
+            shows = cell.outputs or any(f"def {name}(" in cell.source for name in checks)
+            kind = "subslide" if shows else "skip"
+            if cell.outputs and cell.source.startswith("course."):  # a figure, not a lesson in code
+                cell.metadata["transient"] = {"remove_source": True}
+        cell.metadata["slideshow"] = {"slide_type": kind}
+    return notebook
