@@ -32,7 +32,8 @@ def main(programs: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="nbgrader-") as scratch:
         course = write_handouts(repository(), Path(scratch))[2]
         nbgrader = [str(programs / "nbgrader")]
-        environment = os.environ | {"JUPYTER_DATA_DIR": str(kernel(Path(scratch)))}
+        path = f"{programs}{os.pathsep}{os.environ['PATH']}"  # nbgrader calls alembic
+        environment = os.environ | {"PATH": path, "JUPYTER_PATH": str(kernel(Path(scratch)))}
 
         def run(*words: str) -> None:
             done = subprocess.run(

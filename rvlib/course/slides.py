@@ -2,13 +2,15 @@
 
 import hashlib
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
 from nbconvert import SlidesExporter
 
 from rvlib.course.exercises import NOTEBOOKS
-from rvlib.course.handouts import student_version
+from rvlib.course.exercises.exercise import Check
+from rvlib.course.handouts import exercise_in, student_version
 from rvlib.data import DataError, data_folder, unpack_npm
 from rvlib.pipeline import Run, repository
 from rvlib.report.site import exporter, latest, title, without_plumbing
@@ -20,6 +22,9 @@ SHA256 = {
     "reveal.css": "68f915a11ebf7203c0446576b7e952ff61c5dd02134a8a226ffaf62ed42136d2",
 }
 """Its files and their checksums."""
+
+LONG = 300
+"""Letters of a sentence that has a slide of its own."""
 
 
 def build_slides(run: Run, out: Path | None = None, root: Path | None = None) -> list[Path]:
@@ -48,6 +53,7 @@ def build_slides(run: Run, out: Path | None = None, root: Path | None = None) ->
     reveal = {name: reveal_file(name).read_text(encoding="utf-8") for name in SHA256}
     resources = {"reveal_js": reveal["reveal.js"], "reveal_css": reveal["reveal.css"]}
     writer = exporter(SlidesExporter, "slides", root / "report")
+    writer.exclude_anchor_links = True
     pages = []
     for path in sorted((root / "notebooks").glob("[0-9]*.ipynb")):
         notebook = as_slides(latest(path, run.out), path.stem)
@@ -93,6 +99,8 @@ def reveal_file(name: str) -> Path:
 def as_slides(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookNode:
     """Give each heading a slide, and below it each figure, listing and sentence one of its own.
 
+    A heading alone is joined by what follows it, a figure by a short sentence that reads it.
+
     Parameters
     ----------
     notebook : NotebookNode
@@ -107,13 +115,32 @@ def as_slides(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookNo
     """
     checks = {check.name: check for check in NOTEBOOKS.get(stem, ())}
     notebook = without_plumbing(student_version(notebook, checks))
+    joins = ""  # what the next cell may be to stand on the slide of the one before
     for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            kind = "slide" if cell.source.startswith("#") else "subslide"
+        shown = _shown(cell, checks)
+        if shown == "nothing":
+            kind = "skip"
+        elif joins in ("anything", shown):
+            kind, joins = "-", ""
         else:
-            shows = cell.outputs or any(f"def {name}(" in cell.source for name in checks)
-            kind = "subslide" if shows else "skip"
-            if cell.outputs and cell.source.startswith("course."):  # a figure, not a lesson in code
-                cell.metadata["transient"] = {"remove_source": True}
+            kind = "slide" if cell.source.startswith("#") and shown == "words" else "subslide"
+            joins = "sentence" if shown == "figure" else ""
+            if shown == "words" and "\n" not in cell.source:
+                joins = "anything"
         cell.metadata["slideshow"] = {"slide_type": kind}
     return notebook
+
+
+def _shown(cell: nbformat.NotebookNode, checks: Mapping[str, Check]) -> str:
+    """Words, a figure, a sentence that the notebook computed, other code, or nothing."""
+    if cell.cell_type == "markdown":
+        return "words"
+    if cell.outputs and cell.source.startswith("course."):
+        cell.metadata["transient"] = {"remove_source": True}  # a figure, not a lesson in code
+    if any("image/png" in output.get("data", {}) for output in cell.outputs):
+        return "figure"
+    hidden = "transient" in cell.metadata
+    if cell.outputs:
+        said = "".join(output.get("data", {}).get("text/markdown", "") for output in cell.outputs)
+        return "sentence" if hidden and len(said) < LONG else "code"
+    return "code" if exercise_in(cell.source, checks) else "nothing"

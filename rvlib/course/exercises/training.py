@@ -167,7 +167,9 @@ _collapse = _first(_alone(_falls))
 def _is_epoch(result: object, fgsm_acc: Sequence[float], pgd_acc: Sequence[float]) -> str:
     epochs = len(pgd_acc)
     return (
-        "" if result in range(1, epochs + 1) else f"yours is {result}, no epoch from 1 to {epochs}"
+        ""
+        if result in (None, *range(1, epochs + 1))
+        else f"yours is {result}, no epoch from 1 to {epochs}"
     )
 
 
