@@ -24,7 +24,8 @@ HEAD += ["| --- | --- | --- | --- |"]
 
 def seconds(path: Path) -> tuple[float, float]:
     """Time a notebook, from the start of its kernel: to its first explorer, and to its end."""
-    client = NotebookClient(nbformat.read(path, 4), timeout=None, resources={"metadata": {}})
+    notebook = nbformat.read(path, 4)  # type: ignore[no-untyped-call]
+    client = NotebookClient(notebook, timeout=None, resources={"metadata": {}})
     client.resources["metadata"]["path"] = str(path.parent)
     started, first = time.monotonic(), 0.0
     with client.setup_kernel():

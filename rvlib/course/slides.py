@@ -1,8 +1,9 @@
 """Slides of the notebooks: reveal.js in the page, explorers with their sliders, no request."""
 
+import copy
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import nbformat
@@ -115,6 +116,7 @@ def as_slides(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookNo
     """
     checks = {check.name: check for check in NOTEBOOKS.get(stem, ())}
     notebook = without_plumbing(student_version(notebook, checks))
+    notebook.cells = [part for cell in notebook.cells for part in _apart(cell)]
     joins = ""  # what the next cell may be to stand on the slide of the one before
     for cell in notebook.cells:
         shown = _shown(cell, checks)
@@ -125,14 +127,25 @@ def as_slides(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookNo
         else:
             kind = "slide" if cell.source.startswith("#") and shown == "words" else "subslide"
             joins = "sentence" if shown == "figure" else ""
-            if shown == "words" and "\n" not in cell.source:
+            if shown in ("words", "title") and "\n" not in cell.source:
                 joins = "anything"
         cell.metadata["slideshow"] = {"slide_type": kind}
     return notebook
 
 
+def _apart(cell: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]:
+    """Several tables of a cell whose code is hidden do not fit on one slide."""
+    if cell.cell_type == "markdown" or "transient" not in cell.metadata or len(cell.outputs) < 3:
+        yield cell
+        return
+    for output in cell.outputs:
+        part = copy.deepcopy(cell)
+        part.source, part.outputs = "", [output]
+        yield part
+
+
 def _shown(cell: nbformat.NotebookNode, checks: Mapping[str, Check]) -> str:
-    """Words, a figure, a sentence that the notebook computed, other code, or nothing."""
+    """Words, a figure, a title, a sentence that the notebook computed, other code, or nothing."""
     if cell.cell_type == "markdown":
         return "words"
     if cell.outputs and cell.source.startswith("course."):
@@ -142,5 +155,7 @@ def _shown(cell: nbformat.NotebookNode, checks: Mapping[str, Check]) -> str:
     hidden = "transient" in cell.metadata
     if cell.outputs:
         said = "".join(output.get("data", {}).get("text/markdown", "") for output in cell.outputs)
+        if hidden and not cell.source and "|" not in said:
+            return "title"  # of the table that comes next
         return "sentence" if hidden and len(said) < LONG else "code"
     return "code" if exercise_in(cell.source, checks) else "nothing"

@@ -2,10 +2,11 @@
 
 import nbformat
 import pytest
+from torch import Tensor
 
+import rvlib as rv
 from rvlib.course import exercises
 from rvlib.course.calls import Call
-from rvlib.course.exercises import defences
 from rvlib.course.grading import grade
 from rvlib.course.handouts import solved, write_handouts
 from rvlib.pipeline import repository
@@ -71,7 +72,7 @@ def test_a_cell_without_a_place_for_the_solution_is_named():
 def test_a_task_is_solved_by_its_answer_and_not_by_plain_pgd(task):
     answer, plain = (
         task.answers[0],
-        lambda model, x, y, eps: defences.pgd(model, x, y, defences.LINF),
+        lambda model, x, y, eps: rv.pgd(model, x, y, rv.Linf(eps)),
     )
     asked = [lambda case, f=f: Call(f(*case)) for f in (answer, plain)]
     right, wrong = (task.judge(ask) for ask in asked)
@@ -101,7 +102,11 @@ def test_what_breaks_no_defence_is_named(attack, words):
 
 
 def test_other_images_are_attacked_in_grading():
-    seen = []
-    for judge in (TASKS[0].judge, lambda ask: TASKS[0].judge_more(ask, 1)):
-        judge(lambda case: seen.append(case[1]) or Call(case[1]))
+    def attack(case):
+        seen.append(case[1])
+        return Call(case[1])
+
+    seen: list[Tensor] = []
+    TASKS[0].judge(attack)
+    TASKS[0].judge_more(attack, 1)
     assert not any((image == seen[0]).flatten(1).all(1).any() for image in seen[1])

@@ -4,7 +4,7 @@
 """
 
 # The names and arguments are those of the notebooks, whose students give no types.
-# mypy: disable-error-code="no-untyped-def, no-untyped-call"
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, arg-type"
 # ruff: noqa: D103
 
 
