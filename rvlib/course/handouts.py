@@ -15,6 +15,12 @@ from rvlib.course.grading import points_at_most
 EMPTY = "    ...\n"
 """The line of an exercise's cell that a student replaces."""
 
+NBGRADER_CONFIG = """c = get_config()
+c.CourseDirectory.course_id = "rvlib"
+c.Execute.timeout = 600  # seconds: the first cell that grades loads PyTorch
+c.Execute.iopub_timeout = 120
+"""
+
 
 def write_handouts(root: Path, out: Path) -> list[Path]:
     """Write every notebook three times.
@@ -49,9 +55,7 @@ def write_handouts(root: Path, out: Path) -> list[Path]:
         for place, notebook in versions.items():
             (out / place).parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook, out / place)
-    (folders[2] / "nbgrader_config.py").write_text(
-        'get_config().CourseDirectory.course_id = "rvlib"\n'
-    )
+    (folders[2] / "nbgrader_config.py").write_text(NBGRADER_CONFIG)
     return folders
 
 

@@ -127,7 +127,8 @@ def as_slides(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookNo
         else:
             kind = "slide" if cell.source.startswith("#") and shown == "words" else "subslide"
             joins = "sentence" if shown == "figure" else ""
-            if shown in ("words", "title") and "\n" not in cell.source:
+            heading = cell.source.startswith("#") and "\n" not in cell.source
+            if heading or shown == "title":
                 joins = "anything"
         cell.metadata["slideshow"] = {"slide_type": kind}
     return notebook
