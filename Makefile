@@ -10,6 +10,7 @@ BIN   := $(VENV)/bin
 TOOL  := $(VENV)/.uv
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
+GRADER := $(VENV)-nbgrader/.ready
 # Tests run side by side: tests/conftest.py says which must stay together. One thread each: threads
 # of several processes wait for each other.
 WORKERS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -17,10 +18,10 @@ WORKERS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export UV_SYSTEM_CERTS ?= 1
 MIN_PYTHON := $(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: help env report data notebooks lab site bench test mutants size browser chromium check lock clean
+.PHONY: help env report data notebooks lab site handouts handouts-check slides bench test mutants size browser chromium check lock clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 env: $(READY) ## only make the environment, .venv (every target below does so when needed)
 
@@ -38,6 +39,15 @@ lab: $(READY) ## open the notebooks in JupyterLab
 
 site: $(READY) ## write the notebooks and the report as static pages, build/site/index.html
 	$(BIN)/rvlib site
+
+handouts: $(READY) ## write the notebooks for students, solved, and for nbgrader, build/handouts
+	$(BIN)/rvlib handouts
+
+slides: $(READY) ## write the notebooks as slides, build/slides
+	$(BIN)/rvlib slides
+
+handouts-check: $(GRADER) ## try the handouts with nbgrader itself, in an environment of its own
+	$(BIN)/python -m tests.nbgrader_check $(VENV)-nbgrader/bin
 
 bench: $(PEERS) ## measure the speed of attacks, votes and training beside other libraries
 	$(BIN)/python -m benchmarks $(if $(DEVICE),--device $(DEVICE))
@@ -74,7 +84,7 @@ lock: $(TOOL) ## remake requirements.lock from pyproject.toml (UPGRADE=1 takes n
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --output-file requirements.lock
 
 clean: ## remove all that make made: .venv, build/ and caches
-	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-nbgrader build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find rvlib tests notebooks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The environment, in two steps: uv ($(TOOL)), then all of requirements.lock ($(READY)).
@@ -95,6 +105,12 @@ $(READY): $(TOOL) pyproject.toml requirements.lock
 # Other libraries of attacks, to compare with. The sync above takes them away again.
 $(PEERS): $(READY) requirements-peers.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements-peers.lock
+	@touch $@
+
+# nbgrader, apart from the course: its versions must not be those of the notebooks.
+$(GRADER): $(READY)
+	$(BIN)/uv venv --quiet --clear $(VENV)-nbgrader
+	$(BIN)/uv pip install --quiet --python $(VENV)-nbgrader/bin/python nbgrader==0.9.6
 	@touch $@
 
 $(TOOL):

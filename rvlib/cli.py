@@ -1,6 +1,7 @@
 """The command line: every command can be stopped, and resumes when it is given again."""
 
 import argparse
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     page = command(_playground, "write the playground, one page that works from disk")
     page.add_argument("--out", default="playground.html", help="default: playground.html")
     command(_site, "write the notebooks and the report as static pages", "lesson")
+    grading = command(_grade, "grade the exercises of students' notebooks")
+    grading.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", type=Path)
+    grading.add_argument("--seconds", type=float, default=60, help="an exercise (default: 60)")
+    grading.add_argument("--seed", type=int, help="of the hidden cases (default: drawn, printed)")
+    grading.add_argument("--out", type=Path, help="also write points and diagnoses as CSV")
+    handing = command(_handouts, "write the notebooks for students, solved, and for nbgrader")
+    handing.add_argument("--out", type=Path, help="default: build/handouts")
+    slides = command(_slides, "write the notebooks as slides", "lesson")
+    slides.add_argument("--out", type=Path, help="default: build/slides")
     command(_publish, "copy a finished full run into report/", "full")
     return parser
 
@@ -231,6 +241,40 @@ def _site(arguments: argparse.Namespace) -> None:
     from rvlib.report.site import build_site
 
     print(build_site(_open(arguments)))
+
+
+def _grade(arguments: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from rvlib.course.grading import grade, points_at_most
+    from rvlib.report.tables import write_csv
+
+    seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
+    lines = []
+    for path in arguments.notebooks:
+        grades = grade(path, seed, arguments.seconds)
+        lines += [{"notebook": path.name, "seed": seed} | each._asdict() for each in grades]
+        for each in grades:
+            print(f"{each.points}/{points_at_most(1)}  {each.exercise}: {each.verdict}")
+        total = sum(each.points for each in grades)
+        print(f"{path.name}: {total} of {points_at_most(len(grades))} points, seed {seed}")
+    if arguments.out:
+        write_csv(arguments.out, pd.DataFrame(lines))
+
+
+def _handouts(arguments: argparse.Namespace) -> None:
+    from rvlib.course.handouts import write_handouts
+    from rvlib.pipeline import repository
+
+    for folder in write_handouts(repository(), arguments.out or Path("build", "handouts")):
+        print(folder)
+
+
+def _slides(arguments: argparse.Namespace) -> None:
+    from rvlib.course.slides import build_slides
+
+    for path in build_slides(_open(arguments), arguments.out):
+        print(path)
 
 
 def _playground(arguments: argparse.Namespace) -> None:

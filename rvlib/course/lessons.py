@@ -27,6 +27,7 @@ from rvlib.attacks import (
     smoothed_pgd,
 )
 from rvlib.attacks.passes import Passes
+from rvlib.course.defences import Rounded as Rounded
 from rvlib.course.figures import show_progress
 from rvlib.data import DATASETS, load
 from rvlib.device import provenance
@@ -356,27 +357,6 @@ def _compared(
         passes = (counting.forwards + counting.backwards) / len(x)
         line = {"network": name, "attack": attack, "steps": steps}
         yield line | {"accuracy": accuracy, "passes": passes}
-
-
-class Rounded(nn.Module):
-    """A network that sees few levels of each channel: it has no gradient to follow.
-
-    Parameters
-    ----------
-    network : nn.Module
-        The network behind.
-    levels : int
-        Steps between 0 and 1.
-    """
-
-    def __init__(self, network: nn.Module, levels: int) -> None:
-        super().__init__()
-        self.network, self.levels = network, levels
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of the rounded images."""
-        logits: Tensor = self.network((x * self.levels).round() / self.levels)
-        return logits
 
 
 # --- notebook 03: short trainings -----------------------------------------------------------------

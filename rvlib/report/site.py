@@ -77,17 +77,17 @@ def build_site(run: Run, root: Path | None = None) -> Path:
         ),
         *_report(run.out, root / "report", site),
     ]
-    exporter = _exporter(root / "report")
+    writer = exporter(HTMLExporter, "site", root / "report")
     for page, (stem, notebook) in zip(pages[2:], notebooks.items(), strict=False):
         notebook.metadata["title"] = page.title
         try:
-            text, _ = exporter.from_notebook_node(notebook, {"pages": pages, "page": page})
+            text, _ = writer.from_notebook_node(notebook, {"pages": pages, "page": page})
         except LatexError as error:
             raise ValueError(f"{stem}: {error}") from None
         (site / page.file).write_text(text)
     text = playground(root, home=pages[0].file)
     (site / pages[1].file).write_text(text, encoding="utf-8")
-    home = exporter.environment.get_template("home.html.j2")
+    home = writer.environment.get_template("home.html.j2")
     text = home.render(resources={"pages": pages, "page": pages[0]})
     (site / pages[0].file).write_text(text)
     return site / pages[0].file
@@ -143,16 +143,32 @@ def _report(out: Path, shipped: Path, site: Path) -> list[Page]:
     return []
 
 
-def _exporter(templates: Path) -> HTMLExporter:
-    exporter = HTMLExporter(
-        template_name="site",
+def exporter(kind: type[HTMLExporter], template: str, templates: Path) -> HTMLExporter:
+    """Make an exporter of pages that load nothing.
+
+    Parameters
+    ----------
+    kind : type
+        ``HTMLExporter`` or a class derived from it.
+    template : str
+        Name of the template.
+    templates : Path
+        Its folder.
+
+    Returns
+    -------
+    HTMLExporter
+        Writes equations as MathML.
+    """
+    made = kind(
+        template_name=template,
         extra_template_basedirs=[str(templates)],
         exclude_input_prompt=True,
         exclude_output_prompt=True,
         config=Config({"NbConvertBase": {"display_data_priority": SHOWN}}),
     )
-    exporter.register_filter("markdown2html", markdown)
-    return exporter
+    made.register_filter("markdown2html", markdown)
+    return made
 
 
 def markdown(text: str) -> str:

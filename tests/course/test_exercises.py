@@ -12,6 +12,7 @@ from scipy import stats
 
 import rvlib as rv
 from rvlib.course import exercises
+from rvlib.course.calls import observe
 from rvlib.course.exercises import exercise as engine
 from rvlib.course.exercises.exercise import Exercise
 
@@ -73,6 +74,8 @@ STUDENTS = {
         *mean* square | shrink(n / 12**0.5)
         l1 norm | shrink(delta.flatten(1).norm(p=1, dim=1).view(-1, 1, 1, 1))
         length 1 | delta / n
+        *lengthens* | delta * (eps / n).clamp(min=1)
+        with 1, not | eps * delta / n.clamp(min=1) ; delta / n.clamp(min=1)
         Zero stays zero | delta / n * n.clamp(max=eps)
     """,
     "pgd": """
@@ -87,6 +90,8 @@ STUDENTS = {
         *descends* | go(lambda g: -unit(g), lambda last, z: to_ball(z))
         no projection | go(unit, lambda last, z: clip(z)) ; go(unit, lambda last, z: z)
         *iterate* | go(unit, lambda last, z: clip(last + to_ball(x + z - last) - x))
+        *image* onto | go(unit, lambda last, z: clip(z * (eps / lengths(z)).clamp(max=1)))
+        projected *image* | go(unit, lambda last, z: clip(x + z * (eps / lengths(z)).clamp(max=1)))
         projects only after | to_ball(go(unit, lambda last, z: clip(z)))
         projects only after | clip(to_ball(go(unit, lambda last, z: z)))
         leave [0, 1] | go(unit, lambda last, z: to_ball(z))
@@ -163,6 +168,8 @@ STUDENTS = {
         *half* | top if a > n / 2 else -1
         *one-sided* | top if tail(a, a + b) <= alpha else -1
         one vote too late | top if 2 * stats.binom.sf(a, a + b, 0.5) <= alpha else -1
+        *exactly* | top if 2 * stats.binom.pmf(a, a + b, 0.5) <= alpha else -1
+        *exactly* | top if stats.binom.pmf(a, a + b, 0.5) <= alpha else -1
         halved | top if p <= alpha / 2 else -1
     """,
     "noisy_copies": """
@@ -204,12 +211,15 @@ STUDENTS = {
         Hoeffding's | k / n - (math.log(1 / alpha) / 2 / n) ** 0.5
         Bayesian | q(alpha, k + 1, n - k + 1) ; q(alpha, k + 0.5, n - k + 0.5)
         off by one | q(alpha, k + 1, n - k) ; q(alpha, k, n - k)
+        *swapped* | q(alpha, n - k + 1, k) ; q(alpha, n - k, k + 1)
         (k = 0) | q(alpha, k, n - k + 1)
     """,
     "radius": """
         class_, inverse = counts0.argmax(), stats.norm.ppf
         bound = lambda c, a=alpha: float(rv.lower_confidence_bound(c[class_], c.sum(), a))
-        p = bound(counts)
+        p, n, second = bound(counts), counts.sum(), np.delete(counts, class_).max()
+        upper = lambda a: stats.beta.ppf(1 - a, second + 1, n - second)
+        two = lambda p, q: max(0, sigma / 2 * (inverse(p) - inverse(q)))
         right | sigma * inverse(p) if p > 0.5 else 0 ; max(0.0, sigma * inverse(p))
         right | rv.certificate(counts0[None], counts[None], alpha, sigma).radius[0]
         *lower bound* | sigma * inverse(counts[class_] / counts.sum())
@@ -223,6 +233,9 @@ STUDENTS = {
         sign is wrong | sigma * inverse(1 - p)
         *two-sided* | sigma * inverse(bound(counts, alpha / 2))
         *probability* | p
+        *two* classes | two(p, upper(alpha)) ; two(bound(counts, alpha / 2), upper(alpha / 2))
+        *two* classes | two(counts[class_] / n, second / n) ; two(p, second / n)
+        *half* | sigma / 2 * inverse(p)
         nothing is certified: return 0 | sigma * inverse(p)
         choose by `counts0` | rv.certificate(counts[None], counts[None], alpha, sigma).radius[0]
     """,
@@ -367,6 +380,65 @@ def test_every_row_of_a_table_is_needed(name):
     assert len(words) == len(diagnoses(check)) + len(check.special)
 
 
+PAIRS = [
+    (name, check.pairs[i], check.pairs[i + 1])
+    for name, check in CHECKS.items()
+    for i in range(0, len(check.pairs), 2)
+]
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_two_mistakes_at_once_are_both_named(name):
+    # Or the one that hides the other: never right, never unknown.
+    check = CHECKS[name]
+    found = {words: check.verdict(pair) for each, words, pair in PAIRS if each == name}
+    assert all(text[13:] in (words, *diagnoses(check)) for words, text in found.items())
+    assert sum(text[13:] == words for words, text in found.items()) >= 0.6 * len(found)
+
+
+@pytest.mark.parametrize(("name", "words", "student"), RIGHT, ids=label)
+def test_a_right_solution_is_right_in_unseen_cases(name, words, student):
+    check = CHECKS[name]
+    assert check.judge_more(partial(observe, student), 7).startswith("**Right.**")
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_memorised_answer_fails_in_unseen_cases(name):
+    check = CHECKS[name]
+    known = observe(check.answers[0], check.cases[0]).result
+    student = lambda *arguments: known  # noqa: E731
+    assert not check.judge_more(partial(observe, student), 7).startswith("**Right.**")
+
+
+@pytest.mark.parametrize(
+    ("name", "result", "words"),
+    [
+        ("fgsm", "1.5 * x_adv", "a channel of your images is 1.5, allowed 0 to 1."),
+        ("fgsm", "clip(x + 0.5 * (x_adv - x).sign())", "you move a channel by 0.5, allowed"),
+        ("eight_bit", "x_adv + 0.4 / 255 * (x_adv < 0.9)", "not whole"),
+        ("eight_bit", "((255 * x_adv).round() + 3).clamp(0, 255) / 255", "levels from `x`"),
+        ("l2_projection", "2 * delta", "has length 2, yours has 4, allowed 0.5."),
+        ("l2_projection", "delta.abs() / 9", "points elsewhere than `delta["),
+        ("pgd", "x + 0.3 * (0.5 - x).sign() ", "your perturbation of image "),
+        ("training_loss", "9 * model(x).sum().abs() + 99", "a mean lies between them."),
+        ("vote", "17", "yours is 17, no class from 0 to 2 nor -1."),
+        ("lower_bound", "0.97", "but a lower bound lies between 0 and the share 0.8."),
+        ("radius", "5", "that of the share of votes itself."),
+        ("certified_accuracy", "0.99", "between 0 and the clean accuracy 0.6."),
+    ],
+)  # fmt: skip
+def test_what_no_known_mistake_explains_gets_a_property(name, result, words):
+    check = CHECKS[name]
+    code = f"def f({check.signature.partition('(')[2]}:\n    x_adv = locals().get('x_adv')\n"
+    if name == "fgsm":
+        code += "    x_adv = rv.fgsm(model, x, y, rv.Linf(eps))\n"
+    names = {**globals(), "rv": rv}
+    exec(f"{code}    return {result}", names)
+    text = check.verdict(names["f"])
+    assert text.startswith("**Not yet.** ")
+    assert words in text
+
+
 def test_facts_are_measured():
     fact = CHECKS["wilson"].fact
     assert f"as high as {100 * rv.wilson(0, 1024).high:.2f} %" in fact
@@ -426,9 +498,10 @@ def test_a_result_is_no_function(student):
         ("lower_bound", [torch.ones(2, requires_grad=True)], "returns `list`, not `float`."),
         ("wilson", 0.5, "returns `float`, not `tuple` of shape (2,)."),
         ("lower_bound", 0.25, "0.05`: yours is 0.25, the right answer is 0.4931."),
-        ("collapse_epoch", 7, ": yours is 7, the right answer is 4."),
+        ("collapse_epoch", 2, ": yours is 2, the right answer is 4."),
+        ("collapse_epoch", 7, ": yours is 7, no epoch from 1 to 5."),
         ("wilson", (0, 1), "With `k = 596, n = 1024`: entry [0] is 0 and should be 0.5516."),
-        ("wilson", (0, math.nan), "n = 1024`: entry [1] is nan and should be 0.6119."),
+        ("wilson", (0.5, math.nan), "yours goes from 0.5 to nan, but it must hold the share 0.582"),
     ],
 )
 def test_other_results_are_compared_with_the_right_ones(name, value, words):

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from math import log, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
-from rvlib.course.exercises.exercise import Exercise, Solution
+from rvlib.course.calls import Solution
+from rvlib.course.exercises import solutions
+from rvlib.course.exercises.exercise import Exercise, two_at_once
 from rvlib.experiments import ALPHA
 from rvlib.smoothing.statistics import largest_radius, lower_confidence_bound, wilson
 
@@ -29,11 +32,29 @@ def _quantile(a: float, b: float) -> Bound:
     return lambda k, n, alpha: float(beta.ppf(alpha, k + a, n - k + b))
 
 
+def _tail(b: float = 1, level: Callable[[float], float] = lambda alpha: alpha) -> Bound:
+    """Take another quantile of Beta(k, n - k + b)."""
+    return lambda k, n, alpha: _quantile(0, b)(k, n, level(alpha))
+
+
+def _below_share(result: float, k: int, n: int, alpha: float) -> str:
+    if 0 <= result <= k / n:
+        return ""
+    return (
+        f"yours is {float(result):.4g}, but a lower bound lies between 0 and the share {k / n:.4g}"
+    )
+
+
+def _more_votes(rng: np.random.Generator) -> list[tuple[int, int, float]]:
+    pairs = [(int(rng.integers(10, 500)), float(alpha)) for alpha in rng.uniform(0.001, 0.1, 8)]
+    return [(int(rng.integers(1, n)), n, alpha) for n, alpha in pairs] + [(0, 20, 0.01)]
+
+
 check_lower_bound = Exercise(
     signature="my_lower_bound(k, n, alpha)",
     task="the `alpha` quantile of a Beta(k, n - k + 1) distribution.",
     cases=[(8, 10, 0.05), (95, 100, 0.001), (60, 100, 0.01), (100, 100, 0.001)],
-    answers=[_bound],
+    answers=[solutions.my_lower_bound],
     mistakes=[
         "This is the *share* k/n: the true probability lies below it in about half of all samples.",
         lambda k, n, alpha: k / n,
@@ -56,10 +77,24 @@ check_lower_bound = Exercise(
         "This is a Bayesian bound: it is higher, and for some p wrong more often than `alpha`.",
         _quantile(1, 1),
         _quantile(0.5, 0.5),
+        "The parameters are *swapped*: this bounds the share of the other n - k votes. Use "
+        "Beta(k, n - k + 1).",
+        lambda k, n, alpha: float(beta.ppf(alpha, n - k + 1, k)),
+        lambda k, n, alpha: float(beta.ppf(alpha, n - k, k + 1)),
         "A parameter is off by one: use Beta(k, n - k + 1).",
         _quantile(1, 0),
         _quantile(0, 0),
     ],
+    pairs=two_at_once(
+        _tail,
+        {
+            "This is the *two-sided* bound, with `alpha / 2`.": {"level": lambda alpha: alpha / 2},
+            "This is the quantile at 1 - `alpha`.": {"level": lambda alpha: 1 - alpha},
+            "The second parameter is off by one: use Beta(k, n - k + 1).": {"b": 0},
+        },
+    ),
+    laws=[_below_share],
+    more=_more_votes,
     special={"Without a vote for the class (k = 0) the bound is 0.": (0, 10, 0.05)},
     fact=f"If all n votes agree, the bound is alpha^(1/n): with 100 votes and alpha = {ALPHA} it "
     f"is {_bound(100, 100, ALPHA):.3f}, however good the network.",
@@ -85,6 +120,61 @@ def _radius(
     return radius
 
 
+def _upper(k: int, n: int, alpha: float) -> float:
+    return 1 - _bound(n - k, n, alpha)
+
+
+def _two_classes(
+    bound: Bound = _bound, upper: Bound = _upper, size: float = 0.5
+) -> Callable[[Votes, Votes, float, float], float]:
+    """Take the half difference of the quantiles of the leader and the runner-up."""
+
+    def radius(counts0: Votes, counts: Votes, alpha: float, sigma: float) -> float:
+        leader = counts0.argmax()
+        second = np.delete(counts, leader).max()
+        n = int(counts.sum())
+        low, high = bound(int(counts[leader]), n, alpha), upper(int(second), n, alpha)
+        return max(0.0, float(sigma * size * (norm.ppf(low) - norm.ppf(high))))
+
+    return radius
+
+
+def _share(k: int, n: int, alpha: float) -> float:
+    return k / n
+
+
+def _two_sided(k: int, n: int, alpha: float) -> float:
+    return _bound(k, n, alpha / 2)
+
+
+def _of_choice(counts0: Votes, counts: Votes) -> Votes:
+    return counts0
+
+
+def _pooled(counts0: Votes, counts: Votes) -> Votes:
+    return counts0 + counts
+
+
+def _at_most_of_shares(
+    result: float, counts0: Votes, counts: Votes, alpha: float, sigma: float
+) -> str:
+    share = counts[counts0.argmax()] / counts.sum()
+    most = max(0.0, float(sigma * norm.ppf(share)))
+    if 0 <= result <= most:
+        return ""
+    told = f"yours is {float(result):.4g}, but a radius lies between 0 and {most:.4g}"
+    return f"{told}, that of the share of votes itself"
+
+
+def _more_samples(rng: np.random.Generator) -> list[tuple[Any, ...]]:
+    cases = []
+    for p in rng.uniform(0.45, 0.99, 8):
+        shares = rng.permutation([p, 0.7 * (1 - p), 0.3 * (1 - p)])
+        counts0, counts = rng.multinomial(100, shares), rng.multinomial(2000, shares)
+        cases.append((counts0, counts, float(rng.uniform(0.001, 0.05)), float(rng.uniform(0.1, 1))))
+    return cases
+
+
 def _votes(counts0: list[int], counts: list[int], *rest: float) -> tuple[Votes | float, ...]:
     return np.array(counts0), np.array(counts), *rest
 
@@ -98,14 +188,14 @@ check_radius = Exercise(
         _votes([70, 25, 5], [800, 100, 100], 0.01, 0.5),
         _votes([0, 0, 100], [1, 0, 99], 0.05, 0.12),
     ],
-    answers=[_radius()],
+    answers=[solutions.my_radius],
     mistakes=[
         "This takes the share of votes, which may exceed the probability: use the *lower bound*.",
-        _radius(bound=lambda k, n, alpha: k / n),
+        _radius(bound=_share),
         "The bound comes from `counts0`, which chose the class and so favours it: use `counts`.",
-        _radius(sample=lambda counts0, counts: counts0),
+        _radius(sample=_of_choice),
         "This pools `counts0` and `counts`: votes that chose the class must not bound it.",
-        _radius(sample=lambda counts0, counts: counts0 + counts),
+        _radius(sample=_pooled),
         "`sigma` is missing: this radius is in standard deviations of the noise.",
         _radius(lambda p, sigma: norm.ppf(p)),
         "`sigma` is *squared*: the radius is proportional to `sigma`.",
@@ -119,10 +209,36 @@ check_radius = Exercise(
         "The sign is wrong: Φ⁻¹(1 - p) = -Φ⁻¹(p).",
         _radius(lambda p, sigma: -sigma * norm.ppf(p)),
         "This bound is *two-sided*, with `alpha / 2`: the radius needs only the lower one.",
-        _radius(bound=lambda k, n, alpha: _bound(k, n, alpha / 2)),
+        _radius(bound=_two_sided),
+        "This is the radius with *two* classes: both bounds must hold at once, which costs alpha "
+        "twice. Bound the leader alone, Φ⁻¹(p), and the runner-up by 1 - p.",
+        _two_classes(),
+        _two_classes(
+            bound=lambda k, n, alpha: _bound(k, n, alpha / 2),
+            upper=lambda k, n, alpha: _upper(k, n, alpha / 2),
+        ),
+        _two_classes(bound=_share, upper=_share),
+        _two_classes(upper=_share),
+        "This is *half* the radius: where p_B is bounded by 1 - p_A the two halves are equal.",
+        _radius(lambda p, sigma: sigma * norm.ppf(p) / 2),
         "This is the bound on the *probability*: the radius is `sigma` · Φ⁻¹ of it.",
         _radius(lambda p, sigma: p),
     ],
+    pairs=two_at_once(
+        _radius,
+        {
+            "This takes the share of votes, not its *lower bound*.": {"bound": _share},
+            "This bound is *two-sided*.": {"bound": _two_sided},
+            "The bound comes from `counts0`, which chose the class.": {"sample": _of_choice},
+            "This pools `counts0` and `counts`.": {"sample": _pooled},
+            "`sigma` is missing.": {"formula": lambda p, sigma: norm.ppf(p)},
+            "`sigma` is *squared*.": {"formula": lambda p, sigma: sigma**2 * norm.ppf(p)},
+            "This *divides* by `sigma`.": {"formula": lambda p, sigma: norm.ppf(p) / sigma},
+            "This is Φ, `norm.cdf`.": {"formula": lambda p, sigma: sigma * norm.cdf(p)},
+        },
+    ),
+    laws=[_at_most_of_shares],
+    more=_more_samples,
     special={
         "Where the bound is not above one half nothing is certified: return 0.": _votes(
             [52, 40, 8], [505, 395, 100], 0.001, 0.25

@@ -1,65 +1,32 @@
 """An exercise: a task, small cases, and a table of known mistakes with what to say about each."""
 
-import copy
-import inspect
 import re
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from IPython.display import Markdown, display
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-Solution = Callable[..., Any]
-"""A function with the signature of the exercise: correct, mistaken, or the student's."""
+from rvlib.course.calls import Ask, Failure, Solution, observe
 
-
-class Failure(str):
-    """One line about an exception, in place of a result."""
+Law = Callable[..., str]
+"""Called with a result and the arguments: what the result breaks, or nothing."""
 
 
-@dataclass(frozen=True, repr=False)
-class Exercise:
-    """A check that names the mistake in a student's function.
-
-    Each known mistake is stored as the function that a student who makes it would write, so a
-    diagnosis is exact: the student's results equal those of the mistaken function in every case.
-
-    Parameters
-    ----------
-    signature : str
-        The function to write, such as ``my_fgsm(model, x, y, eps)``.
-    task : str
-        What the function should return.
-    cases : sequence of tuple
-        Arguments of the calls; every call gets its own copies.
-    answers : sequence of callable
-        Correct solutions, the reference first.
-    mistakes : sequence of str and callable
-        A table: what to say about a mistake, then the solutions that make it, and so on. The first
-        match is shown.
-    fact : str
-        What a student who has finished reads.
-    special : mapping of str to tuple, default={}
-        Special cases, tried once `cases` are right: what to say if one is wrong, its arguments.
-    describe : callable, default=None
-        Maps the list of results to named numbers, which are compared instead of the results.
-    tolerance : float, default=1e-5
-        Largest absolute and relative difference between results that count as equal.
-    """
+class Check:
+    """Judges a student's function: an exercise, or a task."""
 
     signature: str
-    task: str
-    cases: Sequence[tuple[Any, ...]]
-    answers: Sequence[Solution]
-    mistakes: Sequence[str | Solution]
-    fact: str
-    special: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    describe: Callable[[list[Any]], Mapping[str, float]] | None = None
-    tolerance: float = 1e-5
+
+    @property
+    def name(self) -> str:
+        """What the function is called."""
+        return self.signature.partition("(")[0]
 
     def __call__(self, student: object) -> None:
         """Show the verdict on a student's function.
@@ -85,28 +52,119 @@ class Exercise:
             Markdown that begins with **Not yet.**, **Almost.** or **Right.**
         """
         if not callable(student):
-            return f"**Not yet.** Pass the function `{self._names[0]}` itself, without calling it."
-        if found := self._mistake(student):
+            return f"**Not yet.** Pass the function `{self.name}` itself, without calling it."
+        return self.judge(partial(observe, student))
+
+    def judge(self, ask: Ask) -> str:
+        """Judge a function that may run elsewhere.
+
+        Parameters
+        ----------
+        ask : callable
+            Calls the function with the arguments of a case.
+
+        Returns
+        -------
+        str
+            As `verdict`.
+        """
+        raise NotImplementedError
+
+    def judge_more(self, ask: Ask, seed: int) -> str:
+        """Judge a function in cases that nobody has seen.
+
+        Parameters
+        ----------
+        ask : callable
+            Calls the function with the arguments of a case.
+        seed : int
+            Of these cases.
+
+        Returns
+        -------
+        str
+            As `verdict`.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, repr=False)
+class Exercise(Check):
+    """A check that names the mistake in a student's function.
+
+    Each known mistake is stored as the function that a student who makes it would write, so a
+    diagnosis is exact: the student's results equal those of the mistaken function in every case.
+
+    Parameters
+    ----------
+    signature : str
+        The function to write, such as ``my_fgsm(model, x, y, eps)``.
+    task : str
+        What the function should return.
+    cases : sequence of tuple
+        Arguments of the calls; every call gets its own copies.
+    answers : sequence of callable
+        Correct solutions, the reference first.
+    mistakes : sequence of str and callable
+        A table: what to say about a mistake, then the solutions that make it, and so on. The first
+        match is shown.
+    fact : str
+        What a student who has finished reads.
+    more : callable
+        Draws further cases from a NumPy generator, which nobody has seen: for grading.
+    pairs : sequence of str and callable, default=()
+        Two mistakes at once: a table like that of `mistakes`, tried after it.
+    laws : sequence of callable, default=()
+        What every right result keeps to: named where no known mistake explains a wrong one.
+    special : mapping of str to tuple, default={}
+        Special cases, tried once `cases` are right: what to say if one is wrong, its arguments.
+    describe : callable, default=None
+        Maps the list of results to named numbers, which are compared instead of the results.
+    tolerance : float, default=1e-5
+        Largest absolute and relative difference between results that count as equal.
+    """
+
+    signature: str
+    task: str
+    cases: Sequence[tuple[Any, ...]]
+    answers: Sequence[Solution]
+    mistakes: Sequence[str | Solution]
+    fact: str
+    more: Callable[[np.random.Generator], list[tuple[Any, ...]]]
+    pairs: Sequence[str | Solution] = ()
+    laws: Sequence[Law] = ()
+    special: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    describe: Callable[[list[Any]], Mapping[str, float]] | None = None
+    tolerance: float = 1e-5
+
+    def judge(self, ask: Ask) -> str:
+        """Find the mistake, in the cases of the check."""
+        calls = [ask(case) for case in self.cases]
+        if found := self._mistake([call.result for call in calls]):
             return f"**Not yet.** {found}"
-        if found := self._special_case(student):
+        if found := self._special_case(ask):
             return f"**Almost.** {found}"
-        if found := self._side_effect(student):
+        if found := self._side_effect(*calls[0]):
             return f"**Almost.** The values are right, but {found}."
         return f"**Right.** {self.fact}"
+
+    def judge_more(self, ask: Ask, seed: int) -> str:
+        """Find the mistake in cases drawn by `more`."""
+        cases = self.more(np.random.default_rng(seed))
+        return replace(self, cases=cases, special={}).judge(ask)
 
     @property
     def _names(self) -> list[str]:
         """The function's name and those of its arguments."""
         return re.findall(r"\w+", self.signature)
 
-    def _mistake(self, student: Solution) -> str:
-        results = self._results(student)
+    def _mistake(self, results: list[Any]) -> str:
         if failures := [result for result in results if isinstance(result, Failure)]:
             return f"{failures[0]}."
         if all(result is None for result in results):
-            return f"`{self._names[0]}` returns None: is a `return` missing? Return {self.task}"
+            return f"`{self.name}` returns None: is a `return` missing? Return {self.task}"
         words = ""
-        for row in (*self.answers, *self.mistakes):
+        for row in (*self.answers, *self.mistakes, *self.pairs):
             if isinstance(row, str):
                 words = row
             elif self._agree(results, self._results(row)):
@@ -114,13 +172,7 @@ class Exercise:
         return self._difference(results, self._results(self.answers[0]))
 
     def _results(self, solution: Solution) -> list[Any]:
-        return [self._call(solution, case) for case in self.cases]
-
-    def _call(self, solution: Solution, arguments: tuple[Any, ...]) -> Any:
-        try:
-            return solution(*copy.deepcopy(arguments))
-        except Exception as error:
-            return Failure(f"Your function stops with {in_one_line(error, solution)}")
+        return [observe(solution, case).result for case in self.cases]
 
     def _agree(self, results: list[Any], others: list[Any]) -> bool:
         if not all(map(fits, results, others)):
@@ -135,50 +187,75 @@ class Exercise:
         """Show the first result that differs: no known mistake explains it."""
         for mine, other in zip(results, right, strict=True):
             if not fits(mine, other):
-                return f"`{self._names[0]}` returns {kind(mine)}, not {kind(other)}."
-        places = self.describe(right) if self.describe else map(self._inputs, self.cases)
+                return f"`{self.name}` returns {kind(mine)}, not {kind(other)}."
+        if broken := self._broken_law(results):
+            return broken
+        places = [(self._inputs(case), self._given(case)) for case in self.cases]
+        if self.describe:
+            places = [(name, {}) for name in self.describe(right)]
         rows = zip(places, self._compared(results), self._compared(right), strict=True)
         place, mine, other = next(row for row in rows if not same(*row[1:], self.tolerance))
-        return f"{place}: {contrast(mine, other)}."
+        return f"{place[0]}: {contrast(mine, other, place[1])}."
+
+    def _given(self, case: tuple[Any, ...]) -> dict[str, Any]:
+        return dict(zip(self._names[1:], case, strict=True))
+
+    def _broken_law(self, results: list[Any]) -> str:
+        """Say what no right result does, and where: no known mistake explains it."""
+        for case, result in zip(self.cases, results, strict=True):
+            for law in self.laws:
+                if found := law(result, *case):
+                    return f"{self._inputs(case)}: {found}."
+        return ""
 
     def _inputs(self, case: tuple[Any, ...]) -> str:
         """Write out the arguments that are short enough to read."""
-        pairs = [(name, short(value)) for name, value in zip(self._names[1:], case, strict=True)]
+        pairs = [(name, short(value)) for name, value in self._given(case).items()]
         shown = ", ".join(f"{name} = {text}" for name, text in pairs if text and len(text) < 60)
         return f"With `{shown}`" if shown else "In the example of this check"
 
-    def _special_case(self, student: Solution) -> str:
+    def _special_case(self, ask: Ask) -> str:
         for words, case in self.special.items():
-            mine, right = self._call(student, case), self._call(self.answers[0], case)
+            mine, right = ask(case).result, observe(self.answers[0], case).result
             if not same(mine, right, self.tolerance):
                 return f"{words} {self._inputs(case)}: {contrast(mine, right)}."
         return ""
 
-    def _side_effect(self, student: Solution) -> str:
-        case, given = self.cases[0], copy.deepcopy(self.cases[0])
-        result, right = student(*given), self._call(self.answers[0], case)
-        for name, before, after in zip(self._names[1:], case, given, strict=True):
-            if state(before) != state(after):
-                return f"your function changes `{name}`: work on a copy, or undo the change"
-            if isinstance(after, nn.Module) and any(p.grad is not None for p in after.parameters()):
-                return (
-                    "`loss.backward()` also fills the `.grad` of the network's parameters, which "
-                    "the next training step would use: call `torch.autograd.grad(loss, x)` instead"
-                )
+    def _side_effect(self, result: Any, changed: int | None, filled: bool) -> str:
+        if changed is not None:
+            name = self._names[1 + changed]
+            return f"your function changes `{name}`: work on a copy, or undo the change"
+        if filled:
+            return (
+                "`loss.backward()` also fills the `.grad` of the network's parameters, which "
+                "the next training step would use: call `torch.autograd.grad(loss, x)` instead"
+            )
+        right = observe(self.answers[0], self.cases[0]).result
         return fault(result, right) if isinstance(right, Tensor) else ""
 
 
-def in_one_line(error: Exception, student: Solution) -> str:
-    """Shorten a traceback to the error and the student's line that it passed through."""
-    code = getattr(inspect.unwrap(student), "__code__", None)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if code and frame.filename == code.co_filename]
-    place = f" in line {own[-1].lineno}, {_code(own[-1].line or '')}" if own else ""
-    return _code(f"{type(error).__name__}: {error}") + place
+def two_at_once(
+    make: Callable[..., Solution], mistakes: Mapping[str, Mapping[str, Any]]
+) -> list[str | Solution]:
+    """Combine mistakes that change different parts of a solution.
 
+    Parameters
+    ----------
+    make : callable
+        Makes a solution of its parts.
+    mistakes : mapping of str to mapping
+        What to say about each mistake, and the parts that it changes.
 
-def _code(text: str) -> str:
-    return "`" + text.partition("\n")[0][:200].replace("`", "'") + "`"
+    Returns
+    -------
+    list of str and callable
+        The table of all pairs.
+    """
+    rows: list[str | Solution] = []
+    for (one, parts), (two, others) in combinations(mistakes.items(), 2):
+        if not parts.keys() & others.keys():
+            rows += [f"Two mistakes at once. {one} {two}", make(**parts, **others)]
+    return rows
 
 
 def numbers(value: Any) -> NDArray[np.float64] | None:
@@ -216,15 +293,22 @@ def kind(value: Any) -> str:
     return f"`{type(value).__name__}`{shape}"
 
 
-def contrast(mine: Any, right: Any) -> str:
-    """Show where two results differ most."""
+def contrast(mine: Any, right: Any, given: Mapping[str, Any] | None = None) -> str:
+    """Show where two results differ most, and what was given there."""
     if isinstance(mine, Failure):
         return mine[0].lower() + mine[1:]
     found, wanted = numbers(mine), numbers(right)
     if found is None or wanted is None or found.shape != wanted.shape or not wanted.shape:
         return f"yours is {short(mine) or kind(mine)}, the right answer is {short(right)}"
     at = np.unravel_index(np.nan_to_num(abs(found - wanted), nan=np.inf).argmax(), found.shape)
-    return f"entry {[int(i) for i in at]} is {short(found[at])} and should be {short(wanted[at])}"
+    arrays = {name: numbers(value) for name, value in (given or {}).items()}
+    there = [
+        f", where `{name}` is {short(array[at])}"
+        for name, array in arrays.items()
+        if array is not None and array.shape == found.shape
+    ]
+    place = f"entry {[int(i) for i in at]}"
+    return f"{place} is {short(found[at])} and should be {short(wanted[at])}{''.join(there)}"
 
 
 def short(value: Any) -> str:
@@ -234,16 +318,6 @@ def short(value: Any) -> str:
         return "None" if value is None else ""
     text = ", ".join(f"{entry:.4g}" for entry in array.flat)
     return f"[{text}]" if array.shape else text
-
-
-def state(argument: Any) -> Any:
-    """Read what a function must not change about its argument."""
-    if isinstance(argument, nn.Module):
-        modes = [module.training for module in argument.modules()]
-        return modes, [state(parameter) for parameter in argument.parameters()]
-    if isinstance(argument, Tensor):
-        return argument.requires_grad, argument.tolist()
-    return list(argument) if isinstance(argument, list | np.ndarray) else None
 
 
 def fault(result: Tensor, right: Tensor) -> str:

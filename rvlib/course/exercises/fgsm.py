@@ -1,12 +1,16 @@
 """Exercises of notebook 01: one FGSM step, and rounding to 8 bits."""
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rvlib.course.exercises.examples import gradient, small_batch
-from rvlib.course.exercises.exercise import Exercise, Solution
+from rvlib.course.calls import Solution
+from rvlib.course.examples import gradient, small_batch
+from rvlib.course.exercises import solutions
+from rvlib.course.exercises.exercise import Exercise, two_at_once
 from rvlib.experiments import LINF
 from rvlib.threat_models import L2
 
@@ -24,11 +28,28 @@ def _step(
     return [lambda *arguments: attack(*arguments).clamp(0, 1), attack]
 
 
+def in_box(x_adv: Tensor, *case: Any) -> str:
+    """Name a channel outside [0, 1]."""
+    values = x_adv.detach().flatten()
+    worst = values[(values - 0.5).abs().argmax()].item()
+    return "" if 0 <= worst <= 1 else f"a channel of your images is {worst:.4g}, allowed 0 to 1"
+
+
+def in_cube(x_adv: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> str:
+    """Name a channel that moves too far."""
+    furthest = (x_adv.detach() - x).abs().max().item()
+    return f"you move a channel by {furthest:.4g}, allowed {eps}" if furthest > eps + 1e-5 else ""
+
+
+def _more_batches(rng: np.random.Generator) -> list[tuple[Any, ...]]:
+    return [(*small_batch(int(rng.integers(2**31))), eps) for eps in rng.uniform(0.01, 0.3, 4)]
+
+
 check_fgsm = Exercise(
     signature="my_fgsm(model, x, y, eps)",
     task="the images, moved by `eps` along the sign of the loss gradient and clamped to [0, 1].",
     cases=[(*small_batch(), eps) for eps in (0.03, 0.2)],
-    answers=[_step()[0]],
+    answers=[solutions.my_fgsm],
     mistakes=[
         "These are the clean images: nothing has been added.",
         lambda model, x, y, eps: x,
@@ -58,6 +79,18 @@ check_fgsm = Exercise(
         "attack needs no labels, but it leads a misclassified image away from its error.",
         lambda model, x, y, eps: _step()[0](model, x, model(x).argmax(1), eps),
     ],
+    pairs=two_at_once(
+        lambda **parts: _step(**parts)[0],
+        {
+            "This *descends* the loss.": {"direction": lambda g: -g.sign()},
+            "This moves along the gradient itself, not its sign.": {"direction": lambda g: g},
+            "`eps` is multiplied in twice.": {"power": 2},
+            "`eps` is divided by 255.": {"scale": 1 / 255},
+            "`eps` is multiplied by 255.": {"scale": 255},
+        },
+    ),
+    laws=[in_box, in_cube],
+    more=_more_batches,
     fact="FGSM needs one forward and one backward pass, the least that a gradient attack can cost. "
     "If the loss were linear in `x`, no attack in the l∞ ball would be stronger.",
 )
@@ -83,11 +116,35 @@ def _attacked(eps: float) -> tuple[Tensor, Tensor]:
     return clean, (clean + eps * signs).clamp(0, 1)
 
 
+def _whole_levels(result: Tensor, x: Tensor, x_adv: Tensor) -> str:
+    levels = 255 * result.detach().double()
+    off = (levels - levels.round()).abs().flatten()
+    at = int(off.argmax())
+    return f"a channel is at level {levels.flatten()[at]:.4g}, not whole" if off[at] > 1e-3 else ""
+
+
+def _no_further(result: Tensor, x: Tensor, x_adv: Tensor) -> str:
+    mine, before = ((255 * (image.detach() - x)).abs().flatten() for image in (result, x_adv))
+    at = int((mine - before).argmax())
+    further = bool(mine[at] > before[at] + 1e-3)
+    return f"a channel is {mine[at]:.4g} levels from `x`, allowed {before[at]:.4g}" * further
+
+
+def _more_attacks(rng: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
+    """Images of random levels, moved by parts of levels, but not onto 0 or 1."""
+    cases = []
+    for _ in range(4):
+        levels = torch.from_numpy(rng.integers(10, 245, (2, 3, 2, 2))).float()
+        moved = levels + torch.from_numpy(rng.uniform(-9, 9, levels.shape)).float()
+        cases.append((levels / 255, moved / 255))
+    return cases
+
+
 check_eight_bit = Exercise(
     signature="my_eight_bit(x, x_adv)",
     task="`x_adv` with every channel at a whole level of 255, no further from `x` than before.",
     cases=[_attacked(EPS), _attacked(0.025)],
-    answers=[_rounded(_toward_clean)],
+    answers=[solutions.my_eight_bit],
     mistakes=[
         "Nothing is rounded: most channels lie between two levels, and 8 bits cannot store that.",
         lambda x, x_adv: x_adv,
@@ -111,6 +168,8 @@ check_eight_bit = Exercise(
         "These are the clean images: multiply by 255 before rounding, or no perturbation remains.",
         lambda x, x_adv: x,
     ],
+    laws=[in_box, _whole_levels, _no_further],
+    more=_more_attacks,
     fact=f"A radius of {EPS} is {255 * EPS:.2f} levels, so an attack stored in 8 bits "
     f"has at most {int(255 * EPS)}.",
 )

@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rvlib.course.exercises.examples import gradient, small_batch
-from rvlib.course.exercises.exercise import Exercise, Solution
+from rvlib.course.calls import Solution
+from rvlib.course.examples import gradient, small_batch
+from rvlib.course.exercises import solutions
+from rvlib.course.exercises.exercise import Exercise, two_at_once
+from rvlib.course.exercises.fgsm import in_box
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
 
 UNIT, PIXEL_UNIT = L2(1).steepest, PixelL2(1).steepest
@@ -15,9 +20,20 @@ UNIT, PIXEL_UNIT = L2(1).steepest, PixelL2(1).steepest
 # --- The projection -------------------------------------------------------------------------------
 
 
-def _shrunk(length: Callable[[Tensor], Tensor]) -> Solution:
-    """Project with another measure of length."""
-    return lambda delta, eps: delta * (eps / length(delta)).clamp_max(1)
+def _length(delta: Tensor) -> Tensor:
+    return delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+def _at_most_one(factor: Tensor) -> Tensor:
+    return factor.clamp_max(1)
+
+
+def _shrunk(
+    length: Callable[[Tensor], Tensor] = _length,
+    limit: Callable[[Tensor], Tensor] = _at_most_one,
+) -> Solution:
+    """Project with another measure of length, or another limit of the factor."""
+    return lambda delta, eps: delta * limit(eps / length(delta))
 
 
 def _perturbations() -> Tensor:
@@ -26,11 +42,37 @@ def _perturbations() -> Tensor:
     return torch.tensor([2.0, 0.9, 0.3]).view(-1, 1, 1, 1) * UNIT(delta)
 
 
+def _in_ball(result: Tensor, delta: Tensor, eps: float) -> str:
+    """Name a projection that is longer than eps."""
+    before, after = (_length(d.detach()).flatten() for d in (delta, result))
+    at = int(after.argmax())
+    too_long = bool(after[at] > eps + 1e-5)
+    told = (
+        f"`delta[{at}]` has length {before[at]:.4g}, yours has {after[at]:.4g}, allowed {eps:.4g}"
+    )
+    return told if too_long else ""
+
+
+def _same_direction(result: Tensor, delta: Tensor, eps: float) -> str:
+    cosines = torch.cosine_similarity(result.detach().flatten(1), delta.flatten(1))
+    at = int(cosines.argmin())
+    turned = bool(cosines[at] < 1 - 1e-4)
+    return f"your result points elsewhere than `delta[{at}]`: change only its length" * turned
+
+
+def _more_perturbations(rng: np.random.Generator) -> list[tuple[Tensor, float]]:
+    shape = (4, 3, 2, 3)
+    return [
+        (torch.from_numpy(rng.normal(0, 0.2, shape)).float(), eps)
+        for eps in rng.uniform(0.3, 1.2, 4)
+    ]
+
+
 check_l2_projection = Exercise(
     signature="my_l2_projection(delta, eps)",
     task="the perturbations `delta`, those longer than `eps` shrunk to length `eps`.",
     cases=[(_perturbations(), eps) for eps in (0.5, 0.8)],
-    answers=[lambda delta, eps: L2(eps).project(delta)],
+    answers=[solutions.my_l2_projection],
     mistakes=[
         "Nothing is shrunk: perturbations longer than `eps` must be.",
         lambda delta, eps: delta,
@@ -51,9 +93,29 @@ check_l2_projection = Exercise(
         _shrunk(lambda delta: delta.square().mean((1, 2, 3), keepdim=True).sqrt()),
         "This takes the sum of absolute values, the l1 norm.",
         _shrunk(lambda delta: delta.abs().sum((1, 2, 3), keepdim=True)),
+        "This *lengthens* the short ones and shrinks none: the factor is at most 1.",
+        _shrunk(limit=lambda factor: factor.clamp_min(1)),
+        "This compares the length with 1, not with `eps`.",
+        lambda delta, eps: eps * delta / _length(delta).clamp_min(1),
+        lambda delta, eps: delta / _length(delta).clamp_min(1),
         "These perturbations have length 1: shrink to `eps`, and only those that are longer.",
         lambda delta, eps: UNIT(delta),
     ],
+    pairs=two_at_once(
+        _shrunk,
+        {
+            "This *lengthens* the short ones and shrinks none.": {
+                "limit": lambda factor: factor.clamp_min(1)
+            },
+            "This gives *every* perturbation the length `eps`.": {"limit": lambda factor: factor},
+            "This takes the norm of each *pixel*.": {
+                "length": lambda delta: delta.norm(dim=1, keepdim=True)
+            },
+            "This divides by the *squared* norm.": {"length": lambda delta: _length(delta) ** 2},
+        },
+    ),
+    laws=[_in_ball, _same_direction],
+    more=_more_perturbations,
     special={"Zero stays zero: do not divide by its length.": (torch.zeros(1, 3, 1, 2), 0.5)},
     fact="In the 3072 dimensions of a CIFAR-10 image, a corner of the l∞ ball of radius eps is "
     f"{3072**0.5:.0f} times as far from its centre as the surface of this ball.",
@@ -103,13 +165,37 @@ def _projected_last(back: Back) -> Solution:
     return lambda model, x, y, eps, *rest: BALL_AND_BOX(x, x, attack(model, x, y, eps, *rest), eps)
 
 
+def _around_zero(x: Tensor, x_t: Tensor, x_next: Tensor, eps: float) -> Tensor:
+    return L2(eps).project(x_next).clamp(0, 1)
+
+
+def _added_to_itself(x: Tensor, x_t: Tensor, x_next: Tensor, eps: float) -> Tensor:
+    return (x + L2(eps).project(x_next)).clamp(0, 1)
+
+
+def _in_euclidean_ball(
+    x_adv: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float, *rest: float
+) -> str:
+    lengths = _length(x_adv.detach() - x).flatten()
+    at = int(lengths.argmax())
+    far = bool(lengths[at] > eps + 1e-5)
+    return f"your perturbation of image {at} has length {lengths[at]:.4g}, allowed {eps:.4g}" * far
+
+
+def _more_attacks(rng: np.random.Generator) -> list[tuple[Any, ...]]:
+    return [
+        (*small_batch(int(rng.integers(2**31))), eps, eps * float(rng.uniform(0.4, 0.9)), 4)
+        for eps in rng.uniform(0.2, 0.6, 3)
+    ]
+
+
 check_pgd = Exercise(
     signature="my_pgd(model, x, y, eps, step, steps)",
     task="the images after `steps` iterations from `x`: each moves them by `step` along the "
     "normalised gradient, projects onto the l2 ball around `x`, then clamps to [0, 1].",
     cases=[(*small_batch(), 0.5, 0.2, 5), (*small_batch(), 0.3, 0.5, 3)],
     answers=[
-        _pgd,
+        solutions.my_pgd,
         # Clamping first is right, too: shrinking towards `x` does not leave [0, 1].
         partial(_pgd, back=lambda x, x_t, x_next, eps: BALL(x, x_t, x_next.clamp(0, 1), eps)),
     ],
@@ -124,6 +210,10 @@ check_pgd = Exercise(
         partial(_pgd, back=NEITHER),
         "This projects around the last *iterate* and drifts away: project around the clean `x`.",
         partial(_pgd, back=lambda x, x_t, x_next, eps: BALL_AND_BOX(x_t, x_t, x_next, eps)),
+        "This projects the *image* onto the ball around zero: project `x_adv - x`, then add `x`.",
+        partial(_pgd, back=_around_zero),
+        "This adds the projected *image* to `x`: project `x_adv - x`, the perturbation.",
+        partial(_pgd, back=_added_to_itself),
         "This projects only after the last step: project after every step.",
         _projected_last(BOX),
         _projected_last(NEITHER),
@@ -162,6 +252,24 @@ check_pgd = Exercise(
         "This is only the perturbation: add it to `x`.",
         lambda model, x, *rest: _pgd(model, x, *rest) - x,
     ],
+    pairs=two_at_once(
+        partial(partial, _pgd),
+        {
+            "This *descends* the loss.": {"direction": lambda g: -UNIT(g)},
+            "The step is as long as the gradient.": {"direction": lambda g: g},
+            "This divides by the gradient norm of the whole *batch*.": {
+                "direction": lambda g: g / g.norm()
+            },
+            "This steps along the *sign*.": {"direction": torch.sign},
+            "There is no projection.": {"back": BOX},
+            "This projects the *image* onto the ball around zero.": {"back": _around_zero},
+            "This projects onto the l∞ ball.": {"back": _into(Linf)},
+            "The gradient is always taken at the clean `x`.": {"fixed": True},
+            "The gradients of all steps accumulate.": {"accumulate": True, "fixed": False},
+        },
+    ),
+    laws=[in_box, _in_euclidean_ball],
+    more=_more_attacks,
     fact="Clamping after the projection stays in the ball, because it only moves an image closer "
     "to `x`. Accuracy under PGD is an upper bound: the next attack may be stronger.",
 )

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from math import sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 
-from rvlib.course.exercises.exercise import Exercise, Solution
+from rvlib.course.calls import Solution
+from rvlib.course.exercises import solutions
+from rvlib.course.exercises.exercise import Exercise, two_at_once
 from rvlib.smoothing.statistics import ABSTAIN
 
 # --- The interval ---------------------------------------------------------------------------------
@@ -43,11 +46,25 @@ def _score(z: float = Z, divide: bool = True, bend: bool = True) -> Callable[[in
 
 _wilson = _score()
 
+
+def _around_share(result: Any, k: int, n: int) -> str:
+    low, high = (float(end) for end in result)
+    if 0 <= low <= k / n <= high <= 1:
+        return ""
+    return (
+        f"yours goes from {low:.4g} to {high:.4g}, but it must hold the share {k / n:.4g} in [0, 1]"
+    )
+
+
+def _more_counts(rng: np.random.Generator) -> list[tuple[int, int]]:
+    return [(int(rng.integers(0, n + 1)), int(n)) for n in rng.integers(5, 2000, 9)]
+
+
 check_wilson = Exercise(
     signature="my_wilson(k, n)",
     task="both ends of Wilson's 95 % interval, as shares between 0 and 1.",
     cases=[(596, 1024), (3, 1024), (0, 50), (6, 6)],
-    answers=[_wilson],
+    answers=[solutions.my_wilson],
     mistakes=[
         "This is the Wald interval, the share plus and minus standard errors: at k = 0 it has "
         "length zero, as if a few images could prove an accuracy of 0 %.",
@@ -74,6 +91,17 @@ check_wilson = Exercise(
         "These are the middle and half the length: return the two ends.",
         lambda k, n: (sum(_wilson(k, n)) / 2, (_wilson(k, n)[1] - _wilson(k, n)[0]) / 2),
     ],
+    pairs=two_at_once(
+        _score,
+        {
+            "This z leaves 5 % on *each* side.": {"z": float(norm.isf(0.05))},
+            "This z is rounded to 2.": {"z": 2.0},
+            "The denominator 1 + z²/n is missing.": {"divide": False},
+            "z²/4n² is missing under the root.": {"bend": False, "divide": True},
+        },
+    ),
+    laws=[_around_share],
+    more=_more_counts,
     fact="If none of 1024 images is classified correctly, the accuracy may still be as high "
     f"as {100 * _wilson(0, 1024)[1]:.2f} %. Near one half, the interval extends "
     f"{100 * (_wilson(512, 1024)[1] - 0.5):.1f} points to either side.",
@@ -87,7 +115,13 @@ Counted = Callable[[NDArray[np.float64], Mask, Mask, float], Mask]
 """Which images count, by their radii, whether they are correct, whether abstained, and r."""
 
 
-def _share(counted: Counted, among: Callable[[Mask, Mask], Mask] | None = None) -> Solution:
+def _certified(radii: NDArray[np.float64], correct: Mask, abstained: Mask, r: float) -> Mask:
+    return correct & (radii >= r)
+
+
+def _share(
+    counted: Counted = _certified, among: Callable[[Mask, Mask], Mask] | None = None
+) -> Solution:
     """Return the share of images that count, of all images or among others."""
 
     def share(
@@ -103,10 +137,6 @@ def _share(counted: Counted, among: Callable[[Mask, Mask], Mask] | None = None) 
     return share
 
 
-def _certified(radii: NDArray[np.float64], correct: Mask, abstained: Mask, r: float) -> Mask:
-    return correct & (radii >= r)
-
-
 _accuracy = _share(_certified)
 
 RADII = np.array([0.9, 0.3, 0.0, 0.6, 1.2, 0.0, 0.7, 0.2, 0.45, 0.8])
@@ -114,14 +144,48 @@ ANSWERS = np.array([3, 1, ABSTAIN, 0, 2, ABSTAIN, 1, 2, 0, 3])
 LABELS = np.array([3, 1, 0, 0, 1, 2, 1, 2, 1, 3])
 IMAGES = RADII, ANSWERS, LABELS
 
+
+def _at_most_clean(
+    result: float,
+    radii: NDArray[np.float64],
+    answers: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    r: float,
+) -> str:
+    clean = float((answers == labels).mean())
+    if 0 <= result <= clean:
+        return ""
+    return f"yours is {float(result):.4g}, but it lies between 0 and the clean accuracy {clean:.4g}"
+
+
+def _more_images(rng: np.random.Generator) -> list[tuple[Any, ...]]:
+    cases: list[tuple[Any, ...]] = []
+    for r in rng.uniform(0, 1, 4):
+        answers, labels = rng.integers(ABSTAIN, 4, 40), rng.integers(0, 4, 40)
+        cases.append((rng.uniform(0, 1, 40) * (answers >= 0), answers, labels, float(r)))
+    return cases
+
+
+def _far(radii: NDArray[np.float64], correct: Mask, abstained: Mask, r: float) -> Mask:
+    return (radii >= r) & ~abstained
+
+
+def _near(radii: NDArray[np.float64], correct: Mask, abstained: Mask, r: float) -> Mask:
+    return correct & (radii < r)
+
+
+def _answered(correct: Mask, abstained: Mask) -> Mask:
+    return ~abstained
+
+
 check_certified_accuracy = Exercise(
     signature="my_certified_accuracy(radii, answers, labels, r)",
     task="the share of *all* images that are classified correctly with a radius of at least `r`.",
     cases=[(*IMAGES, r) for r in (0.0, 0.25, 0.5)],
-    answers=[_accuracy],
+    answers=[solutions.my_certified_accuracy],
     mistakes=[
         "Abstentions are left out of the denominator: divide by the number of *all* images.",
-        _share(_certified, lambda correct, abstained: ~abstained),
+        _share(_certified, _answered),
         "This divides by the number of *correct* images: divide by the number of all images.",
         _share(_certified, lambda correct, abstained: correct),
         "Abstentions count as correct: the literature counts them as errors.",
@@ -129,16 +193,26 @@ check_certified_accuracy = Exercise(
         _share(lambda radii, correct, abstained, r: (abstained | correct) & (radii >= r)),
         "Wrong predictions count, too: a certified radius does not make a prediction correct.",
         _share(lambda radii, correct, abstained, r: radii >= r),
-        _share(lambda radii, correct, abstained, r: (radii >= r) & ~abstained),
+        _share(_far),
         "The radius is ignored: this is the clean accuracy.",
         _share(lambda radii, correct, abstained, r: correct),
         "This is the share of images with a radius *below* `r`.",
-        _share(lambda radii, correct, abstained, r: correct & (radii < r)),
+        _share(_near),
         "This is the *number* of images: divide by how many there are.",
         lambda *arguments: len(LABELS) * _accuracy(*arguments),
         "This is a percentage: return a share between 0 and 1.",
         lambda *arguments: 100 * _accuracy(*arguments),
     ],
+    pairs=two_at_once(
+        _share,
+        {
+            "Abstentions are left out of the denominator.": {"among": _answered},
+            "Wrong predictions count, too.": {"counted": _far},
+            "This is the share with a radius *below* `r`.": {"counted": _near},
+        },
+    ),
+    laws=[_at_most_clean],
+    more=_more_images,
     special={
         "A certificate of radius R includes distance R itself: count radius ≥ r.": (*IMAGES, 0.6)
     },

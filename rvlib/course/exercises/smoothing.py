@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 from torch import Tensor
 
-from rvlib.course.exercises.exercise import Exercise, Solution
+from rvlib.course.calls import Solution
+from rvlib.course.exercises import solutions
+from rvlib.course.exercises.exercise import Exercise, two_at_once
 from rvlib.experiments import ALPHA
 from rvlib.smoothing.statistics import ABSTAIN, smallest_n_to_predict
 
@@ -69,12 +71,17 @@ def _unseeded(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.randn(shape)
 
 
+def _more_copies(rng: np.random.Generator) -> list[tuple[Any, ...]]:
+    first, other = (int(seed) for seed in rng.choice(2**31, 2, replace=False))
+    return [(IMAGE, SIGMA, COPIES, _seeded(seed)) for seed in (first, first, other)]
+
+
 check_noisy_copies = Exercise(
     signature="my_noisy_copies(x, sigma, n, generator)",
     task="`n` copies of the image `x`, shape `(n, *x.shape)`, each with its own Gaussian noise of "
     "standard deviation `sigma` from `generator`.",
     cases=[(IMAGE, SIGMA, COPIES, _seeded(seed)) for seed in (0, 0, 1)],
-    answers=[_copies()[0]],
+    answers=[solutions.my_noisy_copies],
     mistakes=[
         "These are copies without noise.",
         lambda x, sigma, n, generator: x.expand(n, *x.shape),
@@ -104,6 +111,19 @@ check_noisy_copies = Exercise(
         "The noise is the same for every `generator`: do not fix a seed inside the function.",
         _copies(noise=lambda shape, generator: _normal(shape, _seeded(2)))[0],
     ],
+    pairs=two_at_once(
+        lambda **parts: _copies(**parts)[0],
+        {
+            "All copies have the *same* noise.": {"shape": lambda n, c, h, w: (c, h, w)},
+            "Each copy has *one* random number for all pixels.": {
+                "shape": lambda n, c, h, w: (n, 1, 1, 1)
+            },
+            "The noise has standard deviation sigma².": {"scale": lambda sigma: sigma**2},
+            "The noise has standard deviation 1.": {"scale": lambda sigma: 1.0},
+            "This noise is *uniform*.": {"noise": _uniform(0, 1)},
+        },
+    ),
+    more=_more_copies,
     fact="Nearly every copy leaves [0, 1] somewhere, as it should: the network is trained on such "
     "copies, and the certificate needs noise that is exactly Gaussian.",
     describe=_describe,
@@ -136,6 +156,35 @@ def _two_sided(first: int, second: int, n: int) -> float:
 
 _right = _vote(_two_sided)
 
+
+def _one_sided(first: int, second: int, n: int) -> float:
+    return _tail(first, first + second)
+
+
+def _of_all(first: int, second: int, n: int) -> float:
+    return 2 * _tail(first, n)
+
+
+def _exactly(first: int, second: int) -> float:
+    """P(Bin(n_A + n_B, 1/2) = n_A)."""
+    return float(binom.pmf(first, first + second, 0.5))
+
+
+def _is_answer(result: Any, counts: Votes, alpha: float) -> str:
+    classes = len(counts)
+    return (
+        ""
+        if result in range(-1, classes)
+        else f"yours is {result}, no class from 0 to {classes - 1} nor -1"
+    )
+
+
+def _more_counts(rng: np.random.Generator) -> list[tuple[Votes, float]]:
+    """Close votes between two of five classes."""
+    shares = [0.38, 0.3, 0.16, 0.1, 0.06]
+    return [(rng.multinomial(n, rng.permutation(shares)), 0.05) for n in (40, 80, 160, 320) * 3]
+
+
 check_vote = Exercise(
     signature="my_vote(counts, alpha)",
     task="the class with most votes, or -1 if the two-sided binomial test of the leader against "
@@ -152,8 +201,10 @@ check_vote = Exercise(
         (np.array([59, 41]), 0.05),
         (np.array([16, 9, 4]), 0.05),
         (np.array([61, 39]), 0.05),
+        (np.array([5050, 4950]), 0.05),
+        (np.array([52, 48]), 0.1),
     ],
-    answers=[_right],
+    answers=[solutions.my_vote],
     mistakes=[
         "This never abstains: return -1 if the test cannot tell the leader from the runner-up.",
         _vote(lambda first, second, n: 0),
@@ -168,17 +219,31 @@ check_vote = Exercise(
         "The decision is reversed: a *small* p-value means that the lead is no accident.",
         lambda counts, alpha: int(counts.argmax()) if _right(counts, alpha) == ABSTAIN else ABSTAIN,
         "This tests the leader against *all* votes: test n_A out of n_A + n_B only.",
-        _vote(lambda first, second, n: 2 * _tail(first, n)),
+        _vote(_of_all),
         _vote(lambda first, second, n: _tail(first, n)),
         "This answers if more than *half* of the votes agree: a lead of one vote is often luck.",
         _vote(lambda first, second, n: float(2 * first <= n)),
         "This p-value is *one-sided*, but either class could have led by chance: double it.",
-        _vote(lambda first, second, n: _tail(first, first + second)),
+        _vote(_one_sided),
+        "`binom.pmf` is the probability of *exactly* n_A votes: a p-value adds those of all larger "
+        "counts, `binom.sf(n_A - 1, ...)`.",
+        _vote(lambda first, second, n: 2 * _exactly(first, second)),
+        _vote(lambda first, second, n: _exactly(first, second)),
         "The tail starts one vote too late: P(X ≥ n_A) is `binom.sf(n_A - 1, ...)`.",
         _vote(lambda first, second, n: 2 * _tail(first + 1, first + second)),
         "`alpha` is halved although the p-value is already two-sided: do only one of the two.",
         _vote(lambda first, second, n: 2 * _two_sided(first, second, n)),
     ],
+    pairs=two_at_once(
+        _vote,
+        {
+            "This p-value is *one-sided*.": {"p_value": _one_sided},
+            "This tests the leader against *all* votes.": {"p_value": _of_all},
+            "To abstain return -1.": {"abstain": None},
+        },
+    ),
+    laws=[_is_answer],
+    more=_more_counts,
     fact=f"With `alpha` = {ALPHA}, fewer than {smallest_n_to_predict(ALPHA)} votes always lead to "
     "an abstention, even if all of them agree.",
 )

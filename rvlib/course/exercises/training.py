@@ -2,33 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
-import torch
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rvlib.course.exercises.examples import gradient, small_batch
-from rvlib.course.exercises.exercise import Exercise, Solution
+from rvlib.course.calls import Solution
+from rvlib.course.examples import training_step
+from rvlib.course.exercises import solutions
+from rvlib.course.exercises.exercise import Exercise, two_at_once
 
 # --- The loss -------------------------------------------------------------------------------------
-
-
-class HalfDropped(nn.Module):
-    """Dropout without randomness: in training mode the same half of the pixels is dropped."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop the second column in training mode."""
-        return x * torch.tensor([2.0, 0.0]) if self.training else x
-
-
-def _attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    return (x + 0.2 * gradient(model, x, y).sign()).clamp(0, 1)
-
-
-def _batch() -> tuple[nn.Module, Callable[..., Tensor], Tensor, Tensor]:
-    model, x, y = small_batch()
-    return nn.Sequential(HalfDropped(), model).train(), _attack, x, y
-
 
 Weigh = Callable[[Tensor, Tensor, float], Tensor]
 
@@ -61,15 +46,51 @@ def _any_mode(
     return [_loss(weigh, loss, *modes) for modes in ((False, True), (True, True), (False, False))]
 
 
+def _swapped(clean: Tensor, attacked: Tensor, alpha: float) -> Tensor:
+    return (1 - alpha) * clean + alpha * attacked
+
+
+def _unweighted(clean: Tensor, attacked: Tensor, alpha: float) -> Tensor:
+    return clean + attacked
+
+
+def _softmax_twice(z: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(z.softmax(1), y)
+
+
+def _summed(z: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(z, y, reduction="sum")
+
+
+def _between(
+    result: Tensor, model: nn.Module, attack: Solution, x: Tensor, y: Tensor, alpha: float
+) -> str:
+    """Name a loss that is no mean of the two, which lies between them."""
+    case = (model, attack, x, y, alpha)
+    only_clean, only_attacked = lambda c, a, _: c, lambda c, a, _: a
+    ends = [_loss(weigh)(*case).item() for weigh in (only_clean, only_attacked)]
+    low, high = sorted(ends)
+    if low - 1e-5 <= result.item() <= high + 1e-5:
+        return ""
+    return (
+        f"your loss is {result.item():.4g}, but that of `x` is {ends[0]:.4g} and that of the "
+        f"attacked images {ends[1]:.4g}: a mean lies between them"
+    )
+
+
+def _more_steps(rng: np.random.Generator) -> list[tuple[Any, ...]]:
+    return [(*training_step(int(rng.integers(2**31))), alpha) for alpha in rng.uniform(0, 1, 4)]
+
+
 check_training_loss = Exercise(
     signature="my_training_loss(model, attack, x, y, alpha)",
     task="`alpha` times the loss on `x` plus `1 - alpha` times the loss on the attacked images: "
     "attack the network in evaluation mode, and take both losses in training mode.",
-    cases=[(*_batch(), alpha) for alpha in (0.3, 0.75)],
-    answers=[_loss()],
+    cases=[(*training_step(), alpha) for alpha in (0.3, 0.75)],
+    answers=[solutions.my_training_loss],
     mistakes=[
         "The weights are swapped: `alpha` is the weight of the *clean* loss.",
-        *_any_mode(lambda clean, attacked, alpha: (1 - alpha) * clean + alpha * attacked),
+        *_any_mode(_swapped),
         "Only the clean images enter the loss: the attacked ones are missing.",
         *_any_mode(lambda clean, attacked, alpha: clean)[1:],
         *_any_mode(lambda clean, attacked, alpha: alpha * clean)[1:],
@@ -77,7 +98,7 @@ check_training_loss = Exercise(
         *_any_mode(lambda clean, attacked, alpha: attacked),
         *_any_mode(lambda clean, attacked, alpha: (1 - alpha) * attacked),
         "The two losses are added without their weights, `alpha` and `1 - alpha`.",
-        *_any_mode(lambda clean, attacked, alpha: clean + attacked),
+        *_any_mode(_unweighted),
         "The two losses have equal weights, whatever `alpha` is.",
         *_any_mode(lambda clean, attacked, alpha: (clean + attacked) / 2),
         "The attack runs in *training* mode, where dropout hides pixels: `model.eval()` first.",
@@ -87,12 +108,23 @@ check_training_loss = Exercise(
         "The modes are swapped: evaluation mode for the attack, training mode for the loss.",
         _loss(attack_in_training=True, loss_in_training=False),
         "This is the *sum* over the batch: take the mean, or steps grow with the batch size.",
-        *_any_mode(loss=lambda z, y: F.cross_entropy(z, y, reduction="sum")),
+        *_any_mode(loss=_summed),
         "There is one softmax too many: `cross_entropy` expects logits.",
-        *_any_mode(loss=lambda z, y: F.cross_entropy(z.softmax(1), y)),
+        *_any_mode(loss=_softmax_twice),
         "This is a plain number: an optimiser needs the tensor with its graph.",
         lambda *arguments: _loss()(*arguments).item(),
     ],
+    pairs=two_at_once(
+        _loss,
+        {
+            "The weights are swapped.": {"weigh": _swapped},
+            "The two losses are added without their weights.": {"weigh": _unweighted},
+            "This is the *sum* over the batch: take the mean.": {"loss": _summed},
+            "There is one softmax too many.": {"loss": _softmax_twice},
+        },
+    ),
+    laws=[_between],
+    more=_more_steps,
     fact="With `alpha` = 0 this is the adversarial training of Madry et al., with `alpha` = 1/2 "
     "that of the report. It costs as many forward and backward passes as the attack has steps, "
     "and two more.",
@@ -131,6 +163,20 @@ def _largest(f: Sequence[float], p: Sequence[float]) -> int | None:
 
 _collapse = _first(_alone(_falls))
 
+
+def _is_epoch(result: object, fgsm_acc: Sequence[float], pgd_acc: Sequence[float]) -> str:
+    epochs = len(pgd_acc)
+    return (
+        ""
+        if result in (None, *range(1, epochs + 1))
+        else f"yours is {result}, no epoch from 1 to {epochs}"
+    )
+
+
+def _more_histories(rng: np.random.Generator) -> list[tuple[list[float], list[float]]]:
+    return [(rng.uniform(0, 100, 8).tolist(), rng.uniform(0, 100, 8).tolist()) for _ in range(9)]
+
+
 check_collapse_epoch = Exercise(
     signature="my_collapse_epoch(fgsm_acc, pgd_acc)",
     task="the first epoch, counted from 1, in which the accuracy under PGD is more than "
@@ -143,7 +189,7 @@ check_collapse_epoch = Exercise(
         ([45.0, 50.0, 55.0, 60.0], [42.0, 33.0, 24.0, 15.0]),
         ([33.0, 37.0, 40.0], [26.0, 25.0, 31.0]),
     ],
-    answers=[_collapse],
+    answers=[solutions.my_collapse_epoch],
     mistakes=[
         "This is one too small: count epochs from 1, and return the epoch of the fall.",
         lambda f, p: (_collapse(f, p) or 1) - 1 or None,
@@ -176,6 +222,8 @@ check_collapse_epoch = Exercise(
         f"This finds a *rise* by more than {DROP} points: the difference has the wrong sign.",
         _first(lambda f, p, t: p[t] - p[t - 1] > DROP),
     ],
+    laws=[_is_epoch],
+    more=_more_histories,
     special={
         f"A fall by exactly {DROP} points is not *more* than {DROP}.": (
             [40.0, 50.0, 60.0],

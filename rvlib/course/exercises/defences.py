@@ -1,0 +1,154 @@
+"""Tasks: break a defence on real images, to a threshold."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+
+import torch
+from torch import Tensor, nn
+
+from rvlib.attacks.pgd import pgd
+from rvlib.course.calls import Ask, Failure, Solution
+from rvlib.course.defences import Detector, Noisy, Rounded
+from rvlib.course.exercises import solutions
+from rvlib.course.exercises.exercise import Check, fits, kind
+from rvlib.course.exercises.fgsm import in_box, in_cube
+from rvlib.experiments import LINF, SIGMA, gaussian_name
+from rvlib.pipeline import Run
+from rvlib.smoothing.noise import stream
+
+IMAGES = 64
+POOL = 512
+"""Held-out images: the first ones are attacked in the notebook, others of them in grading."""
+ANSWERS = 20
+"""Answers an image, over which the accuracy of a random defence is averaged."""
+
+
+@cache
+def _pool() -> tuple[Run, Tensor, Tensor]:
+    run = Run.open("lesson", "cpu")
+    x, y = run.images(POOL)
+    return run, x.contiguous(), y
+
+
+def _masked() -> nn.Module:
+    return Rounded(_pool()[0].model("standard"), levels=15)
+
+
+def _noisy() -> nn.Module:
+    return Noisy(_pool()[0].model(gaussian_name(SIGMA)), SIGMA)
+
+
+def _detector() -> nn.Module:
+    run, x, _ = _pool()
+    return Detector(run.model("standard"), x)
+
+
+@torch.no_grad()
+def share_standing(defence: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Percentage of images that are classified correctly, or rejected by a detector.
+
+    Parameters
+    ----------
+    defence : nn.Module
+        A random one answers several times.
+    x : Tensor of shape (B, C, H, W)
+        Images.
+    y : Tensor of shape (B,)
+        Labels.
+
+    Returns
+    -------
+    float
+        From 0 to 100.
+    """
+    times = ANSWERS if isinstance(defence, Noisy) else 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        answers = torch.stack([defence(x).argmax(1) for _ in range(times)])
+    rejected = answers == 10 if isinstance(defence, Detector) else torch.zeros_like(answers).bool()
+    return 100 * ((answers == y) | rejected).double().mean().item()
+
+
+@dataclass(frozen=True, repr=False)
+class Task(Check):
+    """A defence to break.
+
+    Parameters
+    ----------
+    signature : str
+        The attack to write.
+    make : callable
+        Makes the defence.
+    at_most : float
+        Percentage of images that may stand.
+    answers : sequence of callable
+        An attack that breaks it.
+    hint : str
+        For an attack that does.
+    fact : str
+        What a student who has broken it reads.
+    """
+
+    signature: str
+    make: Callable[[], nn.Module]
+    at_most: float
+    answers: tuple[Solution, ...]
+    hint: str
+    fact: str
+
+    def judge(self, ask: Ask) -> str:
+        """Attack the first images, as `Check.verdict`."""
+        return self._attack(ask, torch.arange(IMAGES))
+
+    def judge_more(self, ask: Ask, seed: int) -> str:
+        """Attack other images."""
+        drawn = torch.randperm(POOL - IMAGES, generator=stream("cpu", seed, "images of a task"))
+        return self._attack(ask, IMAGES + drawn[:IMAGES])
+
+    def _attack(self, ask: Ask, which: Tensor) -> str:
+        _, images, labels = _pool()
+        defence, x, y, eps = self.make(), images[which], labels[which], float(LINF.eps)
+        x_adv = ask((defence, x, y, eps)).result
+        if isinstance(x_adv, Failure):
+            return f"**Not yet.** {x_adv}."
+        if x_adv is None or not fits(x_adv, x):
+            return f"**Not yet.** `{self.name}` returns {kind(x_adv)}, not {kind(x)}."
+        if broken := in_box(x_adv) or in_cube(x_adv, defence, x, y, eps):
+            return f"**Not yet.** In the l∞ ball of radius {eps}: {broken}."
+        stands = partial(share_standing, defence, y=y)
+        plain = pgd(defence, x, y, LINF, generator=stream("cpu", 0, "plain attack"))
+        told = (
+            f"{stands(x=x_adv):.1f} % of {len(x)} images stand (without an attack "
+            f"{stands(x=x):.1f} %, under plain PGD {stands(x=plain):.1f} %)"
+        )
+        if stands(x=x_adv) > self.at_most:
+            return f"**Not yet.** {told}; at most {self.at_most} % may. {self.hint}"
+        return f"**Right.** {told}. {self.fact}"
+
+
+check_masked_attack = Task(
+    signature="my_masked_attack(model, x, y, eps)",
+    make=_masked,
+    at_most=10,
+    answers=(solutions.my_masked_attack,),
+    hint="Rounding has no slope: what is the gradient of `model`, and which network is behind it?",
+    fact="The defence hid the gradient and nothing else: gradients of the network behind it, or "
+    "any other approximation of them, break it.",
+)
+check_noisy_attack = Task(
+    signature="my_noisy_attack(model, x, y, eps)",
+    make=_noisy,
+    at_most=16,
+    answers=(solutions.my_noisy_attack,),
+    hint="Each gradient is that of *one* noisy copy: the answer is drawn over all of them.",
+    fact="The gradient of the expected loss, averaged over many noisy copies, sees through noise.",
+)
+check_detector_attack = Task(
+    signature="my_detector_attack(model, x, y, eps)",
+    make=_detector,
+    at_most=10,
+    answers=(solutions.my_detector_attack,),
+    hint="A wrong answer is not enough: the blurred image has to give the same one.",
+    fact="What a detector measures can be attacked together with the network.",
+)

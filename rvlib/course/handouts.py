@@ -1,0 +1,133 @@
+"""Handouts, all from the notebooks: for students, solved, and for nbgrader."""
+
+import inspect
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from rvlib.course.exercises import NOTEBOOKS
+from rvlib.course.exercises.exercise import Check
+from rvlib.course.grading import points_at_most
+
+EMPTY = "    ...\n"
+"""The line of an exercise's cell that a student replaces."""
+
+NBGRADER_CONFIG = """c = get_config()
+c.CourseDirectory.course_id = "rvlib"
+c.Execute.timeout = 600  # seconds: the first cell that grades loads PyTorch
+c.Execute.iopub_timeout = 120
+"""
+
+
+def write_handouts(root: Path, out: Path) -> list[Path]:
+    """Write every notebook three times.
+
+    Parameters
+    ----------
+    root : Path
+        The checkout: its notebooks, and the tasks in ``docs/teaching``.
+    out : Path
+        Its folders ``student``, ``solution`` and ``nbgrader`` are written anew: the notebooks with
+        empty exercises; with those solved, and what the check says to that; and an nbgrader course
+        whose assignments are the exercises alone, so that grading runs nothing else.
+
+    Returns
+    -------
+    list of Path
+        The three folders.
+    """
+    folders = [out / name for name in ("student", "solution", "nbgrader")]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    for stem, checks in NOTEBOOKS.items():
+        (path,) = (p for p in _sources(root) if p.stem == stem)
+        solutions = {check.name: check for check in checks}
+        versions = {
+            Path("student", path.name): student_version(nbformat.read(path, 4), solutions),
+            Path("solution", path.name): solution_version(nbformat.read(path, 4), solutions),
+            Path("nbgrader", "source", stem, path.name): assignment(
+                nbformat.read(path, 4), solutions
+            ),
+        }
+        for place, notebook in versions.items():
+            (out / place).parent.mkdir(parents=True, exist_ok=True)
+            nbformat.write(notebook, out / place)
+    (folders[2] / "nbgrader_config.py").write_text(NBGRADER_CONFIG)
+    return folders
+
+
+def _sources(root: Path) -> list[Path]:
+    return [*(root / "notebooks").glob("*.ipynb"), *(root / "docs" / "teaching").glob("*.ipynb")]
+
+
+def exercise_in(source: str, checks: Mapping[str, Check]) -> Check | None:
+    """Find the exercise whose function a cell defines."""
+    return next((c for name, c in checks.items() if f"def {name}(" in source), None)
+
+
+def solved(source: str, check: Check) -> str:
+    """Put the body of the check's own right answer into an exercise's cell."""
+    answer = inspect.getsource(check.answers[0])  # type: ignore[attr-defined]
+    body = answer.partition("\n")[2]
+    if source.count(EMPTY) != 1:
+        raise ValueError(f"the cell of {check.name} has no line `...`: nothing to solve")
+    return source.replace(EMPTY, body)
+
+
+def student_version(
+    notebook: nbformat.NotebookNode, checks: Mapping[str, Check]
+) -> nbformat.NotebookNode:
+    """Leave the exercises empty, without what a check said to the empty function."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and exercise_in(cell.source, checks):
+            cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def solution_version(
+    notebook: nbformat.NotebookNode, checks: Mapping[str, Check]
+) -> nbformat.NotebookNode:
+    """Solve the exercises; their outputs are what the checks say."""
+    for cell in notebook.cells:
+        check = exercise_in(cell.source, checks) if cell.cell_type == "code" else None
+        if check:
+            cell.source = solved(cell.source, check)
+            said = check.verdict(check.answers[0])  # type: ignore[attr-defined]
+            data = {"text/markdown": said, "text/plain": said}
+            cell.outputs = [new_output("display_data", data)]
+    return notebook
+
+
+def assignment(
+    notebook: nbformat.NotebookNode, checks: Mapping[str, Check]
+) -> nbformat.NotebookNode:
+    """Take the exercises alone, with nbgrader's marks: what a student writes, what is graded."""
+    cells = [notebook.cells[0]]
+    for before, cell in zip(notebook.cells, notebook.cells[1:], strict=False):
+        check = exercise_in(cell.source, checks) if cell.cell_type == "code" else None
+        if check:
+            marked = EMPTY.join(["    ### BEGIN SOLUTION\n", "    ### END SOLUTION\n"])
+            function = cell.source.partition("\n\n\n")[0] + "\n"
+            function = solved(function.replace(EMPTY, marked), check)
+            points = f'nbgrader_points("{check.name}", In)'
+            hidden = f"### BEGIN HIDDEN TESTS\n{points}\n### END HIDDEN TESTS"
+            tests = f"from rvlib.course.grading import nbgrader_points\n\n{hidden}"
+            answer = _marks(check.name, grade=False, solution=True)
+            graded = _marks(f"test_{check.name}", grade=True, solution=False)
+            graded["nbgrader"]["points"] = points_at_most(1)
+            cells += [
+                before,
+                new_code_cell(function.rstrip(), metadata=answer),
+                new_code_cell(tests, metadata=graded),
+            ]
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number:02d}"
+    return new_notebook(cells=cells, metadata={"kernelspec": notebook.metadata.kernelspec})
+
+
+def _marks(name: str, grade: bool, solution: bool) -> dict[str, dict[str, object]]:
+    marks = {"grade_id": name, "grade": grade, "solution": solution, "locked": grade}
+    return {"nbgrader": {**marks, "task": False, "schema_version": 3}}

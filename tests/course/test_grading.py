@@ -1,0 +1,163 @@
+"""rvlib.course.grading: points for what a function does, whatever it prints, replaces or claims."""
+
+import inspect
+import io
+import re
+import textwrap
+
+import nbformat
+import pytest
+import torch
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from rvlib.cli import main
+from rvlib.course import exercises, grading, sandbox
+from rvlib.course.calls import Call, Failure
+from rvlib.course.grading import grade, grade_cells, needed
+from rvlib.pipeline import repository
+
+BOUND = "def my_lower_bound(k, n, alpha):\n"
+RIGHT = (
+    BOUND
+    + "    from scipy.stats import beta\n    return beta.ppf(alpha, k, n - k + 1) if k else 0\n"
+)
+SHARE = BOUND + "    return k / n\n"
+CHECK = exercises.check_lower_bound
+VISIBLE = [*CHECK.cases, *CHECK.special.values()]
+KNOWN = {case: CHECK.answers[0](*case) for case in VISIBLE}
+
+
+def judged(*cells, seconds=60.0):
+    """Grade the first exercise of notebook 05, whose other one is missing."""
+    texts = [textwrap.dedent(cell) for cell in cells]
+    first, second = grade_cells(list(enumerate(texts)), seed=3, seconds=seconds)
+    assert (second.exercise, second.points) == ("my_radius", 0)
+    return first
+
+
+def test_every_notebook_and_every_exercise_is_in_the_table():
+    paths = [*repository().glob("notebooks/*.ipynb"), *repository().glob("docs/teaching/*.ipynb")]
+    found = {
+        path.stem: re.findall(r"course\.check_(\w+)\(my_\1\)", path.read_text()) for path in paths
+    }
+    table = exercises.NOTEBOOKS.items()
+    assert found == {stem: [c.name.removeprefix("my_") for c in group] for stem, group in table}
+
+
+@pytest.mark.parametrize(
+    ("cells", "points", "words"),
+    [
+        ([RIGHT], 2, "**Right.**"),
+        ([SHARE], 0, "**Not yet.** This is the *share* k/n"),
+        # printing, and replacing the check
+        ([SHARE + "    print('**Right.**')\nprint('**Right.** 2/2')"], 0, "*share*"),
+        (
+            [
+                "from rvlib.course.exercises.exercise import Exercise\n"
+                "Exercise.judge = Exercise.verdict = lambda *a: '**Right.**'\n"
+                "import rvlib.course.grading as g\ng.POINTS['**Not yet.**'] = 2",
+                SHARE,
+                "course.check_lower_bound = lambda f: display('**Right.**')",
+            ],
+            *(0, "*share*"),
+        ),
+        # the answers themselves
+        (
+            [BOUND + "    from rvlib import course\n    return course.check_lower_bound"],
+            *(0, "import of rvlib.course.exercises halted"),
+        ),
+        # a table of the visible cases
+        (
+            [
+                f"known = {KNOWN}",
+                BOUND + "    return known.get((k, n, alpha), 0.5)",
+            ],
+            *(1, "**Almost.** Right in the cases of the check, wrong in others:"),
+        ),
+        # ways out
+        ([BOUND + "    import os\n    os._exit(0)"], 0, "ends its process"),
+        ([BOUND + "    raise SystemExit"], 0, "ends its process"),
+        ([BOUND + "    return k / 0"], 0, "division by zero` in line 2, `return k / 0`"),
+        ([BOUND + "    return '**Right.**'"], 0, "returns `str`, not `float`."),
+        ([BOUND + "    return object()"], 0, "returns `object`, not `float`."),
+        (["def my_lower_bound(k, n alpha):"], 0, "is not there, or its cell is no valid Python"),
+        (["check_lower_bound(my_lower_bound)"], 0, "is not there"),
+        (["import nothing_like_this as t", BOUND + "    return t"], 0, "Cell 0 stops with `Mod"),
+        # what a notebook may hold
+        (["%pip install x\n!ls", "x = 1 / 0", "from scipy.stats import beta\nq = beta.ppf",
+          BOUND + "    return q(alpha, k, n - k + 1) if k else 0"], 2, "**Right.**"),
+        ([SHARE, RIGHT], 2, "**Right.**"),
+        ([RIGHT, SHARE], 0, "*share*"),
+    ],
+)  # fmt: skip
+def test_points_and_diagnosis(cells, points, words):
+    found = judged(*cells)
+    assert (found.points, found.exercise) == (points, "my_lower_bound")
+    assert words in found.verdict
+
+
+def test_a_loop_without_end_is_stopped():
+    found = judged(BOUND + "    while True: pass", seconds=1)
+    assert found.verdict == (
+        "**Not yet.** Your function was stopped after 1 s: is there a loop without an end?."
+    )
+
+
+@pytest.mark.parametrize("stem", exercises.NOTEBOOKS)
+def test_the_solutions_get_all_points(stem):
+    group = exercises.NOTEBOOKS[stem]
+    cells = [
+        (i, inspect.getsource(getattr(exercises.solutions, exercise.name)))
+        for i, exercise in enumerate(group)
+    ]
+    assert {each.points for each in grade_cells(cells, seed=11)} == {2}
+
+
+def test_what_is_sent_back_runs_nothing(tmp_path):
+    content = io.BytesIO()
+    torch.save((print, None, False), content)
+    with pytest.raises(Exception, match="weights_only"):
+        sandbox.unpack(content.getvalue())
+
+
+@pytest.mark.parametrize(
+    "value", [None, 1, 2.5, "a", (0.5, 1), [1, [2, 3]], Failure("no"), 10**400]
+)
+def test_a_result_comes_back_as_it_was(value):
+    again = sandbox.unpack(sandbox.pack(Call(value, 2, True)))
+    assert again == Call(value, 2, True)
+    assert type(again.result) is type(value)
+
+
+def test_only_what_a_function_uses_is_run():
+    cells = [
+        "import os\nx = 1\ny = x + 1\nz = 5",
+        "@g\ndef f(z):\n    return y\nf(1)",
+        "def g(h): ...",
+    ]
+    found = [text.strip() for _, text in needed(list(enumerate(cells)), "f")]
+    assert found == ["x = 1", "y = x + 1", "@g\ndef f(z):\n    return y", "def g(h): ..."]
+    assert not list(needed(list(enumerate(cells)), "absent"))
+
+
+def test_a_notebook_is_graded_from_the_command_line(tmp_path, capsys):
+    path = tmp_path / "anna.ipynb"
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# 05"), new_code_cell(RIGHT)]), path)
+    assert main(["grade", str(path), "--seed", "5", "--out", str(tmp_path / "points.csv")]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("2/2  my_lower_bound: **Right.**")
+    assert shown[1].startswith("0/2  my_radius: **Not yet.** `my_radius` is not there")
+    assert shown[2] == "anna.ipynb: 2 of 4 points, seed 5"
+    assert len((tmp_path / "points.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("{", "is no notebook"), ("", "is no notebook"), (None, "has no exercise")],
+)
+def test_what_is_no_students_notebook_is_refused(tmp_path, content, words):
+    path = tmp_path / "x.ipynb"
+    path.write_text(nbformat.writes(new_notebook()) if content is None else content)
+    with pytest.raises(ValueError, match=words):
+        grade(path, seed=0)
+    assert grading.points_at_most(2) == 4

@@ -1,0 +1,112 @@
+"""rvlib.course.handouts and the tasks: empty, solved and graded versions of one source."""
+
+import nbformat
+import pytest
+from torch import Tensor
+
+import rvlib as rv
+from rvlib.course import exercises
+from rvlib.course.calls import Call
+from rvlib.course.grading import grade
+from rvlib.course.handouts import solved, write_handouts
+from rvlib.pipeline import repository
+
+pytestmark = pytest.mark.filterwarnings("ignore::nbformat.warnings.DuplicateCellId")
+TASKS = exercises.NOTEBOOKS["break_a_defence"]
+
+
+@pytest.fixture(scope="module")
+def handouts(tmp_path_factory):
+    return write_handouts(repository(), tmp_path_factory.mktemp("handouts"))
+
+
+def code(path):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+
+def test_a_student_gets_nothing_of_the_solution(handouts):
+    for path in handouts[0].glob("*.ipynb"):
+        source = (*repository().glob(f"**/{path.name}"),)[0]
+        assert [c.source for c in code(path)] == [c.source for c in code(source)]
+        empty = [c for c in code(path) if c.source.count("    ...\n")]
+        assert len(empty) == len(exercises.NOTEBOOKS[path.stem])
+        assert not any(cell.outputs for cell in empty)
+
+
+def test_a_solution_is_what_the_check_accepts(handouts):
+    for path in handouts[1].glob("*.ipynb"):
+        said = [
+            o.data["text/markdown"]
+            for c in code(path)
+            for o in c.outputs
+            if "course.check_" in c.source
+        ]
+        assert len(said) == len(exercises.NOTEBOOKS[path.stem])
+        assert all(text.startswith("**Right.**") for text in said)
+        assert not any("    ...\n" in cell.source for cell in code(path))
+
+
+def test_handouts_are_graded_as_they_should_be(handouts):
+    student, solution = (folder / "04_randomized_smoothing.ipynb" for folder in handouts[:2])
+    assert [each.points for each in grade(solution, seed=2)] == [2, 2]
+    assert [each.points for each in grade(student, seed=2)] == [0, 0]
+    assert "returns None" in grade(student, seed=2)[0].verdict
+
+
+def test_an_assignment_marks_what_is_written_and_what_is_graded(handouts):
+    (path,) = handouts[2].glob("source/01_fgsm/*.ipynb")
+    marks = [cell.metadata.nbgrader for cell in code(path)]
+    assert [(m.grade, m.solution, m.get("points")) for m in marks] == [
+        (False, True, None),
+        (True, False, 2),
+    ] * 2
+    assert "### BEGIN SOLUTION\n    import torch\n" in code(path)[0].source
+
+
+def test_a_cell_without_a_place_for_the_solution_is_named():
+    with pytest.raises(ValueError, match="cell of my_vote has no line"):
+        solved("def my_vote(counts, alpha): return 1", exercises.check_vote)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_a_task_is_solved_by_its_answer_and_not_by_plain_pgd(task):
+    answer, plain = (
+        task.answers[0],
+        lambda model, x, y, eps: rv.pgd(model, x, y, rv.Linf(eps)),
+    )
+    asked = [lambda case, f=f: Call(f(*case)) for f in (answer, plain)]
+    right, wrong = (task.judge(ask) for ask in asked)
+    assert right.startswith("**Right.** ")
+    assert wrong.startswith("**Not yet.** ")
+    assert wrong.endswith(task.hint)
+
+
+@pytest.mark.parametrize(
+    ("attack", "words"),
+    [
+        (lambda model, x, y, eps: x, " % may."),
+        (lambda model, x, y, eps: x + 2 * eps, "0 to 1."),
+        (
+            lambda model, x, y, eps: (x + 2 * eps).clamp(0, 1),
+            "you move a channel by 0.06, allowed 0.03.",
+        ),
+        (lambda model, x, y, eps: x * float("nan"), "0 to 1."),
+        (lambda model, x, y, eps: x.numpy(), "returns `ndarray` of shape"),
+        (lambda model, x, y, eps: x[:1], "returns `Tensor` of shape (1, 3, 32, 32), not"),
+        (lambda model, x, y, eps: None, "returns `NoneType`"),
+        (lambda model, x, y, eps: 1 / 0, "`ZeroDivisionError: division by zero`"),
+    ],
+)
+def test_what_breaks_no_defence_is_named(attack, words):
+    assert words in TASKS[0].verdict(attack)
+
+
+def test_other_images_are_attacked_in_grading():
+    def attack(case):
+        seen.append(case[1])
+        return Call(case[1])
+
+    seen: list[Tensor] = []
+    TASKS[0].judge(attack)
+    TASKS[0].judge_more(attack, 1)
+    assert not any((image == seen[0]).flatten(1).all(1).any() for image in seen[1])
