@@ -278,6 +278,9 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(
 
 TORCH_LIBRARY_IMPL(_, PrivateUse1, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&pretend::compute>()); }
 
+// Autocast runs, and leaves everything in float32.
+TORCH_LIBRARY_IMPL(_, AutocastPrivateUse1, m) { m.fallback(torch::CppFunction::makeFallthrough()); }
+
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("empty.memory_format", &pretend::empty);
   m.impl("empty_strided", &pretend::empty_strided);
