@@ -218,6 +218,11 @@ def fgsm_rs(threat: Linf, *, step: float = 1.25, label_smoothing: float = 0.0) -
     label_smoothing : float, in [0, 1), default=0
         Of the cross-entropy.
 
+    Returns
+    -------
+    Objective
+        For ``fit``.
+
     References
     ----------
     .. [1] Wong, Rice, Kolter, "Fast is Better than Free: Revisiting Adversarial Training",
@@ -246,6 +251,11 @@ def n_fgsm(threat: Linf, *, noise: float = 2.0, label_smoothing: float = 0.0) ->
         The paper's k, in radii.
     label_smoothing : float, in [0, 1), default=0
         Of the cross-entropy.
+
+    Returns
+    -------
+    Objective
+        For ``fit``.
 
     References
     ----------
@@ -287,6 +297,11 @@ def nuat(threat: Linf, weight: float = 4.0, *, label_smoothing: float = 0.0) -> 
         :math:`\lambda_t` at the end; it rises from 0 in proportion to the training's progress.
     label_smoothing : float, in [0, 1), default=0
         Of the cross-entropy.
+
+    Returns
+    -------
+    Objective
+        For ``fit``.
 
     References
     ----------
@@ -349,6 +364,11 @@ def consistency(
         The paper's m.
     entropy : float, default=0.5
         :math:`\eta`.
+
+    Returns
+    -------
+    Objective
+        For ``fit``.
 
     References
     ----------
