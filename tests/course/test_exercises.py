@@ -519,15 +519,16 @@ def test_none_differs_from_a_number():
 
 
 def test_the_entry_that_differs_most_is_shown():
-    def nearly(*arguments):
-        x_adv = RIGHT[0][2](*arguments)
-        x_adv[1, 2, 0, 1] += 0.5
-        x_adv[0, 1, 1, 1] += 0.4
+    def nearly(model, x, y, eps):
+        x_adv = RIGHT[0][2](model, x, y, eps)
+        x_adv[1, 2, 0, 1] = x[1, 2, 0, 1]
+        x_adv[0, 1, 1, 1] = (x[0, 1, 1, 1] + x_adv[0, 1, 1, 1]) / 2
         return x_adv
 
     text = CHECKS["fgsm"].verdict(nearly)
     assert text.startswith("**Not yet.** With `y = [")
     assert ", eps = 0.03`: entry [1, 2, 0, 1] is " in text
+    assert ", where `x` is 0." in text
 
 
 def test_samples_are_compared_by_their_statistics():
