@@ -379,8 +379,9 @@ PROFILES = {
             "course",
             live=1024,
             standard=64,
-            vote_attacked=128,
-            certified=128,
+            votes=500,
+            vote_attacked=96,
+            certified=96,
             ns=(100, 1000, 10_000),
             attacks=REPORT_ATTACKS + FURTHER_ATTACKS[:2],  # 50 steps from 5 starts take minutes
         ),
