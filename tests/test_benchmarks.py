@@ -58,12 +58,11 @@ def test_a_run_is_recorded_and_its_table_goes_into_the_readme(inputs, tmp_path, 
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- bench: cpu -->\nold\n<!-- /bench -->\nafter\n")
     options = ["--quick", "--only", "small network", "--rounds", "2", "--baseline", str(ROOT)]
-    command.main(options)
+    command.main([*options, "--readme"])
     record = json.loads((tmp_path / "build/bench/cpu.json").read_text())
     (job,) = record["jobs"]
     assert list(job["implementations"]) == [OURS, LOOP, BASELINE]
     assert all(len(r["seconds"]) == record["rounds"] == 2 for r in job["implementations"].values())
-    command.main([*options, "--readme"])
     shown = f"<!-- bench: cpu -->\n{table(record)}\n<!-- /bench -->"
     assert readme.read_text() == f"before\n{shown}\nafter\n"
 
@@ -130,9 +129,7 @@ def f():
 
 
 def test_lines_of_code_are_neither_blank_nor_comments_nor_docstrings():
-    assert size.code_lines(TEXT) == 3
-    assert size.code_lines(TEXT, 8, 13) == 2
-    assert size.code_lines(TEXT, 8, 12) == 1
+    assert size.code_lines(TEXT) == {4, 8, 13}
 
 
 def test_the_table_of_sizes(capsys):
