@@ -340,12 +340,12 @@ PROFILES = {
     for profile in (
         Profile(
             "smoke",
-            heldout=32,
-            test=8,
-            standard=4,
+            heldout=8,
+            test=4,
+            standard=2,
             live=32,
             votes=100,
-            vote_attacked=8,
+            vote_attacked=4,
             certified=8,
             ns=(100, 1000),
             attacks=REPORT_ATTACKS + FURTHER_ATTACKS[:2],

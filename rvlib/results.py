@@ -301,7 +301,7 @@ def _shards(folder: Path) -> dict[Path, range]:
     return dict(sorted(found.items(), key=lambda item: (item[1].start, item[1].stop)))
 
 
-KINDS = dict.fromkeys(("index", "label", "prediction", "certified"), "int64") | {"radius": "float64"}
+KINDS = {"index": int, "label": int, "prediction": int, "certified": int, "radius": float}
 EMPTY = {"certified": "-1", "radius": "0"}
 
 
