@@ -301,7 +301,13 @@ def _shards(folder: Path) -> dict[Path, range]:
     return dict(sorted(found.items(), key=lambda item: (item[1].start, item[1].stop)))
 
 
-KINDS = {"index": int, "label": int, "prediction": int, "certified": int, "radius": float}
+KINDS: dict[str, type] = {
+    "index": int,
+    "label": int,
+    "prediction": int,
+    "certified": int,
+    "radius": float,
+}
 EMPTY = {"certified": "-1", "radius": "0"}
 
 
