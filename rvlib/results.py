@@ -301,13 +301,7 @@ def _shards(folder: Path) -> dict[Path, range]:
     return dict(sorted(found.items(), key=lambda item: (item[1].start, item[1].stop)))
 
 
-KINDS: dict[str, type] = {
-    "index": int,
-    "label": int,
-    "prediction": int,
-    "certified": int,
-    "radius": float,
-}
+NUMBERS = {"index": int, "label": int, "prediction": int, "certified": int, "radius": float}
 EMPTY = {"certified": "-1", "radius": "0"}
 
 
@@ -318,12 +312,10 @@ def _read_shard(path: Path, images: range) -> tuple[dict[str, Any], dict[str, ND
         header, *rows = csv.reader(lines)
         if not first.startswith("# ") or any(len(row) != len(header) for row in rows):
             raise ValueError("a line is cut off")
-        columns = {
-            name: np.array([text or EMPTY.get(name, "") for text in texts], object).astype(
-                KINDS.get(name, object)
-            )
-            for name, texts in zip(header, zip(*rows, strict=True), strict=True)
-        }
+        columns: dict[str, NDArray[Any]] = {}
+        for name, texts in zip(header, zip(*rows, strict=True), strict=True):
+            column = np.array([text or EMPTY.get(name, "") for text in texts], object)
+            columns[name] = column.astype(NUMBERS.get(name, object))
         if columns["index"].tolist() != list(images):
             raise ValueError("rows were taken out, put in or moved")
         return dict(json.loads(first[2:])), columns
