@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 import rvlib as rv
-from benchmarks.ours import answers
 from benchmarks.others import published
+from benchmarks.ours import answers
 from rvlib.device import provenance
 from rvlib.models import to_device
 
