@@ -25,6 +25,7 @@ BALLS = {"linf": 0.03, "l2": 0.5}
 def compare(network: torch.nn.Module, norm: str, eps: float) -> dict[str, int]:
     """Count the images that stand after ours and theirs, and after one of them alone."""
     x, y = (part[:IMAGES] for part in rv.load("cifar10", "heldout"))
+    x = rv.to_float(x)
     threat: rv.ThreatModel = rv.Linf(eps) if norm == "linf" else rv.L2(eps)
     generator = torch.Generator().manual_seed(0)
     ours = answers(network, rv.autoattack(network, x, y, threat, generator=generator)) == y
