@@ -15,7 +15,6 @@ import rvlib as rv
 from benchmarks.others import published
 from benchmarks.ours import answers
 from rvlib.device import provenance
-from rvlib.models import to_device
 
 RECORD = Path(__file__).parents[1] / "report" / "bench" / "parity.json"
 IMAGES = 512
@@ -25,7 +24,7 @@ BALLS = {"linf": 0.03, "l2": 0.5}
 def compare(network: torch.nn.Module, norm: str, eps: float) -> dict[str, int]:
     """Count the images that stand after ours and theirs, and after one of them alone."""
     x, y = (part[:IMAGES] for part in rv.load("cifar10", "heldout"))
-    x = rv.to_float(x)
+    x = rv.to_float(x).contiguous()
     threat: rv.ThreatModel = rv.Linf(eps) if norm == "linf" else rv.L2(eps)
     generator = torch.Generator().manual_seed(0)
     ours = answers(network, rv.autoattack(network, x, y, threat, generator=generator)) == y
@@ -52,7 +51,7 @@ def main() -> None:
     for folder in sorted((RECORD.parents[1] / "models").iterdir()):
         network = rv.lenet()
         rv.load_weights(network, folder / "seed-0.safetensors")
-        network = to_device(network, "cpu").eval()
+        network.eval()
         for norm, eps in BALLS.items():
             key = f"{folder.name}, {norm} {eps:g}"
             if key not in record["rows"]:

@@ -219,7 +219,9 @@ def shortcoming(name: str, targets: int, threat: ThreatModel) -> str:
         return "margin: the ratio needs 3 classes"
     if name in ("apgd-t", "fab-t") and targets < TARGETS:
         ratio = ", difference of logits: the ratio needs 4 classes"
-        return f"{targets} of {TARGETS} targets" + (ratio if name == "apgd-t" and targets < 3 else "")
+        return f"{targets} of {TARGETS} targets" + (
+            ratio if name == "apgd-t" and targets < 3 else ""
+        )
     return ""
 
 
