@@ -11,11 +11,14 @@ OURS, BASELINE = "rvlib", "baseline"
 PEERS = ("torchattacks", "foolbox", "art")
 LOOP, COHEN = "plain loop", "Cohen et al.'s loop"
 GAUSSIAN, FIXED = "rvlib, Gaussian noise", "rvlib, fixed N"
+SEQUENCE = "published sequence"
+"""AutoAttack's four attacks, torchattacks' code, at the published settings."""
 
 OTHERS = {
     **{"pgd": PEERS, "robust": PEERS, "radii": PEERS, "small": (LOOP,), "epoch": (LOOP,)},
     **{"votes": (COHEN,), "grid": (GAUSSIAN,), "certificates": (COHEN,)},
     **{"certify": (COHEN,), "image_ids": (COHEN,), "certify_at": (FIXED,)},
+    **dict.fromkeys(("standard", "fast"), (SEQUENCE,)),
 }
 """Implementations beside ours, by kind of job."""
 
@@ -53,6 +56,8 @@ class Job:
         Whether ours runs under autocast.
     repeats : int, default=1
         Calls in one timing.
+    once : bool, default=False
+        Whether it is timed once, without a call before: for calls that take minutes.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Job:
     batch: int | None = None
     bfloat16: bool = False
     repeats: int = 1
+    once: bool = False
 
     @property
     def on(self) -> str:
@@ -81,7 +87,9 @@ class Job:
     @property
     def others(self) -> list[str]:
         """Implementations beside ours; of other libraries, those installed."""
-        return [n for n in OTHERS[self.kind] if n not in PEERS or importlib.util.find_spec(n)]
+        needs = dict(zip(PEERS, PEERS, strict=True)) | {SEQUENCE: "torchattacks"}
+        names = OTHERS[self.kind]
+        return [n for n in names if n not in needs or importlib.util.find_spec(needs[n])]
 
 
 def jobs(device: str = "cpu", quick: bool = False) -> list[Job]:
@@ -102,6 +110,10 @@ def jobs(device: str = "cpu", quick: bool = False) -> list[Job]:
         Job("robust accuracy, undefended LeNet", "robust", "standard", 1024, 4),
         Job("robust accuracy, robust LeNet", "robust", robust, 1024, 1.5),
         Job("eight radii, robust LeNet", "radii", robust, swept, 3),
+        Job("AutoAttack, standard, LeNet", "standard", robust, 512, 2, once=True),
+        Job("AutoAttack, fast, LeNet", "fast", robust, 512, 5, once=True),
+        Job("AutoAttack, standard, ResNet-18", "standard", resnet, few, 1.1, 0, "l2", once=True),
+        Job("AutoAttack, fast, ResNet-18", "fast", resnet, few, 4, 0, "l2", once=True),
         Job("votes, LeNet", "votes", noisy, 128, 10, 1000, batch=1000),
         Job("votes, LeNet, the loop in batches of 100", "votes", noisy, 128, None, 1000, batch=100),
         Job("votes on the grid, LeNet", "grid", noisy, 128, 1, 1000),
@@ -119,6 +131,8 @@ def jobs(device: str = "cpu", quick: bool = False) -> list[Job]:
 
 def _tiny(job: Job) -> Job:
     """Shrink a job until it takes a moment: for tests, not for times."""
+    if job.once:
+        return replace(job, network="standard", images=16)  # falls to the first attack
     images, votes = (1, 50) if job.network == "resnet18" else (16, 1000)
     images, votes = min(job.images, images), min(job.votes, votes)
     return replace(job, images=images, votes=votes, repeats=1)

@@ -33,7 +33,8 @@ def measure(
     device : str
         As ``"cpu"`` or ``"cuda"``.
     rounds : int
-        Times an implementation is timed; one more call, before, warms it up.
+        Times an implementation is timed; one more call, before, warms it up.  A job that is timed
+        once has neither.
     baseline : str, optional
         Folder of another checkout, whose rvlib is timed, too.
     """
@@ -49,8 +50,11 @@ def measure(
             def timed(name: str, job: Job = job) -> dict[str, Any]:
                 return pools[name].submit(run, job, name, inputs, device).result()
 
-            results = {name: {**timed(name), "seconds": []} for name in names}
-            for k in range(rounds):  # each round begins with another implementation
+            results = {name: timed(name) for name in names}
+            for result in results.values():
+                result["seconds"] = [result["seconds"]] if job.once else []
+            # Each round begins with another implementation.
+            for k in range(0 if job.once else rounds):
                 for name in names[k % len(names) :] + names[: k % len(names)]:
                     results[name]["seconds"].append(timed(name)["seconds"])
             yield summary(job, results)
@@ -87,7 +91,11 @@ def run(job: Job, implementation: str, inputs: Path, device: str) -> dict[str, A
     answers = (found.argmax(1) if found.dim() == 2 else found).cpu().numpy()
     right = answers if answers.dtype == bool else answers == y
     accuracy = round(100 * float(right.mean()), 2)
-    return {"answers": answers, "accuracy": accuracy, "seconds": round(seconds, 6)}
+    result = {"answers": answers, "accuracy": accuracy, "seconds": round(seconds, 6)}
+    network = call.args[1].network
+    if job.once:  # passes an image
+        result["passes"] = round((network.forwards + network.backwards) / job.images)
+    return result
 
 
 @functools.lru_cache(maxsize=1)
@@ -95,6 +103,7 @@ def prepared(job: Job, implementation: str, inputs: Path, device: str) -> Any:
     """Load what a job works on: a function that does it, and the labels."""
     import torch
 
+    import rvlib as rv
     from benchmarks import others, ours
 
     saved = torch.load(inputs)
@@ -105,6 +114,8 @@ def prepared(job: Job, implementation: str, inputs: Path, device: str) -> Any:
     network = build(job.network)
     network.load_state_dict(saved["weights"][job.network])
     network = network.to(device, memory_format=layout).eval()
+    if job.once:
+        network = rv.Passes(network)
     images, y = (saved[key][: job.images].to(device) for key in ("images", "labels"))
     data = ours.Data(network, (images.float() / 255).to(memory_format=layout), y, images)
     torch.manual_seed(0)

@@ -22,7 +22,8 @@ def calls(implementation: str) -> dict[str, Call]:
     if implementation == j.COHEN:
         certify = dict.fromkeys(("certificates", "certify", "image_ids"), cohen_certify)
         return {"votes": cohen_votes, **certify}
-    attack = {"torchattacks": torchattacks, "foolbox": foolbox, "art": art}.get(implementation, pgd)
+    libraries = {"torchattacks": torchattacks, "foolbox": foolbox, "art": art, j.SEQUENCE: sequence}
+    attack = libraries.get(implementation, pgd)
 
     def attacked(job: Job, data: Data) -> Tensor:
         (network, x, y, _), size = data, job.batch or job.images
@@ -33,7 +34,7 @@ def calls(implementation: str) -> dict[str, Call]:
     def robust(job: Job, data: Data) -> Tensor:
         return (attacked(job, data).view(-1, job.images) == data.y).flatten()
 
-    right = {"robust": robust, "radii": robust}
+    right = dict.fromkeys(("robust", "radii", "standard", "fast"), robust)
     return {"pgd": attacked, "small": attacked, "epoch": epoch, **right}
 
 
@@ -70,6 +71,35 @@ def art(network: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
     options = {"max_iter": j.STEPS, "batch_size": len(x), "verbose": False}
     attack = ProjectedGradientDescentPyTorch(wrapped, kind, eps, step_size, **options)
     return torch.from_numpy(attack.generate(x.cpu().numpy(), y.cpu().numpy())).to(x.device)
+
+
+def sequence(network: nn.Module, x: Tensor, y: Tensor, ball: Ball) -> Tensor:
+    """Attack with AutoAttack's four attacks, each on the images that stand."""
+    return published(network, ball[0], ball[1])(x, y)
+
+
+def published(
+    network: nn.Module,
+    norm: str,
+    eps: float,
+    targets: int = 9,
+    steps: int = 100,
+    queries: int = 5000,
+) -> Any:
+    """Put torchattacks' attacks in a row; its own ensemble takes ten steps an attack."""
+    import torchattacks as library
+
+    common: dict[str, Any] = {"norm": "Linf" if norm == "linf" else "L2", "eps": eps, "seed": 0}
+    # A class more than targets: these are the classes of the highest logits.
+    targeted = {**common, "steps": steps, "n_classes": targets + 1}
+    attacks = [
+        library.APGD(network, loss="ce", steps=steps, **common),
+        library.APGDT(network, **targeted),
+        library.FAB(network, multi_targeted=True, **targeted),
+    ]
+    if queries:
+        attacks.append(library.Square(network, n_queries=queries, **common))
+    return library.MultiAttack(attacks)
 
 
 # --- pseudo-code ----------------------------------------------------------------------------------

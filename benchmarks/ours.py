@@ -55,6 +55,11 @@ def calls() -> dict[str, Call]:
             masks.append(rv.robust_mask(*data[:3], mask=masks[-1], **attack(*ball)))
         return torch.cat(masks[1:])
 
+    def ensemble(job: Job, data: Data) -> Tensor:
+        (network, x, y, _), (_, eps, _) = data, job.balls[0]
+        threat = rv.Linf(eps) if job.norm == "linf" else rv.L2(eps)
+        return answers(network, rv.autoattack(network, x, y, threat, version=job.kind)) == y
+
     def votes(job: Job, data: Data, noise: str = "gaussian") -> Tensor:
         with autocast(job, data):
             return rv.sample_under_noise(data.network, data.x, j.SIGMA, job.votes, noise=noise)
@@ -94,7 +99,7 @@ def calls() -> dict[str, Call]:
         **{"votes": votes, "grid": functools.partial(votes, noise="grid")},
         **{"certificates": certificates, "certify": one_by_one, "certify_at": certify_at},
         "image_ids": lambda job, data: certify(job, data, image_ids=range(len(data.x))),
-        **{j.GAUSSIAN: votes, j.FIXED: certify},
+        **{"standard": ensemble, "fast": ensemble, j.GAUSSIAN: votes, j.FIXED: certify},
     }
 
 

@@ -25,14 +25,10 @@ def docstring_lines(tree: ast.AST) -> set[int]:
     return lines
 
 
-def code_lines(text: str, first: int = 1, last: int | None = None) -> int:
-    """Lines of code of a file, or of some of its lines."""
-    skipped = docstring_lines(ast.parse(text))
-    numbered = list(enumerate(text.splitlines(), 1))[first - 1 : last]
-    return sum(
-        bool(line.strip()) and not line.strip().startswith("#") and i not in skipped
-        for i, line in numbered
-    )
+def code_lines(text: str) -> set[int]:
+    """Find the lines of code of a file, by number."""
+    lines = enumerate((line.strip() for line in text.splitlines()), 1)
+    return {i for i, line in lines if line and line[0] != "#"} - docstring_lines(ast.parse(text))
 
 
 def sources(*folders: str) -> list[Path]:
@@ -45,10 +41,11 @@ def longest_functions(files: list[Path], count: int = 10) -> list[tuple[int, str
     found = []
     for file in files:
         text = file.read_text()
+        lines = code_lines(text)
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                lines = code_lines(text, node.lineno, node.end_lineno)
-                found.append((lines, f"{file.relative_to(ROOT)}: {node.name}"))
+                inside = lines.intersection(range(node.lineno, (node.end_lineno or 0) + 1))
+                found.append((len(inside), f"{file.relative_to(ROOT)}: {node.name}"))
     return sorted(found, reverse=True)[:count]
 
 
@@ -80,7 +77,7 @@ def main() -> None:
     for file in sources("benchmarks", "rvlib", "tests"):
         parts = file.relative_to(ROOT).parts
         folder = "/".join(parts[:2]) if parts[0] == "rvlib" and len(parts) > 2 else parts[0]
-        sizes[folder if folder != "rvlib" else "rvlib/*.py"] += code_lines(file.read_text())
+        sizes[folder if folder != "rvlib" else "rvlib/*.py"] += len(code_lines(file.read_text()))
     for folder, lines in sorted(sizes.items()):
         print(f"{folder:24} {lines:6,}")
     library = sum(lines for folder, lines in sizes.items() if folder.startswith("rvlib"))

@@ -41,7 +41,8 @@ def _ratio(a: dict[str, Any], b: dict[str, Any]) -> str:
 def _cell(result: dict[str, Any]) -> str:
     seconds = statistics.median(result["seconds"])
     time = f"{seconds:.2f} s" if seconds >= 0.1 else f"{1000 * seconds:.1f} ms"
-    return f"{time}, {result['accuracy']:.1f} %"
+    passes = f", {result['passes']:,} passes" if "passes" in result else ""
+    return f"{time}, {result['accuracy']:.1f} %{passes}"
 
 
 def into_readme(record: dict[str, Any], device: str, readme: Path) -> None:

@@ -364,12 +364,12 @@ PROFILES = {
     for profile in (
         Profile(
             "smoke",
-            heldout=32,
-            test=8,
-            standard=4,
+            heldout=8,
+            test=4,
+            standard=2,
             live=32,
             votes=100,
-            vote_attacked=8,
+            vote_attacked=4,
             certified=8,
             ns=(100, 1000),
             attacks=REPORT_ATTACKS + FURTHER_ATTACKS[:2],
@@ -380,7 +380,7 @@ PROFILES = {
             live=1024,
             standard=64,
             votes=500,
-            vote_attacked=96,
+            vote_attacked=128,
             certified=96,
             ns=(100, 1000, 10_000),
             attacks=REPORT_ATTACKS + FURTHER_ATTACKS[:2],  # 50 steps from 5 starts take minutes

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.attacks import smoothed_pgd
-from rvlib.attacks.autoattack import VERSIONS, autoattack_stages
+from rvlib.attacks.autoattack import VERSIONS, autoattack_stages, shortcoming
 from rvlib.attacks.gradient import configured, fooled
 from rvlib.checks import check_attack
 from rvlib.data import to_float
@@ -24,7 +24,7 @@ from rvlib.results import atomic_write, missing, open_results, read, write_shard
 from rvlib.sanity_checks import SAME, Check, sanity
 from rvlib.smoothing import certify, predict, stream, wilson
 from rvlib.threat_models import L2, PixelL2, ThreatModel
-from rvlib.verdict import Verdict
+from rvlib.verdict import TITLES, Verdict
 
 SHARD = 64
 """Images of a shard of rows: what a kill loses at most."""
@@ -261,8 +261,12 @@ def _checked(
         return [], ["the sanity checks: they are for the network itself"]
     if isinstance(threat, PixelL2):
         notes.append("FAB and Square in the pixel-l2 ball: they are for l-infinity and l2")
-    notes.append("attacks made for this defence alone")
     x, y = floats(data[0][:CHECKED], model), data[1][:CHECKED]
+    with eval_mode(model):
+        others = logits_of(model, x[:1]).shape[1] - 1
+    targeted = {name: shortcoming(name, others, threat) for name in VERSIONS[version]}
+    notes += [f"{TITLES[name]}, with {said}" for name, said in targeted.items() if "target" in said]
+    notes.append("attacks made for this defence alone")
     stands = _standing(rows)["worst case"].to_numpy()[: len(x)]
     fallen = torch.as_tensor(stands == 0, device=x.device)
     with eval_mode(model):

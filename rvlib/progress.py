@@ -27,7 +27,7 @@ def progress(items: Iterable[T], title: str, total: int | None = None) -> Iterab
     """
     kernel = sys.modules.get("ipykernel.kernelapp")  # may be loaded without one that runs
     running = kernel is not None and kernel.IPKernelApp.initialized()
-    live = running and not os.environ.get("RVLIB_STATIC")
+    live = running and os.environ.get("RVLIB_STATIC") != "1"
     if not (live or sys.stderr.isatty()):
         return items
     if live:

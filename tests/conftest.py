@@ -1,5 +1,7 @@
 """What several rooms' tests share: the three balls, and networks small enough to test with."""
 
+import os
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,9 @@ from rvlib.threat_models import L2, Linf, PixelL2
 
 # The tests are many and tiny: threads would wait for each other, and for other jobs' threads.
 torch.set_num_threads(1)
+
+# nbval's kernels draw an explorer's first frame, as JupyterLab does: all take 30 s of the tests.
+os.environ["RVLIB_STATIC"] = "0"
 
 collect_ignore = ["golden/make.py"]  # runs with the code before the rewrite only
 

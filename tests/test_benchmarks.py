@@ -21,8 +21,16 @@ def inputs(tmp_path_factory):
     return prepare(tmp_path_factory.mktemp("bench") / "inputs.pt", "cpu", trained_on=32)
 
 
+NAMES = {job.name for job in JOBS}
+
+
 @pytest.mark.filterwarnings("ignore")  # other libraries' own
-@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+@pytest.mark.parametrize(
+    # In bfloat16 we stand beside the same others.
+    "job",
+    [job for job in JOBS if f"{job.name}, ours in bfloat16" not in NAMES],
+    ids=lambda job: job.name,
+)
 def test_implementations_of_a_job_agree(job, inputs):
     results = {name: run(job, name, inputs, "cpu") for name in [OURS, *job.others]}
     ours = results[OURS]
@@ -130,9 +138,7 @@ def f():
 
 
 def test_lines_of_code_are_neither_blank_nor_comments_nor_docstrings():
-    assert size.code_lines(TEXT) == 3
-    assert size.code_lines(TEXT, 8, 13) == 2
-    assert size.code_lines(TEXT, 8, 12) == 1
+    assert size.code_lines(TEXT) == {4, 8, 13}
 
 
 def test_the_table_of_sizes(capsys):

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.datasets import CIFAR10
 
 from rvlib import data
 from rvlib.data import DATASETS, DataError, Dataset, fetch, image_folder, load
@@ -157,6 +156,8 @@ def test_truncated_file_is_refused(tmp_path, arrays, tiny, share):
 @pytest.fixture
 def official(tmp_path, arrays, tiny, monkeypatch):
     """Write torchvision's folder and the archive it comes in, both small."""
+    from torchvision.datasets import CIFAR10  # takes seconds: not in every process that collects
+
     layout = tmp_path / "unpacked" / "cifar-10-batches-py"
     lists: dict[str, Any] = {}
     layout.mkdir(parents=True)

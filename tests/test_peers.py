@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import rvlib as rv
+from benchmarks.others import published
 from rvlib.models import to_device
 from rvlib.threat_models import L2, Linf
 
@@ -126,27 +127,13 @@ def test_square_is_as_strong_as_theirs(model, images):
     assert counts[0] - counts[1] <= 0.06 * COUNT
 
 
-def torchattacks_ensemble(model, threat, targets):
-    """The published attacks and steps; the library's own ensemble takes ten steps an attack.
-
-    Without its random search, the slowest part, which took nothing from the others.
-    """
-    library = pytest.importorskip("torchattacks", reason="optional: make test has it")
-    common = {"norm": "Linf" if isinstance(threat, Linf) else "L2", "eps": threat.eps, "seed": 0}
-    # A class more than targets: these are the classes of the highest logits.
-    few = {**common, "steps": 50, "n_classes": targets + 1}
-    return library.MultiAttack(
-        [
-            library.APGD(model, loss="ce", steps=50, **common),
-            library.APGDT(model, **few),
-            library.FAB(model, multi_targeted=True, **few),
-        ]
-    )
-
-
 @pytest.mark.parametrize("threat", [Linf(0.03), L2(0.5)], ids=lambda t: t.name)
 def test_the_ensemble_is_theirs_image_by_image(model, images, threat):
-    theirs = rv.from_torchattacks(torchattacks_ensemble(model, threat, targets=3), threat)
+    pytest.importorskip("torchattacks", reason="optional: make test has it")
+    # Square, the slowest part, took nothing from the others.
+    norm = "linf" if isinstance(threat, Linf) else "l2"
+    made = published(model, norm, threat.eps, targets=3, steps=50, queries=0)
+    theirs = rv.from_torchattacks(made, threat)
     few = images[0][:48], images[1][:48]
     stands = [
         right(model, few, attack) for attack in (partial(rv.autoattack, threat=threat), theirs)

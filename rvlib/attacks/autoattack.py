@@ -191,7 +191,7 @@ def autoattack_stages(
         ranks, stands = by_rank(logits, y, TARGETS), ~fooled(logits, y)
         stages = [_stage("clean", stands, len(x), counting)]
         for name in VERSIONS[version]:
-            note = _shortcoming(name, ranks.shape[1], threat)
+            note = shortcoming(name, ranks.shape[1], threat)
             before = 0 if note == LEFT_OUT else int(stands.sum())
             for part in _PARTS[name] if before else ():
                 if len(left := stands.nonzero()[:, 0]):
@@ -211,7 +211,7 @@ def _stage(name: str, stands: Tensor, attacked: int, counting: Passes, note: str
     return Stage(name, stands.clone(), attacked, forwards, backwards, note)
 
 
-def _shortcoming(name: str, targets: int, threat: ThreatModel) -> str:
+def shortcoming(name: str, targets: int, threat: ThreatModel) -> str:
     """Say what an attack cannot do in this ball, or with so few classes beside the true one."""
     if name in ("fab-t", "square") and not isinstance(threat, Linf | L2):
         return LEFT_OUT
@@ -219,7 +219,9 @@ def _shortcoming(name: str, targets: int, threat: ThreatModel) -> str:
         return "margin: the ratio needs 3 classes"
     if name in ("apgd-t", "fab-t") and targets < TARGETS:
         ratio = ", difference of logits: the ratio needs 4 classes"
-        return f"targets: {targets}" + (ratio if name == "apgd-t" and targets < 3 else "")
+        return f"{targets} of {TARGETS} targets" + (
+            ratio if name == "apgd-t" and targets < 3 else ""
+        )
     return ""
 
 

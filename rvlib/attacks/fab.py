@@ -96,7 +96,7 @@ def fab(
     References
     ----------
     .. [1] Croce, Hein, "Minimally distorted Adversarial Examples with a Fast Adaptive Boundary
-       Attack", ICML 2020, section 3, algorithm 1.  arXiv:1907.02044.
+       Attack", ICML 2020, algorithm 1.  arXiv:1907.02044.
 
     Examples
     --------
@@ -177,7 +177,7 @@ def to_plane(x: Tensor, w: Tensor, f: Tensor, threat: ThreatModel) -> Tensor:
     .. math:: \sum_i |w_i| \min(\lambda v_i, r_i) = |f|
 
     is found by Newton's method from zero, exact once on the right linear piece.  Where the
-    box does not reach the plane the way leads to the nearest corner (section 2).
+    box does not reach the plane the way leads to the nearest corner.
     """
     tiny = torch.finfo(x.dtype).tiny
     scale = w.abs().amax((1, 2, 3), keepdim=True).clamp_min(tiny)  # or small squares would vanish

@@ -278,10 +278,10 @@ def test_an_unknown_version_is_named(batch, toys):
 @pytest.mark.parametrize(
     ("classes", "targeted", "ratio"),
     [
-        (2, "targets: 1, difference of logits: the ratio needs 4 classes", True),
-        (3, "targets: 2, difference of logits: the ratio needs 4 classes", False),
-        (4, "targets: 3", False),
-        (9, "targets: 8", False),
+        (2, "1 of 9 targets, difference of logits: the ratio needs 4 classes", True),
+        (3, "2 of 9 targets, difference of logits: the ratio needs 4 classes", False),
+        (4, "3 of 9 targets", False),
+        (9, "8 of 9 targets", False),
         (10, "", False),
         (12, "", False),
     ],

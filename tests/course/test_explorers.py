@@ -1,5 +1,6 @@
 """The explorers: one law for all, and for each that its numbers are the library's."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from scipy.stats import binomtest
 
 import rvlib as rv
 from rvlib.course import explorers, lessons
+from rvlib.course.explorer import MAX_EXPORTED
 from rvlib.course.explorers import certification, pgd, smoothing, training
 from rvlib.course.figures import CLASSES
 from rvlib.course.lessons import TEST_RADII, ShortTraining
@@ -80,6 +82,7 @@ def test_every_control_moves_the_picture_and_back(name, all_of_them):
     start = [control.start for control in explorer._controls]
     first = explorer.draw(start)
     assert first[0].shape == (400, 720, 3)  # seen whole on a projector, beside the side bar
+    assert math.prod(len(c.kept) for c in explorer._controls) <= MAX_EXPORTED
     for k, control in enumerate(explorer._controls):
         for other in {(control.start + 1) % len(control.values), len(control.values) - 1} - {
             control.start

@@ -154,6 +154,10 @@ def test_notebooks_whose_rows_are_there_run_side_by_side(root, run, lines):
     for path in done:
         assert nbformat.read(path, 4).cells[-1].outputs[0].text == "1\n"
     assert [line.split("  ")[0] for line in lines] == ["notebook 1/2", "notebook 2/2"]
+    write_notebook(root, "01_first", 'raise ValueError("no")')
+    (root / "notebooks" / "02_second.ipynb").unlink()  # a kernel less to wait for
+    with pytest.raises(NotebookError, match=r"^01_first\.ipynb, cell 2: ValueError: no"):
+        run_notebooks(run, root=root, at_once=2)
 
 
 # --- without kernels -----------------------------------------------------------------------------

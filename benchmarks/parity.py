@@ -1,0 +1,65 @@
+"""Is AutoAttack as strong as the published attacks?  ``python -m benchmarks.parity``
+
+On every shipped network, in both norms, the version ``fast`` beside torchattacks' code of APGD-CE,
+APGD-T and FAB-T at the published settings (of Square, the slowest, nothing is left to find: see the
+tests).  It takes about an hour of one core; a run that was stopped resumes.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import rvlib as rv
+from benchmarks.others import published
+from benchmarks.ours import answers
+from rvlib.device import provenance
+
+RECORD = Path(__file__).parents[1] / "report" / "bench" / "parity.json"
+IMAGES = 512
+BALLS = {"linf": 0.03, "l2": 0.5}
+
+
+def compare(network: torch.nn.Module, norm: str, eps: float) -> dict[str, int]:
+    """Count the images that stand after ours and theirs, and after one of them alone."""
+    x, y = (part[:IMAGES] for part in rv.load("cifar10", "heldout"))
+    x = rv.to_float(x).contiguous()
+    threat: rv.ThreatModel = rv.Linf(eps) if norm == "linf" else rv.L2(eps)
+    generator = torch.Generator().manual_seed(0)
+    ours = answers(network, rv.autoattack(network, x, y, threat, generator=generator)) == y
+    theirs = answers(network, published(network, norm, eps, queries=0)(x, y)) == y
+    found = {"ours": ours, "theirs": theirs}
+    found |= {"only ours": ours & ~theirs, "only theirs": theirs & ~ours}
+    return {name: int(stand.sum()) for name, stand in found.items()}
+
+
+def table(record: dict[str, Any]) -> str:
+    """Write the record in Markdown."""
+    head = ["network", "ball", "ours", "theirs", "only ours", "only theirs"]
+    rows = [[*key.split(", "), *map(str, row.values())] for key, row in record["rows"].items()]
+    lines = [" | ".join(cells) for cells in (head, ["---"] * len(head), *rows)]
+    by = record["by"]
+    on = f"Images of {record['images']} that stand; {by['device']}, torch {by['torch']}:"
+    return "\n".join([on, "", *(f"| {line} |" for line in lines)])
+
+
+def main() -> None:
+    """Compare, write the record after each row, and print the table."""
+    record: dict[str, Any] = {"images": IMAGES, "by": provenance(torch.device("cpu")), "rows": {}}
+    record |= json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    for folder in sorted((RECORD.parents[1] / "models").iterdir()):
+        network = rv.lenet()
+        rv.load_weights(network, folder / "seed-0.safetensors")
+        network.eval()
+        for norm, eps in BALLS.items():
+            key = f"{folder.name}, {norm} {eps:g}"
+            if key not in record["rows"]:
+                record["rows"][key] = compare(network, norm, eps)
+                RECORD.write_text(json.dumps(record, indent=1) + "\n")
+                print(key, record["rows"][key], flush=True)
+    print(table(record))
+
+
+if __name__ == "__main__":
+    main()
