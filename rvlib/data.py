@@ -188,10 +188,10 @@ def load(name: str, split: str, root: Folder | None = None) -> tuple[Tensor, Ten
     Examples
     --------
     >>> from rvlib.data import load
-    >>> load("cifar10", "validation")
+    >>> load("cifar10", "validation")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    ValueError: cifar10 has no split 'validation': choose one of train, heldout, train-all, test
+    ValueError: cifar10 has no split 'validation': choose one of train, heldout, ...
     """
     dataset = _dataset(name)
     if split not in dataset.splits:

@@ -3,6 +3,7 @@
 A network that was not trained or not measured has a line without numbers: *not run*.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def rows(folder: Path, split: str, name: str, what: str, count: int) -> Results 
     return None if missing(place, count, count) else read(place, count)
 
 
+@lru_cache
 def passes(recipe: Modern) -> tuple[float, float]:
     """Count forward and backward passes of an image in one step of a training.
 
