@@ -21,6 +21,7 @@ _PUBLIC = {
         *["check_fgsm", "check_eight_bit", "check_l2_projection", "check_pgd"],
         *["check_training_loss", "check_collapse_epoch", "check_noisy_copies", "check_vote"],
         *["check_lower_bound", "check_radius", "check_certified_accuracy", "check_wilson"],
+        *["check_n_fgsm", "check_average_radius"],
         *["check_masked_attack", "check_noisy_attack", "check_detector_attack"],
     ],
 }

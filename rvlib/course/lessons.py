@@ -61,6 +61,7 @@ from rvlib.smoothing import (
     stream,
     wilson,
 )
+from rvlib.smoothing.certify import PRIOR
 from rvlib.threat_models import L2, Linf, ThreatModel
 from rvlib.training import fit
 
@@ -718,7 +719,7 @@ def evidence_curves(
     p0 = float(norm.cdf(radius / sigma))
     curves = {
         f"{share:.0%} of the votes": (
-            log_e_value([round(share * n) for n in ns], ns, p0) / np.log(10)
+            log_e_value([round(share * n) for n in ns], ns, p0, prior=PRIOR) / np.log(10)
         ).clip(-3, 5)
         for share in shares
     }

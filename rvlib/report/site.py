@@ -14,7 +14,7 @@ from rvlib.pipeline import Run, repository
 from rvlib.report.notebooks import source_digest, without_injected
 from rvlib.report.playground import playground
 
-TITLE = "Robust image classifiers: six notebooks and a report"
+TITLE = "Robust image classifiers: seven notebooks and a report"
 
 # What a page can show of an output, the richest first: a live widget is no part of it.
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "text/plain"]

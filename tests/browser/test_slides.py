@@ -9,7 +9,6 @@ from rvlib.pipeline import Run, repository
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.filterwarnings("ignore::nbformat.warnings.DuplicateCellId"),
 ]
 WIDTH, HEIGHT = 1280, 720
 STEMS = sorted(path.stem for path in (repository() / "notebooks").glob("[0-9]*.ipynb"))

@@ -273,6 +273,36 @@ STUDENTS = {
         percentage | 100 * np.mean(correct & far)
         distance R itself | np.mean(correct & ((radii > r) | (r == 0)))
     """,
+    "n_fgsm": """
+        start = clip(x + noise)
+        step = lambda z, at=None: z + eps * slope(model, z if at is None else at, y).sign()
+        right | clip(step(start)) ; step(start).clip(0, 1)
+        the noise is missing | clip(step(x)) ; rv.fgsm(model, x, y, rv.Linf(eps))
+        only the start | start
+        The gradient is taken at `x` | clip(step(start, x))
+        The step begins at `x` | clip(step(x, start))
+        projected into the ball | clip(x + (step(start) - x).clamp(-eps, eps))
+        clamp them after the step | step(start)
+        clamp it before | clip(step(x + noise))
+        multiply it by `eps` | clip(step(clip(x + eps * noise)))
+        *descends* | clip(start - eps * slope(model, start, y).sign())
+        the gradient itself | clip(start + eps * slope(model, start, y))
+        the gradient itself | clip(start + 2 * eps * slope(model, start, y))
+    """,
+    "average_radius": """
+        radii = sigma * stats.norm.ppf(p)
+        right | np.maximum(radii, 0).mean() ; np.where(p > 0.5, radii, 0).sum() / len(p)
+        certified images alone | radii[p > 0.5].mean()
+        Radii below zero enter | radii.mean()
+        turned around | np.abs(radii).mean()
+        the average `p` | sigma * stats.norm.ppf(np.mean(p))
+        the average `p` | max(0, sigma * stats.norm.ppf(p.mean()))
+        This is the sum | radii.clip(min=0).sum()
+        median | np.median(radii.clip(min=0))
+        `sigma` is missing | radii.clip(min=0).mean() / sigma
+        halves the radius | radii.clip(min=0).mean() / 2
+        Φ, not its inverse | np.mean(sigma * stats.norm.cdf(p))
+    """,
 }
 
 

@@ -22,7 +22,7 @@ from rvlib.pipeline import Run
 from rvlib.smoothing import correct_radii, lower_confidence_bound, sample_under_noise
 from tests.course.pictures import compare
 
-NAMES = "fgsm,pgd,attacks,training,mixing,smoothing,certification,results,noise".split(",")
+NAMES = "fgsm,pgd,attacks,training,mixing,smoothing,certification,results,noise,modern".split(",")
 RANDOM = pd.DataFrame(
     [
         {"sigma": s, "averaged": m, "clean": 60 - 40 * s, "attacked": 5 + 40 * s - 2 * s * m**0.5}

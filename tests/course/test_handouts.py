@@ -11,7 +11,6 @@ from rvlib.course.grading import grade
 from rvlib.course.handouts import solved, write_handouts
 from rvlib.pipeline import repository
 
-pytestmark = pytest.mark.filterwarnings("ignore::nbformat.warnings.DuplicateCellId")
 TASKS = exercises.NOTEBOOKS["break_a_defence"]
 
 

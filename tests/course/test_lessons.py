@@ -164,7 +164,7 @@ def test_within_its_certificate_no_answer_changes_and_far_outside_some_do(run):
 def test_evidence_in_powers_of_ten():
     curves = evidence_curves((0.9, 0.5), (100, 100_000), 0.25, 0.5)
     clear, tie, needed = curves.values()
-    expected = log_e_value([90], [100], 0.691462461274013)[0] / np.log(10)
+    expected = log_e_value([90], [100], 0.691462461274013, prior=0.5)[0] / np.log(10)
     assert clear == pytest.approx([expected, 5])
     assert tie[1] == -3
     assert needed == pytest.approx([-np.log10(ALPHA)] * 2)

@@ -8,6 +8,8 @@ from rvlib.course.exercises.defences import check_noisy_attack as check_noisy_at
 from rvlib.course.exercises.exercise import Check
 from rvlib.course.exercises.fgsm import check_eight_bit as check_eight_bit
 from rvlib.course.exercises.fgsm import check_fgsm as check_fgsm
+from rvlib.course.exercises.modern import check_average_radius as check_average_radius
+from rvlib.course.exercises.modern import check_n_fgsm as check_n_fgsm
 from rvlib.course.exercises.pgd import check_l2_projection as check_l2_projection
 from rvlib.course.exercises.pgd import check_pgd as check_pgd
 from rvlib.course.exercises.results import check_certified_accuracy as check_certified_accuracy
@@ -24,6 +26,7 @@ NOTEBOOKS: dict[str, tuple[Check, ...]] = {
     "04_randomized_smoothing": (check_noisy_copies, check_vote),
     "05_certification": (check_lower_bound, check_radius),
     "06_results": (check_wilson, check_certified_accuracy),
+    "07_state_of_the_art": (check_n_fgsm, check_average_radius),
     "break_a_defence": (check_masked_attack, check_noisy_attack, check_detector_attack),
 }
 """The exercises of every notebook, and the tasks of ``docs/teaching``."""

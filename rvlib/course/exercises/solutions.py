@@ -106,6 +106,21 @@ def my_certified_accuracy(radii, answers, labels, r):
     return float(((answers == labels) & (radii >= r)).mean())
 
 
+def my_n_fgsm(model, x, y, eps, noise):
+    import torch
+    import torch.nn.functional as F
+
+    start = (x + noise).clamp(0, 1).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(start), y), start)
+    return (start.detach() + eps * gradient.sign()).clamp(0, 1)
+
+
+def my_average_radius(p, sigma):
+    from scipy.stats import norm
+
+    return float((sigma * norm.ppf(p)).clip(min=0).mean())
+
+
 def my_masked_attack(model, x, y, eps):
     import rvlib as rv
 

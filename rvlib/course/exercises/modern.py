@@ -1,0 +1,188 @@
+"""Exercises of notebook 07: a step of N-FGSM, and the average certified radius."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import norm
+from torch import Tensor, nn
+
+from rvlib.course.calls import Solution
+from rvlib.course.examples import gradient, small_batch
+from rvlib.course.exercises import solutions
+from rvlib.course.exercises.exercise import Exercise, two_at_once
+from rvlib.course.exercises.fgsm import in_box
+
+# --- N-FGSM ---------------------------------------------------------------------------------------
+
+
+def _start(x: Tensor, noise: Tensor, eps: float) -> Tensor:
+    return (x + noise).clamp(0, 1)
+
+
+def _step(
+    start: Callable[[Tensor, Tensor, float], Tensor] = _start,
+    at: Callable[[Tensor, Tensor], Tensor] = lambda x, start: start,
+    begin: Callable[[Tensor, Tensor], Tensor] = lambda x, start: start,
+    direction: Callable[[Tensor], Tensor] = torch.sign,
+    project: bool = False,
+    clamp: bool = True,
+) -> Solution:
+    """Step from another start, with the gradient at another place, or into another set."""
+
+    def attack(model: nn.Module, x: Tensor, y: Tensor, eps: float, noise: Tensor) -> Tensor:
+        first = start(x, noise, eps)
+        x_adv = begin(x, first) + eps * direction(gradient(model, at(x, first), y))
+        if project:
+            x_adv = x + (x_adv - x).clamp(-eps, eps)
+        return x_adv.clamp(0, 1) if clamp else x_adv
+
+    return attack
+
+
+def _one_step(
+    x_adv: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float, noise: Tensor
+) -> str:
+    """Name a channel that is further from the start than one step."""
+    furthest = (x_adv.detach() - _start(x, noise, eps)).abs().max().item()
+    if furthest <= eps + 1e-5:
+        return ""
+    return f"you move a channel of the start by {furthest:.4g}, allowed {eps}"
+
+
+def _with_noise(seed: int, eps: float) -> tuple[Any, ...]:
+    model, x, y = small_batch(seed)
+    generator = torch.Generator().manual_seed(seed)
+    return model, x, y, eps, 2 * eps * (2 * torch.rand(x.shape, generator=generator) - 1)
+
+
+def _more_batches(rng: np.random.Generator) -> list[tuple[Any, ...]]:
+    return [_with_noise(int(rng.integers(2**31)), eps) for eps in rng.uniform(0.02, 0.2, 4)]
+
+
+check_n_fgsm = Exercise(
+    signature="my_n_fgsm(model, x, y, eps, noise)",
+    task="start at `x + noise`, clamped to [0, 1]; take one step of `eps` along the sign of the "
+    "loss gradient there, and clamp again. N-FGSM does not project into the ball.",
+    cases=[_with_noise(1, eps) for eps in (0.05, 0.15)],
+    answers=[solutions.my_n_fgsm],
+    mistakes=[
+        "This is FGSM: the noise is missing.",
+        _step(start=lambda x, noise, eps: x),
+        "This is only the start: the step of `eps` is missing.",
+        lambda model, x, y, eps, noise: _start(x, noise, eps),
+        "The gradient is taken at `x`: take it at the start, where the step begins.",
+        _step(at=lambda x, start: x),
+        "The step begins at `x`: the noise is part of the result, not only of the gradient.",
+        _step(begin=lambda x, start: x),
+        "This is projected into the ball, as FGSM-RS does: N-FGSM leaves it on purpose.",
+        _step(project=True),
+        "The images leave [0, 1]: clamp them after the step, too.",
+        _step(clamp=False),
+        "The start leaves [0, 1]: clamp it before the gradient is taken.",
+        _step(start=lambda x, noise, eps: x + noise),
+        "`noise` is already in pixel units: do not multiply it by `eps`.",
+        _step(start=lambda x, noise, eps: (x + eps * noise).clamp(0, 1)),
+        "This *descends* the loss: an attack adds the sign of the gradient.",
+        _step(direction=lambda g: -g.sign()),
+        "This moves along the gradient itself, most channels by much less than `eps`.",
+        _step(direction=lambda g: g),
+        _step(direction=lambda g: g / len(g)),
+    ],
+    pairs=two_at_once(
+        _step,
+        {
+            "The gradient is taken at `x`.": {"at": lambda x, start: x},
+            "This is projected into the ball.": {"project": True},
+            "This *descends* the loss.": {"direction": lambda g: -g.sign()},
+            "The images leave [0, 1].": {"clamp": False},
+        },
+    ),
+    laws=[in_box, _one_step],
+    more=_more_batches,
+    fact="With noise of up to twice the radius a channel may end three radii from `x`. The step "
+    "costs as much as FGSM, a tenth of PGD-10, and does not collapse at this radius.",
+)
+
+# --- The average certified radius -----------------------------------------------------------------
+
+Shares = NDArray[np.float64]
+
+
+def _average(
+    radius: Callable[[Shares], Shares] = norm.ppf,
+    counted: Callable[[Shares], Shares] = lambda radii: radii.clip(min=0),
+    mean: Callable[[Shares], float] = np.mean,
+    scale: Callable[[float], float] = lambda sigma: sigma,
+) -> Solution:
+    """Average other radii, of other images, in another way."""
+    return lambda p, sigma: float(mean(counted(scale(sigma) * radius(p))))
+
+
+def _among_certified(radii: Shares) -> Shares:
+    return radii[radii > 0]
+
+
+def _no_more_than_the_largest(result: float, p: Shares, sigma: float) -> str:
+    largest = max(0.0, float(sigma * norm.ppf(p.max())))
+    if 0 <= result <= largest + 1e-9:
+        return ""
+    return (
+        f"yours is {float(result):.4g}, but an average of the radii lies between 0 and the "
+        f"largest, {largest:.4g}"
+    )
+
+
+def _more_shares(rng: np.random.Generator) -> list[tuple[Shares, float]]:
+    return [(rng.uniform(0.01, 0.999, 30), float(sigma)) for sigma in rng.uniform(0.1, 1, 4)]
+
+
+check_average_radius = Exercise(
+    signature="my_average_radius(p, sigma)",
+    task="the mean over *all* images of the certified radius, `sigma` times Φ⁻¹ of `p` where the "
+    "label's lower bound `p` is above one half, and 0 elsewhere.",
+    cases=[
+        (np.array([0.999, 0.8, 0.55, 0.4, 0.02]), 0.5),
+        (np.array([0.6, 0.3, 0.97, 0.9]), 0.25),
+    ],
+    answers=[solutions.my_average_radius],
+    mistakes=[
+        "This is the mean over the certified images alone: the others count with radius 0.",
+        _average(counted=_among_certified),
+        "Radii below zero enter: where `p` is at most one half, the radius is 0.",
+        _average(counted=lambda radii: radii),
+        "Radii below zero are turned around: where `p` is at most one half, the radius is 0.",
+        _average(counted=np.abs),
+        "This is the radius of the average `p`: take the radius of each image, then the mean.",
+        lambda p, sigma: max(0.0, float(sigma * norm.ppf(p.mean()))),
+        lambda p, sigma: float(sigma * norm.ppf(p.mean())),
+        "This is the sum: divide by the number of images.",
+        _average(mean=np.sum),
+        "This is the median: the *average* certified radius is a mean.",
+        _average(mean=np.median),
+        "`sigma` is missing: the radius is `sigma` times Φ⁻¹ of `p`.",
+        _average(scale=lambda sigma: 1.0),
+        "This halves the radius: with `p` for one class alone there is no division by 2.",
+        _average(scale=lambda sigma: sigma / 2),
+        "This is Φ, not its inverse: `norm.ppf`, not `norm.cdf`.",
+        _average(radius=norm.cdf),
+    ],
+    pairs=two_at_once(
+        _average,
+        {
+            "This is the mean over the certified images alone.": {"counted": _among_certified},
+            "`sigma` is missing.": {"scale": lambda sigma: 1.0},
+            "This is the sum.": {"mean": np.sum},
+        },
+    ),
+    laws=[_no_more_than_the_largest],
+    more=_more_shares,
+    special={
+        "At `p` = 1/2 the radius is 0, and an average of zeros is 0.": (np.array([0.5, 0.1]), 1.0)
+    },
+    fact="An image with p = 0.999 and three that are given up have the average radius of four "
+    f"images with p = {norm.cdf(norm.ppf(0.999) / 4):.2f}: the average alone does not show which "
+    "of the two a network does.",
+)
