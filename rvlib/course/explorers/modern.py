@@ -26,7 +26,7 @@ def explore_modern(run: Run) -> Explorer:
     Explorer
         Controls ``network``, ``attack``, ``smoothed`` and ``radius``.
     """
-    accuracy, training, certified = part_two.shipped_tables(run.published.parent).values()
+    training, accuracy, certified = part_two.shipped_tables(run.published.parent).values()
     measured = accuracy[accuracy["n"] > 0].set_index(["attack", "defence"])
     cost = training.set_index("defence")
     images = 1e-9 * 48_000  # of an epoch, in billions
