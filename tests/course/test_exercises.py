@@ -483,9 +483,9 @@ def test_labels_are_classes():
     assert set(exercises.results.LABELS) == {0, 1, 2, 3}
 
 
-def test_there_are_twelve_exercises():
+def test_there_are_fourteen_exercises():
     assert CHECKS.keys() == STUDENTS.keys()
-    assert len(CHECKS) == 12
+    assert len(CHECKS) == 14
 
 
 # --- Other errors ---------------------------------------------------------------------------------

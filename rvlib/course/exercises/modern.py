@@ -146,6 +146,7 @@ check_average_radius = Exercise(
     cases=[
         (np.array([0.999, 0.8, 0.55, 0.4, 0.02]), 0.5),
         (np.array([0.6, 0.3, 0.97, 0.9]), 0.25),
+        (np.array([0.7, 0.2, 0.1]), 1.0),
     ],
     answers=[solutions.my_average_radius],
     mistakes=[
@@ -179,9 +180,6 @@ check_average_radius = Exercise(
     ),
     laws=[_no_more_than_the_largest],
     more=_more_shares,
-    special={
-        "At `p` = 1/2 the radius is 0, and an average of zeros is 0.": (np.array([0.5, 0.1]), 1.0)
-    },
     fact="An image with p = 0.999 and three that are given up have the average radius of four "
     f"images with p = {norm.cdf(norm.ppf(0.999) / 4):.2f}: the average alone does not show which "
     "of the two a network does.",
