@@ -337,7 +337,7 @@ def image_folder(
         files = sorted(
             file for file in (folder / name).rglob("*") if file.suffix.lower() in SUFFIXES
         )
-        pixels += [_image(file, size, channels) for file in files]
+        pixels += [read_image(file, size, channels) for file in files]
         labels += [label] * len(files)
     if not pixels:
         raise DataError(f"{folder} holds no images in sub-folders named after the classes")
@@ -420,7 +420,8 @@ def _classes(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in folder.glob("[!.]*") if entry.is_dir()))
 
 
-def _image(file: Path, size: Size | None, channels: int = 3) -> Array:
+def read_image(file: Path, size: Size | None, channels: int = 3) -> Array:
+    """Read an image file, upright, its middle cut out and resized: (H, W, C), uint8."""
     try:
         with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")

@@ -14,7 +14,16 @@ const CSS = `
 .explorer .picture { position: relative }
 .explorer img { display: block; width: 100%; height: auto; max-width: none; margin: 0 }
 .explorer .frame { position: absolute; inset: 0 }
-.explorer figcaption { min-height: 4.05em; padding: 2px 0 }`;
+.explorer .below { display: flex; gap: 8px }
+.explorer figcaption { flex: 1; min-height: 4.05em; padding: 2px 0 }
+.explorer .tools { display: grid; grid-template-columns: auto auto; gap: 2px; margin-top: 4px;
+  height: max-content }
+.explorer .tools button { height: 1.7em; font-size: 14px }
+.explorer .tools button:last-child { grid-column: 1 / 3 }
+.explorer [aria-pressed=true] { background: #0072b2; color: #fff }
+.explorer .cover { position: absolute; inset: 0; width: 100%; background: #eee; font-size: 22px }
+.explorer:fullscreen { max-width: none; padding: 2vh 4vw; font-size: 2.4vh; overflow: auto }
+.explorer:fullscreen .picture { width: min(100%, 128vh); margin: 0 auto }`;
 
 const WAITING = "Waiting for the kernel: it is busy, or was restarted. The picture is the last one drawn.";
 const RESTARTED = "The kernel of this picture is gone. Run its cell again.";
@@ -26,7 +35,7 @@ const make = (tag, properties = {}, ...children) => {
 };
 
 // The choice of one value; `moved` is called when the reader has chosen another.
-function makeControl({ label, values, start, menu, plays }, moved) {
+function makeControl({ label, values, start, menu, plays, blinks }, moved) {
   const id = `control-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
   const value = make("span", { className: "value" });
   value.ariaHidden = "true"; // a screen reader hears the slider's own value text
@@ -45,39 +54,79 @@ function makeControl({ label, values, start, menu, plays }, moved) {
   input.addEventListener("input", () => { set(+input.value); moved(); });
   set(start);
   const row = make("div", {}, make("label", { htmlFor: id }, label), input, ...(menu ? [] : [value]));
-  if (plays) row.append(makePlayButton(label, () => {
-    set((+input.value + 1) % values.length);
-    moved();
-  }));
-  return { row, input, set, position: () => +input.value };
+  const go = (at) => { set(at); moved(); };
+  const next = () => go((+input.value + 1) % values.length);
+  let chosen = start;
+  const blink = () => {
+    if (+input.value) [chosen, input.value] = [+input.value, 0];
+    else input.value = chosen;
+    go(+input.value);
+  };
+  if (plays) row.append(makeTimer("▶", `Play: ${label}`, 700, next));
+  if (blinks) row.append(makeTimer("blink", `Blink: ${label} at ${values[0]} and as set`, 500, blink));
+  return { row, input, set, go, start, position: () => +input.value };
 }
 
-function makePlayButton(label, next) {
-  const button = make("button", { type: "button", textContent: "▶", title: `Play: ${label}` });
-  button.ariaLabel = button.title;
-  let timer = 0;
-  button.addEventListener("click", () => {
-    timer = timer ? clearInterval(timer) : setInterval(() => button.isConnected ? next() : clearInterval(timer), 700);
-    button.textContent = timer ? "⏸" : "▶";
-  });
+const makeButton = (textContent, title, click) => {
+  const button = make("button", { type: "button", textContent, title });
+  button.ariaLabel = title;
+  button.addEventListener("click", () => click(button));
   return button;
+};
+
+// A button that does something again and again, until it is pressed once more.
+function makeTimer(symbol, title, milliseconds, act) {
+  let timer = 0;
+  return makeButton(symbol, title, (button) => {
+    const tick = () => button.isConnected ? act() : clearInterval(timer);
+    timer = timer ? clearInterval(timer) : setInterval(tick, milliseconds);
+    button.ariaPressed = Boolean(timer);
+  });
+}
+
+// Reset, full screen, and "guess first": each move is covered until the reader asks for it.
+function makeTools(root, controls, picture, below) {
+  const cover = makeButton("Guess first, then click here to see.", "Show", () => hide(false));
+  cover.className = "cover";
+  const hide = (hidden) => {
+    if (hidden) picture.append(cover);
+    else cover.remove();
+    below.firstChild.style.visibility = hidden ? "hidden" : "";
+  };
+  const guess = makeButton("guess", "Guess first: cover the picture after each move", (button) => {
+    button.ariaPressed = button.ariaPressed !== "true";
+    if (button.ariaPressed !== "true") hide(false);
+  });
+  const reset = makeButton("reset", "Reset: all as at the start", () => {
+    for (const control of controls) control.set(control.start);
+    controls[0].go(controls[0].start);
+  });
+  const full = makeButton("full screen", "Full screen", () =>
+    document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen());
+  below.append(make("div", { className: "tools" }, guess, reset, full));
+  return () => { if (guess.ariaPressed === "true") hide(true); };
 }
 
 // Builds the page's elements; `moved` is called with the positions of all controls.
 function build(root, { name, controls, width, height }, moved) {
   root.classList.add("explorer", `explorer-${name}`);
   const positions = () => made.map((control) => control.position());
-  const made = controls.map((control) => makeControl(control, () => moved(positions())));
+  const made = controls.map((control) => makeControl(control, () => {
+    cover();
+    moved(positions());
+  }));
   const frame = make("img", { className: "frame", width, height });
   const picture = make("div", { className: "picture" }, frame, make("div", { className: "frame" }));
   picture.style.aspectRatio = `${width} / ${height}`;
   const status = make("figcaption");
   status.setAttribute("role", "status");
   status.setAttribute("aria-live", "polite");
+  const below = make("div", { className: "below" }, status);
   root.replaceChildren(make("style", {}, CSS),
-    make("div", { className: "controls" }, ...made.map((control) => control.row)), picture, status);
+    make("div", { className: "controls" }, ...made.map((control) => control.row)), picture, below);
+  const overlay = picture.lastChild, cover = makeTools(root, made, picture, below);
   return {
-    frame, overlay: picture.lastChild, positions,
+    frame, overlay, positions,
     set: (at) => made.forEach((control, i) => control.set(at[i])),
     disable: () => made.forEach((control) => { control.input.disabled = true; }),
     say: (text) => { status.textContent = text; },

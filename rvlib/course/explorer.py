@@ -43,6 +43,8 @@ class Control:
         Positions in the static export; the start is always among them.
     plays : bool, default=False
         A button that goes through the values by itself.
+    blinks : bool, default=False
+        A button that alternates between the first value and the one that is set.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Control:
     menu: bool = False
     exported: Sequence[int] = ()
     plays: bool = False
+    blinks: bool = False
 
     @property
     def texts(self) -> list[str]:
@@ -68,7 +71,7 @@ class Control:
         """Describe the control, with some of its positions, to the page."""
         values, start = [self.texts[i] for i in positions], list(positions).index(self.start)
         spec = {"name": self.name, "label": self.label, "values": values, "start": start}
-        return spec | {"menu": self.menu, "plays": self.plays}
+        return spec | {"menu": self.menu, "plays": self.plays, "blinks": self.blinks}
 
 
 class Picture:

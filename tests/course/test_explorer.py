@@ -85,6 +85,7 @@ def test_the_page_is_given_names_values_and_size():
         "start": 1,
         "menu": False,
         "plays": False,
+        "blinks": False,
     }
     assert (name["values"], name["menu"]) == (["Ada", "Bob"], True)
 

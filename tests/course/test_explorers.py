@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import binomtest
 
 import rvlib as rv
@@ -17,6 +18,7 @@ from rvlib.course.explorer import MAX_EXPORTED
 from rvlib.course.explorers import certification, pgd, smoothing, training
 from rvlib.course.figures import CLASSES
 from rvlib.course.lessons import TEST_RADII, ShortTraining
+from rvlib.data import DataError
 from rvlib.experiments import ALPHA, PGD_STEPS, REPORT_TABLE1, SIGMAS, gaussian_name
 from rvlib.pipeline import Run
 from rvlib.smoothing import correct_radii, lower_confidence_bound, sample_under_noise
@@ -107,6 +109,30 @@ def test_pictures_look_as_they_did(name, all_of_them):
         compare(f"{name}-{what}", explorer.draw(positions)[0])
 
 
+def test_a_picture_of_your_own_is_attacked_first(run, tmp_path):
+    with pytest.raises(DataError, match="no readable image"):
+        explorers.explore_fgsm(run, picture=tmp_path / "missing.png")
+    wide = np.full((64, 200, 3), (200, 30, 30), np.uint8)
+    wide[:, :60] = 0  # cut off: only the middle square is shown
+    Image.fromarray(wide).save(tmp_path / "mine.png")
+    explorer = explorers.explore_fgsm(run, picture=str(tmp_path / "mine.png"))
+    other = explorers.explore_fgsm(run)
+    assert len(controls(explorer)["image"].values) == len(controls(other)["image"].values) + 1
+    seen = run.model("standard")(
+        torch.tensor([200, 30, 30]).view(1, 3, 1, 1).expand(1, 3, 32, 32) / 255
+    )
+    _, text = explorer.draw(at(explorer, image=0, level=0.0))
+    assert f"the true class, {CLASSES[int(seen.argmax())]}," in text
+    assert f"(clean {float(seen.softmax(1).max()):.1%})" in text
+
+
+def test_the_clearest_image_is_shown_first(all_of_them):
+    explorer = all_of_them("fgsm")
+    texts = [explorer.draw(at(explorer, image=k, level=0.0))[1] for k in range(6)]
+    clean = [float(re.findall(r"clean ([\d.]+)%", text)[0]) for text in texts]
+    assert clean == sorted(clean, reverse=True)
+
+
 def test_votes_go_on_from_fewer_copies():
     assert all(copies % 100 == 0 for copies in smoothing.COPIES)  # sample_under_noise(first=...)
 
@@ -155,9 +181,10 @@ def test_fgsm(level, all_of_them, run):
     ball = rv.Linf(level / 255)
     attacked = rv.fgsm(model, x, y, ball) if level else x
     assert f"{lessons.percent_correct(model, attacked, y):.0f} %." in text
-    right = (lessons.answers(model, x) == y).nonzero()[1, 0]
-    p = lessons.probabilities(model, attacked[right : right + 1])[0]
-    assert f"has probability {float(p[y[right]]):.1%}" in text
+    right = (lessons.answers(model, x) == y).nonzero()[:6, 0]
+    second = right[lessons.probabilities(model, x[right]).amax(1).argsort()[-2]]
+    p = lessons.probabilities(model, attacked[second : second + 1])[0]
+    assert f"has probability {float(p[y[second]]):.1%}" in text
     assert f"the prediction is {CLASSES[int(p.argmax())]}" in text
 
 

@@ -1,5 +1,6 @@
 """Notebook 01's explorer: one gradient step of length epsilon, on one image."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import HERE, ClassBars, Shot, moving, new_figure, place
 from rvlib.course.figures import BLUE, CLASSES, style
 from rvlib.course.lessons import classified_correctly, probabilities, sweep
+from rvlib.data import read_image, to_float
 from rvlib.pipeline import Run
 from rvlib.threat_models import Linf
 
@@ -16,7 +18,7 @@ LEVELS = [level / 2 for level in range(17)]
 """Slider grid of epsilon, in units of 1/255."""
 
 
-def explore_fgsm(run: Run, images: int = 6) -> Explorer:
+def explore_fgsm(run: Run, images: int = 6, picture: Path | str | None = None) -> Explorer:
     """Move epsilon and see an image, its perturbation and the network's answer change.
 
     Parameters
@@ -24,7 +26,11 @@ def explore_fgsm(run: Run, images: int = 6) -> Explorer:
     run : Run
         Whose undefended network and images to use.
     images : int, default=6
-        How many images to choose from: the first that the network classifies correctly.
+        How many images to choose from: the first that the network classifies correctly, the
+        clearest of them first.
+    picture : Path or str, optional
+        A picture of your own, shown first: its middle square, as small as the network's images.
+        What the network sees in it counts as its true class.
 
     Returns
     -------
@@ -37,6 +43,13 @@ def explore_fgsm(run: Run, images: int = 6) -> Explorer:
     signs = (fgsm(model, many, labels, Linf(1e-4)) - many).sign()
     curve = sweep(model, labels, lambda level: (many + level / 255 * signs).clamp(0, 1), LEVELS)
     x, y = (part[:images] for part in classified_correctly(model, many, labels))
+    clearest = probabilities(model, x).max(1).values.argsort(descending=True)
+    x, y = x[clearest], y[clearest]
+    if picture is not None:
+        height, width = x.shape[2:]
+        pixels = torch.tensor(read_image(Path(picture), (height, width)))
+        own = to_float(pixels.permute(2, 0, 1)[None]).to(x.device)
+        x, y = torch.cat([own, x]), torch.cat([probabilities(model, own).argmax(1), y])
     direction = (fgsm(model, x, y, Linf(1e-4)) - x).sign()
 
     view = _View(curve)
@@ -64,7 +77,7 @@ def explore_fgsm(run: Run, images: int = 6) -> Explorer:
         Control("image", "image", range(len(x)), words=words, menu=True, exported=range(4)),
         Control(
             "level", "ε in units of 1/255", LEVELS, 6, [f"{level:.1f}" for level in LEVELS],
-            exported=range(0, 17, 2),
+            exported=range(0, 17, 2), blinks=True,
         ),
     ]  # fmt: skip
     return Explorer("fgsm", controls, Picture(view.figure, view.moving), draw)

@@ -84,7 +84,7 @@ def explore_training(run: Run) -> Explorer:
     controls = [
         Control("trained", "trained against", list(TRAINED), 1, list(TRAINED.values()), menu=True),
         Control("norm", "attacked in", list(BALLS), 0, [f"the {b} ball" for b in BALLS], menu=True),
-        Control("multiple", "ε / training ε", MULTIPLES, 2, words, exported=(0, 2, 4)),
+        Control("multiple", "ε / training ε", MULTIPLES, 2, words, exported=(0, 2, 4), blinks=True),
     ]
     return Explorer("training", controls, Picture(view.figure, view.moving), draw)
 
