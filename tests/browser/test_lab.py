@@ -135,7 +135,7 @@ def test_a_notebook_in_notebook_7(browser, lab, artefacts):
     page.screenshot(path=artefacts / "notebook-7.png")
     for control in explorer.controls:
         explorer.walk(control)
-    explorer.root.locator("button").click()  # plays through the steps
+    explorer.root.get_by_role("button", name="Play").click()  # plays through the steps
     before = explorer.look()
     explorer.wait(lambda now: now != before)
     page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
