@@ -218,10 +218,11 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from rvlib.pipeline import measure_everything
+    from rvlib.pipeline import measure_everything, repository
     from rvlib.report.document import build
     from rvlib.report.notebooks import run_notebooks
 
+    repository()  # before hours of work
     run = _open(arguments)
     # Long work belongs here, with progress and all cores, not inside a notebook's cell.
     _announce(run)

@@ -116,6 +116,10 @@ def certificates(results: Results, n: int, alpha: float = ALPHA) -> Certificates
     return Certificates(prediction, radius)
 
 
+INSTALLED = Path(__file__).with_name("weights")
+"""Weights of the shipped networks in an installed wheel; a checkout has them in ``report/``."""
+
+
 def repository() -> Path:
     """Folder with notebooks and report: ``RVLIB_ROOT``, or the checkout that rvlib lies in."""
     root = Path(os.environ.get("RVLIB_ROOT") or Path(__file__).parents[1])
@@ -158,15 +162,21 @@ class Run:
     def open(
         cls, profile: str, device: str | None = None, root: Path | None = None, seed: int = 0
     ) -> "Run":
-        """Open a run by the name of its profile; ``RVLIB_BUILD`` moves its folder elsewhere."""
-        found, root = ex.find_profile(profile), root or repository()
+        """Open a run by the name of its profile; ``RVLIB_BUILD`` moves its folder elsewhere.
+
+        Without a checkout (a wheel was installed) it works in the current folder.
+        """
+        found, shipped, published = ex.find_profile(profile), INSTALLED, INSTALLED / "no rows"
+        if root or "RVLIB_ROOT" in os.environ or not INSTALLED.is_dir():
+            root = root or repository()
+            shipped, published = root / "report" / "models", root / "report" / "rows"
         if seed < 0:
             raise ValueError(f"seed={seed} must be >= 0")
-        build = Path(os.environ.get("RVLIB_BUILD") or root / "build")
+        build = Path(os.environ.get("RVLIB_BUILD") or (root or Path()) / "build")
         out = build / (found.name if seed == 0 else f"{found.name}-seed-{seed}")
         # Weights do not depend on the seed of attacks and votes.
-        models = build / found.name / "models" if found.trains else root / "report" / "models"
-        return cls(found, pick_device(device), seed, out, models, root / "report" / "rows")
+        models = build / found.name / "models" if found.trains else shipped
+        return cls(found, pick_device(device), seed, out, models, published)
 
     @property
     def rows(self) -> Path:

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import subprocess
+import tomllib
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ from rvlib.modern import MODERN
 from rvlib.pipeline import Accuracy, Run, accuracy, certificates, cores, estimate
 from rvlib.pipeline import measure_everything as everything
 from rvlib.results import Results, ResultsError, counts, open_results, read, write_shard
+
+ROOT = Path(__file__).parents[1]
 
 IMAGES = {"train": 48, "heldout": 8, "test": 8}
 TINY = ex.Profile(
@@ -460,6 +463,23 @@ def test_attacks_inside_the_certified_balls(monkeypatch, tmp_path):
     assert np.allclose(found.frame["radius"], certified.radius, atol=2e-9)
     voted = counts(found.frame, "counts").sum(1)
     assert voted.tolist() == np.where(certified.radius > 0, 100, 0).tolist()
+
+
+def test_an_installed_wheel_has_the_weights_and_works_in_the_current_folder(monkeypatch, tmp_path):
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    (source,) = wheel["targets"]["wheel"]["force-include"]
+    assert wheel["targets"]["wheel"]["force-include"][source] == "rvlib/weights"
+    monkeypatch.setattr(pipeline, "INSTALLED", ROOT / source)
+    for name in ("RVLIB_ROOT", "RVLIB_BUILD"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    run = dataclasses.replace(Run.open("lesson", "cpu"), log=lambda line: None)
+    assert run.accuracy("standard", "natural", count=4).n == 4
+    assert [str(path.parent) for path in tmp_path.rglob("meta.json")] == [
+        str(tmp_path / "build/lesson/rows/heldout/standard/seed-0/natural")
+    ]
+    monkeypatch.setenv("RVLIB_ROOT", str(ROOT))
+    assert Run.open("lesson", "cpu").out == ROOT / "build" / "lesson"
 
 
 def test_a_lesson_reads_published_rows_where_they_are_the_same_measurement(monkeypatch, tmp_path):
