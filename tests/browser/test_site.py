@@ -3,7 +3,6 @@
 import html
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,26 +52,24 @@ PLAIN = ["index.html", "bring-your-own.html", "api/index.html", "api/attacks.htm
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_nothing_scrolls_sideways_on_a_phone(name, site, watched, artefacts):
+def test_nothing_scrolls_sideways_on_a_phone(name, site, watched):
     watched.page.set_viewport_size({"width": 375, "height": 667})
     watched.go(site / name)
-    watched.page.screenshot(path=artefacts / f"phone-{Path(name).stem}.png", full_page=True)
     assert watched.page.evaluate("document.documentElement.scrollWidth") == 375
 
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_the_dark_is_dark_and_the_printed_page_is_not(name, site, watched, artefacts):
+def test_the_dark_is_dark_and_the_printed_page_is_not(site, watched, artefacts):
     def brightness(of):
         colour = watched.page.evaluate(f"getComputedStyle(document.body).{of}")
         return sum(map(int, re.findall(r"\d+", colour)))
 
     watched.page.emulate_media(color_scheme="dark")
-    watched.go(site / name)
-    watched.page.screenshot(path=artefacts / f"dark-{Path(name).stem}.png", full_page=True)
+    watched.go(site / "index.html")
+    watched.page.screenshot(path=artefacts / "site-dark.png", full_page=True)
     assert brightness("backgroundColor") < 100 < 600 < brightness("color")
     watched.page.emulate_media(media="print")
     assert brightness("color") < 100 < 700 < brightness("backgroundColor")
-    assert not watched.page.locator("nav").is_visible()
+    assert watched.page.locator("nav:visible, form:visible").count() == 0
 
 
 def test_a_keyboard_searches_and_opens_what_it_finds(site, watched):
@@ -101,7 +98,7 @@ def test_all_that_the_search_can_find_is_there(site):
     assert len(entries) > 150
     for entry in entries:
         name, _, anchor = entry["address"].partition("#")
-        assert f'id="{html.escape(anchor)}"' in (site / name).read_text(), entry
+        assert f'id="{html.escape(anchor, quote=False)}"' in (site / name).read_text(), entry
 
 
 def test_without_scripts_the_front_door_lacks_the_search_alone(site, browser):

@@ -32,6 +32,7 @@ def test_each_group_has_a_page_and_each_name_one_place(api):
 
 def test_pages_load_nothing_and_every_link_arrives(api):
     for name, text in api.items():
+        assert '<a href="../index.html">Overview</a>' in text
         assert not re.search(r"<(link|script|img)\b|@import|url\(", text), name
         for link in re.findall(r'href="(.*?)"', text):
             file, _, anchor = link.partition("#")
