@@ -25,11 +25,8 @@ SETTINGS = {
     "extensions": ["sphinx.ext.autodoc", "numpydoc", __name__],
     "html_theme": "basic",
     "html_math_renderer": "mathml",
-    "html_use_index": False,
-    "html_copy_source": False,
     "default_role": "literal",  # `x` is a parameter
     "autodoc_typehints": "none",  # the docstrings say more: shapes, ranges, units
-    "autodoc_preserve_defaults": True,
     "numpydoc_show_class_members": False,
 }
 
@@ -59,8 +56,9 @@ class Name(NamedTuple):
 
     @property
     def summary(self) -> str:
-        """The first line of the documentation, as reStructuredText without references."""
-        return re.sub(r" ?\[\d\]_", "", self.text.partition("\n")[0])
+        """The first paragraph of the documentation, as reStructuredText without references."""
+        first, *_ = self.text.split("\n\n")
+        return re.sub(r" ?\[\d\]_", "", " ".join(first.split()))
 
     @property
     def address(self) -> str:
@@ -174,8 +172,15 @@ def _entry(name: Name) -> list[str]:
 
 
 def setup(app: Sphinx) -> None:
-    """Make equations MathML, which needs no script and no font."""
+    """Make equations MathML, which needs no script and no font; name functions by their names."""
     app.add_html_math_renderer("mathml", (_visit_inline, None), (_visit_block, None))
+    app.connect("autodoc-process-signature", _named_functions)
+
+
+def _named_functions(*given: Any) -> tuple[str | None, str | None]:
+    """Write a default as ``log_odds``; Sphinx's own way to do so changes the functions."""
+    *_, signature, returned = given
+    return signature and re.sub(r"<function (\w+)>", r"\1", signature), returned
 
 
 def _visit_inline(translator: Any, node: nodes.math) -> None:

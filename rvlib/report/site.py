@@ -1,4 +1,4 @@
-"""The static pages: playground, executed notebooks and report, for a reader without a kernel."""
+"""The static pages: front door, playground, notebooks, report and API, for who has no kernel."""
 
 import base64
 import shutil
@@ -48,14 +48,14 @@ OWN = Page(
 
 
 def build_site(run: Run, root: Path | None = None) -> Path:
-    """Write playground, notebooks and report as pages that need no kernel and no network.
+    """Write playground, notebooks, report and API as pages that need no kernel and no network.
 
     Parameters
     ----------
     run : Run
         Its executed notebooks and its report are shown; where it has none, the shipped ones.
     root : Path, default=``repository()``
-        The folder that holds ``notebooks/`` and ``report/``.
+        The folder that holds ``notebooks/``, ``docs/`` and ``report/``.
 
     Returns
     -------
@@ -65,10 +65,9 @@ def build_site(run: Run, root: Path | None = None) -> Path:
     Raises
     ------
     ValueError
-        If an equation cannot be shown; names the notebook and the equation.
+        If an equation or a docstring cannot be shown; names it, and where it stands.
     """
     root = root or repository()
-    templates = root / "report" / "site"
     site = run.out.parent / "site"
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True)
@@ -81,34 +80,34 @@ def build_site(run: Run, root: Path | None = None) -> Path:
     pages = [HOME, PLAYGROUND, *notebooks, *more]
     writer = exporter(HTMLExporter, "site", root / "report")
 
+    def resources(page: Page) -> dict[str, Any]:
+        return {"pages": pages, "page": page}
+
+    def fill(template: str, page: Page, **parts: Any) -> str:
+        made = writer.environment.get_template(template)
+        return str(made.render(title=page.title, resources=resources(page), **parts))
+
     def write(page: Page, text: str) -> list[Entry]:
         (site / page.file).write_text(text, encoding="utf-8")
         return list(headings(page, text))
 
-    def fill(template: str, page: Page, **parts: Any) -> str:
-        resources = {"pages": pages, "page": page}
-        made = writer.environment.get_template(template)
-        return str(made.render(title=page.title, resources=resources, **parts))
-
     index = []
     for page, notebook in notebooks.items():
-        index += write(page, _notebook(writer, notebook, {"pages": pages, "page": page}))
-    text = markdown((root / "docs" / "bring-your-own.md").read_text(encoding="utf-8"))
-    index += write(OWN, fill("page.html", OWN, body=text))
+        index += write(page, _html(writer, notebook, resources(page)))
+    body = markdown((root / "docs" / "bring-your-own.md").read_text(encoding="utf-8"))
+    index += write(OWN, fill("page.html", OWN, body=body))
     index += api_entries("api")
+    context = {"resources": resources(REFERENCE), "up": "../"}
+    write_reference(site / "api", root / "report" / "site", context)
     write(PLAYGROUND, playground(root, home=HOME.file))
-    write_reference(
-        site / "api", templates, {"resources": {"pages": pages, "page": REFERENCE}, "up": "../"}
-    )
     picture = base64.b64encode((root / "docs" / "playground.png").read_bytes()).decode()
-    parts = {"playground": PLAYGROUND._replace(picture=picture), "notebooks": list(notebooks)}
-    write(HOME, fill("home.html.j2", HOME, more=more, index=as_json(index), **parts))
+    cards = {"playground": PLAYGROUND._replace(picture=picture), "notebooks": list(notebooks)}
+    write(HOME, fill("home.html.j2", HOME, more=more, index=as_json(index), **cards))
     return site / HOME.file
 
 
-def _notebook(
-    writer: HTMLExporter, notebook: nbformat.NotebookNode, resources: dict[str, Any]
-) -> str:
+def _html(writer: HTMLExporter, notebook: nbformat.NotebookNode, resources: dict[str, Any]) -> str:
+    """Write a notebook as HTML; an equation that cannot be shown is named with its page."""
     page = resources["page"]
     notebook.metadata["title"] = page.title
     try:

@@ -59,10 +59,8 @@ def test_every_public_name_is_found_with_its_first_line():
     wanted = "api/smoothing.html#rvlib.ABSTAIN"
     (abstain,) = [entry for entry in found if entry.title == "rv.ABSTAIN"]
     assert (abstain.place, abstain.address) == ("Smoothing", wanted)
-    assert (
-        abstain.text
-        == "The answer of a vote that is too close to call.  It never equals a label: an error."
-    )
+    assert abstain.text.startswith("The answer of a vote that is too close to call. It never")
+    assert all(entry.text[-1] in ".?" for entry in found)  # also where it takes two lines
 
 
 def test_no_heading_ends_the_script_that_it_stands_in():
