@@ -37,7 +37,7 @@ notebooks: $(READY) ## run the notebooks and write them back with their outputs
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab $$(test "$$(id -u)" -ne 0 || echo --allow-root) notebooks
 
-site: $(READY) ## write the notebooks and the report as static pages, build/site/index.html
+site: $(READY) ## write playground, notebooks, report and API as static pages, build/site/index.html
 	$(BIN)/rvlib site
 
 handouts: $(READY) ## write the notebooks for students, solved, and for nbgrader, build/handouts

@@ -11,6 +11,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import rvlib
+
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -108,3 +110,10 @@ def test_each_make_target_says_what_it_does():
     assert set(phony[1].split()) == set(
         re.findall(r"^([\w-]+):.*## \w", MAKEFILE, flags=re.MULTILINE)
     )
+
+
+def test_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == rvlib.__version__
+    assert citation["license"] == PROJECT["license"]
+    assert citation["authors"] == PROJECT["authors"]

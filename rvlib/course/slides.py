@@ -14,7 +14,8 @@ from rvlib.course.exercises.exercise import Check
 from rvlib.course.handouts import exercise_in, student_version
 from rvlib.data import DataError, data_folder, unpack_npm
 from rvlib.pipeline import Run, repository
-from rvlib.report.site import exporter, latest, title, without_plumbing
+from rvlib.report.front import title
+from rvlib.report.site import exporter, latest, without_plumbing
 from rvlib.results import atomic_write
 
 REVEAL = "reveal.js@5.2.1"

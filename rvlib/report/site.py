@@ -1,54 +1,61 @@
-"""The static pages: playground, executed notebooks and report, for a reader without a kernel."""
+"""The static pages: front door, playground, notebooks, report and API, for who has no kernel."""
 
+import base64
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import nbformat
-from math_core import LatexError, LatexToMathML
+from math_core import LatexError
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from traitlets.config import Config
 
 from rvlib.pipeline import Run, repository
+from rvlib.report.front import Entry, Page, api_entries, as_json, card, headings
 from rvlib.report.notebooks import source_digest, without_injected
 from rvlib.report.playground import playground
-
-TITLE = "Robust image classifiers: seven notebooks and a report"
+from rvlib.report.reference import MATH, write_reference
 
 # What a page can show of an output, the richest first: a live widget is no part of it.
 SHOWN = ["text/html", "text/markdown", "image/svg+xml", "image/png", "text/plain"]
 
-MATH = LatexToMathML(fancy_error=False)
-
-
-class Page(NamedTuple):
-    """One page.
-
-    Parameters
-    ----------
-    file : str
-        Its file.
-    name : str
-        What the other pages' menu calls it.
-    title : str
-        Its title.
-    """
-
-    file: str
-    name: str
-    title: str
+HOME = Page("index.html", "Overview", "Robust image classifiers: seven notebooks and a report")
+PLAYGROUND = Page(
+    "playground.html",
+    "Playground",
+    "Playground: attack a network, live in this page",
+    "Attack a picture of your own, or let noisy copies of it vote: computed in the browser, "
+    "nothing is sent, nothing is loaded.",
+    alt="The playground: an undefended network is fooled, an adversarially trained one is not.",
+)
+REPORT = [
+    Page("report.html", "Report", "The report", "Every table and figure, from stored rows."),
+    Page("report.pdf", "PDF", "The report, to print", "The same as a PDF."),
+]
+REFERENCE = Page(
+    "api/index.html",
+    "API",
+    "API reference",
+    "Every public function: its equation, shapes, guarantee and source.",
+)
+OWN = Page(
+    "bring-your-own.html",
+    "Bring your own",
+    "Bring your own",
+    "An attack, a norm, a network, a data set, a defence: about 20 lines each.",
+)
 
 
 def build_site(run: Run, root: Path | None = None) -> Path:
-    """Write playground, notebooks and report as pages that need no kernel and no network.
+    """Write playground, notebooks, report and API as pages that need no kernel and no network.
 
     Parameters
     ----------
     run : Run
         Its executed notebooks and its report are shown; where it has none, the shipped ones.
     root : Path, default=``repository()``
-        The folder that holds ``notebooks/`` and ``report/``.
+        The folder that holds ``notebooks/``, ``docs/`` and ``report/``.
 
     Returns
     -------
@@ -58,39 +65,55 @@ def build_site(run: Run, root: Path | None = None) -> Path:
     Raises
     ------
     ValueError
-        If an equation cannot be shown; names the notebook and the equation.
+        If an equation or a docstring cannot be shown; names it, and where it stands.
     """
     root = root or repository()
     site = run.out.parent / "site"
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True)
     notebooks = {
-        path.stem: without_plumbing(latest(path, run.out))
+        card(path.stem, found): found
         for path in sorted((root / "notebooks").glob("[0-9]*.ipynb"))
+        for found in [without_plumbing(latest(path, run.out))]
     }
-    pages = [
-        Page("index.html", "Overview", TITLE),
-        Page("playground.html", "Playground", "Playground: attack a network, live in this page"),
-        *(
-            Page(f"{stem}.html", stem.replace("_", " "), title(nb))
-            for stem, nb in notebooks.items()
-        ),
-        *_report(run.out, root / "report", site),
-    ]
+    more = [*_report(run.out, root / "report", site), REFERENCE, OWN]
+    pages = [HOME, PLAYGROUND, *notebooks, *more]
     writer = exporter(HTMLExporter, "site", root / "report")
-    for page, (stem, notebook) in zip(pages[2:], notebooks.items(), strict=False):
-        notebook.metadata["title"] = page.title
-        try:
-            text, _ = writer.from_notebook_node(notebook, {"pages": pages, "page": page})
-        except LatexError as error:
-            raise ValueError(f"{stem}: {error}") from None
-        (site / page.file).write_text(text)
-    text = playground(root, home=pages[0].file)
-    (site / pages[1].file).write_text(text, encoding="utf-8")
-    home = writer.environment.get_template("home.html.j2")
-    text = home.render(resources={"pages": pages, "page": pages[0]})
-    (site / pages[0].file).write_text(text)
-    return site / pages[0].file
+
+    def resources(page: Page) -> dict[str, Any]:
+        return {"pages": pages, "page": page}
+
+    def fill(template: str, page: Page, **parts: Any) -> str:
+        made = writer.environment.get_template(template)
+        return str(made.render(title=page.title, resources=resources(page), **parts))
+
+    def write(page: Page, text: str) -> list[Entry]:
+        (site / page.file).write_text(text, encoding="utf-8")
+        return list(headings(page, text))
+
+    index = []
+    for page, notebook in notebooks.items():
+        index += write(page, _html(writer, notebook, resources(page)))
+    body = markdown((root / "docs" / "bring-your-own.md").read_text(encoding="utf-8"))
+    index += write(OWN, fill("page.html", OWN, body=body))
+    index += api_entries("api")
+    context = {"resources": resources(REFERENCE), "up": "../"}
+    write_reference(site / "api", root / "report" / "site", context)
+    write(PLAYGROUND, playground(root, home=HOME.file))
+    picture = base64.b64encode((root / "docs" / "playground.png").read_bytes()).decode()
+    cards = {"playground": PLAYGROUND._replace(picture=picture), "notebooks": list(notebooks)}
+    write(HOME, fill("home.html.j2", HOME, more=more, index=as_json(index), **cards))
+    return site / HOME.file
+
+
+def _html(writer: HTMLExporter, notebook: nbformat.NotebookNode, resources: dict[str, Any]) -> str:
+    """Write a notebook as HTML; an equation that cannot be shown is named with its page."""
+    page = resources["page"]
+    notebook.metadata["title"] = page.title
+    try:
+        return str(writer.from_notebook_node(notebook, resources)[0])
+    except LatexError as error:
+        raise ValueError(f"{Path(page.file).stem}: {error}") from None
 
 
 def latest(path: Path, out: Path) -> nbformat.NotebookNode:
@@ -124,22 +147,14 @@ def without_plumbing(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def title(notebook: nbformat.NotebookNode) -> str:
-    """Read the title: the heading in the first line."""
-    return str(notebook.cells[0].source).partition("\n")[0].lstrip("# ")
-
-
 def _report(out: Path, shipped: Path, site: Path) -> list[Page]:
     """Copy the report of the run; if it has none, the shipped one."""
     for folder in (out, shipped):
-        files = [folder / "report.html", folder / "report.pdf"]
+        files = [folder / page.file for page in REPORT]
         if all(file.exists() for file in files):
             for file in files:
                 shutil.copy2(file, site)
-            return [
-                Page("report.html", "Report", "The report"),
-                Page("report.pdf", "PDF", "The report, to print"),
-            ]
+            return REPORT
     return []
 
 

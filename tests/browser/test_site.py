@@ -1,5 +1,7 @@
 """The exported pages from disk: explorers follow the reader; nothing is asked from anywhere."""
 
+import html
+import json
 import re
 
 import numpy as np
@@ -43,6 +45,70 @@ def test_every_page_is_reached_from_the_first(site, watched, artefacts):
         watched.go(site / name)
         assert watched.page.title()
     watched.assert_quiet()
+
+
+PLAIN = ["index.html", "bring-your-own.html", "api/index.html", "api/attacks.html"]
+"""Pages that are no notebooks."""
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_nothing_scrolls_sideways_on_a_phone(name, site, watched):
+    watched.page.set_viewport_size({"width": 375, "height": 667})
+    watched.go(site / name)
+    assert watched.page.evaluate("document.documentElement.scrollWidth") == 375
+
+
+def test_the_dark_is_dark_and_the_printed_page_is_not(site, watched, artefacts):
+    def brightness(of):
+        colour = watched.page.evaluate(f"getComputedStyle(document.body).{of}")
+        return sum(map(int, re.findall(r"\d+", colour)))
+
+    watched.page.emulate_media(color_scheme="dark")
+    watched.go(site / "index.html")
+    watched.page.screenshot(path=artefacts / "site-dark.png", full_page=True)
+    assert brightness("backgroundColor") < 100 < 600 < brightness("color")
+    watched.page.emulate_media(media="print")
+    assert brightness("color") < 100 < 700 < brightness("backgroundColor")
+    assert watched.page.locator("nav:visible, form:visible").count() == 0
+
+
+def test_a_keyboard_searches_and_opens_what_it_finds(site, watched):
+    page, keyboard = watched.page, watched.page.keyboard
+    watched.go(site / "index.html")
+    page.get_by_label("Search").focus()
+    keyboard.type("wilson inter")
+    assert page.locator("[role=status]").inner_text() == "1 found"
+    keyboard.press("Tab")
+    keyboard.press("Enter")
+    page.wait_for_url("**/api/smoothing.html#rvlib.wilson")
+    assert "wilson" in page.locator(":target").inner_text()
+    page.go_back()
+    page.get_by_label("Search").fill("ACCURACY epsilon")
+    assert page.locator("[role=status]").inner_text() == "Nothing found"
+    page.get_by_label("Search").fill("ACCURACY ε")
+    keyboard.press("Enter")  # the first, without a way through the list
+    page.wait_for_url("**/01_fgsm.html#*")
+    assert page.locator(":target").inner_text().startswith("Accuracy against ε")
+    watched.assert_quiet()
+
+
+def test_all_that_the_search_can_find_is_there(site):
+    (index,) = re.findall(r'id="index">(.*?)</script>', (site / "index.html").read_text())
+    entries = json.loads(index)
+    assert len(entries) > 150
+    for entry in entries:
+        name, _, anchor = entry["address"].partition("#")
+        assert f'id="{html.escape(anchor, quote=False)}"' in (site / name).read_text(), entry
+
+
+def test_without_scripts_the_front_door_lacks_the_search_alone(site, browser):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((site / "index.html").as_uri())
+    assert page.get_by_role("listitem").filter(has=page.get_by_role("img")).count() >= 6
+    assert page.get_by_role("link", name="API reference").is_visible()
+    assert not page.get_by_label("Search").is_visible()
+    context.close()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """rvlib.report.site: pages that load nothing, with everything that the notebooks show."""
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from math_core import LatexError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from rvlib.pipeline import Run, repository
+from rvlib.report import site as module
 from rvlib.report.playground import NETWORKS
 from rvlib.report.site import build_site, latest, markdown
 
@@ -18,6 +20,10 @@ TEXT = """# 01 · How far does one step carry?
 
 [![Open in Colab](https://example.org/badge.svg)](https://example.org/open)
 then [next](02_b.ipynb), of $\\epsilon$
+
+*Time: A quarter of a minute.*
+
+## Then &lt;this&gt;
 
 $$\\hat{x} = \\Pi_{[0,1]}\\big(x + \\epsilon\\,\\mathrm{sign}(\\nabla_x L)\\big)$$
 """
@@ -61,7 +67,8 @@ def write(path, cells, **metadata):
 @pytest.fixture
 def root(tmp_path):
     """A checkout of two notebooks, the first with outputs and widget state."""
-    shutil.copytree(repository() / "report" / "site", tmp_path / "report" / "site")
+    for folder in ("report/site", "docs"):
+        shutil.copytree(repository() / folder, tmp_path / folder)
     for name in NETWORKS:
         shutil.copytree(repository() / "report/models" / name, tmp_path / "report/models" / name)
     hidden = {"jupyter": {"source_hidden": True}}
@@ -82,7 +89,9 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def run(root):
+def run(root, monkeypatch):
+    # It takes seconds and needs no notebook: test_reference.py.
+    monkeypatch.setattr(module, "write_reference", lambda *given: None)
     return Run.open("smoke", "cpu", root)
 
 
@@ -93,15 +102,16 @@ def pages(site):
 def test_pages_load_nothing_and_link_each_other(root, run):
     site = build_site(run, root).parent
     assert site == root / "build" / "site"
-    assert pages(site).keys() == {"index.html", "playground.html", "01_a.html", "02_b.html"}
+    others = {"playground.html", "01_a.html", "02_b.html", "bring-your-own.html"}
+    assert pages(site).keys() == {"index.html"} | others
     for name, text in pages(site).items():
         page = Links(text)
         assert [address for address in page.loads if not address.startswith("data:")] == [], name
         style = "".join(re.findall(r"<style.*?</style>", text, flags=re.S))
         assert not re.search(r"@import|url\((?!data:|'data:|\"data:|#)", style), name
         inner = {link for link in page.links if "://" not in link and not link.startswith("#")}
-        notebooks = {"playground.html", "01_a.html", "02_b.html"}
-        assert inner == {"index.html"} | (set() if name == "playground.html" else notebooks), name
+        linked = set() if name == "playground.html" else others | {"api/index.html"}
+        assert inner == {"index.html"} | linked, name
     assert "https://example.org/open" in Links(pages(site)["01_a.html"]).links
 
 
@@ -185,3 +195,27 @@ def test_the_same_notebooks_give_the_same_pages_and_old_ones_go(root, run):
     (site / "old.html").touch()
     build_site(run, root)
     assert pages(site) == before
+
+
+def test_the_first_page_has_a_card_for_each_page(root, run):
+    text = pages(build_site(run, root).parent)["index.html"]
+    cards = re.findall(r'<(?:li|section) class="card.*?</(?:li|section)>', text, flags=re.S)
+    assert [re.findall('href="(.*?)"', card)[0] for card in cards] == [
+        *["playground.html", "01_a.html", "02_b.html", "api/index.html", "bring-your-own.html"]
+    ]
+    playground, first, second, *_ = [Links(card).images for card in cards]
+    assert len(playground) == len(first) == 1
+    assert playground[0]["alt"].startswith("The playground")
+    assert first[0] == {"src": f"data:image/png;base64,{PIXEL}", "alt": "plain words"}
+    assert second == []  # was not run
+    assert "A quarter of a minute" in cards[1]
+
+
+def test_the_search_looks_through_headings_and_names(root, run):
+    text = pages(build_site(run, root).parent)["index.html"]
+    (index,) = re.findall(r'<script type="application/json" id="index">(.*?)</script>', text)
+    found = {entry["title"]: entry["address"] for entry in json.loads(index)}
+    assert found["Then <this>"] == "01_a.html#Then-%3Cthis%3E"
+    assert found["A norm"] == "bring-your-own.html#A-norm"
+    assert found["rv.pgd"] == "api/attacks.html#rvlib.pgd"
+    assert "02 · And then?" not in found  # a page is on a card

@@ -1,0 +1,99 @@
+"""The front door of the site: a card for every notebook, and what its search box looks through."""
+
+import html
+import json
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import nbformat
+
+from rvlib.report.reference import public_names, title_of
+
+
+class Page(NamedTuple):
+    """One page.
+
+    Parameters
+    ----------
+    file : str
+        Its file.
+    name : str
+        What the other pages' menu calls it.
+    title : str
+        Its title.
+    text : str, default=""
+        A sentence for its card on the first page.
+    picture, alt : str, default="", ""
+        The card's picture, a PNG in base64, and its alternative text.
+    """
+
+    file: str
+    name: str
+    title: str
+    text: str = ""
+    picture: str = ""
+    alt: str = ""
+
+
+class Entry(NamedTuple):
+    """What the search finds: a heading or a public name, with its address."""
+
+    title: str
+    place: str
+    address: str
+    text: str = ""
+
+
+def title(notebook: nbformat.NotebookNode) -> str:
+    """Read the title: the heading in the first line."""
+    return str(notebook.cells[0].source).partition("\n")[0].lstrip("# ")
+
+
+def card(stem: str, notebook: nbformat.NotebookNode) -> Page:
+    """Make a notebook's page: its question, what it takes, the first frame of its explorer.
+
+    Parameters
+    ----------
+    stem : str
+        Name of its file without the suffix.
+    notebook : NotebookNode
+        Its first cell says ``*Time: ...*``; without outputs there is no picture.
+
+    Returns
+    -------
+    Page
+        For the menu and the first page.
+    """
+    time = re.search(r"\*(Time: .+?\.)[ *]", notebook.cells[0].source)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    first = next((o for o in outputs if "image/png" in o.get("data", {})), None)
+    return Page(
+        f"{stem}.html",
+        stem.replace("_", " "),
+        title(notebook),
+        time[1] if time else "",
+        first.data["image/png"].replace("\n", "") if first else "",
+        first.metadata.get("image/png", {}).get("alt", "") if first else "",
+    )
+
+
+def headings(page: Page, text: str) -> Iterator[Entry]:
+    """Find the headings of a page of HTML, all but its title, each with the link to itself."""
+    pattern = r'<h[23] id="[^"]*">(.*?)<a class="anchor-link" href="([^"]*)"'
+    for heading, anchor in re.findall(pattern, text, flags=re.S):
+        words = html.unescape(re.sub("<.*?>", "", heading))
+        yield Entry(words, page.title, page.file + html.unescape(anchor))
+
+
+def api_entries(folder: str) -> Iterator[Entry]:
+    """List the public names with their first lines, as words without markup."""
+    for name in public_names():
+        words = re.sub(r":? ?:math:`.*?`|`", "", name.summary)
+        yield Entry(f"rv.{name.name}", title_of(name.group), f"{folder}/{name.address}", words)
+
+
+def as_json(entries: list[Entry]) -> str:
+    """Write entries as JSON that may stand inside a script element."""
+    listed = [entry._asdict() for entry in entries]
+    return json.dumps(listed, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
