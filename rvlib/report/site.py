@@ -43,7 +43,7 @@ OWN = Page(
     "bring-your-own.html",
     "Bring your own",
     "Bring your own",
-    "An attack, a norm, a network, a data set, a defence: about 20 lines each.",
+    "An attack, a norm, a network, a data set, a defence: a complete example of each.",
 )
 
 
