@@ -139,6 +139,7 @@ def certified_table(folder: Path) -> pd.DataFrame:
         for radius in RADII:
             line: dict[str, Any] = {"defence": name, "sigma": recipe.sigma, "radius": radius}
             line |= {"n": n, "images": 0, "public": PUBLIC.get(name, {}).get(radius, np.nan)}
+            line["reached"] = None
             if found is not None:
                 reached = st.correct_radii(certificates(found, n), found.frame["label"]) >= radius
                 ends = st.wilson(int(reached.sum()), len(reached))

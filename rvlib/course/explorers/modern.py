@@ -29,7 +29,7 @@ def explore_modern(run: Run) -> Explorer:
     training, accuracy, certified = part_two.shipped_tables(run.published.parent).values()
     measured = accuracy[accuracy["n"] > 0].set_index(["attack", "defence"])
     cost = training.set_index("defence")
-    images = 1e-9 * 48_000  # of an epoch, in billions
+    images = 1e-6 * 48_000  # of an epoch, in millions
     passes = images * cost["done"] * (cost["forwards"] + cost["backwards"])
     attacks = [a for a in accuracy["attack"].unique() if a in measured.index]
     networks = list(measured.loc[attacks[0]].index)
@@ -58,7 +58,7 @@ def explore_modern(run: Run) -> Explorer:
         return (
             f"{title(network)}, {title(attack)}: {line['accuracy']:.1f} % of {line['n']:.0f} test "
             f"images ({line['ci_low']:.1f} to {line['ci_high']:.1f}), after "
-            f"{passes[network]:.2f} billion passes. {title(smoothed)}, radius {radius:g}: "
+            f"{passes[network]:.1f} million passes. {title(smoothed)}, radius {radius:g}: "
             f"{at['certified']:.1f} % of {at['images']:.0f} certified{words}."
         )
 
@@ -91,8 +91,8 @@ class _Points:
         (self.here,) = axes.plot([], [], **HERE)
         (self.ends,) = axes.plot([], [], "-_", color="k", markersize=12)
         self.title = axes.set_title(" ", loc="right")
-        axes.set(xscale="log", xlim=(0.04, 40), ylim=(0, 100))
-        axes.set(xlabel="passes of the training, billions", ylabel="accuracy, %")
+        axes.set(xscale="log", xlim=(2, 60), ylim=(0, 100))
+        axes.set(xlabel="passes of the training, millions", ylabel="accuracy, %")
         axes.legend(loc="upper left")
         self.moving: list[Artist] = [*self.points.values(), self.here, self.ends, self.title]
 
