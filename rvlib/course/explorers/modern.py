@@ -93,6 +93,8 @@ class _Points:
         self.title = axes.set_title(" ", loc="right")
         axes.set(xscale="log", xlim=(2, 60), ylim=(0, 100))
         axes.set(xlabel="passes of the training, millions", ylabel="accuracy, %")
+        axes.set_xticks(ticks := (2, 5, 10, 20, 50), map(str, ticks))
+        axes.minorticks_off()
         axes.legend(loc="upper left")
         self.moving: list[Artist] = [*self.points.values(), self.here, self.ends, self.title]
 
