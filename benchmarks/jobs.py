@@ -132,7 +132,7 @@ def jobs(device: str = "cpu", quick: bool = False) -> list[Job]:
 def _tiny(job: Job) -> Job:
     """Shrink a job until it takes a moment: for tests, not for times."""
     if job.once:
-        return replace(job, network="standard", images=16)  # falls to the first attack
+        return replace(job, network="standard", images=16, norm="linf")  # falls at once
     images, votes = (1, 50) if job.network == "resnet18" else (16, 1000)
     images, votes = min(job.images, images), min(job.votes, votes)
     return replace(job, images=images, votes=votes, repeats=1)

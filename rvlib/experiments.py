@@ -377,11 +377,11 @@ PROFILES = {
         Profile("lesson", reads_published=True),
         Profile(
             "course",
-            live=1024,
+            live=512,
             standard=64,
             votes=500,
             vote_attacked=128,
-            certified=96,
+            certified=64,
             ns=(100, 1000, 10_000),
             attacks=REPORT_ATTACKS + FURTHER_ATTACKS[:2],  # 50 steps from 5 starts take minutes
         ),

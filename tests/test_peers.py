@@ -134,7 +134,7 @@ def test_the_ensemble_is_theirs_image_by_image(model, images, threat):
     norm = "linf" if isinstance(threat, Linf) else "l2"
     made = published(model, norm, threat.eps, targets=3, steps=50, queries=0)
     theirs = rv.from_torchattacks(made, threat)
-    few = images[0][:48], images[1][:48]
+    few = images[0][:32], images[1][:32]
     stands = [
         right(model, few, attack) for attack in (partial(rv.autoattack, threat=threat), theirs)
     ]
