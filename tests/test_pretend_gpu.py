@@ -19,9 +19,10 @@ from tests.pretend_gpu import work
 from tests.pretend_gpu.device import NAME, build, compiler
 
 SPEED = Path(__file__).parents[1] / "docs" / "speed.md"
+KINDS = ("pgd", "radii", "fast", "votes", "certify_at", "epoch")
 JOBS = list(
-    {job.kind: job for job in reversed(jobs("cuda", quick=True))}.values()
-)  # one of each kind
+    {job.kind: job for job in reversed(jobs("cuda", quick=True)) if job.kind in KINDS}.values()
+)
 OTHERS = {LOOP, COHEN, GAUSSIAN, FIXED}
 
 

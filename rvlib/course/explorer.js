@@ -39,13 +39,13 @@ function makeControl({ label, values, start, menu, plays, blinks }, moved) {
   const id = `control-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
   const value = make("span", { className: "value" });
   value.ariaHidden = "true"; // a screen reader hears the slider's own value text
+  const hidden = values.length === 1; // of one value only the text is left
   const input = menu
-    ? make("select", { id }, ...values.map((text, i) => make("option", { value: i }, text)))
-    : make("input", { id, type: "range", min: 0, max: values.length - 1,
-      hidden: values.length === 1 }); // of one exported value only the text is left
+    ? make("select", { id, hidden }, ...values.map((text, i) => make("option", { value: i }, text)))
+    : make("input", { id, hidden, type: "range", min: 0, max: values.length - 1 });
   const set = (at) => {
     input.value = at;
-    if (menu) return;
+    if (menu && !hidden) return;
     value.textContent = values[at];
     input.setAttribute("aria-valuetext", values[at]);
   };
@@ -53,7 +53,7 @@ function makeControl({ label, values, start, menu, plays, blinks }, moved) {
   input.dataset.lmSuppressShortcuts = "";
   input.addEventListener("input", () => { set(+input.value); moved(); });
   set(start);
-  const row = make("div", {}, make("label", { htmlFor: id }, label), input, ...(menu ? [] : [value]));
+  const row = make("div", {}, make("label", { htmlFor: id }, label), input, ...(menu && !hidden ? [] : [value]));
   const go = (at) => { set(at); moved(); };
   const next = () => go((+input.value + 1) % values.length);
   let chosen = start;

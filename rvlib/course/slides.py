@@ -140,9 +140,9 @@ def _apart(cell: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]:
     if cell.cell_type == "markdown" or "transient" not in cell.metadata or len(cell.outputs) < 3:
         yield cell
         return
-    for output in cell.outputs:
+    for number, output in enumerate(cell.outputs):
         part = copy.deepcopy(cell)
-        part.source, part.outputs = "", [output]
+        part.id, part.source, part.outputs = f"{cell.id}-{number}", "", [output]
         yield part
 
 

@@ -22,7 +22,7 @@ def site():
     return build_site(Run.open("lesson", "cpu")).parent
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("notebook", NOTEBOOKS[::3], ids=lambda path: path.stem)
 def test_a_notebook_as_a_page(notebook, site, watched, artefacts):
     found = watched.go(site / f"{notebook.stem}.html")
     watched.page.screenshot(path=artefacts / f"site-{notebook.stem}.png", full_page=True)
