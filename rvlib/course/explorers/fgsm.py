@@ -9,13 +9,15 @@ from rvlib.attacks import fgsm
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import HERE, ClassBars, Shot, moving, new_figure, place
 from rvlib.course.figures import BLUE, CLASSES, style
-from rvlib.course.lessons import classified_correctly, probabilities, sweep
+from rvlib.course.lessons import answers, classified_correctly, probabilities, sweep
 from rvlib.data import read_image, to_float
 from rvlib.pipeline import Run
 from rvlib.threat_models import Linf
 
 LEVELS = [level / 2 for level in range(17)]
 """Slider grid of epsilon, in units of 1/255."""
+START = 6
+"""Its first position."""
 
 
 def explore_fgsm(run: Run, images: int = 6, picture: Path | str | None = None) -> Explorer:
@@ -26,8 +28,8 @@ def explore_fgsm(run: Run, images: int = 6, picture: Path | str | None = None) -
     run : Run
         Whose undefended network and images to use.
     images : int, default=6
-        How many images to choose from: the first that the network classifies correctly, the
-        clearest of them first.
+        How many images to choose from: the first that the network classifies correctly, and of
+        them first those that fall at once, from the clearest on.
     picture : Path or str, optional
         A picture of your own, shown first: its middle square, as small as the network's images.
         What the network sees in it counts as its true class.
@@ -43,8 +45,9 @@ def explore_fgsm(run: Run, images: int = 6, picture: Path | str | None = None) -
     signs = (fgsm(model, many, labels, Linf(1e-4)) - many).sign()
     curve = sweep(model, labels, lambda level: (many + level / 255 * signs).clamp(0, 1), LEVELS)
     x, y = (part[:images] for part in classified_correctly(model, many, labels))
-    clearest = probabilities(model, x).max(1).values.argsort(descending=True)
-    x, y = x[clearest], y[clearest]
+    falls = answers(model, fgsm(model, x, y, Linf(LEVELS[START] / 255))) != y
+    best = (falls + probabilities(model, x).max(1).values).argsort(descending=True)
+    x, y = x[best], y[best]
     if picture is not None:
         height, width = x.shape[2:]
         pixels = torch.tensor(read_image(Path(picture), (height, width)))
@@ -76,7 +79,7 @@ def explore_fgsm(run: Run, images: int = 6, picture: Path | str | None = None) -
     controls = [
         Control("image", "image", range(len(x)), words=words, menu=True, exported=range(4)),
         Control(
-            "level", "ε in units of 1/255", LEVELS, 6, [f"{level:.1f}" for level in LEVELS],
+            "level", "ε in units of 1/255", LEVELS, START, [f"{level:.1f}" for level in LEVELS],
             exported=range(0, 17, 2), blinks=True,
         ),
     ]  # fmt: skip
