@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -186,7 +187,8 @@ def test_one_process_continues_what_two_began(two):
 
 def test_a_killed_rank_is_restarted_and_the_training_goes_on(two, tmp_path, monkeypatch):
     _, folder, printed = two
-    assert sorted(line for line in printed.splitlines() if "took" in line) == [
+    # Two processes write into one stream: a line may end after the other's.
+    assert sorted(re.findall(r"rank \d took \d+ steps", printed)) == [
         "rank 0 took 8 steps",
         "rank 1 took 8 steps",
     ]
