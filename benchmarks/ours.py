@@ -33,11 +33,16 @@ def answers(network: nn.Module, x: Tensor) -> Tensor:
         return network(x).argmax(1)
 
 
+def threat_of(norm: str, eps: float) -> rv.ThreatModel:
+    """Make the ball of a job."""
+    return rv.Linf(eps) if norm == "linf" else rv.L2(eps)
+
+
 def calls() -> dict[str, Call]:
     """Functions of rvlib by kind of job; the last two are other settings, to compare with."""
 
     def attack(norm: str, eps: float, step_size: float) -> dict[str, Any]:
-        threat = rv.Linf(eps) if norm == "linf" else rv.L2(eps)
+        threat = threat_of(norm, eps)
         options = {"steps": j.STEPS, "step_size": step_size, "random_start": False}
         return {"threat": threat, **options}
 
@@ -56,8 +61,8 @@ def calls() -> dict[str, Call]:
         return torch.cat(masks[1:])
 
     def ensemble(job: Job, data: Data) -> Tensor:
-        (network, x, y, _), (_, eps, _) = data, job.balls[0]
-        threat = rv.Linf(eps) if job.norm == "linf" else rv.L2(eps)
+        (network, x, y, _), (norm, eps, _) = data, job.balls[0]
+        threat = threat_of(norm, eps)
         return answers(network, rv.autoattack(network, x, y, threat, version=job.kind)) == y
 
     def votes(job: Job, data: Data, noise: str = "gaussian") -> Tensor:

@@ -13,7 +13,7 @@ import torch
 
 import rvlib as rv
 from benchmarks.others import published
-from benchmarks.ours import answers
+from benchmarks.ours import answers, threat_of
 from rvlib.device import provenance
 
 RECORD = Path(__file__).parents[1] / "report" / "bench" / "parity.json"
@@ -25,7 +25,7 @@ def compare(network: torch.nn.Module, norm: str, eps: float) -> dict[str, int]:
     """Count the images that stand after ours and theirs, and after one of them alone."""
     x, y = (part[:IMAGES] for part in rv.load("cifar10", "heldout"))
     x = rv.to_float(x).contiguous()
-    threat: rv.ThreatModel = rv.Linf(eps) if norm == "linf" else rv.L2(eps)
+    threat = threat_of(norm, eps)
     generator = torch.Generator().manual_seed(0)
     ours = answers(network, rv.autoattack(network, x, y, threat, generator=generator)) == y
     theirs = answers(network, published(network, norm, eps, queries=0)(x, y)) == y

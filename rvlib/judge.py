@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.attacks import smoothed_pgd
-from rvlib.attacks.autoattack import VERSIONS, autoattack_stages, shortcoming
+from rvlib.attacks.autoattack import LEFT_OUT, VERSIONS, autoattack_stages, shortcoming
 from rvlib.attacks.gradient import configured, fooled
 from rvlib.checks import check_attack
 from rvlib.data import to_float
@@ -262,12 +262,13 @@ def _checked(
     if isinstance(threat, PixelL2):
         notes.append("FAB and Square in the pixel-l2 ball: they are for l-infinity and l2")
     x, y = floats(data[0][:CHECKED], model), data[1][:CHECKED]
-    with eval_mode(model):
-        others = logits_of(model, x[:1]).shape[1] - 1
-    targeted = {name: shortcoming(name, others, threat) for name in VERSIONS[version]}
-    notes += [f"{TITLES[name]}, with {said}" for name, said in targeted.items() if "target" in said]
-    notes.append("attacks made for this defence alone")
     stands = _standing(rows)["worst case"].to_numpy()[: len(x)]
     fallen = torch.as_tensor(stands == 0, device=x.device)
     with eval_mode(model):
+        others = logits_of(model, x[:1]).shape[1] - 1
+        for name in VERSIONS[version]:
+            said = shortcoming(name, others, threat)
+            if said not in ("", LEFT_OUT):
+                notes.append(f"{TITLES[name]}, with {said}")
+        notes.append("attacks made for this defence alone")
         return sanity(model, x, y.to(x.device), threat, fallen=fallen, seed=seed), notes

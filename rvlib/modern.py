@@ -154,13 +154,16 @@ def _today() -> Iterator[Modern]:
 MODERN = {recipe.name: recipe for recipe in _today()}
 """Networks of Part II of the report, by name."""
 
-_PUBLIC_RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+SPLIT = "test-every-20th"
+"""Images that the smoothed networks are certified on."""
+RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+"""Radii of the certified accuracies, in pixel units."""
 PUBLIC: dict[str, dict[float, float]] = {
     "resnet20-gaussian-0.50": dict(
-        zip(_PUBLIC_RADII, (67.0, 55.4, 42.8, 31.4, 22.0, 13.9, 8.1), strict=True)
+        zip(RADII, (67.0, 55.4, 42.8, 31.4, 22.0, 13.9, 8.1), strict=True)
     ),
     "resnet20-consistency-0.50": dict(
-        zip(_PUBLIC_RADII, (60.5, 54.4, 47.7, 40.9, 34.4, 28.0, 22.2), strict=True)
+        zip(RADII, (60.5, 54.4, 47.7, 40.9, 34.4, 28.0, 22.2), strict=True)
     ),
     "resnet20-consistency-0.25": {0.25: 60.0, 0.5: 43.0, 0.75: 27.0},
 }

@@ -38,7 +38,7 @@ from rvlib.evaluation import (
 from rvlib.experiments import ALPHA, N0, SIGMA, Profile
 from rvlib.inference import logits_of
 from rvlib.models import WeightsError, load_weights, read_record, save_weights, to_device
-from rvlib.modern import MODERN, ModernProfile
+from rvlib.modern import MODERN, SPLIT, ModernProfile
 from rvlib.progress import progress
 from rvlib.results import (
     Results,
@@ -564,9 +564,8 @@ def _modern(run: Run) -> list[Measurement]:
         found.append(Measurement(("test", name, 0, attack), count, make))
     for name, recipe in MODERN.items():
         if recipe.sigma:
-            split = "test-every-20th"
-            make = partial(run.certifying_votes, split, name, name, recipe.sigma)
-            place = (split, name, 0, "certificates")
+            make = partial(run.certifying_votes, SPLIT, name, name, recipe.sigma)
+            place = (SPLIT, name, 0, "certificates")
             found.append(Measurement(place, run.profile.certified, make))
     return found
 

@@ -15,14 +15,11 @@ from numpy.typing import NDArray
 from rvlib.attacks.passes import Passes
 from rvlib.experiments import title
 from rvlib.models import MODELS, read_record
-from rvlib.modern import MODERN, PROFILE, PUBLIC, Modern
-from rvlib.pipeline import accuracy, certificates, repository
+from rvlib.modern import MODERN, PROFILE, PUBLIC, RADII, SPLIT, Modern
+from rvlib.pipeline import accuracy, repository
+from rvlib.report.tables import radii
 from rvlib.results import Results, counts, missing, read
-from rvlib.smoothing import statistics as st
-
-RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-"""Radii of the certified accuracies, in pixel units."""
-SPLIT = "test-every-20th"
+from rvlib.smoothing import wilson
 
 
 def shipped(report: Path | None = None) -> Path:
@@ -136,13 +133,14 @@ def certified_table(folder: Path) -> pd.DataFrame:
         if not recipe.sigma:
             continue
         found = rows(folder, SPLIT, name, "certificates", PROFILE.certified)
+        certified = None if found is None else radii(found, n)
         for radius in RADII:
             line: dict[str, Any] = {"defence": name, "sigma": recipe.sigma, "radius": radius}
             line |= {"n": n, "images": 0, "public": PUBLIC.get(name, {}).get(radius, np.nan)}
             line["reached"] = None
-            if found is not None:
-                reached = st.correct_radii(certificates(found, n), found.frame["label"]) >= radius
-                ends = st.wilson(int(reached.sum()), len(reached))
+            if certified is not None:
+                reached = certified >= radius
+                ends = wilson(int(reached.sum()), len(reached))
                 line |= {"images": len(reached), "certified": 100 * reached.mean()}
                 line |= {"ci_low": 100 * ends[0], "ci_high": 100 * ends[1]}
                 if not np.isnan(line["public"]):

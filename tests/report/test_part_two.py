@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from rvlib.modern import MODERN, PROFILE, PUBLIC
+from rvlib.modern import MODERN, PROFILE, PUBLIC, SPLIT
 from rvlib.report import part_two
 from rvlib.report.part_two import (
     accuracy_table,
@@ -72,7 +72,7 @@ def certified(tmp_path, monkeypatch):
         "counts_100": ["100 0", "90 10", "0 100"],
         "counts_10000": ["10000 0", "0 0", "4000 6000"],
     }
-    write(tmp_path, part_two.SPLIT, SMOOTH, "certificates", columns, sigma=0.5)
+    write(tmp_path, SPLIT, SMOOTH, "certificates", columns, sigma=0.5)
     return tmp_path
 
 

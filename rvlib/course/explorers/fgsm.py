@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from rvlib.attacks import fgsm
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import HERE, ClassBars, Shot, moving, new_figure, place
 from rvlib.course.figures import BLUE, CLASSES, style
-from rvlib.course.lessons import answers, classified_correctly, probabilities, sweep
+from rvlib.course.lessons import answers, probabilities, sweep
 from rvlib.data import read_image, to_float
 from rvlib.pipeline import Run
 from rvlib.threat_models import Linf
@@ -42,18 +43,20 @@ def explore_fgsm(run: Run, images: int = 6, picture: Path | str | None = None) -
     model = run.model("standard")
     many, labels = run.images(run.profile.live)
     # The sign of the gradient at x does not depend on epsilon: one attack gives it for all of them.
-    signs = (fgsm(model, many, labels, Linf(1e-4)) - many).sign()
+    signs = _signs(model, many, labels)
     curve = sweep(model, labels, lambda level: (many + level / 255 * signs).clamp(0, 1), LEVELS)
-    x, y = (part[:images] for part in classified_correctly(model, many, labels))
-    falls = answers(model, fgsm(model, x, y, Linf(LEVELS[START] / 255))) != y
+    right = answers(model, many) == labels
+    x, y, direction = (part[right][:images] for part in (many, labels, signs))
+    falls = answers(model, (x + LEVELS[START] / 255 * direction).clamp(0, 1)) != y
     best = (falls + probabilities(model, x).max(1).values).argsort(descending=True)
-    x, y = x[best], y[best]
+    x, y, direction = x[best], y[best], direction[best]
     if picture is not None:
         height, width = x.shape[2:]
         pixels = torch.tensor(read_image(Path(picture), (height, width)))
         own = to_float(pixels.permute(2, 0, 1)[None]).to(x.device)
-        x, y = torch.cat([own, x]), torch.cat([probabilities(model, own).argmax(1), y])
-    direction = (fgsm(model, x, y, Linf(1e-4)) - x).sign()
+        seen = answers(model, own)
+        x, y = torch.cat([own, x]), torch.cat([seen, y])
+        direction = torch.cat([_signs(model, own, seen), direction])
 
     view = _View(curve)
 
@@ -84,6 +87,10 @@ def explore_fgsm(run: Run, images: int = 6, picture: Path | str | None = None) -
         ),
     ]  # fmt: skip
     return Explorer("fgsm", controls, Picture(view.figure, view.moving), draw)
+
+
+def _signs(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return (fgsm(model, x, y, Linf(1e-4)) - x).sign()
 
 
 class _View:

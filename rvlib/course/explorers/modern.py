@@ -8,9 +8,9 @@ from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import HERE, Curves, moving, new_figure, place
 from rvlib.course.figures import BLUE, ORANGE, style
 from rvlib.experiments import find_recipe, title
+from rvlib.modern import RADII
 from rvlib.pipeline import Run
 from rvlib.report import part_two
-from rvlib.report.part_two import RADII
 
 
 def explore_modern(run: Run) -> Explorer:
