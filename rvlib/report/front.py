@@ -4,6 +4,7 @@ import html
 import json
 import re
 from collections.abc import Iterator
+from importlib import metadata
 from typing import NamedTuple
 
 import nbformat
@@ -76,6 +77,28 @@ def card(stem: str, notebook: nbformat.NotebookNode) -> Page:
         first.data["image/png"].replace("\n", "") if first else "",
         first.metadata.get("image/png", {}).get("alt", "") if first else "",
     )
+
+
+def elsewhere(page: Page) -> dict[str, str]:
+    """Find where else a page is: ``[project.urls]`` of pyproject.toml, as far as it is set.
+
+    Parameters
+    ----------
+    page : Page
+        The page.
+
+    Returns
+    -------
+    dict of str to str
+        Names and addresses: the repository, and for a notebook, in whose folder the others end,
+        Colab and Binder.
+    """
+    lines = metadata.metadata("rvlib").get_all("Project-URL") or []
+    found = dict(line.split(", ", 1) for line in lines)
+    notebook = re.fullmatch(r"(\d\d_\w+)\.html", page.file)
+    places = ("Colab", "Binder") if notebook else ()
+    own = {f"Open in {k}": f"{found[k]}{notebook[1]}.ipynb" for k in places if k in found}
+    return {k: v for k, v in found.items() if k == "Repository"} | own
 
 
 def headings(page: Page, text: str) -> Iterator[Entry]:

@@ -12,7 +12,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from traitlets.config import Config
 
 from rvlib.pipeline import Run, repository
-from rvlib.report.front import Entry, Page, api_entries, as_json, card, headings
+from rvlib.report.front import Entry, Page, api_entries, as_json, card, elsewhere, headings
 from rvlib.report.notebooks import source_digest, without_injected
 from rvlib.report.playground import playground
 from rvlib.report.reference import MATH, write_reference
@@ -81,7 +81,7 @@ def build_site(run: Run, root: Path | None = None) -> Path:
     writer = exporter(HTMLExporter, "site", root / "report")
 
     def resources(page: Page) -> dict[str, Any]:
-        return {"pages": pages, "page": page}
+        return {"pages": pages, "page": page, "elsewhere": elsewhere(page)}
 
     def fill(template: str, page: Page, **parts: Any) -> str:
         made = writer.environment.get_template(template)

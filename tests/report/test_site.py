@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from email.message import Message
 from html.parser import HTMLParser
 
 import nbformat
@@ -209,6 +210,20 @@ def test_the_first_page_has_a_card_for_each_page(root, run):
     assert first[0] == {"src": f"data:image/png;base64,{PIXEL}", "alt": "plain words"}
     assert second == []  # was not run
     assert "A quarter of a minute" in cards[1]
+
+
+def test_addresses_elsewhere_come_from_the_metadata_if_they_are_set(root, run, monkeypatch):
+    def menu(name):
+        text = pages(build_site(run, root).parent)[name]
+        return [url for url in Links(text[: text.index("</nav>")]).links if "://" in url]
+
+    assert menu("01_a.html") == []
+    urls = Message()
+    for name in ("Repository", "Colab", "Issues"):
+        urls["Project-URL"] = f"{name}, https://{name}.example/"
+    monkeypatch.setattr("importlib.metadata.metadata", lambda name: urls)
+    assert menu("01_a.html") == ["https://Repository.example/", "https://Colab.example/01_a.ipynb"]
+    assert menu("index.html") == ["https://Repository.example/"]
 
 
 def test_the_search_looks_through_headings_and_names(root, run):
