@@ -95,9 +95,10 @@ def elsewhere(page: Page) -> dict[str, str]:
     """
     lines = metadata.metadata("rvlib").get_all("Project-URL") or []
     found = dict(line.split(", ", 1) for line in lines)
-    notebook = re.fullmatch(r"(\d\d_\w+)\.html", page.file)
-    places = ("Colab", "Binder") if notebook else ()
-    own = {f"Open in {k}": f"{found[k]}{notebook[1]}.ipynb" for k in places if k in found}
+    own = {}
+    if notebook := re.fullmatch(r"(\d\d_\w+)\.html", page.file):
+        file = f"{notebook[1]}.ipynb"
+        own = {f"Open in {k}": found[k] + file for k in ("Colab", "Binder") if k in found}
     return {k: v for k, v in found.items() if k == "Repository"} | own
 
 

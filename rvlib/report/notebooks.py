@@ -1,4 +1,7 @@
-"""Run the notebooks in order, and write them back with their outputs."""
+"""Run the notebooks in order, and write them back with their outputs.
+
+Processes that do nothing but drive a notebook import this: torch is imported where it is needed.
+"""
 
 import contextlib
 import hashlib
@@ -12,7 +15,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import nbformat
@@ -21,9 +24,10 @@ import yaml
 from nbclient.exceptions import DeadKernelError
 from traitlets.config import Config
 
-from rvlib.experiments import find_profile
-from rvlib.pipeline import Run, repository, single_threaded
 from rvlib.results import atomic_write
+
+if TYPE_CHECKING:
+    from rvlib.pipeline import Run
 
 INJECTED = "injected-parameters"
 """Papermill's tag of the cell that hands over the parameters."""
@@ -53,12 +57,14 @@ def profile_parameters(name: str, root: Path) -> dict[str, Any]:
     ValueError
         If there is no such profile.
     """
+    from rvlib.experiments import find_profile
+
     find_profile(name)
     return dict(yaml.safe_load((root / "report" / "profiles" / f"{name}.yaml").read_text()))
 
 
 def run_notebooks(
-    run: Run, device: str | None = None, root: Path | None = None, at_once: int = 1
+    run: "Run", device: str | None = None, root: Path | None = None, at_once: int = 1
 ) -> list[Path]:
     """Execute the notebooks of a profile.
 
@@ -86,6 +92,8 @@ def run_notebooks(
     ValueError
         If a profile hands over a parameter that a notebook does not have; before anything runs.
     """
+    from rvlib.pipeline import repository, single_threaded
+
     root = root or repository()
     parameters = profile_parameters(run.profile.name, root) | {"seed": run.seed}
     parameters |= {"device": device} if device else {}
@@ -199,6 +207,8 @@ def publish_notebooks(executed: list[Path], root: Path | None = None) -> None:
     root : Path, default=``repository()``
         The folder that holds ``notebooks/``.
     """
+    from rvlib.pipeline import repository
+
     for path in executed:
         notebook = without_injected(nbformat.read(path, 4))
         ran = itertools.count(1)

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,52 +96,18 @@ def test_a_failure_is_one_line_and_the_next_run_goes_on(root, run, lines):
     assert [line.split("  ")[:2] for line in lines] == [["notebook 1/2", "01_first.ipynb"]]
     assert nbformat.read(failed, 4).cells
     write_notebook(root, "02_second", "1")
-    assert [path.name for path in run_notebooks(run, root=root)] == files(run.out / "notebooks")
-
-
-WAIT = """
-import time, pathlib
-pathlib.Path(f"{seed}.started").touch()
-while len(list(pathlib.Path().glob("*.started"))) < 2:
-    time.sleep(0.05)
-"""  # neither ends before the other has begun
-EXECUTE = """
-import sys
-from pathlib import Path
-from rvlib.report.notebooks import execute
-execute(Path(sys.argv[1]), Path(sys.argv[2]), {"seed": int(sys.argv[3])})
-"""
-
-
-def test_two_runs_at_once_both_end_and_leave_nothing_behind(root):
-    show = "print(seed, *sorted(path.name for path in pathlib.Path().iterdir()))"
-    path = write_notebook(root, "01_first", WAIT, show)
-    command = [sys.executable, "-c", EXECUTE, str(path)]
-    started = [
-        subprocess.Popen([*command, str(root / f"{seed}" / path.name), str(seed)])
-        for seed in (7, 8)
-    ]
-    try:
-        assert [process.wait(timeout=300) for process in started] == [0, 0]
-    finally:
-        for process in started:
-            process.kill()
-    there = "01_first.ipynb 02_second.ipynb 7.started 8.started draft.ipynb"
-    for seed in ("7", "8"):
-        notebook = nbformat.read(root / seed / path.name, 4)
-        # No socket lies where the other run's could.
-        assert notebook.cells[-1].outputs[0].text == f"{seed} {there}\n"
-        assert files(root / seed) == [path.name]
-    assert files(root / "notebooks") == there.split()
+    (root / "notebooks" / "01_first.ipynb").unlink()  # a kernel less to wait for
+    assert [path.name for path in run_notebooks(run, root=root)] == ["02_second.ipynb"]
+    assert files(run.out / "notebooks") == ["01_first.ipynb", "02_second.ipynb"]
 
 
 MEET = """
-import os, time, pathlib
+import os, pathlib, time
 pathlib.Path(f"{me}.started").touch()
 while len(list(pathlib.Path().glob("*.started"))) < 2:
     time.sleep(0.05)
-print(os.environ["OMP_NUM_THREADS"])
-"""
+print(os.environ["OMP_NUM_THREADS"], *sorted(path.name for path in pathlib.Path().iterdir()))
+"""  # neither ends before the other has begun
 
 
 def test_notebooks_whose_rows_are_there_run_side_by_side(root, run, lines):
@@ -151,8 +115,12 @@ def test_notebooks_whose_rows_are_there_run_side_by_side(root, run, lines):
         write_notebook(root, name, f"me = {name!r}" + MEET)
     done = run_notebooks(run, root=root, at_once=2)
     assert [path.name for path in done] == ["01_first.ipynb", "02_second.ipynb"]
+    there = "01_first.ipynb 01_first.started 02_second.ipynb 02_second.started draft.ipynb"
     for path in done:
-        assert nbformat.read(path, 4).cells[-1].outputs[0].text == "1\n"
+        # One thread each, and no socket lies where the other's could.
+        assert nbformat.read(path, 4).cells[-1].outputs[0].text == f"1 {there}\n"
+    assert files(run.out) == [f"notebooks/{path.name}" for path in done]
+    assert files(root / "notebooks") == there.split()
     assert [line.split("  ")[0] for line in lines] == ["notebook 1/2", "notebook 2/2"]
     write_notebook(root, "01_first", 'raise ValueError("no")')
     (root / "notebooks" / "02_second.ipynb").unlink()  # a kernel less to wait for
