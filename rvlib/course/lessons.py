@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy
 import torch
 import torch.nn.functional as F
 from IPython.display import display
 from numpy.typing import NDArray
-from scipy.stats import norm
 from torch import Tensor, nn
 
 from rvlib.attacks import (
@@ -716,7 +716,7 @@ def evidence_curves(
     dict of str to ndarray of float64
         Powers of ten, cut at -3 and 5, by share; and :math:`1 / \alpha`, which certifies.
     """
-    p0 = float(norm.cdf(radius / sigma))
+    p0 = float(scipy.stats.norm.cdf(radius / sigma))
     curves = {
         f"{share:.0%} of the votes": (
             log_e_value([round(share * n) for n in ns], ns, p0, prior=PRIOR) / np.log(10)

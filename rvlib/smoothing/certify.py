@@ -6,8 +6,8 @@ from functools import partial
 from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
+import scipy
 import torch
-from scipy.stats import norm
 from torch import Tensor, nn
 
 from rvlib.checks import check_images, check_labels, checked_once
@@ -221,7 +221,7 @@ def certify_at(
     check_sigma(sigma)
     if labels is not None:
         check_labels(labels, x)
-    p0 = float(norm.cdf(radius / sigma))
+    p0 = float(scipy.stats.norm.cdf(radius / sigma))
     evidence = partial(log_e_value, p0=p0, prior=PRIOR)
     if not radius >= 0 or p0 == 1 or evidence(n_max, n_max) < math.log(1 / alpha):
         raise ValueError(

@@ -12,9 +12,9 @@ from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import scipy  # scipy.stats takes a second to load: at its first use
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincc, betaln
-from scipy.stats import beta, binom, binomtest, norm, t
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -161,7 +161,7 @@ def lower_confidence_bound(k: ArrayLike, n: ArrayLike, alpha: float) -> Floats:
     check_alpha(alpha)
     k, n = _check_trials(k, n)
     # Beta(0, ...) has no quantiles; zero successes bound nothing.
-    bound = beta.ppf(alpha, np.maximum(k, 1), n - np.maximum(k, 1) + 1)
+    bound = scipy.stats.beta.ppf(alpha, np.maximum(k, 1), n - np.maximum(k, 1) + 1)
     return np.where(k > 0, bound, 0.0)
 
 
@@ -198,7 +198,7 @@ def certified_radius(p_lower: ArrayLike, sigma: float) -> Floats:
     p = np.asarray(p_lower, dtype=np.float64)
     if not ((p >= 0) & (p <= 1)).all():
         raise ValueError(f"p_lower={p_lower!r} is no probability: give a share in [0, 1]")
-    return sigma * norm.ppf(np.maximum(p, 0.5))
+    return sigma * scipy.stats.norm.ppf(np.maximum(p, 0.5))
 
 
 def largest_radius(n: int, alpha: float, sigma: float) -> float:
@@ -260,7 +260,7 @@ def vote(counts: ArrayLike, alpha: float) -> Integers:
     check_n(counts.sum(1), smallest_n_to_predict(alpha), "answer", alpha)
     n_b, n_a = np.sort(counts, axis=1)[:, -2:].T
     # By symmetry at one half the two-sided p-value is twice the upper tail.
-    p_value = np.minimum(1.0, 2 * binom.sf(n_a - 1, n_a + n_b, 0.5))
+    p_value = np.minimum(1.0, 2 * scipy.stats.binom.sf(n_a - 1, n_a + n_b, 0.5))
     return np.where(p_value <= alpha, counts.argmax(1), ABSTAIN)
 
 
@@ -510,7 +510,7 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
     >>> tuple(round(end, 4) for end in wilson(596, 1024))
     (0.5516, 0.6119)
     """
-    low, high = binomtest(correct, n).proportion_ci(confidence, "wilson")
+    low, high = scipy.stats.binomtest(correct, n).proportion_ci(confidence, "wilson")
     return Interval(float(low), float(high))
 
 
@@ -561,9 +561,9 @@ def prediction_interval(shares: Sequence[float], n: int, confidence: float = 0.9
         raise ValueError(f"shares={shares}: give at least two, each in [0, 1] (0.56, not 56)")
     mean, spread = statistics.mean(shares), statistics.stdev(shares)
     tail = (1 - confidence) / 2
-    seeds = t.isf(tail, len(shares) - 1) * spread * math.sqrt(1 + 1 / len(shares))
+    seeds = scipy.stats.t.isf(tail, len(shares) - 1) * spread * math.sqrt(1 + 1 / len(shares))
     p = min(max(mean, 0.5 / n), 1 - 0.5 / n)
-    sampling = norm.isf(tail) * math.sqrt(2 * p * (1 - p) / n)
+    sampling = scipy.stats.norm.isf(tail) * math.sqrt(2 * p * (1 - p) / n)
     half = math.hypot(seeds, sampling)
     return Interval(float(max(0.0, mean - half)), float(min(1.0, mean + half)))
 

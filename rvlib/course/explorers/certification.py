@@ -4,10 +4,10 @@ import math
 from functools import cache
 
 import numpy as np
+import scipy
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import HERE, moving, new_figure, place
@@ -126,7 +126,7 @@ class _Radius:
 
     def __init__(self, axes: Axes) -> None:
         p = 1 - np.geomspace(0.5, 1e-5, 200)
-        axes.plot(p, norm.ppf(p), color=BLUE, label="Φ⁻¹(p)")
+        axes.plot(p, scipy.stats.norm.ppf(p), color=BLUE, label="Φ⁻¹(p)")
         (self.cap,) = axes.plot([0.5], [0], "v", color=GREEN, markersize=11, label="cap of N")
         (self.here,) = axes.plot([0.5], [0], **HERE)
         self.title = axes.set_title(" ")

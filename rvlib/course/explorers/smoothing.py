@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+import scipy
 import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from scipy.stats import binom, binomtest
 from torch import Tensor, nn
 
 from rvlib.course.explorer import Control, Explorer, Picture
@@ -133,16 +133,16 @@ class _Test:
     def show(self, n_a: int, n_b: int) -> str:
         n, width = n_a + n_b, 3 * np.sqrt(n_a + n_b)
         k = np.arange(max(0, int(n / 2 - width)), min(n, int(n / 2 + width)) + 1)
-        height = binom.pmf(k, n, 0.5) / binom.pmf(n // 2, n, 0.5)
+        height = scipy.stats.binom.pmf(k, n, 0.5) / scipy.stats.binom.pmf(n // 2, n, 0.5)
         edges = np.append(k - 0.5, k[-1] + 0.5) / n
         self.null.set_data(height, edges)
         self.tails.set_data(np.where(abs(k - n / 2) >= n_a - n / 2, height, 0), edges)
         # The smallest lead that is answered: isf gives the last one that is not.
-        least = (binom.isf(ALPHA / 2, n, 0.5) + 1) / n
+        least = (scipy.stats.binom.isf(ALPHA / 2, n, 0.5) + 1) / n
         for line, at in zip(self.limits, (1 - least, least), strict=True):
             line.set_xdata([at, at])
         self.seen.set_xdata([n_a / n, n_a / n])
-        p = float(binomtest(n_a, n).pvalue)
+        p = float(scipy.stats.binomtest(n_a, n).pvalue)
         sign = "≤" if p <= ALPHA else ">"
         self.title.set_text(f"p {sign} α")
         return f"{_power(p)} {sign} α = {ALPHA}"
