@@ -14,7 +14,8 @@ def test_mutants_change_their_files_at_one_place(file):
     for mutant in mutants([file]):
         changed = mutant.change((ROOT / mutant.file).read_text())
         assert changed != (ROOT / mutant.file).read_text()
-        compile(changed, mutant.file, "exec")
+        if mutant.file.endswith(".py"):
+            compile(changed, mutant.file, "exec")
         for test in mutant.tests:
             path, _, name = test.partition("::")
             assert f"def {name.partition('[')[0]}" in (ROOT / path).read_text(), test
