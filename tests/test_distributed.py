@@ -140,7 +140,7 @@ def launch(folder):
 
     torch.optim.SGD([nn.Parameter(torch.zeros(1))])  # imports half of PyTorch, here for all ranks
     images()
-    where = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "two"}
+    where: Any = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "two"}
     config = LaunchConfig(1, 1, 2, start_method="fork", max_restarts=1, **where)
     elastic_launch(config, work)(folder)
 
