@@ -5,6 +5,7 @@ A line of code is one that is neither blank nor comment nor docstring.
 
 import ast
 import collections
+import functools
 import sys
 from pathlib import Path
 from types import FrameType
@@ -25,6 +26,7 @@ def docstring_lines(tree: ast.AST) -> set[int]:
     return lines
 
 
+@functools.cache
 def code_lines(text: str) -> set[int]:
     """Find the lines of code of a file, by number."""
     lines = enumerate((line.strip() for line in text.splitlines()), 1)

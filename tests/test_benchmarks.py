@@ -1,6 +1,8 @@
 """The benchmark: every job runs, implementations agree, the table is that of the record."""
 
 import json
+import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from benchmarks.table import table
 from rvlib import experiments as ex
 
 ROOT = Path(__file__).parents[1]
-JOBS = jobs(quick=True)
+JOBS = [replace(job, votes=job.votes // 5) for job in jobs(quick=True)]
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +26,11 @@ def inputs(tmp_path_factory):
 def kinds(jobs):
     """One job of each kind, norm and network: others differ in batches alone.
 
-    In bfloat16 we stand beside the same others, so that those jobs stand for both arithmetics.
+    In bfloat16 we stand beside the same others, so that those jobs stand for both arithmetics.  And
+    ResNet-18 is attacked in one ball: what differs in the other, LeNet's jobs show for less.
     """
     found = {(job.kind, job.norm, job.network): job for job in jobs}
-    return list(found.values())
+    return [job for key, job in found.items() if key[1:] != ("l2", "resnet18")]
 
 
 @pytest.mark.filterwarnings("ignore")  # other libraries' own
@@ -64,6 +67,10 @@ def test_rows_are_those_of_a_gpu_and_attacks_those_of_the_report():
 def test_a_run_is_recorded_and_its_table_goes_into_the_readme(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "ROOT", tmp_path)
     monkeypatch.setattr(command, "prepare", lambda *arguments: inputs)
+    # Three processes, forked from one that has PyTorch; the benchmark itself starts Python thrice.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rvlib.pipeline", "benchmarks.others"])
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- bench: cpu -->\nold\n<!-- /bench -->\nafter\n")
     options = ["--quick", "--only", "small network", "--rounds", "2", "--baseline", str(ROOT)]

@@ -1,8 +1,7 @@
 """rvlib.cli: every command reaches its work, and what is wrong with it is one line."""
 
 import re
-import subprocess
-import sys
+import runpy
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,7 @@ from rvlib.pipeline import Run
 COMMANDS = ("data", "train", "measure", "check", "report", "notebooks", "site", "publish")
 
 
-def test_help_and_version(capsys):
+def test_help_and_version(capsys, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         cli.main(["--help"])
     assert ended.value.code == 0
@@ -26,10 +25,11 @@ def test_help_and_version(capsys):
             cli.main([command, "--help"])
         assert ended.value.code == 0
         assert f"rvlib {command}" in capsys.readouterr().out
-    done = subprocess.run(
-        [sys.executable, "-m", "rvlib", "--version"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == f"{rvlib.__version__}\n"
+    monkeypatch.setattr("sys.argv", ["rvlib", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("rvlib", run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"{rvlib.__version__}\n"
 
 
 @pytest.mark.parametrize(

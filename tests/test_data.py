@@ -254,20 +254,30 @@ def test_interrupted_writer_leaves_nothing(tmp_path, arrays, tiny, monkeypatch):
     assert names_in(tmp_path) == []
 
 
-KILLED = """
+PROCESS = """
 import os, sys, numpy, rvlib.data as d
+d.fetch("cifar10")
+print("torchvision" in sys.modules, flush=True)
 numpy.savez = lambda file, **arrays: (open(file, "wb").write(b"PK"), os.kill(os.getpid(), 9))
 d.register(d.Dataset("cifar", (), (1, 1, 1), {}, sources={"only": lambda scratch: {}}))
 d.fetch("cifar", sys.argv[1])
 """
 
 
-def test_writer_killed_outright_leaves_no_file_and_bars_no_other(tmp_path, arrays, tiny):
-    run = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=ROOT)
+@pytest.fixture(scope="module")
+def process(tmp_path_factory):
+    """Run a process that reads the real data, then is killed while it writes others."""
+    folder = tmp_path_factory.mktemp("killed")
+    words = [sys.executable, "-c", PROCESS, folder]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True), folder
+
+
+def test_writer_killed_outright_leaves_no_file_and_bars_no_other(process, arrays, tiny):
+    run, folder = process
     assert run.returncode == -9
-    assert not (tmp_path / "cifar.npz").exists()
+    assert not (folder / "cifar.npz").exists()
     tiny(only=lambda scratch: arrays)
-    assert len(load("cifar10", "test", tmp_path)[0]) == 4
+    assert len(load("cifar10", "test", folder)[0]) == 4
 
 
 def test_folder_that_cannot_be_made_is_one_line(tmp_path, tiny):
@@ -448,9 +458,5 @@ def test_real_mnist(tmp_path):
     assert len(load("mnist", "heldout", tmp_path)[0]) == 1024
 
 
-def test_reading_the_file_does_not_import_torchvision():
-    code = (
-        "import sys, rvlib.data; rvlib.data.fetch('cifar10'); print('torchvision' in sys.modules)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert run.stdout == "False\n", run.stderr
+def test_reading_the_file_does_not_import_torchvision(process):
+    assert process[0].stdout == "False\n", process[0].stderr

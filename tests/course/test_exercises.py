@@ -400,7 +400,7 @@ def test_a_mistake_is_recognised(name, words, student):
 def test_every_row_of_a_table_is_needed(name):
     # Some student's results agree with this row and with no other one.
     check, found = CHECKS[name], [student for each, _, student in WRONG if each == name]
-    rows = [check._results(row) for row in check.mistakes if not isinstance(row, str)]
+    rows = [check._known(row) for row in check.mistakes if not isinstance(row, str)]
     only = set()
     for results in map(check._results, found):
         agreeing = [k for k, row in enumerate(rows) if check._agree(results, row)]

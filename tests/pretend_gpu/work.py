@@ -39,8 +39,8 @@ def begin(library: Path) -> None:
 
 
 @functools.cache
-def _data(split: str) -> tuple[Tensor, Tensor]:
-    images, labels = rv.load("cifar10", split)
+def _data() -> tuple[Tensor, Tensor]:
+    images, labels = rv.load("cifar10", "heldout")
     return images[:64].clone(), labels[:64].clone()
 
 
@@ -55,7 +55,7 @@ def network(device: str, name: str = "pgd-linf-at") -> nn.Module:
 @functools.cache
 def images(device: str, count: int = IMAGES) -> tuple[Tensor, Tensor]:
     """Held-out images as floats, and labels, on a device."""
-    x, y = (part[:count].to(device) for part in _data("heldout"))
+    x, y = (part[:count].to(device) for part in _data())
     return rv.to_float(x).contiguous(memory_format=torch.channels_last), y
 
 
@@ -84,7 +84,7 @@ def fitting(objective: Any, batches: int = 2, loads: bool = False, **options: An
 
     def call(device: str) -> Any:
         model = copy.deepcopy(network("cpu"))
-        data: Any = tuple(torch.cat([part] * -(-batches // 2)) for part in _data("train"))
+        data: Any = tuple(torch.cat([part] * -(-batches // 2)) for part in _data())
         data = tuple(part[: 32 * batches] for part in data)
         if loads:
             data = DataLoader(TensorDataset(rv.to_float(data[0]), data[1]), batch_size=32)
@@ -104,7 +104,7 @@ def dropping(device: str) -> Any:
     """Train layers that draw from the device's own generator."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(3072, 10))
-    rv.fit(model, rv.gaussian(0.1), _data("train"), epochs=2, device=device, **_fused(device))
+    rv.fit(model, rv.gaussian(0.1), _data(), epochs=2, device=device, **_fused(device))
     return list(model.state_dict().values())
 
 
@@ -122,12 +122,12 @@ def elsewhere(device: str) -> Any:
         return (x + 0.01 * torch.rand_like(x)).clamp(0, 1)
 
     checked = rv.checked_attack(attack, rv.Linf(0.03))
-    return rv.predictions(network(device), *_data("heldout"), checked)
+    return rv.predictions(network(device), *_data(), checked)
 
 
 def judged(device: str) -> Any:
     """Judge a network in a ball where nearly all falls: rows, and what the checks found."""
-    data = tuple(part[:IMAGES] for part in _data("heldout"))
+    data = tuple(part[:IMAGES] for part in _data())
     verdict = rv.evaluate(network(device), data, WIDE)
     return [verdict.rows.to_dict("list"), [check[1:3] for check in verdict.checks]]
 
@@ -171,14 +171,14 @@ CALLS: dict[str, Callable[[str], Any]] = {
         network(d, "gaussian-0.25"), images(d, 3)[0], 0.25, [100, 300], labels=images(d, 3)[1]
     ),
     "counts_inside": inside,
-    "predictions": lambda d: rv.predictions(network(d), *_data("heldout"), PGD),
+    "predictions": lambda d: rv.predictions(network(d), *_data(), PGD),
     "vote_counts": lambda d: rv.vote_counts(
-        network(d, "gaussian-0.25"), *(part[:2] for part in _data("heldout")), FGSM, 0.25, 100
+        network(d, "gaussian-0.25"), *(part[:2] for part in _data()), FGSM, 0.25, 100
     ),
     "checked_attack": elsewhere,
     "evaluate": judged,
     "evaluate smoothed": lambda d: rv.evaluate(
-        network(d, "gaussian-0.25"), tuple(p[:2] for p in _data("heldout")), L2, sigma=0.25
+        network(d, "gaussian-0.25"), tuple(p[:1] for p in _data()), L2, sigma=0.25
     ).rows.to_dict("list"),
     "sanity": lambda d: [
         check[1:3]
@@ -237,11 +237,10 @@ def answer(name: str, device: str = NAME) -> tuple[Any, Cost]:
 # --- what loops cost ------------------------------------------------------------------------------
 
 
-def loops(device: str = NAME) -> dict[str, Callable[[int], Any]]:
+def loops(model: Any, noisy: Any, x: Tensor, y: Tensor) -> dict[str, Callable[[int], Any]]:
     """Loops by name: functions of the number of rounds."""
-    model, noisy, (x, y) = network(device), network(device, "gaussian-0.25"), images(device)
     tiny = rv.Linf(1e-5)  # under which hardly an image falls
-    attack = {"generator": stream(device, 0)}
+    attack = {"generator": stream(x.device, 0)}
     found: dict[str, Callable[[int], Any]] = {
         f"pgd {ball.name}": partial(_steps, rv.pgd, model, x, y, ball, attack)
         for ball in (LINF, L2, PIXEL)
@@ -264,7 +263,7 @@ def loops(device: str = NAME) -> dict[str, Callable[[int], Any]]:
         **{"adversarial": rv.adversarial(PGD), "trades": obj.trades(LINF, steps=2)},
     }
     for name, objective in trainings.items():
-        found[f"fit {name}"] = partial(_batches, objective, device)
+        found[f"fit {name}"] = partial(_batches, objective, x.device.type)
     return found
 
 
@@ -277,12 +276,14 @@ def _steps(attack: Any, *arguments: Any) -> Any:
     return attack(*given, steps=steps, **options)
 
 
-LOOPS = list(loops("cpu"))
+LOOPS = list(loops(None, None, *torch.zeros(2, 1)))
+"""Their names, which need neither images nor a network."""
 
 
 def costs(name: str, rounds: tuple[int, ...]) -> list[Cost]:
     """What a loop of so many rounds costs, each time."""
-    loop = loops()[name]
+    both = network(NAME), network(NAME, "gaussian-0.25")
+    loop = loops(*both, *images(NAME))[name]
     loop(max(rounds))  # fills what is kept on the device
     found = []
     for n in rounds:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -116,13 +116,13 @@ class Task(Check):
             return f"**Not yet.** `{self.name}` returns {kind(x_adv)}, not {kind(x)}."
         if broken := in_box(x_adv) or in_cube(x_adv, defence, x, y, eps):
             return f"**Not yet.** In the l∞ ball of radius {eps}: {broken}."
-        stands = partial(share_standing, defence, y=y)
         plain = pgd(defence, x, y, LINF, generator=stream("cpu", 0, "plain attack"))
+        stand, clean, less = (share_standing(defence, images, y) for images in (x_adv, x, plain))
         told = (
-            f"{stands(x=x_adv):.1f} % of {len(x)} images stand (without an attack "
-            f"{stands(x=x):.1f} %, under plain PGD {stands(x=plain):.1f} %)"
+            f"{stand:.1f} % of {len(x)} images stand (without an attack "
+            f"{clean:.1f} %, under plain PGD {less:.1f} %)"
         )
-        if stands(x=x_adv) > self.at_most:
+        if stand > self.at_most:
             return f"**Not yet.** {told}; at most {self.at_most} % may. {self.hint}"
         return f"**Right.** {told}. {self.fact}"
 
