@@ -16,6 +16,7 @@ from rvlib.arguments import find_data, find_network, find_shard, parse_threat
 from rvlib.cli import main
 from rvlib.judge import is_random
 from rvlib.results import Incomplete
+from rvlib.sanity_checks import sanity
 from rvlib.smoothing import certify
 from rvlib.threat_models import L2, Linf, PixelL2
 
@@ -54,7 +55,7 @@ def exact(threat):
 def quick(monkeypatch):
     """Fewer steps and queries than published: enough for networks that are linear."""
     monkeypatch.setattr(module, "apgd", functools.partial(rv.apgd, steps=20))
-    monkeypatch.setattr(judge, "sanity", functools.partial(judge.sanity, queries=50, restarts=2))
+    monkeypatch.setattr(judge, "sanity", functools.partial(sanity, queries=50, restarts=2))
 
 
 @pytest.fixture

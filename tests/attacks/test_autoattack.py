@@ -20,7 +20,7 @@ autoattack: Any = rv.autoattack
 stages_of: Any = rv.autoattack_stages
 
 
-module = sys.modules["rvlib.attacks.autoattack"]  # its name is hidden by the function
+module: Any = sys.modules["rvlib.attacks.autoattack"]  # its name is hidden by the function
 STEPS, QUERIES, DRAWS = 25, 60, 2
 """Fewer than published: the tests are of who is attacked and judged, how, and by how many."""
 
@@ -214,7 +214,7 @@ def test_the_result_is_the_worst_case_in_ball_and_box(many, version, threat):
 
 @pytest.mark.parametrize("version", ["standard", "rand"])
 def test_results_depend_on_the_seed_and_not_on_the_batch_size(many, version):
-    given = many[0], many[1][:4], many[2][:4], Linf(0.05)
+    given = many[0], many[1][:6], many[2][:6], Linf(0.08)
     first, _ = stages_of(*given, version=version, generator=seeded(1))
     again = autoattack(*given, version=version, generator=seeded(1), batch_size=3)
     torch.testing.assert_close(again, first, rtol=0, atol=1e-9)
@@ -344,8 +344,9 @@ def test_passes_are_those_of_the_published_attacks(monkeypatch):
     assert [stage.backwards for stage in stages] == [0, *2 * [DRAWS * (STEPS + 1)]]
     monkeypatch.undo()  # as published
     assert module.DRAWS == 20
-    steps = {inspect.signature(f).parameters["steps"].default for f in (module.apgd, module.fab)}
-    for name, passes in own_passes(*steps, module.QUERIES).items():
+    steps, same = (inspect.signature(f).parameters["steps"].default for f in (rv.apgd, rv.fab))
+    assert steps == same
+    for name, passes in own_passes(steps, module.QUERIES).items():
         assert abs(sum(passes) / PUBLISHED[name] - 1) < 0.01
 
 

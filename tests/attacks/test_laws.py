@@ -95,7 +95,9 @@ def assert_inside(threat, x_adv, x):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("eps", [8 / 255, torch.tensor(EACH), torch.tensor(EACH).double()])
-@pytest.mark.parametrize(("attack", "ball"), [pair for pair in PAIRS if "mask" not in pair[0]])
+@pytest.mark.parametrize(
+    ("attack", "ball"), [(a, b) for a, b in PAIRS if "mask" not in a and "restarts" not in a]
+)
 def test_results_lie_in_the_ball_and_the_box(attack, ball, eps, dtype, toys, batch):
     x, y = batch[0].to(dtype), batch[1]
     threat = dataclasses.replace(BALLS[ball], eps=eps)
