@@ -347,15 +347,15 @@ def test_certified_is_at_most_attacked_is_at_most_clean():
     model = rv.lenet()
     rv.load_weights(model, MODELS / "gaussian-0.25" / "seed-0.safetensors")
     model = to_device(model, "cpu").eval()
-    images, labels = (part[:64] for part in rv.load("cifar10", "heldout"))
+    images, labels = (part[:24] for part in rv.load("cifar10", "heldout"))
     x = rv.to_float(images)
-    found = rv.certify(model, x, SIGMA, n=1000)
+    found = rv.certify(model, x, SIGMA, n=500)
     certified = np.where(found.prediction == labels.numpy(), found.radius, -1)
     attack: Any = partial(rv.smoothed_pgd, threat=rv.L2(0.2), sigma=SIGMA, draws=4, steps=5)
     counts = {
-        name: rv.vote_counts(model, images, labels, a, SIGMA, 1000)
+        name: rv.vote_counts(model, images, labels, a, SIGMA, 500)
         for name, a in {"clean": natural, "attacked": attack}.items()
     }
     right = {name: (c.argmax(1) == labels).numpy() for name, c in counts.items()}
-    assert (certified >= 0.2).sum() <= right["attacked"].sum() < right["clean"].sum()
+    assert 0 < (certified >= 0.2).sum() <= right["attacked"].sum() < right["clean"].sum()
     assert right["attacked"][certified >= 0.2].all()

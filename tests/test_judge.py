@@ -16,7 +16,11 @@ from rvlib.arguments import find_data, find_network, find_shard, parse_threat
 from rvlib.cli import main
 from rvlib.judge import is_random
 from rvlib.results import Incomplete
+from rvlib.sanity_checks import sanity
+from rvlib.smoothing import certify
 from rvlib.threat_models import L2, Linf, PixelL2
+
+module = sys.modules["rvlib.attacks.autoattack"]  # its name is hidden by the function
 
 
 def seeded(seed=0):
@@ -47,10 +51,24 @@ def exact(threat):
     return 100 * (margin > threat.eps * dual).double().mean().item()
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Fewer steps and queries than published: enough for networks that are linear."""
+    monkeypatch.setattr(module, "apgd", functools.partial(rv.apgd, steps=20))
+    monkeypatch.setattr(judge, "sanity", functools.partial(sanity, queries=50, restarts=2))
+
+
+@pytest.fixture
+def unchecked(quick, monkeypatch):
+    """Quick, and no sanity checks: they see whole evaluations, never one's rows or files."""
+    monkeypatch.setattr(judge, "sanity", lambda *args, **options: [])
+
+
 @pytest.mark.parametrize("threat", [Linf(13 / 255), L2(0.15)], ids=["linf", "l2"])
 @pytest.mark.parametrize("attack", ["fast", "standard"])
-def test_the_robust_accuracy_of_a_linear_network_is_found(threat, attack, monkeypatch):
-    monkeypatch.setattr(sys.modules["rvlib.attacks.autoattack"], "QUERIES", 500)
+def test_the_robust_accuracy_of_a_linear_network_is_found(threat, attack, quick, monkeypatch):
+    monkeypatch.setattr(module, "QUERIES", 100)
+    monkeypatch.setattr(module, "fab", functools.partial(rv.fab, steps=20))
     verdict = rv.evaluate(linear(), (X, Y), threat, attack=attack)
     assert verdict.robust == pytest.approx(exact(threat))
     assert 10 < verdict.robust < 80
@@ -65,7 +83,7 @@ def test_the_robust_accuracy_of_a_linear_network_is_found(threat, attack, monkey
     assert ("FAB and Square" in text) == (attack == "fast")
 
 
-def test_a_network_keeps_its_mode():
+def test_a_network_keeps_its_mode(quick):
     network = linear().train()
     rv.evaluate(network, (X[:8], Y[:8]), Linf(0.05))
     assert network.training
@@ -82,7 +100,11 @@ class Steps(nn.Module):
         return self.network((4 * x).round() / 4)
 
 
-def test_a_number_that_gradients_gave_where_there_are_none_is_not_to_be_relied_on():
+def test_a_number_that_gradients_gave_where_there_are_none_is_not_to_be_relied_on(
+    quick, monkeypatch
+):
+    monkeypatch.setattr(module, "QUERIES", 500)
+    monkeypatch.setattr(module, "fab", functools.partial(rv.fab, steps=20))
     verdict = rv.evaluate(Steps(), (X, Y), Linf(0.1), attack="fast")
     failed = {check.name for check in verdict.checks if not check.passed}
     assert {"no gradients", "zero gradients"} <= failed
@@ -100,9 +122,10 @@ class Noisy(nn.Module):
         return self.network(x + 0.1 * torch.randn_like(x))
 
 
-def test_a_random_network_is_recognised():
+def test_a_random_network_is_recognised(quick, monkeypatch):
     assert is_random(Noisy(), X)
     assert not is_random(nn.Sequential(nn.Dropout(0.5), linear()), X)  # not in evaluation mode
+    monkeypatch.setattr(module, "DRAWS", 3)
     torch.manual_seed(0)
     verdict = rv.evaluate(Noisy(), (X[:16], Y[:16]), Linf(0.05))
     assert verdict.version == "rand"
@@ -110,7 +133,7 @@ def test_a_random_network_is_recognised():
     assert "random" in verdict.text()
 
 
-def test_other_attacks_stand_beside_the_ensemble_and_count_in_the_worst_case():
+def test_other_attacks_stand_beside_the_ensemble_and_count_in_the_worst_case(unchecked):
     def far(model, x, y):
         return x + 0.06
 
@@ -135,6 +158,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_done_is_not_done_again_and_another_network_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(judge, "SHARD", 32)
     asked = list[int]()
@@ -167,7 +191,7 @@ def test_what_is_done_is_not_done_again_and_another_network_is_refused(tmp_path,
             rv.evaluate(model, data, threat, others={"mine": attack}, out=tmp_path)
 
 
-def test_rows_do_not_depend_on_the_number_of_parts(tmp_path, monkeypatch):
+def test_rows_do_not_depend_on_the_number_of_parts(tmp_path, unchecked, monkeypatch):
     monkeypatch.setattr(judge, "SHARD", 8)
     call = functools.partial(rv.evaluate, linear(), (X, Y), Linf(0.05))
     whole = call()
@@ -218,7 +242,7 @@ def in_environment(monkeypatch, environment):
         monkeypatch.setenv(name, environment[name])
 
 
-def test_the_attacked_images_are_written_on_request(tmp_path):
+def test_the_attacked_images_are_written_on_request(tmp_path, unchecked):
     verdict = rv.evaluate(linear(), (X, Y), Linf(0.05), out=tmp_path, keep_images=True)
     parts = [np.load(path)["images"] for path in sorted((tmp_path / "images").iterdir())]
     x_adv = torch.from_numpy(np.concatenate(parts))
@@ -227,7 +251,11 @@ def test_the_attacked_images_are_written_on_request(tmp_path):
     assert right.tolist() == verdict.rows["apgd-t"].astype(int).tolist()
 
 
-def test_a_smoothed_network_is_certified_attacked_and_clean_in_this_order():
+def test_a_smoothed_network_is_certified_attacked_and_clean_in_this_order(monkeypatch):
+    def briefly(*given, **options):
+        return certify(*given, **options | {"n": 1000})
+
+    monkeypatch.setattr(judge, "certify", briefly)
     lenet = find_network("gaussian-0.25")
     images, labels = (part[:6] for part in rv.load("cifar10", "heldout"))
     verdict = rv.evaluate(lenet, (images, labels), L2(0.25), sigma=0.25)
@@ -237,7 +265,7 @@ def test_a_smoothed_network_is_certified_attacked_and_clean_in_this_order():
     assert 0 < found["certified"].sum() < found["vote-pgd"].sum()
     assert verdict.robust == pytest.approx(100 * (found["vote-pgd"] * found["clean"]).mean())
     assert "are certified" in verdict.text()
-    plain = rv.evaluate(lenet, (images[:4], labels[:4]), Linf(0.03), sigma=0.25)
+    plain = rv.evaluate(linear(), (X[:4], Y[:4]), Linf(0.03), sigma=0.25)
     assert "certified" not in plain.rows
 
 
@@ -288,7 +316,7 @@ def own(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_new_user_gets_a_verdict_on_their_own_network(own, capsys):
+def test_a_new_user_gets_a_verdict_on_their_own_network(own, quick, capsys):
     command = ["evaluate", "mine:network", "--data", "photos", "--threat", "linf:2/255"]
     assert main([*command, "--images", "10"]) == 0
     printed = capsys.readouterr().out

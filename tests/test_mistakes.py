@@ -81,7 +81,11 @@ def test_a_mistake_is_named_in_one_line(attack, name, change, error, words, batc
     with pytest.raises(error, match=words) as caught:
         ATTACKS[attack](*wrong.values())
     assert "\n" not in str(caught.value)
-    ATTACKS[attack](*right.values())
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_without_a_mistake_nothing_is_said(attack, batch):
+    assert len(attack(Network(), *batch, rv.Linf(0.1))) == 4
 
 
 def test_nhwc_images_are_named(batch):

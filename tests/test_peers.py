@@ -12,7 +12,7 @@ from benchmarks.others import published
 from rvlib.models import to_device
 from rvlib.threat_models import L2, Linf
 
-COUNT, STEPS = 128, 10
+COUNT, STEPS = 64, 10
 MODELS = Path(__file__).parents[1] / "report" / "models"
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of theirs
@@ -134,7 +134,7 @@ def test_the_ensemble_is_theirs_image_by_image(model, images, threat):
     norm = "linf" if isinstance(threat, Linf) else "l2"
     made = published(model, norm, threat.eps, targets=3, steps=50, queries=0)
     theirs = rv.from_torchattacks(made, threat)
-    few = images[0][:32], images[1][:32]
+    few = images[0][:16], images[1][:16]
     stands = [
         right(model, few, attack) for attack in (partial(rv.autoattack, threat=threat), theirs)
     ]

@@ -18,7 +18,8 @@ module = importlib.import_module("rvlib.sanity_checks")
 sanity: Any = module.sanity  # called with ``*images``, which mypy cannot count
 MODELS = Path(__file__).parents[1] / "report" / "models"
 BALL = Linf(0.03)
-NONE = torch.zeros(100, dtype=torch.bool)
+COUNT = 40
+NONE = torch.zeros(COUNT, dtype=torch.bool)
 QUICK: dict[str, Any] = {"steps": 5, "restarts": 2, "queries": 50, "fallen": NONE}
 """Few steps, and no ensemble."""
 NAMES = [
@@ -30,8 +31,8 @@ NAMES = [
 
 @pytest.fixture(scope="module")
 def images():
-    """The first 100 held-out images: one of them may go astray."""
-    x, y = (part[:100] for part in rv.load("cifar10", "heldout"))
+    """Held-out images, of which one may go astray; no class has more than seven of them."""
+    x, y = (part[100 : 100 + COUNT] for part in rv.load("cifar10", "heldout"))
     return rv.to_float(x).contiguous(memory_format=torch.channels_last), y
 
 
@@ -73,11 +74,9 @@ def test_sound_evaluations_pass(standard, robust, images, threat):
         assert sanity(robust, *images, threat, **QUICK, transfer_from=standard) == checks
 
 
-def test_the_ensemble_beats_an_attack_that_is_too_weak(robust, images):
-    x, y = few = [part[40:90] for part in images]
-    assert "ensemble" in failed(robust, few, fallen=None)
-    stronger = robust(rv.autoattack(robust, x, y, BALL)).argmax(1) != y
-    assert failed(robust, few, fallen=stronger, queries=1000) == set()
+def test_the_ensemble_beats_an_attack_that_is_too_weak(robust):
+    x, y = (part[43:46] for part in rv.load("cifar10", "heldout"))  # two of these fall to it alone
+    assert "ensemble" in failed(robust, (rv.to_float(x), y), fallen=None)
 
 
 # --- planted faults: networks --------------------------------------------------------------------
@@ -126,9 +125,15 @@ def test_networks_without_gradients_are_found(standard, images, threat):
     assert ("no gradients" in found) == (not isinstance(threat, PixelL2))
 
 
+def test_what_fell_to_attacks_of_your_own_counts(standard, images):
+    found = failed(Wrapped(standard, rounded), images, transfer_from=standard, fallen=~NONE)
+    assert "zero gradients" in found
+    assert not {"no gradients", "transfer"} & found
+
+
 def test_a_reversed_gradient_is_found(standard, images):
     found = failed(Wrapped(standard, reversed_gradient), images)
-    assert {"label leaking", "own answer", "random noise", "large radius", "larger radius"} <= found
+    assert {"label leaking", "own answer", "random noise", "large radius"} <= found
     assert "zero gradients" not in found
 
 
@@ -202,7 +207,7 @@ def test_one_part_in_training_mode_is_enough(standard, images):
 
 
 def test_a_ball_that_leaves_no_attack_is_refused(standard, images):
-    for eps in (0.0, torch.full((100,), 0.03)):
+    for eps in (0.0, torch.full((COUNT,), 0.03)):
         with pytest.raises(ValueError, match="one radius"):
             failed(standard, images, Linf(eps))
 

@@ -94,8 +94,10 @@ def assert_inside(threat, x_adv, x):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("eps", [8 / 255, 0.3, torch.tensor(EACH), torch.tensor(EACH).double()])
-@pytest.mark.parametrize(("attack", "ball"), [pair for pair in PAIRS if "mask" not in pair[0]])
+@pytest.mark.parametrize("eps", [8 / 255, torch.tensor(EACH), torch.tensor(EACH).double()])
+@pytest.mark.parametrize(
+    ("attack", "ball"), [(a, b) for a, b in PAIRS if "mask" not in a and "restarts" not in a]
+)
 def test_results_lie_in_the_ball_and_the_box(attack, ball, eps, dtype, toys, batch):
     x, y = batch[0].to(dtype), batch[1]
     threat = dataclasses.replace(BALLS[ball], eps=eps)
@@ -169,12 +171,11 @@ def test_a_batch_is_its_images_one_by_one(attack, ball, eps, toys, batch):
 
 
 @both
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_results_do_not_depend_on_the_batch_size(attack, ball, batch_size, toys, batch):
+def test_results_do_not_depend_on_the_batch_size(attack, ball, toys, batch):
     x, y = batch[0].double(), batch[1]
     threat = dataclasses.replace(BALLS[ball], eps=torch.tensor(EACH))
     model = fresh(toys, torch.float64)
-    found = run(attack, threat, model, x, y, batch_size=batch_size)
+    found = run(attack, threat, model, x, y, batch_size=3)
     torch.testing.assert_close(found, run(attack, threat, model, x, y), rtol=0, atol=1e-9)
 
 
@@ -270,8 +271,7 @@ class OutOfPlace(InPlace):
 
 
 @both
-@pytest.mark.parametrize("grad", [False, True])
-@pytest.mark.parametrize("overwrites", [InPlace, Unseen])
+@pytest.mark.parametrize(("overwrites", "grad"), [(InPlace, False), (Unseen, True)])
 def test_the_callers_tensors_are_never_touched(attack, ball, grad, overwrites, toys, batch):
     x, y = (part.clone() for part in batch)
     threat: Any = dataclasses.replace(BALLS[ball], eps=torch.tensor(EACH))
@@ -290,16 +290,16 @@ def test_the_callers_tensors_are_never_touched(attack, ball, grad, overwrites, t
 
 
 @both
-@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
-def test_callers_may_have_gradients_off(attack, ball, off, toys, batch):
+def test_callers_may_have_gradients_off(attack, ball, toys, batch):
     model = fresh(toys)
     expected = run(attack, ball, model, *batch)
-    with off():
-        x, y = (part.clone() for part in batch)  # of inference mode
-        found = run(attack, ball, model, x, y)
-        assert torch.is_inference_mode_enabled() == (off is torch.inference_mode)
-        assert not torch.is_grad_enabled()
-    assert torch.equal(found, expected)
+    for off in (torch.no_grad, torch.inference_mode):
+        with off():
+            x, y = (part.clone() for part in batch)  # of inference mode
+            found = run(attack, ball, model, x, y)
+            assert torch.is_inference_mode_enabled() == (off is torch.inference_mode)
+            assert not torch.is_grad_enabled()
+        assert torch.equal(found, expected)
 
 
 def test_targets_may_be_tensors_of_inference_mode(toys, batch):
@@ -356,7 +356,7 @@ def networks(draw):
 
 
 @pytest.mark.parametrize("attack", ALL)
-@settings(derandomize=True, deadline=None, max_examples=12, database=None)
+@settings(derandomize=True, deadline=None, max_examples=8, database=None)
 @given(model=networks(), ball=st.sampled_from(list(BALLS)), autocast=st.booleans())
 def test_a_module_is_attacked_like_the_same_one_wrapped(attack, model, ball, autocast):
     x, y = torch.rand(4, 3, 4, 4, generator=seeded()), torch.tensor([0, 1, 2, 1])
