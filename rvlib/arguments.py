@@ -1,6 +1,7 @@
 """What the words of a command line name: a ball, a data set, a network; and what it will take."""
 
 import importlib
+import inspect
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks import input_gradient
 from rvlib.attacks.autoattack import VERSIONS
+from rvlib.checks import check_labels, check_network
 from rvlib.data import DATASETS, image_folder, load
 from rvlib.judge import floats
 from rvlib.smoothing import stream
@@ -36,18 +38,22 @@ def parse_threat(text: str) -> ThreatModel:
     balls: dict[str, Any] = {"linf": Linf, "l2": L2, "pixel-l2": PixelL2}
     norm, _, radius = text.partition(":")
     try:
-        return balls[norm](float(Fraction(radius)))
+        ball, eps = balls[norm], float(Fraction(radius))
+        if not eps > 0:
+            raise ValueError
     except (KeyError, ValueError, ZeroDivisionError):
         raise ValueError(
             f"{text!r} is no ball: write linf:8/255, l2:0.5 or pixel-l2:0.045"
         ) from None
+    return ball(eps)
 
 
-def find_data(text: str, model: nn.Module) -> tuple[Tensor, Tensor]:
+def find_data(text: str, model: nn.Module, size: int | None = None) -> tuple[Tensor, Tensor]:
     """Load ``cifar10``, ``cifar10:heldout`` (default: ``test``), or a folder of images by class.
 
     Images of a folder come in an order drawn once, so that the first ones are of all classes; they
-    have one channel where the network's first convolution takes one.
+    are scaled to `size` if it is given, and have one channel where the network's first convolution
+    takes one.
     """
     name, _, split = text.partition(":")
     if name in DATASETS:
@@ -55,7 +61,7 @@ def find_data(text: str, model: nn.Module) -> tuple[Tensor, Tensor]:
     if Path(text).is_dir():
         first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
         grey = first is not None and first.in_channels == 1
-        images, labels, _ = image_folder(text, channels=1 if grey else 3)
+        images, labels, _ = image_folder(text, size=size, channels=1 if grey else 3)
         order = torch.randperm(len(images), generator=stream("cpu", 0, "order of a folder"))
         return images[order], labels[order]
     raise ValueError(
@@ -72,9 +78,14 @@ def find_network(text: str) -> nn.Module:
     module, _, function = text.partition(":")
     sys.path.insert(0, str(Path.cwd()))  # as python -m does: a file beside you is importable
     try:
-        model = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{text!r} cannot be called ({error}): write module:function") from error
+        try:
+            make = getattr(importlib.import_module(module), function)
+            inspect.signature(make).bind()
+        except (ImportError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"{text!r} cannot be called ({error}): write module:function, without arguments"
+            ) from error
+        model = make()
     finally:
         sys.path.pop(0)
     if not isinstance(model, nn.Module):
@@ -113,6 +124,7 @@ def seconds_at_most(model: nn.Module, data: tuple[Tensor, Tensor], version: str)
     """Seconds of an ensemble that no image falls to, from the time of a few passes."""
     x = floats(data[0][:TIMED], model)
     y = data[1][:TIMED].to(x.device)
+    check_network(model, x, check_labels(y, x))
     input_gradient(model, x, y)
     started = time.perf_counter()
     for _ in range(3):

@@ -82,7 +82,7 @@ def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> nn.Mo
         with eval_mode(model), torch.no_grad():
             logits = model(image := x[:1].clone())
     except RuntimeError as error:
-        if (hint := _mismatch(model, x)) is not None:
+        if (hint := _mismatch(model, x, str(error))) is not None:
             raise ValueError(hint) from error
         raise
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
@@ -117,8 +117,8 @@ class OnCopies(nn.Module):
         return logits
 
 
-def _mismatch(model: nn.Module, x: Tensor) -> str | None:
-    """Name the device, precision or layout that does not fit, None if all do."""
+def _mismatch(model: nn.Module, x: Tensor, said: str) -> str | None:
+    """Name the device, precision, layout or size that does not fit, None if all do."""
     weights = [p for p in model.parameters() if p.is_floating_point()]
     if weights and x.device not in {p.device for p in weights}:
         return f"the network is on {weights[0].device}, images on {x.device}: use .to(device)"
@@ -126,13 +126,15 @@ def _mismatch(model: nn.Module, x: Tensor) -> str | None:
         return f"the network computes in {weights[0].dtype}, images are {x.dtype}: use x.to(dtype)"
     if x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
         return f"images have shape {tuple(x.shape)}: channels come first, x.permute(0, 3, 1, 2)"
+    if "Given groups" in said or "mat1 and mat2" in said:
+        return f"the network does not take images of shape {tuple(x.shape[1:])}: {said}"
     return None
 
 
 def check_threat(threat: ThreatModel, x: Tensor) -> None:
     """Refuse a bare number for a ball; warn of a Euclidean radius in 0..255 units."""
     if not hasattr(threat, "project"):
-        raise TypeError(f"threat={threat!r} is no ball: write rvlib.Linf({threat!r}), say")
+        raise TypeError(f"threat={threat!r} is no ball: write rvlib.Linf(8 / 255), say")
     if isinstance(threat.eps, Tensor):
         if threat.eps.shape != x.shape[:1]:
             raise ValueError(f"eps has shape {tuple(threat.eps.shape)} for {len(x)} images")

@@ -1,8 +1,10 @@
 """The command line: every command can be stopped, and resumes when it is given again."""
 
 import argparse
+import os
 import secrets
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,15 +16,24 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(words)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows lines as they come
+    warnings.formatwarning = lambda message, *_: f"rvlib: {message}\n"
     try:
         arguments.run(arguments)
+    except BrokenPipeError:  # "| head" has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("rvlib: stopped; the same command resumes", file=sys.stderr)
         return 130
     except (ValueError, RuntimeError, ArithmeticError, OSError, MemoryError, ImportError) as error:
-        print(f"rvlib: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print(f"rvlib: {_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed: pip install 'rvlib[course]' has what this needs"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--data", default="cifar10:test", help="data set[:split], or image folder")
     judge.add_argument("--threat", default="linf:8/255", help="default: linf:8/255")
     judge.add_argument("--attack", default="fast", help="fast (default), standard or rand")
-    judge.add_argument("--images", type=int, default=1000, help="default: the first 1000")
+    judge.add_argument("--images", type=_positive, default=1000, help="default: the first 1000")
     judge.add_argument("--sigma", type=float, help="judge the smoothed network of this noise")
     judge.add_argument("--keep-images", action="store_true", help="write the attacked images, too")
     judge.add_argument("--out", help="folder for rows and page (default: build/evaluate/MODEL)")
@@ -60,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     certified.add_argument("network", metavar="MODEL", help="a shipped name, or module:function")
     certified.add_argument("--sigma", type=float, required=True, help="noise level")
     certified.add_argument("--data", default="cifar10:test", help="data set[:split], or folder")
-    certified.add_argument("--images", type=int, default=500, help="default: the first 500")
+    certified.add_argument("--images", type=_positive, default=500, help="default: the first 500")
     # Not --n: torchrun takes that for an abbreviation of its own options.
     certified.add_argument("--votes", type=int, default=100_000, help="votes an image, N")
     certified.add_argument("--selection", type=int, default=100, help="votes before them, N0")
@@ -69,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     certified.add_argument("--batch-size", type=int, help="noisy copies a forward pass")
     certified.add_argument("--out", help="folder for the rows (default: build/certify/MODEL)")
     for added in (judge, certified):
+        added.add_argument("--size", type=_positive, help="scale a folder's images to this side")
         added.add_argument("--shard", help="K/N, a part; default: the task's (docs/scale.md)")
         added.add_argument("--device", help="default: the GPU where there is one")
         added.add_argument("--seed", type=int, default=0, help="of attacks and votes")
@@ -89,6 +101,16 @@ def _parser() -> argparse.ArgumentParser:
     slides.add_argument("--out", type=Path, help="default: build/slides")
     command(_publish, "copy a finished full run into report/", "full")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
+    return int(text)
+
+
+def _build() -> Path:
+    return Path(os.environ.get("RVLIB_BUILD", "build"))
 
 
 def _data(arguments: argparse.Namespace) -> None:
@@ -150,9 +172,10 @@ def _given(arguments: argparse.Namespace, command: str):  # type: ignore[no-unty
     pick_own_gpu()
     shard, device = named.find_shard(arguments.shard), pick_device(arguments.device)
     model = named.find_network(arguments.network).to(device)
-    data = tuple(part[: arguments.images] for part in named.find_data(arguments.data, model))
+    found = named.find_data(arguments.data, model, arguments.size)
+    data = tuple(part[: arguments.images] for part in found)
     name = arguments.network.replace(":", ".")
-    return model, data, Path(arguments.out or Path("build", command, name)), shard
+    return model, data, Path(arguments.out or _build() / command / name), shard
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -163,7 +186,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     threat = named.parse_threat(arguments.threat)
     model, data, out, shard = _given(arguments, "evaluate")
-    if not arguments.sigma and arguments.attack in VERSIONS:
+    if arguments.sigma is None and arguments.attack in VERSIONS:
         seconds = named.seconds_at_most(model, data, arguments.attack) / shard[1]
         print(
             f"at most {seconds / 60:.0f} min where all images stand; resumes after a stop ({out})"
@@ -267,7 +290,7 @@ def _handouts(arguments: argparse.Namespace) -> None:
     from rvlib.course.handouts import write_handouts
     from rvlib.pipeline import repository
 
-    for folder in write_handouts(repository(), arguments.out or Path("build", "handouts")):
+    for folder in write_handouts(repository(), arguments.out or _build() / "handouts"):
         print(folder)
 
 

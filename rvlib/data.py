@@ -331,6 +331,10 @@ def image_folder(
     (torch.Size([2, 3, 4, 4]), [0, 1], ('cat', 'dog'))
     """
     folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist")
+    if channels not in (1, 3):
+        raise DataError(f"channels={channels}: images have 1 or 3")
     classes = _classes(folder)
     pixels, labels = [], []
     for label, name in enumerate(classes):

@@ -296,8 +296,8 @@ def checked_attack(attack: AnyAttack, threat: ThreatModel) -> AnyAttack:
     Parameters
     ----------
     attack : callable
-        ``attack(model, x, y) -> x_adv``; its randomness may come from PyTorch's global generators,
-        which are seeded before and restored afterwards.
+        ``attack(model, x, y) -> x_adv``; its randomness may come from its argument `generator`, or
+        from PyTorch's global generators, which are seeded before and restored afterwards.
     threat : ThreatModel
         The ball that it claims.
 
@@ -316,9 +316,12 @@ def checked_attack(attack: AnyAttack, threat: ThreatModel) -> AnyAttack:
             hook = model.register_forward_pre_hook(_usual_layout)
             try:
                 plain = x.clone(memory_format=torch.contiguous_format)
-                x_adv = attack(model, plain, y.clone()).detach()
+                x_adv = configured(attack)(model, plain, y.clone(), generator)
             finally:
                 hook.remove()
+        if not isinstance(x_adv, Tensor):
+            raise TypeError(f"the attack returned {type(x_adv).__name__}, not images")
+        x_adv = x_adv.detach()
         if x_adv.shape != x.shape:
             raise ValueError(f"the attack returned {tuple(x_adv.shape)} for {tuple(x.shape)}")
         length, allowed = threat.norm(x_adv - x), torch.as_tensor(threat.eps, device=x.device)

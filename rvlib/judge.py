@@ -1,8 +1,12 @@
 """How do I evaluate my defence?  One call: the ensemble, the checks, a page in words."""
 
 import hashlib
+import inspect
+import re
 import tempfile
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +17,17 @@ from torch import Tensor, nn
 
 from rvlib.attacks import smoothed_pgd
 from rvlib.attacks.autoattack import LEFT_OUT, VERSIONS, autoattack_stages, shortcoming
-from rvlib.attacks.gradient import configured, fooled
+from rvlib.attacks.gradient import fooled
 from rvlib.checks import check_attack
 from rvlib.data import to_float
 from rvlib.device import arithmetic, provenance
-from rvlib.evaluation import device_of
+from rvlib.evaluation import checked_attack, device_of
+from rvlib.experiments import ALPHA, attack_record
 from rvlib.inference import eval_mode, logits_of
 from rvlib.progress import progress
 from rvlib.results import atomic_write, missing, open_results, read, write_shard
 from rvlib.sanity_checks import SAME, Check, sanity
-from rvlib.smoothing import certify, predict, stream, wilson
+from rvlib.smoothing import certify, largest_radius, predict, stream, wilson
 from rvlib.threat_models import L2, PixelL2, ThreatModel
 from rvlib.verdict import TITLES, Verdict
 
@@ -31,6 +36,10 @@ SHARD = 64
 CHECKED = 256
 """Images that the sanity checks get, at most."""
 PASSES = ("forwards", "backwards")
+RESERVED = {"index", "label", "worst case", *TITLES}
+"""Names of columns, which an attack of the user's own may not take."""
+CERTIFYING = 10_000
+"""Votes of a certificate."""
 
 
 def evaluate(
@@ -61,8 +70,8 @@ def evaluate(
     attack : {"fast", "standard", "rand"}, default="fast"
         Version of ``autoattack``.
     others : mapping of str to callable, optional
-        Other attacks, ``attack(model, x, y) -> x_adv``, judged beside the ensemble on all images;
-        their images must lie in the ball.
+        Other attacks, ``attack(model, x, y) -> x_adv``, judged beside the ensemble on all images,
+        through ``checked_attack``: their images must lie in ball and box.
     sigma : float, optional
         Judge the smoothed network of this noise level instead: votes of 1,000 copies, PGD on the
         vote, and in ``L2`` certificates.
@@ -95,23 +104,28 @@ def evaluate(
     .. [1] Carlini et al., "On Evaluating Adversarial Robustness", 2019.  arXiv:1902.06705.
     .. [2] Croce, Hein, ICML 2020.  arXiv:2003.01690.
     """
+    _check_given(model, data, attack, others or {}, sigma)
     images, labels = data
     x = floats(images[: min(len(images), 32)], model)
-    model = check_attack(model, x, labels[: len(x)].to(x.device), threat)
-    if attack not in VERSIONS:
-        raise ValueError(f"attack={attack!r} is none of {', '.join(VERSIONS)}")
-    version = "vote" if sigma else "rand" if is_random(model, x) else attack
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = check_attack(model, x, labels[: len(x)].to(x.device), threat)
+    doubts = [str(warning.message) for warning in caught]
+    for doubt in doubts:
+        warnings.warn(doubt, stacklevel=2)
+    version = "rand" if is_random(model, x) else attack
     kept = Path(out) / "images" if out is not None and keep_images else None
-    if sigma:
-        step = _smoothed(threat, sigma, seed)
+    if sigma is not None:
+        version, step = "vote", _smoothed(threat, sigma, seed)
     else:
         step = _ensemble(threat, version, others or {}, seed, kept)
     identity = {
         **{"network": digest_of(model.state_dict().values()), "data": digest_of(data)},
-        **{"threat": threat.name, "version": version, "others": list(others or {})},
+        **{"threat": threat.name, "version": version},
+        "others": {name: _described(call) for name, call in (others or {}).items()},
         **{"sigma": sigma, "seed": seed, "arithmetic": arithmetic(device_of(model, x))},
     }
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, _said_once(doubts):
         folder = Path(out or scratch) / "rows"
         open_results(folder, identity)
         for part in progress(missing(folder, len(images), SHARD, shard), name):
@@ -119,12 +133,58 @@ def evaluate(
             columns = {"label": y.tolist()} | step(model, x, y.to(x.device), part.start)
             write_shard(folder, part.start, columns, provenance(x.device))
         rows = read(folder, len(images)).frame
-    checks, notes = _checked(model, data, threat, version, rows, seed)
-    verdict = Verdict(name, threat, version, rows, _stages(rows), checks, notes)
+        checks, notes = _checked(model, data, threat, version, rows, seed)
+    if sigma is not None and isinstance(threat, L2):
+        notes += _out_of_reach(threat, sigma)
+    verdict = Verdict(name, threat, version, rows, _stages(rows), checks, notes, doubts)
     if out is not None:
         atomic_write(Path(out) / "verdict.txt", verdict.text().encode())
         atomic_write(Path(out) / "verdict.html", verdict.html().encode())
     return verdict
+
+
+def _check_given(model: Any, data: Any, attack: str, others: Mapping[str, Any], sigma: Any) -> None:
+    """Refuse what is no network, no images with labels, or no name of a version or attack."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the network is {type(model).__name__}, not a torch.nn.Module")
+    if not (isinstance(data, tuple) and [isinstance(part, Tensor) for part in data] == [True] * 2):
+        raise TypeError("data is no pair of tensors (images, labels); of a DataLoader, join them")
+    if attack not in VERSIONS:
+        raise ValueError(f"attack={attack!r} is none of {', '.join(VERSIONS)}")
+    if sigma is not None and not sigma > 0:
+        raise ValueError(f"sigma={sigma}: noise of a level above 0, or None for the network itself")
+    if sigma is not None and others:
+        raise ValueError("other attacks are for the network itself: leave out others, or sigma")
+    if taken := sorted(RESERVED.intersection(others)):
+        raise ValueError(f"an attack of your own is called {taken[0]!r}, as a column is: rename it")
+
+
+@contextmanager
+def _said_once(doubts: list[str]) -> Iterator[None]:
+    """Silence warnings that every attack and every check would give again."""
+    with warnings.catch_warnings():
+        for doubt in doubts:
+            warnings.filterwarnings("ignore", re.escape(doubt))
+        yield
+
+
+def _described(attack: Callable[..., Tensor]) -> dict[str, Any]:
+    """Describe an attack by its options and its source: rows of another one are not continued."""
+    try:
+        source = inspect.getsource(getattr(attack, "func", attack))
+    except (OSError, TypeError):  # typed at a prompt, or an object
+        source = type(attack).__name__
+    code = hashlib.sha256(source.encode()).hexdigest()[:16]
+    return attack_record("", attack) | {"code": code}
+
+
+def _out_of_reach(threat: L2, sigma: float) -> list[str]:
+    """Say so where even votes that all agree certify less than the radius."""
+    cap = largest_radius(CERTIFYING, ALPHA, sigma)
+    eps = float(torch.as_tensor(threat.eps).max())
+    if cap >= eps:
+        return []
+    return [f"certificates: {CERTIFYING:,} votes at σ = {sigma:g} reach {cap:.2f}, not {eps:g}"]
 
 
 def floats(images: Tensor, model: nn.Module) -> Tensor:
@@ -177,21 +237,16 @@ def _ensemble(
                 columns[f"{stage.name} {kind}"] = cost.round(decimals=1).tolist()
             before = stage.stands
         for name, call in others.items():
+            draws = stream(x.device, seed, name, first)
             with eval_mode(model):
-                made = configured(call)(
-                    model, x.clone(), y.clone(), stream(x.device, seed, name, first)
-                )
-                _check_inside(name, made, x, threat)
+                try:
+                    made = checked_attack(call, threat)(model, x, y, draws)
+                except (TypeError, ValueError) as error:
+                    raise type(error)(f"{name}: {error}") from error
                 columns[name] = (~fooled(logits_of(model, made), y)).long().tolist()
         return columns
 
     return step
-
-
-def _check_inside(name: str, made: Tensor, x: Tensor, threat: ThreatModel) -> None:
-    eps = torch.as_tensor(threat.eps, device=x.device)
-    if made.shape != x.shape or (threat.norm(made - x) > eps * (1 + 1e-5) + 1e-6).any():
-        raise ValueError(f"{name} leaves the ball {threat.name}: its accuracies are no bounds")
 
 
 def _smoothed(threat: ThreatModel, sigma: float, seed: int) -> Step:
@@ -211,7 +266,7 @@ def _smoothed(threat: ThreatModel, sigma: float, seed: int) -> Step:
         x_adv = smoothed_pgd(model, x, y, threat, sigma=sigma, steps=20, generator=draws)
         columns["vote-pgd"] = right(x_adv)
         if isinstance(threat, L2):
-            found = certify(model, x, sigma, n=10_000, image_ids=ids, seed=seed)
+            found = certify(model, x, sigma, n=CERTIFYING, alpha=ALPHA, image_ids=ids, seed=seed)
             holds = (found.prediction == label) & (found.radius >= threat.eps)
             columns["certified"] = holds.astype(int).tolist()
         return columns
@@ -221,7 +276,11 @@ def _smoothed(threat: ThreatModel, sigma: float, seed: int) -> Step:
 
 def _standing(rows: pd.DataFrame) -> pd.DataFrame:
     """Whether each image stood after each attack, and after all of them."""
-    names = [k for k in rows if k not in ("index", "label") and not k.endswith(PASSES)]
+    names = [
+        k
+        for k in rows
+        if k not in ("index", "label") and not k.endswith(tuple(f" {kind}" for kind in PASSES))
+    ]
     stands = rows[names].astype(int)
     attacks = stands.drop(columns="certified", errors="ignore")
     return stands.assign(**{"worst case": attacks.min(axis=1)})
@@ -253,7 +312,7 @@ def _checked(
     """Check the worst case of all attacks on the first images, and say what was left out."""
     notes = []
     if version == "fast":
-        notes.append("FAB and Square; attack='standard' runs them")
+        notes.append("FAB and Square (attack='standard' runs them)")
     if version == "rand":
         notes.append("the sanity checks: the network is random, so it was attacked in the mean")
         return [], notes

@@ -447,7 +447,10 @@ class _Epochs:
             if self.augment is not None:
                 x = self.augment(x, noise)
             with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
-                loss, logits = self.objective(model, x, y, noise, done)
+                found = self.objective(model, x, y, noise, done)
+            if isinstance(found, Tensor):
+                raise TypeError("the objective returned a tensor, not Loss(loss, logits)")
+            loss, logits = found
         if len(x) < count:
             loss = loss * (len(x) / count)
         return loss, (logits.detach().argmax(1) == y).sum()

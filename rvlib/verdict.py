@@ -1,7 +1,7 @@
 """What an evaluation found, in words, as text and as a page of HTML."""
 
 import html
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -43,6 +43,8 @@ class Verdict:
         Of ``sanity``.
     notes : list of str
         What was not tried, or could not be.
+    doubts : list of str
+        What looks wrong with the network or the ball.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Verdict:
     stages: pd.DataFrame
     checks: list[Check]
     notes: list[str]
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def robust(self) -> float:
@@ -69,17 +72,18 @@ class Verdict:
             "The second number is an upper bound: a stronger attack may lower it, none raise it.",
         ]
         if "certified" in line.index:
-            said.append(
-                f"{_percent(line.loc['certified'])} are certified: no attack can change them, with "
-                "an error probability of 0.001 an image."
-            )
+            holds = ": no attack can change them, with an error probability of 0.001 an image"
+            share = line.loc["certified"]
+            said.append(f"{_percent(share)} are certified{holds if share['correct'] else ''}.")
         failed = [check for check in self.checks if not check.passed]
         if failed:
             names = "; ".join(f"{c.name} ({c.finding}, expected: {c.expectation})" for c in failed)
-            said.append(f"Do not rely on it: {len(failed)} checks failed: {names}.")
+            checks = "a check" if len(failed) == 1 else f"{len(failed)} checks"
+            said.append(f"Do not rely on it: {checks} failed: {names}.")
         elif self.checks:
             said.append(f"All {len(self.checks)} sanity checks pass.")
-        return [*said, *(f"Not tried, or not possible: {note}." for note in self.notes)]
+        said += [f"Do not rely on it: {doubt}." for doubt in self.doubts]
+        return [*said, f"Not tried, or not possible: {'; '.join(self.notes)}."]
 
     def table(self) -> pd.DataFrame:
         """Name the attacks of ``stages`` in words, and round its numbers."""

@@ -57,7 +57,11 @@ def test_what_is_wrong_is_one_line(words, capsys, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["nothing"], ["train", "--nothing"], ["measure", "--seed", "x"]]
+    "words",
+    [
+        *[[], ["nothing"], ["train", "--nothing"], ["measure", "--seed", "x"]],
+        *[["evaluate", "standard", "--images", "0"], ["evaluate", "standard", "--images", "-5"]],
+    ],
 )
 def test_what_is_no_command_is_refused(words, capsys):
     with pytest.raises(SystemExit) as ended:
@@ -75,7 +79,10 @@ def test_outside_a_checkout_every_command_says_so(command, capsys, monkeypatch, 
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(KeyboardInterrupt(), 130), (MemoryError(), 2), (OSError(28, "No space left"), 2)],
+    [
+        *[(KeyboardInterrupt(), 130), (MemoryError(), 2), (OSError(28, "No space left"), 2)],
+        (ModuleNotFoundError("No module named 'typst'", name="typst"), 2),
+    ],
 )
 def test_errors_of_the_machine_are_one_line(error, status, capsys, monkeypatch):
     def fail(*arguments, **options):
@@ -86,6 +93,9 @@ def test_errors_of_the_machine_are_one_line(error, status, capsys, monkeypatch):
     err = capsys.readouterr().err
     assert err.startswith("rvlib: ")
     assert err.count("\n") == 1
+    assert ("typst is not installed: pip install 'rvlib[course]'" in err) == (
+        type(error) is ModuleNotFoundError
+    )
 
 
 def test_faults_of_the_library_are_not_hidden(monkeypatch):

@@ -367,6 +367,9 @@ def test_image_folder_is_read_by_class_and_cropped(pets):
     (pets / "cat" / "5.png").write_bytes(b"no image")
     assert "5.png is no readable image" in error_of(image_folder, pets, 4)
     assert "holds no images" in error_of(image_folder, pets / "cat")
+    assert "dogs does not exist" in error_of(image_folder, pets / "dogs")
+    with pytest.raises(DataError, match="channels=2: images have 1 or 3"):
+        image_folder(pets, 4, channels=2)
 
 
 def test_registered_image_folder_is_loaded_and_verified(tmp_path, pets):

@@ -150,8 +150,26 @@ def test_other_attacks_stand_beside_the_ensemble_and_count_in_the_worst_case(unc
     right = (linear()(X + 0.01).argmax(1) == Y).double().mean().item()
     assert lines.loc["near", "accuracy"] == pytest.approx(100 * right)
     assert verdict.robust == pytest.approx(exact(Linf(0.05)))
-    with pytest.raises(ValueError, match=r"far leaves the ball linf 0\.05"):
-        rv.evaluate(linear(), (X, Y), Linf(0.05), others={"far": far})
+    for name, attack, words in (
+        ("far", far, r"far: the attack left the ball linf 0\.05"),
+        ("nan", lambda model, x, y: x / 0, "nan: the attack left the ball"),
+        ("none", lambda model, x, y: None, "none: the attack returned NoneType"),
+        ("clean", near, "'clean', as a column is"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=words):
+            rv.evaluate(linear(), (X, Y), Linf(0.05), others={name: attack})
+    with pytest.raises(ValueError, match="leave out others, or sigma"):
+        rv.evaluate(linear(), (X, Y), Linf(0.05), others={"near": near}, sigma=0.25)
+
+
+def test_an_attack_that_draws_is_repeated_and_one_that_leaves_the_box_is_refused(unchecked):
+    def corner(model, x, y):
+        return x + 0.05 * torch.randn_like(x).sign()
+
+    call = functools.partial(rv.evaluate, linear(), (X, Y), Linf(0.05), others={"corner": corner})
+    assert call().rows.equals(call().rows)
+    with pytest.raises(ValueError, match="left the box"):
+        rv.evaluate(linear(), (X.round(), Y), Linf(0.05), others={"corner": corner})
 
 
 class Killed(Exception):
@@ -161,19 +179,19 @@ class Killed(Exception):
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_done_is_not_done_again_and_another_network_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(judge, "SHARD", 32)
-    asked = list[int]()
+    asked, dies = list[int](), [2]
 
-    def attack(model, x, y, die=0):
+    def attack(model, x, y, step=0.0):
         asked.append(len(x))
-        if len(asked) == die:
+        if len(asked) in dies:
             raise Killed
-        return x
+        return x + step
 
-    others = {"mine": functools.partial(attack, die=2)}
     with pytest.raises(Killed):
-        rv.evaluate(linear(), (X, Y), Linf(0.05), others=others, out=tmp_path)
+        rv.evaluate(linear(), (X, Y), Linf(0.05), others={"mine": attack}, out=tmp_path)
     assert asked == [32, 8]
     asked.clear()
+    dies.clear()
     found = rv.evaluate(linear(), (X, Y), Linf(0.05), others={"mine": attack}, out=tmp_path)
     assert asked == [8]
     whole = rv.evaluate(linear(), (X, Y), Linf(0.05), others={"mine": attack})
@@ -189,6 +207,13 @@ def test_what_is_done_is_not_done_again_and_another_network_is_refused(tmp_path,
     ):
         with pytest.raises(ValueError, match="is of another measurement"):
             rv.evaluate(model, data, threat, others={"mine": attack}, out=tmp_path)
+
+    def another(model, x, y):
+        return x
+
+    for changed in (another, functools.partial(attack, step=0.01)):
+        with pytest.raises(ValueError, match="is of another measurement"):
+            rv.evaluate(linear(), (X, Y), Linf(0.05), others={"mine": changed}, out=tmp_path)
 
 
 def test_rows_do_not_depend_on_the_number_of_parts(tmp_path, unchecked, monkeypatch):
@@ -267,6 +292,33 @@ def test_a_smoothed_network_is_certified_attacked_and_clean_in_this_order(monkey
     assert "are certified" in verdict.text()
     plain = rv.evaluate(linear(), (X[:4], Y[:4]), Linf(0.03), sigma=0.25)
     assert "certified" not in plain.rows
+    beyond = rv.evaluate(linear(), (X[:4], Y[:4]), L2(0.34), sigma=0.1).text()
+    assert "10,000 votes at σ = 0.1 reach 0.32, not 0.34" in beyond
+    assert "no attack can change" not in beyond
+
+
+def test_a_network_that_returns_probabilities_is_named_once(unchecked):
+    network = nn.Sequential(linear(), nn.Softmax(1)).eval()
+    with pytest.warns(UserWarning, match="seems to return probabilities") as caught:
+        verdict = rv.evaluate(network, (X[:8], Y[:8]), Linf(0.05))
+    assert len(caught) == 1
+    assert "Do not rely on it: the network seems to return probabilities" in verdict.text()
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "options", "words"),
+    [
+        ("standard", (X, Y), {}, "the network is str, not a torch"),
+        (linear(), (X.numpy(), Y.numpy()), {}, r"no pair of tensors \(images, labels\)"),
+        (linear(), (X, Y, ("a", "b")), {}, r"no pair of tensors \(images, labels\)"),
+        (linear(), (X, Y), {"sigma": 0}, "a level above 0"),
+        (linear(), (X, Y), {"attack": "best"}, "none of fast, standard, rand"),
+        (nn.Conv2d(1, 2, 1), (X, Y), {}, r"does not take images of shape \(3, 2, 2\)"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(model, data, options, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        rv.evaluate(model, data, Linf(0.05), **options)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +332,7 @@ def test_balls_are_read(text, expected):
     assert parse_threat(text) == expected
 
 
-@pytest.mark.parametrize("text", ["linf", "8/255", "linf:8/0", "linf:", "l1:3", "linf:x"])
+@pytest.mark.parametrize("text", ["linf", "8/255", "linf:8/0", "linf:", "l1:3", "linf:x", "l2:0"])
 def test_what_is_no_ball_is_one_line(text):
     with pytest.raises(ValueError, match=r"is no ball: write linf:8/255, l2:0\.5 or"):
         parse_threat(text)
@@ -299,6 +351,9 @@ def network():
 
 def nothing():
     return 3
+
+def needs(classes):
+    return network()
 """
 
 
@@ -321,7 +376,8 @@ def test_a_new_user_gets_a_verdict_on_their_own_network(own, quick, capsys):
     assert main([*command, "--images", "10"]) == 0
     printed = capsys.readouterr().out
     assert "On 10 images mine:network is right on" in printed
-    assert "Not tried, or not possible: APGD, targeted, with 1 of 9 targets" in printed
+    few = "APGD, targeted, with 1 of 9 targets, as there are 2 classes"
+    assert printed.count("Not tried, or not possible:") == printed.count(few) == 1
     assert Path("build/evaluate/mine.network/verdict.html").exists()
     labels = find_data("photos", find_network("mine:network"))[1]
     assert sorted(labels.tolist()) == [0] * 6 + [1] * 6
@@ -334,6 +390,8 @@ def test_a_new_user_gets_a_verdict_on_their_own_network(own, quick, capsys):
         (["evaluate", "mine:nowhere", "--data", "photos"], "write module:function"),
         (["evaluate", "nowhere:network", "--data", "photos"], "write module:function"),
         (["evaluate", "mine:nothing", "--data", "photos"], "returned int"),
+        (["evaluate", "mine:needs", "--data", "photos"], "missing a required argument: 'classes'"),
+        (["evaluate", "standard", "--data", "photos", "--size", "20"], "take images of shape"),
         (["evaluate", "nobody"], "unknown network 'nobody'"),
         (["evaluate", "mine:network", "--data", "elsewhere"], "neither a data set"),
         (["evaluate", "mine:network", "--data", "photos", "--attack", "best"], "none of fast"),

@@ -117,3 +117,8 @@ def test_citation_names_this_version():
     assert citation["version"] == rvlib.__version__
     assert citation["license"] == PROJECT["license"]
     assert citation["authors"] == PROJECT["authors"]
+
+
+def test_a_wheel_can_be_built_from_the_sources():
+    targets = PYPROJECT["tool"]["hatch"]["build"]["targets"]
+    assert {*targets["wheel"]["force-include"]} <= {*targets["sdist"]["only-include"]}

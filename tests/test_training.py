@@ -652,6 +652,11 @@ def test_one_image_alone_cannot_be_normalised(norm, size, count, batch_size, loa
         quietly(model, train=whole, epochs=1)
 
 
+def test_an_objective_that_returns_a_bare_loss_is_named():
+    with pytest.raises(TypeError, match=r"returned a tensor, not Loss\(loss, logits\)"):
+        quietly(net(0.0), lambda model, x, y, generator: model(x).mean())
+
+
 def test_gradients_that_are_off_are_refused():
     with torch.no_grad():
         refused("switched off")

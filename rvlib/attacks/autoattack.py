@@ -218,10 +218,9 @@ def shortcoming(name: str, targets: int, threat: ThreatModel) -> str:
     if name == "apgd-dlr" and targets < 2:
         return "margin: the ratio needs 3 classes"
     if name in ("apgd-t", "fab-t") and targets < TARGETS:
-        ratio = ", difference of logits: the ratio needs 4 classes"
-        return f"{targets} of {TARGETS} targets" + (
-            ratio if name == "apgd-t" and targets < 3 else ""
-        )
+        few = f"{targets} of {TARGETS} targets, as there are {targets + 1} classes"
+        ratio = ", on the difference of logits: the ratio needs 4 classes"
+        return few + (ratio if name == "apgd-t" and targets < 3 else "")
     return ""
 
 

@@ -121,7 +121,10 @@ def test_a_network_is_registered_under_its_own_name():
         return nn.Flatten()
 
     try:
-        assert register_model(mine) is mine
+        assert register_model(mine) is register_model(mine) is mine
         assert MODELS["mine"] is mine
+        mine.__name__ = "lenet"
+        with pytest.raises(ValueError, match=r"lenet is a network of rvlib\.models"):
+            register_model(mine)
     finally:
         del MODELS["mine"]
