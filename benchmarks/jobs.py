@@ -114,6 +114,7 @@ def jobs(device: str = "cpu", quick: bool = False) -> list[Job]:
         Job("AutoAttack, fast, LeNet", "fast", robust, 512, 5, once=True),
         Job("AutoAttack, standard, ResNet-18", "standard", resnet, few, 1.1, 0, "l2", once=True),
         Job("AutoAttack, fast, ResNet-18", "fast", resnet, few, 4, 0, "l2", once=True),
+        Job(f"AutoAttack, fast, {bf16}", "fast", resnet, few, 4, 0, "l2", bfloat16=True, once=True),
         Job("votes, LeNet", "votes", noisy, 128, 10, 1000, batch=1000),
         Job("votes, LeNet, the loop in batches of 100", "votes", noisy, 128, None, 1000, batch=100),
         Job("votes on the grid, LeNet", "grid", noisy, 128, 1, 1000),

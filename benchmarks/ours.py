@@ -63,7 +63,9 @@ def calls() -> dict[str, Call]:
     def ensemble(job: Job, data: Data) -> Tensor:
         (network, x, y, _), (norm, eps, _) = data, job.balls[0]
         threat = threat_of(norm, eps)
-        return answers(network, rv.autoattack(network, x, y, threat, version=job.kind)) == y
+        with autocast(job, data):
+            x_adv = rv.autoattack(network, x, y, threat, version=job.kind)
+        return answers(network, x_adv) == y
 
     def votes(job: Job, data: Data, noise: str = "gaussian") -> Tensor:
         with autocast(job, data):

@@ -100,6 +100,33 @@ def test_only_the_whole_benchmark_replaces_the_record(words, folder, tmp_path, m
     assert [path.parts[-3] for path in tmp_path.rglob("cpu.json")] == [folder]
 
 
+def test_some_jobs_are_put_into_the_record_of_the_same_machine(tmp_path, monkeypatch):
+    def measured(chosen, *arguments):
+        results = {OURS: RESULT}
+        return [
+            {"name": j.name, "on": "-", "goal": None, "implementations": results} for j in chosen
+        ]
+
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setattr(command, "prepare", lambda *arguments: None)
+    monkeypatch.setattr(command, "measure", measured)
+    command.main([])
+    path = tmp_path / "report/bench/cpu.json"
+    whole = json.loads(path.read_text())
+    for job in whole["jobs"]:
+        job["commit"] = "before"
+    path.write_text(json.dumps(whole))
+    command.main(["--only", "AutoAttack", "--update"])
+    found = json.loads(path.read_text())["jobs"]
+    assert [job["name"] for job in found] == [job.name for job in jobs()]
+    assert {j["name"] for j in found if j["commit"] != "before"} == {
+        job.name for job in jobs() if "AutoAttack" in job.name
+    }
+    path.write_text(json.dumps(whole | {"device": "another CPU"}))
+    with pytest.raises(SystemExit, match="device is another CPU"):
+        command.main(["--only", "AutoAttack", "--update"])
+
+
 def test_a_missing_library_is_recorded():
     assert command._version("no such package") == "not installed"
 
