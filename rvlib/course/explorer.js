@@ -22,7 +22,7 @@ const CSS = `
 .explorer .tools button:last-child { grid-column: 1 / 3 }
 .explorer [aria-pressed=true] { background: #0072b2; color: #fff }
 .explorer .cover { position: absolute; inset: 0; width: 100%; background: #eee; font-size: 22px }
-.explorer:fullscreen { display: flex; flex-direction: column; justify-content: center; zoom: 1;
+.explorer:fullscreen { display: flex; flex-direction: column; justify-content: center;
   max-width: none; padding: 2vh 4vw; font-size: 2.4vh; overflow: auto }
 .explorer:fullscreen .picture { flex: 1; min-height: 0; max-height: calc(92vw / (var(--shape)));
   align-self: center }`;
