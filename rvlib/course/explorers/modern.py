@@ -1,5 +1,7 @@
 """Notebook 07's explorer: accuracy against the cost of training, and certified accuracy."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -82,7 +84,7 @@ class _Points:
     def __init__(self, axes: Axes, passes: pd.Series) -> None:
         self.axes, self.passes = axes, passes
         kinds = {find_recipe(name).network for name in passes.index}
-        look = {"color": BLUE, "markersize": 8, "linestyle": ""}
+        look: dict[str, Any] = {"color": BLUE, "markersize": 8, "linestyle": ""}
         self.points = {
             kind: axes.plot([], [], marker, label=NETWORKS[kind], **look)[0]
             for kind, marker in {"lenet": "o", "resnet20": "^", "resnet18": "D"}.items()
