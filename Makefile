@@ -35,7 +35,7 @@ notebooks: $(READY) ## run the notebooks and write them back with their outputs
 	$(BIN)/rvlib notebooks
 
 lab: $(READY) ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab $$(test "$$(id -u)" -ne 0 || echo --allow-root) notebooks
+	$(BIN)/jupyter lab $$(test "$$(id -u)" -ne 0 || echo --allow-root) --LabApp.default_url=/lab/tree/notebooks
 
 site: $(READY) ## write playground, notebooks, report and API as static pages, build/site/index.html
 	$(BIN)/rvlib site

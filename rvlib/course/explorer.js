@@ -4,26 +4,28 @@
 const CSS = `
 .explorer { margin: 0; max-width: 720px; font: 16px/1.35 system-ui, sans-serif; color: #111 }
 .explorer, .explorer .picture { background: #fff }
-.explorer .controls { display: flex; flex-wrap: wrap; gap: 2px 16px; padding: 2px 0 }
-.explorer .controls > div { display: flex; align-items: center; gap: 6px; flex: 1 1 320px;
+.explorer .sliders { display: flex; flex-wrap: wrap; gap: 2px 16px; padding: 2px 0 }
+.explorer .sliders > div { display: flex; align-items: center; gap: 6px; flex: 1 1 320px;
   min-height: 28px }
 .explorer label { flex: 0 0 auto; min-width: 7.2em }
 .explorer :is(input, select) { flex: 1 1 5em; min-width: 4em; margin: 0; font: inherit }
 .explorer .value { flex: 0 0 auto; min-width: 4.6em }
 .explorer button { font: inherit; padding: 0 8px }
-.explorer .picture { position: relative }
+.explorer .picture { position: relative; aspect-ratio: var(--shape) }
 .explorer img { display: block; width: 100%; height: auto; max-width: none; margin: 0 }
 .explorer .frame { position: absolute; inset: 0 }
 .explorer .below { display: flex; gap: 8px }
 .explorer figcaption { flex: 1; min-height: 4.05em; padding: 2px 0 }
 .explorer .tools { display: grid; grid-template-columns: auto auto; gap: 2px; margin-top: 4px;
-  height: max-content }
-.explorer .tools button { height: 1.7em; font-size: 14px }
+  height: max-content; font-size: .875em }
+.explorer .tools button { height: 1.7em }
 .explorer .tools button:last-child { grid-column: 1 / 3 }
 .explorer [aria-pressed=true] { background: #0072b2; color: #fff }
 .explorer .cover { position: absolute; inset: 0; width: 100%; background: #eee; font-size: 22px }
-.explorer:fullscreen { max-width: none; padding: 2vh 4vw; font-size: 2.4vh; overflow: auto }
-.explorer:fullscreen .picture { width: min(100%, 128vh); margin: 0 auto }`;
+.explorer:fullscreen { display: flex; flex-direction: column; justify-content: center;
+  max-width: none; padding: 2vh 4vw; font-size: 2.4vh; overflow: auto }
+.explorer:fullscreen .picture { flex: 1; min-height: 0; max-height: calc(92vw / (var(--shape)));
+  align-self: center }`;
 
 const WAITING = "Waiting for the kernel: it is busy, or was restarted. The picture is the last one drawn.";
 const RESTARTED = "The kernel of this picture is gone. Run its cell again.";
@@ -86,7 +88,11 @@ function makeTimer(symbol, title, milliseconds, act) {
 
 // Reset, full screen, and "guess first": each move is covered until the reader asks for it.
 function makeTools(root, controls, picture, below) {
-  const cover = makeButton("Guess first, then click here to see.", "Show", () => hide(false));
+  let last; // the control that was moved: the next key is for it again
+  const cover = makeButton("Guess first, then click here to see.", "Show", () => {
+    hide(false);
+    last.input.focus();
+  });
   cover.className = "cover";
   const hide = (hidden) => {
     if (hidden) picture.append(cover);
@@ -100,30 +106,34 @@ function makeTools(root, controls, picture, below) {
   const reset = makeButton("reset", "Reset: all as at the start", () => {
     for (const control of controls) control.set(control.start);
     controls[0].go(controls[0].start);
+    hide(false);
   });
   const full = makeButton("full screen", "Full screen", () =>
     document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen());
   below.append(make("div", { className: "tools" }, guess, reset, full));
-  return () => { if (guess.ariaPressed === "true") hide(true); };
+  return (control) => {
+    last = control;
+    if (guess.ariaPressed === "true") hide(true);
+  };
 }
 
 // Builds the page's elements; `moved` is called with the positions of all controls.
 function build(root, { name, controls, width, height }, moved) {
   root.classList.add("explorer", `explorer-${name}`);
   const positions = () => made.map((control) => control.position());
-  const made = controls.map((control) => makeControl(control, () => {
-    cover();
+  const made = controls.map((control, i) => makeControl(control, () => {
+    cover(made[i]);
     moved(positions());
   }));
   const frame = make("img", { className: "frame", width, height });
   const picture = make("div", { className: "picture" }, frame, make("div", { className: "frame" }));
-  picture.style.aspectRatio = `${width} / ${height}`;
+  picture.style.setProperty("--shape", `${width} / ${height}`);
   const status = make("figcaption");
   status.setAttribute("role", "status");
   status.setAttribute("aria-live", "polite");
   const below = make("div", { className: "below" }, status);
   root.replaceChildren(make("style", {}, CSS),
-    make("div", { className: "controls" }, ...made.map((control) => control.row)), picture, below);
+    make("div", { className: "sliders" }, ...made.map((control) => control.row)), picture, below);
   const overlay = picture.lastChild, cover = makeTools(root, made, picture, below);
   return {
     frame, overlay, positions,

@@ -2,9 +2,11 @@
 
 import copy
 import hashlib
+import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbconvert import SlidesExporter
@@ -25,8 +27,14 @@ SHA256 = {
 }
 """Its files and their checksums."""
 
-LONG = 300
-"""Letters of a sentence that has a slide of its own."""
+UNSAID = ("[![Open in Colab]", "*Time:")
+"""How paragraphs begin that are for who runs a notebook, not for a slide."""
+ANYTHING = ("words", "figure", "sentence", "code")
+"""Kinds of cells that show something."""
+ROOM = 720
+"""Pixels of a slide's height that may be filled by joining cells."""
+WORDS, CODE, FIGURE, EXPLORER = 36, 26, 390, 540
+"""Pixels of a line of either kind, and of pictures that can still be read."""
 
 
 def build_slides(run: Run, out: Path | None = None, root: Path | None = None) -> list[Path]:
@@ -101,7 +109,8 @@ def reveal_file(name: str) -> Path:
 def as_slides(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookNode:
     """Give each heading a slide, and below it each figure, listing and sentence one of its own.
 
-    A heading alone is joined by what follows it, a figure by a short sentence that reads it.
+    A heading alone is joined by what follows it.  Where there is room, words stand above the
+    figure, table or listing that they lead to, and a sentence that reads it below.
 
     Parameters
     ----------
@@ -118,36 +127,82 @@ def as_slides(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookNo
     checks = {check.name: check for check in NOTEBOOKS.get(stem, ())}
     notebook = without_plumbing(student_version(notebook, checks))
     notebook.cells = [part for cell in notebook.cells for part in _apart(cell)]
-    joins = ""  # what the next cell may be to stand on the slide of the one before
+    joins: Collection[str] = ()  # what may stand on the slide of the cell before
+    height = 0
     for cell in notebook.cells:
         shown = _shown(cell, checks)
         if shown == "nothing":
-            kind = "skip"
-        elif joins in ("anything", shown):
-            kind, joins = "-", ""
+            cell.metadata["slideshow"] = {"slide_type": "skip"}
+            continue
+        height += _height(cell)
+        if joins is ANYTHING or (shown in joins and height <= ROOM):
+            kind = "-"
         else:
             kind = "slide" if cell.source.startswith("#") and shown == "words" else "subslide"
-            joins = "sentence" if shown == "figure" else ""
-            heading = cell.source.startswith("#") and "\n" not in cell.source
-            if heading or shown == "title":
-                joins = "anything"
+            height = _height(cell)
+        joins = _followers(cell, shown)
         cell.metadata["slideshow"] = {"slide_type": kind}
     return notebook
 
 
+def _followers(cell: nbformat.NotebookNode, shown: str) -> Collection[str]:
+    """Name what may follow on the same slide."""
+    if shown == "words":
+        heading = cell.source.startswith("#") and "\n" not in cell.source
+        return ANYTHING if heading else ("figure", "sentence", "code")
+    return () if shown == "sentence" else ("sentence",)
+
+
+def _height(cell: nbformat.NotebookNode) -> int:
+    """Estimate the pixels that a cell takes on a slide."""
+    if cell.cell_type == "markdown":
+        return _words(cell.source)
+    height = 0 if "transient" in cell.metadata else CODE * (2 + cell.source.count("\n"))
+    for output in cell.outputs:
+        data = output.get("data", {})
+        if "image/png" in data:
+            height += EXPLORER if "text/html" in data else FIGURE
+        elif "text/markdown" in data:
+            height += _words(data["text/markdown"])
+        else:
+            height += CODE * (1 + data.get("text/plain", "").count("\n"))
+    return height
+
+
+def _words(text: str) -> int:
+    """Estimate the pixels of Markdown: 80 letters a line, and a heading as two."""
+    lines = text.strip().splitlines()
+    return sum(WORDS * (1 + len(line) // 80 + line.startswith("#")) for line in lines)
+
+
 def _apart(cell: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]:
-    """Several tables of a cell whose code is hidden do not fit on one slide."""
-    if cell.cell_type == "markdown" or "transient" not in cell.metadata or len(cell.outputs) < 3:
-        yield cell
-        return
-    for number, output in enumerate(cell.outputs):
+    """Cut words at headings, and many outputs of hidden code below each table."""
+    parts: list[dict[str, Any]] = [{}]
+    if cell.cell_type == "markdown":
+        kept = (text for text in cell.source.split("\n\n") if not text.startswith(UNSAID))
+        parts = [{"source": text} for text in re.split(r"\n\n(?=#)", "\n\n".join(kept))]
+    elif "transient" in cell.metadata and len(cell.outputs) > 2:
+        parts = [{"source": "", "outputs": some} for some in _by_table(cell.outputs)]
+    for number, changed in enumerate(parts):
         part = copy.deepcopy(cell)
-        part.id, part.source, part.outputs = f"{cell.id}-{number}", "", [output]
+        part.update(changed, id=f"{cell.id}-{number}")
         yield part
 
 
+def _by_table(outputs: list[nbformat.NotebookNode]) -> Iterator[list[nbformat.NotebookNode]]:
+    """Group each table with the title above it."""
+    some: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        some.append(output)
+        if "|" in output.get("data", {}).get("text/markdown", ""):
+            yield some
+            some = []
+    if some:
+        yield some
+
+
 def _shown(cell: nbformat.NotebookNode, checks: Mapping[str, Check]) -> str:
-    """Words, a figure, a title, a sentence that the notebook computed, other code, or nothing."""
+    """Words, a figure, a sentence that the notebook computed, other code, or nothing."""
     if cell.cell_type == "markdown":
         return "words"
     if cell.outputs and cell.source.startswith("course."):
@@ -157,7 +212,5 @@ def _shown(cell: nbformat.NotebookNode, checks: Mapping[str, Check]) -> str:
     hidden = "transient" in cell.metadata
     if cell.outputs:
         said = "".join(output.get("data", {}).get("text/markdown", "") for output in cell.outputs)
-        if hidden and not cell.source and "|" not in said:
-            return "title"  # of the table that comes next
-        return "sentence" if hidden and len(said) < LONG else "code"
+        return "sentence" if hidden and said and "|" not in said else "code"
     return "code" if exercise_in(cell.source, checks) else "nothing"

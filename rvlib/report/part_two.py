@@ -149,14 +149,18 @@ def certified_table(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def histories(folder: Path, *names: str) -> dict[str, list[float]]:
-    """Read the accuracy in percent that chose the epoch, of the weights themselves, by epoch."""
+def histories(folder: Path, *names: str, averaged: bool = False) -> dict[str, list[float]]:
+    """Read by epoch the accuracy in percent that decides, of the weights or of their average.
+
+    It is nan before the average begins.
+    """
     found = {}
     for name in names:
         weights = folder / "models" / name / "seed-0.safetensors"
         if weights.with_suffix(".json").exists():
+            key = "averaged " * averaged + MODERN[name].select
             history = read_record(weights)["history"]
-            found[title(name)] = [100 * entry[MODERN[name].select] for entry in history]
+            found[title(name)] = [100 * entry.get(key, np.nan) for entry in history]
     return found
 
 

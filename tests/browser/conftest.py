@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,33 +105,40 @@ def lab(tmp_path_factory):
     work = home / "notebooks"
     work.mkdir()
     (home / "report").symlink_to(repository() / "report")
+    with serve(home, work) as (server, token):
+
+        def address(name, notebook, page="lab/tree"):
+            nbformat.write(notebook, work / name)
+            # reset: without the notebooks that an earlier page had open.
+            return f"{server}/{page}/{name}?token={token}&reset"
+
+        yield address
+
+
+@contextmanager
+def serve(home, folder, *options):
+    """Start a JupyterLab in a folder; its address and token."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     token = secrets.token_hex(8)
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", *options]
     command += ["--expose-app-in-browser", "--JupyterNotebookApp.expose_app_in_browser=True"]
     command += [f"--port={port}", "--ServerApp.port_retries=0"]
-    command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={work}"]
-    log = home / "lab.log"
+    command += [f"--IdentityProvider.token={token}"]
+    log, server = home / "lab.log", f"http://127.0.0.1:{port}"
     with log.open("w") as file:
         process = subprocess.Popen(
             command,
-            cwd=work,
+            cwd=folder,
             env=environment(home),
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     try:
-        wait_for(f"http://127.0.0.1:{port}/api", process, log)
-
-        def address(name, notebook, page="lab/tree"):
-            nbformat.write(notebook, work / name)
-            # reset: without the notebooks that an earlier page had open.
-            return f"http://127.0.0.1:{port}/{page}/{name}?token={token}&reset"
-
-        yield address
+        wait_for(f"{server}/api", process, log)
+        yield server, token
     finally:
         stop(process)
 

@@ -1,9 +1,12 @@
 """Explorers in a real JupyterLab, on the projector's screen, while other cells run."""
 
+import re
+
 import nbformat
 import pytest
 
 from rvlib.pipeline import repository
+from tests.browser.conftest import serve
 from tests.browser.explorers import explorers
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -139,4 +142,16 @@ def test_a_notebook_in_notebook_7(browser, lab, artefacts):
     before = explorer.look()
     explorer.wait(lambda now: now != before)
     page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.close()
+
+
+def test_make_lab_shows_the_notebooks_and_reaches_the_task_of_the_lab(browser, tmp_path):
+    (options,) = re.findall(r"jupyter lab \$.*\) (.*)", (repository() / "Makefile").read_text())
+    page = browser.new_page()
+    page.set_default_timeout(60_000)
+    with serve(tmp_path, repository(), *options.split()) as (server, token):
+        page.goto(f"{server}/?token={token}")
+        page.get_by_role("listitem", name="01_fgsm.ipynb").wait_for()
+        page.goto(f"{server}/lab/tree/docs/teaching/break_a_defence.ipynb")
+        page.locator(".jp-RenderedMarkdown h1").first.wait_for()
     page.close()

@@ -109,6 +109,14 @@ def test_pictures_look_as_they_did(name, all_of_them):
         compare(f"{name}-{what}", explorer.draw(positions)[0])
 
 
+def test_the_explorers_that_the_teaching_guide_names_blink_and_play(all_of_them):
+    blink, play = (
+        [name for name in NAMES if any(getattr(c, flag) for c in all_of_them(name)._controls)]
+        for flag in ("blinks", "plays")
+    )
+    assert (blink, play) == (["fgsm", "training"], ["pgd"])
+
+
 def test_a_picture_of_your_own_is_attacked_first(run, tmp_path):
     with pytest.raises(DataError, match="no readable image"):
         explorers.explore_fgsm(run, picture=tmp_path / "missing.png")

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -123,3 +124,17 @@ def test_the_shipped_tables_are_those_of_the_shipped_rows():
     for name, table in all_tables(folder).items():
         shipped = pd.read_csv(folder / "tables" / f"{name}.csv", dtype=str, keep_default_na=False)
         assert text(table).astype(str).equals(shipped), name
+
+
+def test_the_average_has_a_history_of_its_own():
+    name = "lenet-nuat"
+    own, average = (
+        part_two.histories(part_two.shipped(), name, averaged=averaged)["LeNet, NuAT"]
+        for averaged in (False, True)
+    )
+    assert len(own) == len(average) == 30
+    assert not np.isnan(own).any()
+    assert np.isnan(average).nonzero()[0].tolist() == list(range(10))  # it begins after a third
+    record = training_table(part_two.shipped()).set_index("defence").loc[name]
+    assert max(own) == record["highest_last"]
+    assert average[int(record["best_epoch"]) - 1] == record["best"]

@@ -1,5 +1,7 @@
 """Notebook 07's explorer: accuracy against the cost of training, and certified accuracy."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -8,7 +10,7 @@ from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import HERE, Curves, moving, new_figure, place
 from rvlib.course.figures import BLUE, ORANGE, style
 from rvlib.experiments import find_recipe, title
-from rvlib.modern import RADII
+from rvlib.modern import NETWORKS, RADII
 from rvlib.pipeline import Run
 from rvlib.report import part_two
 
@@ -29,7 +31,7 @@ def explore_modern(run: Run) -> Explorer:
     training, accuracy, certified = part_two.shipped_tables(run.published.parent).values()
     measured = accuracy[accuracy["n"] > 0].set_index(["attack", "defence"])
     cost = training.set_index("defence")
-    images = 1e-6 * 48_000  # of an epoch, in millions
+    images = 1e-6 * 47_952  # of train-rest, in millions
     passes = images * cost["done"] * (cost["forwards"] + cost["backwards"])
     attacks = [a for a in accuracy["attack"].unique() if a in measured.index]
     networks = list(measured.loc[attacks[0]].index)
@@ -40,7 +42,7 @@ def explore_modern(run: Run) -> Explorer:
     lines = certified.set_index(["defence", "radius"])
     with style():
         figure = new_figure()
-        points = _Points(place(figure, 62, 56, 270, 262), passes)
+        points = _Points(place(figure, 62, 56, 270, 262), passes[networks])
         axes = place(figure, 420, 56, 286, 262)
         smooth = Curves(axes, RADII, {name: _short(name) for name in curves})
         (public,) = axes.plot([], [], "s", color=ORANGE, markersize=10, markerfacecolor="none")
@@ -81,12 +83,12 @@ class _Points:
 
     def __init__(self, axes: Axes, passes: pd.Series) -> None:
         self.axes, self.passes = axes, passes
-        looks = {"lenet": "o", "resnet20": "^", "resnet18": "D"}
+        kinds = {find_recipe(name).network for name in passes.index}
+        look: dict[str, Any] = {"color": BLUE, "markersize": 8, "linestyle": ""}
         self.points = {
-            network: axes.plot([], [], look, color=BLUE, markersize=8, linestyle="", label=label)[0]
-            for (network, look), label in zip(
-                looks.items(), ("LeNet", "ResNet-20", "ResNet-18"), strict=True
-            )
+            kind: axes.plot([], [], marker, label=NETWORKS[kind], **look)[0]
+            for kind, marker in {"lenet": "o", "resnet20": "^", "resnet18": "D"}.items()
+            if kind in kinds
         }
         (self.here,) = axes.plot([], [], **HERE)
         (self.ends,) = axes.plot([], [], "-_", color="k", markersize=12)
