@@ -145,8 +145,29 @@ def test_a_notebook_is_graded_from_the_command_line(tmp_path, capsys):
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("2/2  my_lower_bound: **Right.**")
     assert shown[1].startswith("0/2  my_radius: **Not yet.** `my_radius` is not there")
-    assert shown[2] == "anna.ipynb: 2 of 4 points, seed 5"
+    assert shown[2] == f"{path}: 2 of 4 points, seed 5"
     assert len((tmp_path / "points.csv").read_text().splitlines()) == 3
+
+
+def test_one_broken_file_costs_the_others_nothing(tmp_path, capsys, monkeypatch):
+    def graded(path, seed, seconds):
+        if path.parent.name == "bob":
+            raise RuntimeError("no\nprocess")
+        if path.parent.name == "cleo":
+            assert table.read_text().count("\n") == 3  # written after each file
+        return [grading.Grade("my_wilson", 2, "**Right.**")]
+
+    table = tmp_path / "points.csv"
+    monkeypatch.setattr(grading, "grade", graded)
+    paths = [str(tmp_path / name / "06.ipynb") for name in ("alice", "bob", "cleo")]
+    assert main(["grade", *paths, "--seed", "5", "--out", str(table)]) == 2
+    assert capsys.readouterr().err == "rvlib: 1 of 3 files were not graded\n"
+    assert table.read_text().splitlines() == [
+        "notebook,seed,exercise,points,verdict",
+        f"{paths[0]},5,my_wilson,2,**Right.**",
+        f"{paths[1]},5,,0,no process",
+        f"{paths[2]},5,my_wilson,2,**Right.**",
+    ]
 
 
 @pytest.mark.parametrize(
