@@ -81,11 +81,19 @@ def test_every_notebook_and_every_exercise_is_in_the_table():
         ([BOUND + "    return '**Right.**'"], 0, "returns `str`, not `float`."),
         ([BOUND + "    return object()"], 0, "returns `object`, not `float`."),
         (["def my_lower_bound(k, n alpha):"], 0, "is not there, or its cell is no valid Python"),
-        (["check_lower_bound(my_lower_bound)"], 0, "is not there"),
+        (["check_lower_bound(my_lower_bound)", "def my_radius(): ..."], 0, "is not there"),
+        (["async " + SHARE], 0, "returns `coroutine`, not `float`."),
         (["import nothing_like_this as t", BOUND + "    return t"], 0, "Cell 0 stops with `Mod"),
         # what a notebook may hold
         (["%pip install x\n!ls", "x = 1 / 0", "from scipy.stats import beta\nq = beta.ppf",
           BOUND + "    return q(alpha, k, n - k + 1) if k else 0"], 2, "**Right.**"),
+        (["%%time\n" + RIGHT], 2, "**Right.**"),
+        ([f"get_ipython().run_cell_magic('time', '', {RIGHT!r})"], 2, "**Right.**"),
+        (["%%capture\n%%time\n" + BOUND + "    return 1 / 0"], 0, "in line 4, `return 1 / 0`"),
+        (["\n\n" + BOUND + "    return 1 / 0"], 0, "in line 4, `return 1 / 0`"),
+        (["return 1", "await print", RIGHT], 2, "**Right.**"),
+        (["seen = []\nseen.append(0)", BOUND + "    return seen[0]"], 0, grading.NOT_RUN),
+        (["seen = {}\nseen[0] = 1", BOUND + "    return seen[0]"], 0, grading.NOT_RUN),
         ([SHARE, RIGHT], 2, "**Right.**"),
         ([RIGHT, SHARE], 0, "*share*"),
     ],
@@ -136,6 +144,12 @@ def test_only_what_a_function_uses_is_run():
     found = [text.strip() for _, text in needed(list(enumerate(cells)), "f")]
     assert found == ["x = 1", "y = x + 1", "@g\ndef f(z):\n    return y", "def g(h): ..."]
     assert not list(needed(list(enumerate(cells)), "absent"))
+
+
+def test_a_function_that_is_only_mentioned_chooses_no_exercise():
+    cells = ["# as my_fgsm\nwords = 'def my_pgd(x)'", "def my_wilson(k, n): ..."]
+    found = grade_cells(list(enumerate(cells)), seed=0)
+    assert [each.exercise for each in found] == ["my_wilson", "my_certified_accuracy"]
 
 
 def test_a_notebook_is_graded_from_the_command_line(tmp_path, capsys):
