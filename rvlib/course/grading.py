@@ -1,9 +1,11 @@
 """Grade a notebook: its functions run in a process of their own and are judged in this one.
 
 A student's code never meets the check. It gets arguments and sends results back, so what it
-prints, and what it replaces in its own process, changes nothing here. It cannot import the answers
-either. What is not prevented: a function that calls the library's own attack is right, as it is in
-the notebook, and code that is out to do harm can harm the account that grades it.
+prints, and what it replaces in its own process, changes no result here; that it changed an argument
+is noticed in that process. It can neither import nor open the answers in Python. What is not
+prevented: a function that calls the library's own attack is right, as it is in the notebook, and
+code that is out to do harm can read past Python, hide what it changed, and harm the account that
+grades it.
 """
 
 import ast
@@ -189,12 +191,12 @@ class Student:
             try:
                 self._connection.send_bytes(pickle.dumps(case))
                 if self._connection.poll(max(0, self._end - time.monotonic())):
-                    return sandbox.unpack(self._connection.recv_bytes())
+                    return sandbox.unpack(self._connection.recv_bytes(sandbox.LARGEST))
                 self._failure = (
                     f"Your function was stopped after {self._seconds:g} s: is there a loop "
                     "without an end?"
                 )
-            except (EOFError, OSError):
+            except (EOFError, ConnectionError):
                 self._failure = "Your function ends its process"
             except Exception:
                 self._failure = "Your function returns what cannot be read: return numbers"
@@ -251,7 +253,7 @@ def _statements(cell: int, text: str) -> Iterator[_Statement]:
     except SyntaxError:
         return
     match tree.body:
-        case [ast.Expr(ast.Call(ast.Attribute(attr="run_cell_magic"), [*_, ast.Constant(below)]))]:
+        case [ast.Expr(ast.Call(ast.Attribute(attr="run_cell_magic"), [*_, ast.Constant(str(below))]))]:
             # %%time or another, and the rest of the cell below its line
             yield from _statements(cell, "\n" * tree.body[0].lineno + below)
             return

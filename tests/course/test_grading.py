@@ -64,8 +64,31 @@ def test_every_notebook_and_every_exercise_is_in_the_table():
         # the answers themselves
         (
             [BOUND + "    from rvlib import course\n    return course.check_lower_bound"],
-            *(0, "import of rvlib.course.exercises halted"),
+            *(0, "PermissionError: the answers are not there"),
         ),
+        (
+            [
+                BOUND + "    from rvlib.course.exercises.solutions import my_lower_bound\n"
+                "    return my_lower_bound(k, n, alpha)"
+            ],
+            *(0, "ImportError: the answers are not there"),
+        ),
+        (
+            [
+                f"file = {exercises.solutions.__file__!r}",
+                BOUND + "    names = {}\n    exec(open(file).read(), names)\n"
+                "    return names['my_lower_bound'](k, n, alpha)",
+            ],
+            *(0, "PermissionError: the answers are not there"),
+        ),
+        (
+            [BOUND + "    import subprocess\n    subprocess.run(['true'])"],
+            *(0, "PermissionError: grading runs no other program"),
+        ),
+        # memory
+        ([BOUND + "    import torch\n    torch.ones(2**33)"], 0, "for more than 4 GB of memory."),
+        ([BOUND + "    import numpy\n    numpy.ones(2**31)"], 0, "for more than 4 GB of memory."),
+        ([BOUND + "    import torch\n    return torch.ones(1).expand(2**25)"], 0, "than 16 MB."),
         # a table of the visible cases
         (
             [
@@ -117,6 +140,34 @@ def test_the_solutions_get_all_points(stem):
     names = [check.name for check in exercises.NOTEBOOKS[stem]][: 1 if tasks else None]
     cells = [(i, inspect.getsource(getattr(exercises.solutions, n))) for i, n in enumerate(names)]
     assert [each.points for each in grade_cells(cells, seed=11)] == ([2, 0, 0] if tasks else [2, 2])
+
+
+def test_a_patch_does_not_hide_what_was_changed():
+    student = """
+        def my_average_radius(p, sigma):
+            import rvlib.course.calls
+            from rvlib.course import calls
+            from scipy.stats import norm
+            calls.state = rvlib.course.calls.state = lambda argument: None
+            p.clip(min=0.5, out=p)
+            return (sigma * norm.ppf(p)).mean()"""
+    found = grade_cells([(0, textwrap.dedent(student))], seed=0)[1]
+    assert (found.exercise, found.points) == ("my_average_radius", 1)
+    assert "changes `p`" in found.verdict
+
+
+def test_chance_is_the_same_each_time():
+    student = BOUND + "    import random, numpy, torch\n" + (
+        "    return random.random() + numpy.random.rand() + torch.rand(1).item()"
+    )
+    assert judged(student) == judged(student)
+
+
+def test_this_process_reads_no_result_that_is_too_large(monkeypatch):
+    monkeypatch.setattr(sandbox, "LARGEST", 10_000)  # here; the other process would send more
+    with grading.Student([(0, "def f(n):\n    return [1.5] * n")], "f", 60) as student:
+        assert student((1,)).result == [1.5]
+        assert "returns what cannot be read" in student((10**5,)).result
 
 
 def test_what_is_sent_back_runs_nothing(tmp_path):
