@@ -253,9 +253,9 @@ def _statements(cell: int, text: str) -> Iterator[_Statement]:
     except SyntaxError:
         return
     match tree.body:
-        case [ast.Expr(ast.Call(ast.Attribute(attr="run_cell_magic"), [*_, ast.Constant(str(below))]))]:
+        case [ast.Expr(ast.Call(ast.Attribute(attr="run_cell_magic"), [_, _, ast.Constant(rest)]))]:
             # %%time or another, and the rest of the cell below its line
-            yield from _statements(cell, "\n" * tree.body[0].lineno + below)
+            yield from _statements(cell, "\n" * tree.body[0].lineno + str(rest))
             return
     lines = source.splitlines()
     for node in tree.body:
