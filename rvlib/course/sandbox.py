@@ -115,7 +115,7 @@ def _define(code: Code, name: str) -> tuple[Call | None, Any]:
 def pack(call: Call) -> bytes:
     """Write a call as data."""
     content = io.BytesIO()
-    torch.save((_plain(call.result), call.changed, call.filled), content)
+    torch.save((_plain(call.result), *call[1:]), content)
     return content.getvalue()
 
 
@@ -127,8 +127,8 @@ def unpack(content: bytes) -> Call:
     pickle.UnpicklingError
         If it is anything else.
     """
-    result, changed, filled = torch.load(io.BytesIO(content), weights_only=True)
-    return Call(_restored(result), changed, filled)
+    result, *rest = torch.load(io.BytesIO(content), weights_only=True)
+    return Call(_restored(result), *rest)
 
 
 def _plain(value: Any) -> Any:

@@ -157,8 +157,10 @@ def test_a_patch_does_not_hide_what_was_changed():
 
 
 def test_chance_is_the_same_each_time():
-    student = BOUND + "    import random, numpy, torch\n" + (
-        "    return random.random() + numpy.random.rand() + torch.rand(1).item()"
+    student = (
+        BOUND
+        + "    import random, numpy, torch\n"
+        + ("    return random.random() + numpy.random.rand() + torch.rand(1).item()")
     )
     assert judged(student) == judged(student)
 
