@@ -193,8 +193,8 @@ class Student:
                 if self._connection.poll(max(0, self._end - time.monotonic())):
                     return sandbox.unpack(self._connection.recv_bytes(sandbox.LARGEST))
                 self._failure = (
-                    f"Your function was stopped after {self._seconds:g} s: is there a loop "
-                    "without an end?"
+                    f"Your function was stopped after {self._seconds:g} s, perhaps in a loop "
+                    "without an end"
                 )
             except (EOFError, ConnectionError):
                 self._failure = "Your function ends its process"

@@ -261,7 +261,9 @@ STUDENTS = {
         *two* classes | two(p, upper(alpha)) ; two(bound(counts, alpha / 2), upper(alpha / 2))
         *two* classes | two(counts[class_] / n, second / n) ; two(p, second / n)
         at 1 - `alpha` | sigma * inverse(bound(counts, 1 - alpha))
-        No radius | 0 ; sigma * max(0, inverse(stats.beta.ppf(alpha, counts0[class_], n)))
+        different votes | max(0, sigma * inverse(rv.lower_confidence_bound(max(counts0), n, alpha)))
+        different votes | max(0, sigma * inverse(stats.beta.ppf(alpha, k, counts0.sum() - k + 1)))
+        No radius | 0 ; max(0, sigma * inverse(stats.beta.ppf(alpha, n - k + 1, k)))
         (k = 0) | sigma * inverse(p) if p > 0.5 else 0 if k else math.nan
         *half* | sigma / 2 * inverse(p)
         nothing is certified: return 0 | sigma * inverse(p)

@@ -130,7 +130,7 @@ def test_points_and_diagnosis(cells, points, words):
 def test_a_loop_without_end_is_stopped():
     found = judged(BOUND + "    while True: pass", seconds=1)
     assert found.verdict == (
-        "**Not yet.** Your function was stopped after 1 s: is there a loop without an end?."
+        "**Not yet.** Your function was stopped after 1 s, perhaps in a loop without an end."
     )
 
 

@@ -158,6 +158,12 @@ def _pooled(counts0: Votes, counts: Votes) -> Votes:
     return counts0 + counts
 
 
+def _of_k_and_n(choice: Votes, ks: Votes, ns: Votes, alpha: float, sigma: float) -> float:
+    """Certify with k and n of two samples; the quantile is no number where k > n."""
+    p = _quantile(0, 1)(int(ks[choice.argmax()]), int(ns.sum()), alpha)
+    return float(sigma * norm.ppf(p)) if p > 0.5 else 0.0
+
+
 def _at_most_of_shares(
     result: float, counts0: Votes, counts: Votes, alpha: float, sigma: float
 ) -> str:
@@ -224,8 +230,10 @@ check_radius = Exercise(
         _two_classes(upper=_share),
         "This bound is the quantile at 1 - `alpha`: the lower bound is the one at `alpha`.",
         _radius(bound=_tail(level=lambda alpha: 1 - alpha)),
-        "No radius is certified. Are k and n both from `counts`? Is it Beta(k, n - k + 1), in this "
-        "order?",
+        "k and n come from different votes: take both from `counts`.",
+        lambda counts0, counts, *rest: _of_k_and_n(counts0, counts0, counts, *rest),
+        lambda counts0, counts, *rest: _of_k_and_n(counts0, counts, counts0, *rest),
+        "No radius is certified. Is it Beta(k, n - k + 1), in this order?",
         lambda counts0, counts, alpha, sigma: 0.0,
         "This is *half* the radius: where p_B is bounded by 1 - p_A the two halves are equal.",
         _radius(lambda p, sigma: sigma * norm.ppf(p) / 2),

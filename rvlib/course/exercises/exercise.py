@@ -176,9 +176,8 @@ class Exercise(Check):
 
     def _mistake(self, results: list[Any]) -> str:
         if failures := [result for result in results if isinstance(result, Failure)]:
-            end = "" if failures[0].endswith("?") else "."
             hints = [words for error, words in HINTS.items() if error in failures[0]]
-            return " ".join([f"{failures[0]}{end}", *hints])
+            return " ".join([f"{failures[0]}.", *hints])
         if all(result is None for result in results):
             if None in self._known(self.answers[0]):
                 return f"`{self.name}` returns None in every case. Return {self.task}"
