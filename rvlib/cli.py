@@ -270,20 +270,28 @@ def _site(arguments: argparse.Namespace) -> None:
 def _grade(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
-    from rvlib.course.grading import grade, points_at_most
+    from rvlib.course.grading import Grade, grade, points_at_most
     from rvlib.report.tables import write_csv
 
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
-    lines = []
+    lines, failed = [], 0
     for path in arguments.notebooks:
-        grades = grade(path, seed, arguments.seconds)
-        lines += [{"notebook": path.name, "seed": seed} | each._asdict() for each in grades]
-        for each in grades:
-            print(f"{each.points}/{points_at_most(1)}  {each.exercise}: {each.verdict}")
-        total = sum(each.points for each in grades)
-        print(f"{path.name}: {total} of {points_at_most(len(grades))} points, seed {seed}")
-    if arguments.out:
-        write_csv(arguments.out, pd.DataFrame(lines))
+        try:
+            grades = grade(path, seed, arguments.seconds)
+        except Exception as error:  # one student's file must not cost the others their points
+            failed += 1
+            grades = [Grade("", 0, " ".join(str(error).split()) or type(error).__name__)]
+            print(f"{path}: not graded: {grades[0].verdict}")
+        else:
+            for each in grades:
+                print(f"{each.points}/{points_at_most(1)}  {each.exercise}: {each.verdict}")
+            total = sum(each.points for each in grades)
+            print(f"{path}: {total} of {points_at_most(len(grades))} points, seed {seed}")
+        lines += [{"notebook": str(path), "seed": seed} | each._asdict() for each in grades]
+        if arguments.out:
+            write_csv(arguments.out, pd.DataFrame(lines))
+    if failed:
+        raise ValueError(f"{failed} of {len(arguments.notebooks)} files were not graded")
 
 
 def _handouts(arguments: argparse.Namespace) -> None:

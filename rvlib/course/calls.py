@@ -28,11 +28,14 @@ class Call(NamedTuple):
         Position of the first argument that it changed.
     filled : bool, default=False
         Whether it left gradients in the parameters of a network.
+    mode : str, default=""
+        Mode that it left a network in, if that is another than before: training or evaluation.
     """
 
     result: Any
     changed: int | None = None
     filled: bool = False
+    mode: str = ""
 
 
 Ask = Callable[[tuple[Any, ...]], Call]
@@ -66,7 +69,10 @@ def observe(solution: Solution, arguments: tuple[Any, ...]) -> Call:
     )
     networks = [argument for argument in given if isinstance(argument, nn.Module)]
     filled = any(p.grad is not None for network in networks for p in network.parameters())
-    return Call(result, next(changed, None), filled)
+    modes = [n.training for n in networks]
+    before = [n.training for n in arguments if isinstance(n, nn.Module)]
+    mode = ("training" if any(modes) else "evaluation") if modes != before else ""
+    return Call(result, next(changed, None), filled, mode)
 
 
 def in_one_line(error: Exception, student: Solution) -> str:

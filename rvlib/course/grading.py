@@ -1,15 +1,18 @@
 """Grade a notebook: its functions run in a process of their own and are judged in this one.
 
 A student's code never meets the check. It gets arguments and sends results back, so what it
-prints, and what it replaces in its own process, changes nothing here. It cannot import the answers
-either. What is not prevented: a function that calls the library's own attack is right, as it is in
-the notebook, and code that is out to do harm can harm the account that grades it.
+prints, and what it replaces in its own process, changes no result here; that it changed an argument
+is noticed in that process. It can neither import nor open the answers in Python. What is not
+prevented: a function that calls the library's own attack is right, as it is in the notebook, and
+code that is out to do harm can read past Python, hide what it changed, and harm the account that
+grades it.
 """
 
 import ast
 import dis
 import multiprocessing
 import pickle
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +29,11 @@ from rvlib.course.exercises.exercise import Check
 
 POINTS = {"**Right.**": 2, "**Almost.**": 1, "**Not yet.**": 0}
 """By the first words of a verdict."""
+NOT_RUN = (
+    "Does it need a call that stands alone, such as `seen.append(1)`, or an assignment to an "
+    "entry, such as `seen[0] = 1`? Grading runs neither: move it into the function."
+)
+"""What is said with an error that may come of it."""
 STARTING_S = 300
 """Seconds until the other process has loaded PyTorch, at most."""
 
@@ -88,11 +96,11 @@ def grade_cells(
     cells: list[tuple[int, str]], seed: int, seconds: float = 60, name: str = "notebook"
 ) -> list[Grade]:
     """Grade the exercises in the code of some cells: as `grade`, by number and text."""
-    text = "\n".join(source for _, source in cells)
+    defined = set().union(*(_defined(*cell) for cell in cells))
     exercises = [
         exercise
         for group in NOTEBOOKS.values()
-        if any(exercise.name in text for exercise in group)
+        if any(exercise.name in defined for exercise in group)
         for exercise in group
     ]
     if not exercises:
@@ -134,6 +142,8 @@ def _grade(exercise: Check, cells: list[tuple[int, str]], seed: int, seconds: fl
             if not more.startswith("**Right.**"):
                 told = more.partition("** ")[2]
                 verdict = f"**Almost.** Right in the cases of the check, wrong in others: {told}"
+    if re.search("stops with `(NameError|KeyError|IndexError)", verdict):
+        verdict += f" {NOT_RUN}"
     points = next(p for words, p in POINTS.items() if verdict.startswith(words))
     return Grade(exercise.name, points, verdict)
 
@@ -181,12 +191,12 @@ class Student:
             try:
                 self._connection.send_bytes(pickle.dumps(case))
                 if self._connection.poll(max(0, self._end - time.monotonic())):
-                    return sandbox.unpack(self._connection.recv_bytes())
+                    return sandbox.unpack(self._connection.recv_bytes(sandbox.LARGEST))
                 self._failure = (
-                    f"Your function was stopped after {self._seconds:g} s: is there a loop "
-                    "without an end?"
+                    f"Your function was stopped after {self._seconds:g} s, perhaps in a loop "
+                    "without an end"
                 )
-            except (EOFError, OSError):
+            except (EOFError, ConnectionError):
                 self._failure = "Your function ends its process"
             except Exception:
                 self._failure = "Your function returns what cannot be read: return numbers"
@@ -234,22 +244,36 @@ class _Statement(NamedTuple):
 
 def _statements(cell: int, text: str) -> Iterator[_Statement]:
     """Take a cell apart; a call alone, such as that of a check, binds no name and never runs."""
-    source = TransformerManager().transform_cell(text)  # magics and shell lines become calls
+    above = re.match(r"(\s*\n)?", text)[0].count("\n")  # type: ignore[index]  # may be empty
+    # Magics and shell lines become calls.
+    source = "\n" * above + TransformerManager().transform_cell(text)
     try:
         tree = ast.parse(source)
+        compile(source, "", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     except SyntaxError:
         return
+    match tree.body:
+        case [ast.Expr(ast.Call(ast.Attribute(attr="run_cell_magic"), [_, _, ast.Constant(rest)]))]:
+            # %%time or another, and the rest of the cell below its line
+            yield from _statements(cell, "\n" * tree.body[0].lineno + str(rest))
+            return
     lines = source.splitlines()
     for node in tree.body:
         decorators = getattr(node, "decorator_list", [])
         first = min(n.lineno for n in (node, *decorators)) - 1
         part = "\n" * first + "\n".join(lines[first : node.end_lineno])
-        code = compile(ast.Module([node], []), "", "exec")
+        code = compile(ast.Module([node], []), "", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         yield _Statement(cell, part, _bound(node), _globals(code))
 
 
+def _defined(cell: int, text: str) -> set[str]:
+    """Names that a cell binds, or begins to define where it is no valid Python."""
+    begun = re.findall(r"^def (\w+)", text, re.M)
+    return {*begun}.union(*(statement.binds for statement in _statements(cell, text)))
+
+
 def _bound(node: ast.stmt) -> set[str]:
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {node.name}
     aliases = {
         (a.asname or a.name.split(".")[0]) for a in ast.walk(node) if isinstance(a, ast.alias)

@@ -1,26 +1,37 @@
 """The process in which a student's function runs: it has nothing to judge the function with.
 
-What it sends back is data: ``torch.load(weights_only=True)`` runs nothing that it may hold.
+What it sends back is data: ``torch.load(weights_only=True)`` runs nothing that it may hold. The
+answers lie beside it: Python refuses to import or open them there, and to run another program.
 """
 
 import io
 import linecache
 import os
 import pickle
+import random
 import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import rvlib.course
 from rvlib.course.calls import Call, Failure, observe
 
 Code = Sequence[tuple[int, str]]
 """Statements to run: the number of their cell and their text, on the lines that it has there."""
 READY = b"ready"
+GIGABYTES = 4
+"""Memory that a student's code may ask for, beside what PyTorch has."""
+LARGEST = 2**24
+"""Bytes of a result."""
+ANSWERS = str(Path(__file__).with_name("exercises"))
+PROGRAMS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"}
+"""Events by which Python announces that it runs another program."""
 
 
 def serve(connection: Connection, code: Code, name: str) -> None:
@@ -35,11 +46,16 @@ def serve(connection: Connection, code: Code, name: str) -> None:
     name : str
         The function.
     """
-    sys.modules["rvlib.course.exercises"] = None  # type: ignore[assignment]  # holds the answers
+    sys.addaudithook(_refuse)
+    # A student who imports it anew patches nothing that is used here.
+    del sys.modules[observe.__module__], rvlib.course.calls
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)
     quiet = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(quiet, stream)
     torch.set_num_threads(1)
+    _limit_memory()
     connection.send_bytes(READY)
     failure, function = _define(code, name)
     while True:
@@ -47,7 +63,40 @@ def serve(connection: Connection, code: Code, name: str) -> None:
             case = pickle.loads(connection.recv_bytes())
         except EOFError:
             return
-        connection.send_bytes(pack(failure or observe(function, case)))
+        content = pack(failure or _in_memory(observe(function, case)))
+        if len(content) > LARGEST:
+            content = pack(Call(Failure(f"Your function returns more than {LARGEST >> 20} MB")))
+        connection.send_bytes(content)
+
+
+def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    """Keep Python from the answers; what reads files past Python's own functions is not seen."""
+    if event in PROGRAMS:
+        raise PermissionError("grading runs no other program")
+    if event == "import" and arguments[0].startswith("rvlib.course.exercises"):
+        raise ImportError("the answers are not there in grading")
+    if event in ("open", "os.link", "os.rename") and isinstance(arguments[0], str | bytes):
+        if os.path.realpath(os.fsdecode(arguments[0])).startswith(ANSWERS):
+            raise PermissionError("the answers are not there in grading")
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):
+        return  # not on Linux
+    most = pages * resource.getpagesize() + GIGABYTES * 2**30
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _in_memory(call: Call) -> Call:
+    """Say plainly that memory was refused."""
+    words = call.result if isinstance(call.result, Failure) else ""
+    if "MemoryError" in words or "can't allocate memory" in words:
+        return Call(Failure(f"Your function asks for more than {GIGABYTES} GB of memory"))
+    return call
 
 
 def _define(code: Code, name: str) -> tuple[Call | None, Any]:
@@ -66,7 +115,7 @@ def _define(code: Code, name: str) -> tuple[Call | None, Any]:
 def pack(call: Call) -> bytes:
     """Write a call as data."""
     content = io.BytesIO()
-    torch.save((_plain(call.result), call.changed, call.filled), content)
+    torch.save((_plain(call.result), *call[1:]), content)
     return content.getvalue()
 
 
@@ -78,8 +127,8 @@ def unpack(content: bytes) -> Call:
     pickle.UnpicklingError
         If it is anything else.
     """
-    result, changed, filled = torch.load(io.BytesIO(content), weights_only=True)
-    return Call(_restored(result), changed, filled)
+    result, *rest = torch.load(io.BytesIO(content), weights_only=True)
+    return Call(_restored(result), *rest)
 
 
 def _plain(value: Any) -> Any:
@@ -89,7 +138,7 @@ def _plain(value: Any) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, Tensor):
-        return value.as_subclass(Tensor).cpu()
+        return value.as_subclass(Tensor).clone().cpu()  # without the storage that it may share
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
         return {"array": torch.tensor(np.asarray(value, dtype=float)), "kind": value.dtype.kind}
     if type(value) in (list, tuple):

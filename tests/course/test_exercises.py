@@ -41,6 +41,11 @@ STUDENTS = {
         by its norm | x + eps * g / g.norm()
         multiplied in twice | clip(x + eps**2 * g.sign()) ; x + eps * eps * g.sign()
         divide it by 255 | clip(x + eps / 255 * g.sign()) ; x + eps / 255 * g.sign()
+        not depend on `eps` | clip(x + 8 / 255 * g.sign()) ; clip(x + 0.03 * g.sign())
+        what is added | x + clip(eps * g.sign())
+        ±`eps` | (x + eps * g.sign()).clamp(-eps, eps)
+        softmax | clip(x + eps * slope(lambda x: model(x).softmax(1), x, y).sign())
+        black or white | clip(x + 8 * g.sign())
         black or white | clip(x + 255 * eps * g.sign()) ; x + 255 * eps * g.sign()
         leave [0, 1] | x + eps * g.sign()
         predictions | clip(x + eps * slope(model, x, model(x).argmax(1)).sign())
@@ -56,6 +61,7 @@ STUDENTS = {
         pixel units. | torch.round(255 * x_adv)
         1/256 | x + torch.trunc(256 * (x_adv - x)) / 256 ; torch.floor(256 * x_adv) / 256
         1/256 | torch.round(256 * x_adv) / 256
+        turned around | x - torch.trunc(d) / 255
         only the perturbation | torch.trunc(d) / 255
         before rounding | x + torch.trunc(x_adv - x)
     """,
@@ -92,6 +98,9 @@ STUDENTS = {
         *iterate* | go(unit, lambda last, z: clip(last + to_ball(x + z - last) - x))
         *image* onto | go(unit, lambda last, z: clip(z * (eps / lengths(z)).clamp(max=1)))
         projected *image* | go(unit, lambda last, z: clip(x + z * (eps / lengths(z)).clamp(max=1)))
+        added to `x` again | go(unit, lambda last, z: clip(to_ball(z) - x))
+        *every* perturbation | go(unit, lambda last, z: clip(x + eps * unit(z - x)))
+        `step * eps` | walk(model, x, y, step * eps, steps, unit, back)
         projects only after | to_ball(go(unit, lambda last, z: clip(z)))
         projects only after | clip(to_ball(go(unit, lambda last, z: z)))
         leave [0, 1] | go(unit, lambda last, z: to_ball(z))
@@ -122,7 +131,11 @@ STUDENTS = {
         without their weights | loss(1, 1, MODES)
         equal weights | loss(0.5, 0.5, MODES)
         in *training* mode | loss(alpha, 1 - alpha, "train", "train")
-        in *evaluation* mode | loss(alpha, 1 - alpha, "eval", "eval")
+        The loss is taken in | loss(alpha, 1 - alpha, "eval", "eval")
+        The loss on `x` | loss(alpha, 1 - alpha, "eval", "train", clean="eval")
+        Only the loss on `x` | loss(alpha, 1 - alpha, "eval", "eval", clean="train")
+        Both losses have | loss(alpha, alpha, MODES)
+        a loss for each image | loss(alpha, 1 - alpha, MODES, reduction="none")
         modes are swapped | loss(alpha, 1 - alpha, "train", "eval")
         *sum* | len(y) * loss(alpha, 1 - alpha, MODES)
         softmax | loss(alpha, 1 - alpha, MODES, lambda z: z.softmax(1))
@@ -138,9 +151,12 @@ STUDENTS = {
         Without a collapse | first(hits, 0) ; first(hits, -1) ; first(hits, len(p))
         under FGSM, which | first(when(lambda t: f[t - 1] - f[t] > 20))
         under FGSM, which | first(when(lambda t: f[t] - f[t - 1] > 20))
-        *last* | first(hits[::-1])
+        *last* such | first(hits[::-1])
         *largest* | first(sorted(drops, key=lambda t: p[t - 1] - p[t - 2]))
         that FGSM's accuracy shares | first(drops)
+        lists are swapped | first(when(lambda t: f[t] < f[t - 1] - 20 and p[t] >= p[t - 1]))
+        *high* | first(when(lambda t: p[t] < p[t - 1] - 20 and f[t] > 80))
+        counts a *rise* | first(both(lambda t: abs(p[t] - p[t - 1]) > 20))
         *below* | first(when(lambda t: p[t] < 20)) ; first(both(lambda t: p[t] < 20))
         *best* | first(when(lambda t: max(p[:t]) - p[t] > 20))
         *best* | first(both(lambda t: max(p[:t]) - p[t] > 20))
@@ -148,8 +164,10 @@ STUDENTS = {
         *percent* | first(both(lambda t: p[t] < 0.8 * p[t - 1]))
         not 0.2 | first(when(lambda t: p[t - 1] - p[t] > 0.2))
         not 0.2 | first(both(lambda t: p[t - 1] - p[t] > 0.2))
-        *rise* | first(when(lambda t: p[t] - p[t - 1] > 20))
+        finds a *rise* | first(when(lambda t: p[t] - p[t - 1] > 20))
         exactly 20 | first(both(lambda t: p[t] <= p[t - 1] - 20))
+        stays the same | first(when(lambda t: p[t] < p[t - 1] - 20 and f[t] > f[t - 1]))
+        the *last* epoch | 1 if p[-1] > p[0] + 20 and f[0] >= f[-1] else first(hits)
         A single epoch | first(hits, 1 if len(p) == 1 else None)
     """,
     "vote": """
@@ -160,7 +178,9 @@ STUDENTS = {
         right | top if p <= alpha else -1 ; int(top) if 2 * tail(a, a + b) <= alpha else -1
         right | rv.vote(counts[None], alpha)[0]
         never abstains | top
-        always abstains | -1
+        always abstains | -1 ; top if 2 * stats.binom.cdf(a, a + b, 0.5) <= alpha else -1
+        the *last* class | len(counts) - 1 if p <= alpha else -1
+        equals `alpha` | top if p < alpha else -1
         To abstain | top if p <= alpha else None ; top if p <= alpha else 0
         *number* | counts.max() ; a if p <= alpha else -1
         reversed | top if p > alpha else -1
@@ -185,6 +205,9 @@ STUDENTS = {
         *one* random number | x + sigma * normal(n, 1, 1, 1) ; clip(x + sigma * normal(n, 1, 1, 1))
         *channels* | x + sigma * normal(n, 1, *x.shape[1:])
         *channels* | clip(x + sigma * normal(n, 1, *x.shape[1:]))
+        first copy | torch.cat([x[None], x + sigma * normal(n - 1, *x.shape)])
+        *multiplies* | x * (1 + sigma * normal(n, *x.shape))
+        *accumulates* | x + torch.stack([sigma * normal(*x.shape) for _ in range(n)]).cumsum(0)
         sigma² | x + sigma**2 * normal(n, *x.shape) ; clip(x + sigma**2 * normal(n, *x.shape))
         *variance* | x + sigma**0.5 * normal(n, *x.shape)
         *variance* | clip(x + sigma**0.5 * normal(n, *x.shape))
@@ -205,6 +228,7 @@ STUDENTS = {
         *two-sided* | q(alpha / 2, k, n - k + 1)
         *upper* | q(1 - alpha, k + 1, n - k) ; q(1 - alpha, k + 1, n - k) if k < n else 1
         at 1 - `alpha` | q(1 - alpha, k, n - k + 1)
+        or nearly | stats.beta.pdf(alpha, k, n - k + 1) ; stats.beta.cdf(alpha, k, n - k + 1)
         Wald | k / n - z * (k / n * (1 - k / n) / n) ** 0.5
         Wald | k / n - Z * (k / n * (1 - k / n) / n) ** 0.5
         Wilson's | wilson(z) ; wilson(Z)
@@ -217,6 +241,7 @@ STUDENTS = {
     "radius": """
         class_, inverse = counts0.argmax(), stats.norm.ppf
         bound = lambda c, a=alpha: float(rv.lower_confidence_bound(c[class_], c.sum(), a))
+        k = counts[class_]
         p, n, second = bound(counts), counts.sum(), np.delete(counts, class_).max()
         upper = lambda a: stats.beta.ppf(1 - a, second + 1, n - second)
         two = lambda p, q: max(0, sigma / 2 * (inverse(p) - inverse(q)))
@@ -235,6 +260,11 @@ STUDENTS = {
         *probability* | p
         *two* classes | two(p, upper(alpha)) ; two(bound(counts, alpha / 2), upper(alpha / 2))
         *two* classes | two(counts[class_] / n, second / n) ; two(p, second / n)
+        at 1 - `alpha` | sigma * inverse(bound(counts, 1 - alpha))
+        different votes | max(0, sigma * inverse(rv.lower_confidence_bound(max(counts0), n, alpha)))
+        different votes | max(0, sigma * inverse(stats.beta.ppf(alpha, k, counts0.sum() - k + 1)))
+        No radius | 0 ; max(0, sigma * inverse(stats.beta.ppf(alpha, n - k + 1, k)))
+        (k = 0) | sigma * inverse(p) if p > 0.5 else 0 if k else math.nan
         *half* | sigma / 2 * inverse(p)
         nothing is certified: return 0 | sigma * inverse(p)
         choose by `counts0` | rv.certificate(counts[None], counts[None], alpha, sigma).radius[0]
@@ -265,6 +295,7 @@ STUDENTS = {
         right | np.mean(correct & far) ; torch.tensor(correct & far).double().mean()
         left out of | (correct & far)[~none].mean()
         number of *correct* | (correct & far)[correct].mean()
+        such a *radius* | correct[far].mean()
         Abstentions count | np.mean(none | correct & far) ; np.mean((none | correct) & far)
         Wrong predictions | np.mean(far) ; np.mean(far & ~none)
         radius is ignored | np.mean(correct)
@@ -293,13 +324,15 @@ STUDENTS = {
         radii = sigma * stats.norm.ppf(p)
         right | np.maximum(radii, 0).mean() ; np.where(p > 0.5, radii, 0).sum() / len(p)
         certified images alone | radii[p > 0.5].mean()
-        Radii below zero enter | radii.mean()
+        Radii below zero enter | radii.mean() ; max(0, radii.mean())
         turned around | np.abs(radii).mean()
         the average `p` | sigma * stats.norm.ppf(np.mean(p))
         the average `p` | max(0, sigma * stats.norm.ppf(p.mean()))
         This is the sum | radii.clip(min=0).sum()
         median | np.median(radii.clip(min=0))
         `sigma` is missing | radii.clip(min=0).mean() / sigma
+        *squared* | radii.clip(min=0).mean() * sigma
+        *divides* | radii.clip(min=0).mean() / sigma**2
         halves the radius | radii.clip(min=0).mean() / 2
         Φ, not its inverse | np.mean(sigma * stats.norm.cdf(p))
     """,
@@ -335,13 +368,17 @@ def walk(model, x, y, step, steps, direction, back):
     return x
 
 
-def mixed_loss(model, attack, x, y, clean, attacked, before, after, head=lambda z: z):
+def mixed_loss(
+    model, attack, x, y, mine, theirs, before, after, head=lambda z: z, clean="", reduction="mean"
+):
     getattr(model, before)()
     x_adv = attack(model, x, y)
-    getattr(model, after)()
-    losses = [F.cross_entropy(head(model(images)), y) for images in (x, x_adv)]
+    losses = []
+    for images, mode in ((x, clean or after), (x_adv, after)):
+        getattr(model, mode)()
+        losses.append(F.cross_entropy(head(model(images)), y, reduction=reduction))
     model.train()
-    return clean * losses[0] + attacked * losses[1]
+    return mine * losses[0] + theirs * losses[1]
 
 
 def first(epochs, none=None):
@@ -503,7 +540,9 @@ def prints(*arguments):
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_function_without_a_result_gets_the_task(name, student):
     text = CHECKS[name].verdict(student)
-    assert text.startswith(f"**Not yet.** `my_{name}` returns None: is a `return` missing?")
+    asked = "in every case." if name == "collapse_epoch" else "is a `return` missing?"
+    assert text.startswith(f"**Not yet.** `my_{name}` returns None")
+    assert asked in text
     assert text.endswith(CHECKS[name].task)
 
 
@@ -529,6 +568,7 @@ def test_a_result_is_no_function(student):
         ("wilson", 0.5, "returns `float`, not `tuple` of shape (2,)."),
         ("lower_bound", 0.25, "0.05`: yours is 0.25, the right answer is 0.4931."),
         ("collapse_epoch", 2, ": yours is 2, the right answer is 4."),
+        ("n_fgsm", torch.full((2, 3, 2, 2), 0.5), "your start is not `clamp(x + noise)`, or"),
         ("collapse_epoch", 7, ": yours is 7, no epoch from 1 to 5."),
         ("wilson", (0, 1), "With `k = 596, n = 1024`: entry [0] is 0 and should be 0.5516."),
         ("wilson", (0.5, math.nan), "yours goes from 0.5 to nan, but it must hold the share 0.582"),
@@ -541,6 +581,12 @@ def test_other_results_are_compared_with_the_right_ones(name, value, words):
 def test_right_values_of_another_type_are_named():
     text = CHECKS["fgsm"].verdict(lambda *arguments: RIGHT[0][2](*arguments).numpy())
     assert "returns `ndarray` of shape (2, 3, 2, 2), not `Tensor` of shape" in text
+
+
+def test_a_text_is_not_none():
+    right = CHECKS["collapse_epoch"].answers[0]
+    text = CHECKS["collapse_epoch"].verdict(lambda f, p: right(f, p) or "None")
+    assert text.endswith(": yours is a text: return a number, or None without quotes.")
 
 
 def test_none_differs_from_a_number():
@@ -665,10 +711,11 @@ def fgsm_with_backward(model, x, y, eps):
     [
         ("fgsm", lambda result, model, x, *rest: x.mul_(2), "changes `x`"),
         ("fgsm", lambda result, model, x, *rest: x.requires_grad_(), "changes `x`"),
-        ("fgsm", lambda result, model, *rest: model.train(), "changes `model`"),
+        ("fgsm", lambda result, model, *rest: model.train(), "leaves the network in training"),
         ("fgsm", lambda result, model, *rest: model.requires_grad_(False), "changes `model`"),
         ("fgsm", lambda result, model, *rest: model[1].bias.data.zero_(), "changes `model`"),
-        ("training_loss", lambda result, model, *rest: model.eval(), "changes `model`"),
+        ("training_loss", lambda result, model, *rest: model.eval(), "in evaluation mode: set it"),
+        ("training_loss", lambda result, *rest: result.backward(), "the caller does that"),
         ("vote", lambda result, counts, alpha: counts.sort(), "changes `counts`"),
         ("collapse_epoch", lambda result, f, p: p.pop(), "changes `pgd_acc`"),
         ("fgsm", lambda result, *rest: result.requires_grad_(), "keeps its graph"),
@@ -695,6 +742,30 @@ def test_a_side_effect_is_named(name, change, words):
 
 def test_gradients_left_in_the_network_are_named():
     assert "`loss.backward()` also fills" in CHECKS["fgsm"].verdict(fgsm_with_backward)
+
+
+@pytest.mark.parametrize(
+    ("name", "student", "words"),
+    [
+        ("fgsm", lambda model, x, y, eps: x.add_(eps), "`x`: start from `x.clone()`."),
+        ("vote", lambda counts, alpha: counts.sort() or 1, "`counts`: start from `counts.copy()`."),
+        ("collapse_epoch", lambda f, p: p.pop(), "`pgd_acc`: start from `pgd_acc.copy()`."),
+    ],
+)
+def test_a_changed_argument_explains_wrong_values(name, student, words):
+    assert CHECKS[name].verdict(student) == f"**Not yet.** Your function changes {words}"
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        lambda radii, answers, labels, r: (answers == labels & radii >= r).mean(),
+        lambda radii, answers, labels, r: (answers == labels and radii >= r).mean(),
+    ],
+)
+def test_missing_parentheses_are_named(student):
+    text = CHECKS["certified_accuracy"].verdict(student)
+    assert text.endswith("join them with `&`: `(a == b) & (c >= d)`.")
 
 
 def test_a_check_keeps_its_cases():

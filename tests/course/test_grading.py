@@ -64,8 +64,31 @@ def test_every_notebook_and_every_exercise_is_in_the_table():
         # the answers themselves
         (
             [BOUND + "    from rvlib import course\n    return course.check_lower_bound"],
-            *(0, "import of rvlib.course.exercises halted"),
+            *(0, "PermissionError: the answers are not there"),
         ),
+        (
+            [
+                BOUND + "    from rvlib.course.exercises.solutions import my_lower_bound\n"
+                "    return my_lower_bound(k, n, alpha)"
+            ],
+            *(0, "ImportError: the answers are not there"),
+        ),
+        (
+            [
+                f"file = {exercises.solutions.__file__!r}",
+                BOUND + "    names = {}\n    exec(open(file).read(), names)\n"
+                "    return names['my_lower_bound'](k, n, alpha)",
+            ],
+            *(0, "PermissionError: the answers are not there"),
+        ),
+        (
+            [BOUND + "    import subprocess\n    subprocess.run(['true'])"],
+            *(0, "PermissionError: grading runs no other program"),
+        ),
+        # memory
+        ([BOUND + "    import torch\n    torch.empty(2**33)"], 0, "for more than 4 GB of memory."),
+        ([BOUND + "    import numpy\n    numpy.empty(2**31)"], 0, "for more than 4 GB of memory."),
+        ([BOUND + "    import torch\n    return torch.ones(1).expand(2**25)"], 0, "than 16 MB."),
         # a table of the visible cases
         (
             [
@@ -81,11 +104,19 @@ def test_every_notebook_and_every_exercise_is_in_the_table():
         ([BOUND + "    return '**Right.**'"], 0, "returns `str`, not `float`."),
         ([BOUND + "    return object()"], 0, "returns `object`, not `float`."),
         (["def my_lower_bound(k, n alpha):"], 0, "is not there, or its cell is no valid Python"),
-        (["check_lower_bound(my_lower_bound)"], 0, "is not there"),
+        (["check_lower_bound(my_lower_bound)", "def my_radius(): ..."], 0, "is not there"),
+        (["async " + SHARE], 0, "returns `coroutine`, not `float`."),
         (["import nothing_like_this as t", BOUND + "    return t"], 0, "Cell 0 stops with `Mod"),
         # what a notebook may hold
         (["%pip install x\n!ls", "x = 1 / 0", "from scipy.stats import beta\nq = beta.ppf",
           BOUND + "    return q(alpha, k, n - k + 1) if k else 0"], 2, "**Right.**"),
+        (["%%time\n" + RIGHT], 2, "**Right.**"),
+        ([f"get_ipython().run_cell_magic('time', '', {RIGHT!r})"], 2, "**Right.**"),
+        (["%%capture\n%%time\n" + BOUND + "    return 1 / 0"], 0, "in line 4, `return 1 / 0`"),
+        (["\n\n" + BOUND + "    return 1 / 0"], 0, "in line 4, `return 1 / 0`"),
+        (["return 1", "await print", RIGHT], 2, "**Right.**"),
+        (["seen = []\nseen.append(0)", BOUND + "    return seen[0]"], 0, grading.NOT_RUN),
+        (["seen = {}\nseen[0] = 1", BOUND + "    return seen[0]"], 0, grading.NOT_RUN),
         ([SHARE, RIGHT], 2, "**Right.**"),
         ([RIGHT, SHARE], 0, "*share*"),
     ],
@@ -99,7 +130,7 @@ def test_points_and_diagnosis(cells, points, words):
 def test_a_loop_without_end_is_stopped():
     found = judged(BOUND + "    while True: pass", seconds=1)
     assert found.verdict == (
-        "**Not yet.** Your function was stopped after 1 s: is there a loop without an end?."
+        "**Not yet.** Your function was stopped after 1 s, perhaps in a loop without an end."
     )
 
 
@@ -109,6 +140,36 @@ def test_the_solutions_get_all_points(stem):
     names = [check.name for check in exercises.NOTEBOOKS[stem]][: 1 if tasks else None]
     cells = [(i, inspect.getsource(getattr(exercises.solutions, n))) for i, n in enumerate(names)]
     assert [each.points for each in grade_cells(cells, seed=11)] == ([2, 0, 0] if tasks else [2, 2])
+
+
+def test_a_patch_does_not_hide_what_was_changed():
+    student = """
+        def my_average_radius(p, sigma):
+            import rvlib.course.calls
+            from rvlib.course import calls
+            from scipy.stats import norm
+            calls.state = rvlib.course.calls.state = lambda argument: None
+            p.clip(min=0.5, out=p)
+            return (sigma * norm.ppf(p)).mean()"""
+    found = grade_cells([(0, textwrap.dedent(student))], seed=0)[1]
+    assert (found.exercise, found.points) == ("my_average_radius", 1)
+    assert "changes `p`" in found.verdict
+
+
+def test_chance_is_the_same_each_time():
+    student = (
+        BOUND
+        + "    import random, numpy, torch\n"
+        + ("    return random.random() + numpy.random.rand() + torch.rand(1).item()")
+    )
+    assert judged(student) == judged(student)
+
+
+def test_this_process_reads_no_result_that_is_too_large(monkeypatch):
+    monkeypatch.setattr(sandbox, "LARGEST", 10_000)  # here; the other process would send more
+    with grading.Student([(0, "def f(n):\n    return [1.5] * n")], "f", 60) as student:
+        assert student((1,)).result == [1.5]
+        assert "returns what cannot be read" in student((10**5,)).result
 
 
 def test_what_is_sent_back_runs_nothing(tmp_path):
@@ -138,6 +199,12 @@ def test_only_what_a_function_uses_is_run():
     assert not list(needed(list(enumerate(cells)), "absent"))
 
 
+def test_a_function_that_is_only_mentioned_chooses_no_exercise():
+    cells = ["# as my_fgsm\nwords = 'def my_pgd(x)'", "def my_wilson(k, n): ..."]
+    found = grade_cells(list(enumerate(cells)), seed=0)
+    assert [each.exercise for each in found] == ["my_wilson", "my_certified_accuracy"]
+
+
 def test_a_notebook_is_graded_from_the_command_line(tmp_path, capsys):
     path = tmp_path / "anna.ipynb"
     nbformat.write(new_notebook(cells=[new_markdown_cell("# 05"), new_code_cell(RIGHT)]), path)
@@ -145,8 +212,29 @@ def test_a_notebook_is_graded_from_the_command_line(tmp_path, capsys):
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("2/2  my_lower_bound: **Right.**")
     assert shown[1].startswith("0/2  my_radius: **Not yet.** `my_radius` is not there")
-    assert shown[2] == "anna.ipynb: 2 of 4 points, seed 5"
+    assert shown[2] == f"{path}: 2 of 4 points, seed 5"
     assert len((tmp_path / "points.csv").read_text().splitlines()) == 3
+
+
+def test_one_broken_file_costs_the_others_nothing(tmp_path, capsys, monkeypatch):
+    def graded(path, seed, seconds):
+        if path.parent.name == "bob":
+            raise RuntimeError("no\nprocess")
+        if path.parent.name == "cleo":
+            assert table.read_text().count("\n") == 3  # written after each file
+        return [grading.Grade("my_wilson", 2, "**Right.**")]
+
+    table = tmp_path / "points.csv"
+    monkeypatch.setattr(grading, "grade", graded)
+    paths = [str(tmp_path / name / "06.ipynb") for name in ("alice", "bob", "cleo")]
+    assert main(["grade", *paths, "--seed", "5", "--out", str(table)]) == 2
+    assert capsys.readouterr().err == "rvlib: 1 of 3 files were not graded\n"
+    assert table.read_text().splitlines() == [
+        "notebook,seed,exercise,points,verdict",
+        f"{paths[0]},5,my_wilson,2,**Right.**",
+        f"{paths[1]},5,,0,no process",
+        f"{paths[2]},5,my_wilson,2,**Right.**",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 """rvlib.course.handouts and the tasks: empty, solved and graded versions of one source."""
 
+import re
+from functools import partial
+
 import nbformat
 import pytest
+import torch
 from torch import Tensor
 
 import rvlib as rv
 from rvlib.course import exercises
-from rvlib.course.calls import Call
+from rvlib.course.calls import Call, observe
 from rvlib.course.grading import grade
 from rvlib.course.handouts import solved, write_handouts
 from rvlib.pipeline import repository
@@ -75,6 +79,23 @@ def test_a_task_is_not_solved_by_plain_pgd(task):
     assert wrong.endswith(task.hint)
 
 
+def test_one_step_does_not_break_the_masked_gradient():
+    def attack(model, x, y, eps):
+        return rv.fgsm(model.network, x, y, rv.Linf(eps))
+
+    verdicts = [TASKS[0].verdict(attack), TASKS[0].judge_more(partial(observe, attack), 0)]
+    assert all(text.startswith("**Not yet.** ") for text in verdicts)
+    assert "of 128 images" in verdicts[1]
+
+
+def test_plain_pgd_is_the_same_each_time_and_helps_nothing_to_stand():
+    told = [TASKS[k].verdict(lambda model, x, y, eps: x) for k in (0, 1, 1)]
+    torch.manual_seed(7)
+    assert told[1] == told[2] == TASKS[1].verdict(lambda model, x, y, eps: x)
+    clean, plain = re.findall("(?:attack|PGD) ([0-9.]+) %", told[0])
+    assert clean == plain  # no gradient, no step
+
+
 @pytest.mark.parametrize(
     ("attack", "words"),
     [
@@ -87,7 +108,7 @@ def test_a_task_is_not_solved_by_plain_pgd(task):
         (lambda model, x, y, eps: x * float("nan"), "0 to 1."),
         (lambda model, x, y, eps: x.numpy(), "returns `ndarray` of shape"),
         (lambda model, x, y, eps: x[:1], "returns `Tensor` of shape (1, 3, 32, 32), not"),
-        (lambda model, x, y, eps: None, "returns `NoneType`"),
+        (lambda model, x, y, eps: None, "returns None: is a `return` missing?"),
         (lambda model, x, y, eps: 1 / 0, "`ZeroDivisionError: division by zero`"),
     ],
 )

@@ -65,6 +65,9 @@ check_lower_bound = Exercise(
         lambda k, n, alpha: 1 - _bound(n - k, n, alpha),
         "This is the quantile at 1 - `alpha`: the lower bound is the one at `alpha`.",
         lambda k, n, alpha: _quantile(0, 1)(k, n, 1 - alpha),
+        "This is 0, or nearly: `beta.pdf` and `beta.cdf` are something else, the quantile is "
+        "`beta.ppf`.",
+        lambda k, n, alpha: float(beta.cdf(alpha, k, n - k + 1)),
         "This is the share minus standard errors (Wald), an approximation that fails where it "
         "matters: at k = n it claims probability 1. Clopper-Pearson is exact.",
         _wald,
@@ -155,6 +158,12 @@ def _pooled(counts0: Votes, counts: Votes) -> Votes:
     return counts0 + counts
 
 
+def _of_k_and_n(choice: Votes, ks: Votes, ns: Votes, alpha: float, sigma: float) -> float:
+    """Certify with k and n of two samples; the quantile is no number where k > n."""
+    p = _quantile(0, 1)(int(ks[choice.argmax()]), int(ns.sum()), alpha)
+    return float(sigma * norm.ppf(p)) if p > 0.5 else 0.0
+
+
 def _at_most_of_shares(
     result: float, counts0: Votes, counts: Votes, alpha: float, sigma: float
 ) -> str:
@@ -219,6 +228,13 @@ check_radius = Exercise(
         ),
         _two_classes(bound=_share, upper=_share),
         _two_classes(upper=_share),
+        "This bound is the quantile at 1 - `alpha`: the lower bound is the one at `alpha`.",
+        _radius(bound=_tail(level=lambda alpha: 1 - alpha)),
+        "k and n come from different votes: take both from `counts`.",
+        lambda counts0, counts, *rest: _of_k_and_n(counts0, counts0, counts, *rest),
+        lambda counts0, counts, *rest: _of_k_and_n(counts0, counts, counts0, *rest),
+        "No radius is certified. Is it Beta(k, n - k + 1), in this order?",
+        lambda counts0, counts, alpha, sigma: 0.0,
         "This is *half* the radius: where p_B is bounded by 1 - p_A the two halves are equal.",
         _radius(lambda p, sigma: sigma * norm.ppf(p) / 2),
         "This is the bound on the *probability*: the radius is `sigma` · Φ⁻¹ of it.",
@@ -245,6 +261,9 @@ check_radius = Exercise(
         ),
         "The class was chosen by `counts`, the votes that then bound it: choose by `counts0`.": (
             _votes([40, 45, 15], [700, 250, 50], 0.001, 0.25)
+        ),
+        "Without a vote for the class in `counts` (k = 0) its bound is 0, and so is the radius.": (
+            _votes([40, 35, 25], [0, 700, 300], 0.001, 0.25)
         ),
     },
     fact=f"With 100,000 votes and alpha = {ALPHA} no radius exceeds "

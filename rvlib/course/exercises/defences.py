@@ -17,9 +17,9 @@ from rvlib.experiments import LINF, SIGMA, gaussian_name
 from rvlib.pipeline import Run
 from rvlib.smoothing.noise import stream
 
-IMAGES = 64
+IMAGES, MORE = 64, 128
 POOL = 512
-"""Held-out images: the first ones are attacked in the notebook, others of them in grading."""
+"""Held-out images: the first ones are attacked in the notebook, more of the others in grading."""
 ANSWERS = 20
 """Answers an image, over which the accuracy of a random defence is averaged."""
 
@@ -104,7 +104,7 @@ class Task(Check):
     def judge_more(self, ask: Ask, seed: int) -> str:
         """Attack other images."""
         drawn = torch.randperm(POOL - IMAGES, generator=stream("cpu", seed, "images of a task"))
-        return self._attack(ask, IMAGES + drawn[:IMAGES])
+        return self._attack(ask, IMAGES + drawn[:MORE])
 
     def _attack(self, ask: Ask, which: Tensor) -> str:
         _, images, labels = _pool()
@@ -112,11 +112,16 @@ class Task(Check):
         x_adv = ask((defence, x, y, eps)).result
         if isinstance(x_adv, Failure):
             return f"**Not yet.** {x_adv}."
-        if x_adv is None or not fits(x_adv, x):
+        if x_adv is None:
+            return f"**Not yet.** `{self.name}` returns None: is a `return` missing?"
+        if not fits(x_adv, x):
             return f"**Not yet.** `{self.name}` returns {kind(x_adv)}, not {kind(x)}."
         if broken := in_box(x_adv) or in_cube(x_adv, defence, x, y, eps):
             return f"**Not yet.** In the l∞ ball of radius {eps}: {broken}."
-        plain = pgd(defence, x, y, LINF, generator=stream("cpu", 0, "plain attack"))
+        # From the images: a random start would move them even where no gradient does.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            plain = pgd(defence, x, y, LINF, random_start=False)
         stand, clean, less = (share_standing(defence, images, y) for images in (x_adv, x, plain))
         told = (
             f"{stand:.1f} % of {len(x)} images stand (without an attack "
@@ -130,7 +135,7 @@ class Task(Check):
 check_masked_attack = Task(
     signature="my_masked_attack(model, x, y, eps)",
     make=_masked,
-    at_most=10,
+    at_most=3,  # one step of FGSM leaves 4 to 8
     answers=(solutions.my_masked_attack,),
     hint="Rounding has no slope: what is the gradient of `model`, and which network is behind it?",
     fact="The defence hid the gradient and nothing else: gradients of the network behind it, or "
@@ -141,7 +146,8 @@ check_noisy_attack = Task(
     make=_noisy,
     at_most=16,
     answers=(solutions.my_noisy_attack,),
-    hint="Each gradient is that of *one* noisy copy: the answer is drawn over all of them.",
+    hint="The answer is drawn over all noisy copies: a gradient of `model` is that of *one*, a "
+    "gradient of `model.network` has no noise at all.",
     fact="The gradient of the expected loss, averaged over many noisy copies, sees through noise.",
 )
 check_detector_attack = Task(

@@ -10,12 +10,19 @@ from typing import Any
 import numpy as np
 from IPython.display import Markdown, display
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from rvlib.course.calls import Ask, Failure, Solution, observe
+from rvlib.course.calls import Ask, Call, Failure, Solution, observe
 
 Law = Callable[..., str]
 """Called with a result and the arguments: what the result breaks, or nothing."""
+
+
+HINTS = dict.fromkeys(
+    ["ufunc 'bitwise_and'", "truth value of an array"],
+    "Put each comparison in parentheses and join them with `&`: `(a == b) & (c >= d)`.",
+)
+"""What to say beside an exception, by a part of it."""
 
 
 class Check:
@@ -141,10 +148,10 @@ class Exercise(Check):
         """Find the mistake, in the cases of the check."""
         calls = [ask(case) for case in self.cases]
         if found := self._mistake([call.result for call in calls]):
-            return f"**Not yet.** {found}"
+            return f"**Not yet.** {self._spoilt(calls[0]) or found}"
         if found := self._special_case(ask):
             return f"**Almost.** {found}"
-        if found := self._side_effect(*calls[0]):
+        if found := self._side_effect(calls[0]):
             return f"**Almost.** The values are right, but {found}."
         return f"**Right.** {self.fact}"
 
@@ -158,10 +165,22 @@ class Exercise(Check):
         """The function's name and those of its arguments."""
         return re.findall(r"\w+", self.signature)
 
+    def _spoilt(self, call: Call) -> str:
+        """Say that an argument was changed, from which wrong values may come."""
+        if call.changed is None or isinstance(call.result, Failure):
+            return ""
+        name, given = self._names[1 + call.changed], self.cases[0][call.changed]
+        copied = "clone" if isinstance(given, Tensor) else "copy"
+        words = f"Your function changes `{name}`: start from `{name}.{copied}()`."
+        return "" if isinstance(given, nn.Module) else words
+
     def _mistake(self, results: list[Any]) -> str:
         if failures := [result for result in results if isinstance(result, Failure)]:
-            return f"{failures[0]}."
+            hints = [words for error, words in HINTS.items() if error in failures[0]]
+            return " ".join([f"{failures[0]}.", *hints])
         if all(result is None for result in results):
+            if None in self._known(self.answers[0]):
+                return f"`{self.name}` returns None in every case. Return {self.task}"
             return f"`{self.name}` returns None: is a `return` missing? Return {self.task}"
         words = ""
         for row in (*self.answers, *self.mistakes, *self.pairs):
@@ -231,17 +250,21 @@ class Exercise(Check):
                 return f"{words} {self._inputs(case)}: {contrast(mine, right)}."
         return ""
 
-    def _side_effect(self, result: Any, changed: int | None, filled: bool) -> str:
-        if changed is not None:
-            name = self._names[1 + changed]
+    def _side_effect(self, call: Call) -> str:
+        right = observe(self.answers[0], self.cases[0]).result
+        if call.mode:
+            return f"your function leaves the network in {call.mode} mode: set it back"
+        if call.changed is not None:
+            name = self._names[1 + call.changed]
             return f"your function changes `{name}`: work on a copy, or undo the change"
-        if filled:
+        if call.filled and isinstance(right, Tensor) and right.requires_grad:
+            return "your function calls `.backward()`: only return the loss, the caller does that"
+        if call.filled:
             return (
                 "`loss.backward()` also fills the `.grad` of the network's parameters, which "
                 "the next training step would use: call `torch.autograd.grad(loss, x)` instead"
             )
-        right = observe(self.answers[0], self.cases[0]).result
-        return fault(result, right) if isinstance(right, Tensor) else ""
+        return fault(call.result, right) if isinstance(right, Tensor) else ""
 
 
 def two_at_once(

@@ -49,7 +49,8 @@ def _one_step(
     furthest = (x_adv.detach() - _start(x, noise, eps)).abs().max().item()
     if furthest <= eps + 1e-5:
         return ""
-    return f"you move a channel of the start by {furthest:.4g}, allowed {eps}"
+    told = "your start is not `clamp(x + noise)`, or your step is too long"
+    return f"{told}: a channel is {furthest:.4g} from that start, allowed {eps}"
 
 
 def _with_noise(seed: int, eps: float) -> tuple[Any, ...]:
@@ -154,6 +155,7 @@ check_average_radius = Exercise(
         _average(counted=_among_certified),
         "Radii below zero enter: where `p` is at most one half, the radius is 0.",
         _average(counted=lambda radii: radii),
+        lambda p, sigma: max(0.0, float(sigma * norm.ppf(p).mean())),
         "Radii below zero are turned around: where `p` is at most one half, the radius is 0.",
         _average(counted=np.abs),
         "This is the radius of the average `p`: take the radius of each image, then the mean.",
@@ -165,6 +167,10 @@ check_average_radius = Exercise(
         _average(mean=np.median),
         "`sigma` is missing: the radius is `sigma` times Φ⁻¹ of `p`.",
         _average(scale=lambda sigma: 1.0),
+        "`sigma` is *squared*: the radius is `sigma` times Φ⁻¹ of `p`.",
+        _average(scale=lambda sigma: sigma**2),
+        "This *divides* by `sigma`: the radius is `sigma` times Φ⁻¹ of `p`.",
+        _average(scale=lambda sigma: 1 / sigma),
         "This halves the radius: with `p` for one class alone there is no division by 2.",
         _average(scale=lambda sigma: sigma / 2),
         "This is Φ, not its inverse: `norm.ppf`, not `norm.cdf`.",

@@ -188,6 +188,8 @@ check_certified_accuracy = Exercise(
         _share(_certified, _answered),
         "This divides by the number of *correct* images: divide by the number of all images.",
         _share(_certified, lambda correct, abstained: correct),
+        "This divides by the number of images with such a *radius*: divide by that of all images.",
+        lambda radii, answers, labels, r: float((answers == labels)[radii >= r].mean()),
         "Abstentions count as correct: the literature counts them as errors.",
         _share(lambda radii, correct, abstained, r: abstained | (correct & (radii >= r))),
         _share(lambda radii, correct, abstained, r: (abstained | correct) & (radii >= r)),

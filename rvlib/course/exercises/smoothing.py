@@ -35,6 +35,8 @@ def _describe(results: list[Any]) -> dict[str, float]:
         "The standard deviation of the noise across copies": float(noise.std(0).mean()),
         "The standard deviation of the noise across channels": float(noise.std(1).mean()),
         "The standard deviation of the noise within a copy": float(noise.flatten(1).std(1).mean()),
+        "The number of copies without noise": float((noise == 0).flatten(1).all(1).sum()),
+        "The standard deviation of the noise where `x` is bright": float(noise[:, 2].std()),
         "The share of values outside [0, 1]": float(((first < 0) | (first > 1)).double().mean()),
         "The share of noise beyond 2 sigma": float((noise.abs() > 2 * SIGMA).double().mean()),
         "The number of equal draws with equal seeds": float(torch.equal(first, again)),
@@ -61,6 +63,11 @@ def _copies(
         return x + drawn.expand(n, *x.shape)
 
     return [copies, lambda *arguments: copies(*arguments).clamp(0, 1)]
+
+
+def _accumulated(x: Tensor, sigma: float, n: int, generator: torch.Generator) -> Tensor:
+    steps = [sigma * torch.randn(x.shape, generator=generator) for _ in range(n)]
+    return x + torch.stack(steps).cumsum(0)
 
 
 def _uniform(low: float, width: float) -> Noise:
@@ -93,6 +100,12 @@ check_noisy_copies = Exercise(
         *_copies(shape=lambda n, c, h, w: (n, 1, 1, 1)),
         "The three *channels* of a pixel share their noise: draw noise of shape `(n, *x.shape)`.",
         *_copies(shape=lambda n, c, h, w: (n, 1, h, w)),
+        "The first copy has no noise: every copy that votes needs its own.",
+        lambda x, *rest: torch.cat([x[None], _copies()[0](x, *rest)[1:]]),
+        "The noise *multiplies* the image, and dark pixels get less of it: add it to `x`.",
+        lambda x, *rest: x + x * (_copies()[0](x, *rest) - x),
+        "The noise *accumulates* from copy to copy: add that of each copy to `x` itself.",
+        _accumulated,
         "The noise has standard deviation sigma²: `sigma` itself is the standard deviation.",
         *_copies(lambda sigma: sigma**2),
         "The noise has *variance* `sigma`: use `sigma` without a root, the standard deviation.",
@@ -208,7 +221,8 @@ check_vote = Exercise(
     mistakes=[
         "This never abstains: return -1 if the test cannot tell the leader from the runner-up.",
         _vote(lambda first, second, n: 0),
-        "This always abstains.",
+        "This always abstains. Is p above 1? `binom.cdf` is the *lower* tail: use `binom.sf`. And "
+        "n_A is the largest count, no index and not the smallest.",
         lambda counts, alpha: ABSTAIN,
         "To abstain return -1: it equals no label, and so counts as an error.",
         _vote(_two_sided, None),
@@ -216,6 +230,9 @@ check_vote = Exercise(
         "This is the *number* of votes: return the class, the index of the largest count.",
         lambda counts, alpha: max(counts),
         lambda counts, alpha: ABSTAIN if _right(counts, alpha) == ABSTAIN else max(counts),
+        "This is always the *last* class: where the votes are sorted, `argmax` is their end. Take "
+        "it of `counts` as they were.",
+        lambda counts, alpha: ABSTAIN if _right(counts, alpha) == ABSTAIN else len(counts) - 1,
         "The decision is reversed: a *small* p-value means that the lead is no accident.",
         lambda counts, alpha: int(counts.argmax()) if _right(counts, alpha) == ABSTAIN else ABSTAIN,
         "This tests the leader against *all* votes: test n_A out of n_A + n_B only.",
@@ -244,6 +261,9 @@ check_vote = Exercise(
     ),
     laws=[_is_answer],
     more=_more_counts,
+    special={
+        "A p-value that equals `alpha` is not above it: answer.": (np.array([0, 2, 0]), 0.5),
+    },
     fact=f"With `alpha` = {ALPHA}, fewer than {smallest_n_to_predict(ALPHA)} votes always lead to "
     "an abstention, even if all of them agree.",
 )

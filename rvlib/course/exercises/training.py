@@ -1,6 +1,7 @@
 """Exercises of notebook 03: the loss of adversarial training, and the epoch of its collapse."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -27,13 +28,15 @@ def _loss(
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     attack_in_training: bool = False,
     loss_in_training: bool = True,
+    clean_in_training: bool | None = None,
 ) -> Solution:
     """Combine the losses by other weights, in other modes of the network."""
 
     def solution(model: nn.Module, attack: Solution, x: Tensor, y: Tensor, alpha: float) -> Tensor:
         x_adv = attack(model.train(attack_in_training), x, y)
-        model.train(loss_in_training)
-        value = weigh(loss(model(x), y), loss(model(x_adv), y), alpha)
+        model.train(loss_in_training if clean_in_training is None else clean_in_training)
+        clean = loss(model(x), y)
+        value = weigh(clean, loss(model.train(loss_in_training)(x_adv), y), alpha)
         model.train()
         return value
 
@@ -105,6 +108,14 @@ check_training_loss = Exercise(
         _loss(attack_in_training=True),
         "The loss is taken in *evaluation* mode: call `model.train()` after the attack.",
         _loss(loss_in_training=False),
+        "The loss on `x` is taken in *evaluation* mode: call `model.train()` before it, too.",
+        _loss(clean_in_training=False),
+        "Only the loss on `x` is taken in training mode: call `model.train()` after the attack.",
+        _loss(clean_in_training=True, loss_in_training=False),
+        "Both losses have the weight `alpha`: that of the attacked images is `1 - alpha`.",
+        *_any_mode(lambda clean, attacked, alpha: alpha * (clean + attacked)),
+        "There is a loss for each image: take their mean, without `reduction='none'`.",
+        *_any_mode(loss=partial(F.cross_entropy, reduction="none")),
         "The modes are swapped: evaluation mode for the attack, training mode for the loss.",
         _loss(attack_in_training=True, loss_in_training=False),
         "This is the *sum* over the batch: take the mean, or steps grow with the batch size.",
@@ -166,6 +177,8 @@ _collapse = _first(_alone(_falls))
 
 def _is_epoch(result: object, fgsm_acc: Sequence[float], pgd_acc: Sequence[float]) -> str:
     epochs = len(pgd_acc)
+    if isinstance(result, str):
+        return "yours is a text: return a number, or None without quotes"
     return (
         ""
         if result in (None, *range(1, epochs + 1))
@@ -188,6 +201,7 @@ check_collapse_epoch = Exercise(
         ([30.0, 38.0, 11.0, 34.0, 40.0, 88.0], [25.0, 31.0, 5.0, 27.0, 33.0, 1.0]),
         ([45.0, 50.0, 55.0, 60.0], [42.0, 33.0, 24.0, 15.0]),
         ([33.0, 37.0, 40.0], [26.0, 25.0, 31.0]),
+        ([60.0, 30.0, 31.0, 32.0, 33.0], [30.0, 31.0, 40.0, 5.0, 30.0]),
     ],
     answers=[solutions.my_collapse_epoch],
     mistakes=[
@@ -205,6 +219,12 @@ check_collapse_epoch = Exercise(
         lambda f, p: max(_epochs(_alone(_falls))(f, p), default=None),
         "This is the epoch of the *largest* fall: return the first one.",
         _largest,
+        "The two lists are swapped: PGD's accuracy has to fall, and FGSM's not.",
+        _first(lambda f, p, t: f[t - 1] - f[t] > DROP and p[t] >= p[t - 1]),
+        "This asks for a *high* accuracy under FGSM: it only must not have fallen.",
+        _first(lambda f, p, t: _falls(f, p, t) and f[t] > 80),
+        "This also counts a *rise* of PGD's accuracy: do not take the absolute difference.",
+        _first(_alone(lambda f, p, t: abs(p[t] - p[t - 1]) > DROP)),
         "This also counts a fall that FGSM's accuracy shares: in a collapse only PGD's falls.",
         _first(_falls),
         f"This finds an accuracy *below* {DROP} %, not a fall by more than {DROP} points.",
@@ -228,6 +248,11 @@ check_collapse_epoch = Exercise(
         f"A fall by exactly {DROP} points is not *more* than {DROP}.": (
             [40.0, 50.0, 60.0],
             [40.0, 20.0, 19.0],
+        ),
+        "Where FGSM's accuracy stays the same it has not *fallen*.": ([30.0, 30.0], [40.0, 5.0]),
+        "Epoch 1 has none before it to compare with: index -1 is that of the *last* epoch.": (
+            [50.0, 45.0, 40.0],
+            [10.0, 20.0, 40.0],
         ),
         "A single epoch has none before it to compare with: return None.": ([40.0], [30.0]),
     },
