@@ -5,11 +5,15 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import rvlib as rv
 from rvlib.course.static import export
 from rvlib.pipeline import Run, repository
 from rvlib.report.site import build_site
+from rvlib.sanity_checks import Check
+from rvlib.verdict import Verdict
 
 NOTEBOOKS = sorted((repository() / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -56,6 +60,34 @@ def test_nothing_scrolls_sideways_on_a_phone(name, site, watched):
     watched.page.set_viewport_size({"width": 375, "height": 667})
     watched.go(site / name)
     assert watched.page.evaluate("document.documentElement.scrollWidth") == 375
+
+
+def test_the_verdict_of_an_evaluation_fits_a_phone_and_marks_what_failed(
+    tmp_path, watched, artefacts
+):
+    numbers = {"n": 128, "correct": 50, "accuracy": 39.06, "ci_low": 31.05, "ci_high": 47.72}
+    passes = {"forwards": [1.0, np.nan], "backwards": [0.0, np.nan]}
+    stages = pd.DataFrame({"attack": ["clean", "worst case"]} | numbers | passes)
+    finding = "4 of 74 wrong answers are right once the images are rounded to 8 bits <in the ball>"
+    checks = [
+        Check("8 bits", False, finding, "at most 3"),
+        Check("one step", True, "0", "at most 2"),
+    ]
+    found = Verdict("mine", rv.Linf(0.1), "fast", pd.DataFrame(), stages, checks, [])
+    (tmp_path / "verdict.html").write_text(found.html(), encoding="utf-8")
+    watched.page.set_viewport_size({"width": 375, "height": 667})
+    watched.page.emulate_media(color_scheme="dark")
+    watched.go(tmp_path / "verdict.html")
+    watched.page.screenshot(path=artefacts / "verdict.png", full_page=True)
+    assert watched.page.evaluate("document.documentElement.scrollWidth") == 375
+    assert watched.page.evaluate("getComputedStyle(document.body).color") == "rgb(236, 236, 236)"
+    text = watched.page.inner_text("body")
+    assert not re.search("NaN|True|False|ci_", text)
+    assert "39.1 % (31.1 to 47.7)" in text
+    colours = "rows => rows.map((row) => getComputedStyle(row).backgroundColor)"
+    failed, passed = watched.page.locator(".checks tbody tr").evaluate_all(colours)
+    assert failed != passed
+    watched.assert_quiet()
 
 
 def test_the_dark_is_dark_and_the_printed_page_is_not(site, watched, artefacts):
