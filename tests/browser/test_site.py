@@ -51,15 +51,21 @@ def test_every_page_is_reached_from_the_first(site, watched, artefacts):
     watched.assert_quiet()
 
 
-PLAIN = ["index.html", "bring-your-own.html", "api/index.html", "api/attacks.html"]
-"""Pages that are no notebooks."""
+PAGES = ["index.html", "bring-your-own.html", "api/index.html", "api/attacks.html"]
+PAGES += ["07_state_of_the_art.html", "report.html"]
+WRAPPED = """codes => codes.filter((code) => getComputedStyle(code).whiteSpace !== "pre").length"""
+CUT = """codes => codes.filter((code) => code.scrollWidth > code.clientWidth + 1).length"""
 
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_nothing_scrolls_sideways_on_a_phone(name, site, watched):
+@pytest.mark.parametrize("name", PAGES)
+def test_on_a_phone_only_code_scrolls_and_on_paper_nothing(name, site, watched):
     watched.page.set_viewport_size({"width": 375, "height": 667})
     watched.go(site / name)
     assert watched.page.evaluate("document.documentElement.scrollWidth") == 375
+    code = watched.page.locator(".highlight pre")
+    assert code.evaluate_all(WRAPPED) == 0
+    watched.page.emulate_media(media="print")
+    assert code.evaluate_all(CUT) == 0
 
 
 def test_the_verdict_of_an_evaluation_fits_a_phone_and_marks_what_failed(
@@ -95,13 +101,14 @@ def test_the_dark_is_dark_and_the_printed_page_is_not(site, watched, artefacts):
         colour = watched.page.evaluate(f"getComputedStyle(document.body).{of}")
         return sum(map(int, re.findall(r"\d+", colour)))
 
-    watched.page.emulate_media(color_scheme="dark")
-    watched.go(site / "index.html")
-    watched.page.screenshot(path=artefacts / "site-dark.png", full_page=True)
-    assert brightness("backgroundColor") < 100 < 600 < brightness("color")
-    watched.page.emulate_media(media="print")
-    assert brightness("color") < 100 < 700 < brightness("backgroundColor")
-    assert watched.page.locator("nav:visible, form:visible").count() == 0
+    for name in ("report", "07_state_of_the_art", "index"):
+        watched.page.emulate_media(media="screen", color_scheme="dark")
+        watched.go(site / f"{name}.html")
+        watched.page.screenshot(path=artefacts / f"dark-{name}.png", full_page=True)
+        assert brightness("backgroundColor") < 100 < 600 < brightness("color"), name
+        watched.page.emulate_media(media="print")
+        assert brightness("color") < 100 < 700 < brightness("backgroundColor"), name
+        assert watched.page.locator("nav:visible, form:visible").count() == 0
 
 
 def test_a_keyboard_searches_and_opens_what_it_finds(site, watched):
