@@ -10,7 +10,8 @@ from rvlib.report.front import Page
 from rvlib.report.reference import write_reference
 
 TEMPLATES = repository() / "report" / "site"
-CONTEXT = {"resources": {"pages": [Page("index.html", "Overview", "Front")]}, "up": "../"}
+FRONT = Page("index.html", "Overview", "Front")
+CONTEXT = {"resources": {"pages": [FRONT], "elsewhere": {}}, "up": "../"}
 
 
 @pytest.fixture(scope="module")
