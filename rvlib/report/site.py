@@ -62,7 +62,7 @@ DOCS = {
         "scale.html",
         "Scale",
         "Beyond one machine",
-        "Training, evaluation and certificates by many GPUs.",
+        "Training and measuring by many GPUs: torchrun, SLURM, Kubernetes.",
     ),
     "teaching/README.md": Page(
         "teaching.html",
