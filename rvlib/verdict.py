@@ -97,20 +97,50 @@ class Verdict:
 
     def html(self) -> str:
         """Lay the page out as HTML, self-contained."""
-        table = self.table()
+        stages = self.table().assign(accuracy=[_percent(s) for _, s in self.stages.iterrows()])
         checks = pd.DataFrame(self.checks, columns=list(Check._fields))
+        checks["passed"] = checks["passed"].map({True: "pass", False: "FAIL"})
         words = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
-        parts = [words, table.to_html(index=False), checks.to_html(index=False)]
+        parts = [words, _table("stages", stages, STAGES), _table("checks", checks, CHECKS)]
         title = f"{html.escape(self.name)}, {html.escape(self.threat.name)}"
         return (
-            '<!doctype html><html lang="en"><meta charset="utf-8">'
+            f'<!doctype html><html lang="en"><meta charset="utf-8">{VIEWPORT}'
             f"<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>{''.join(parts)}</html>\n"
         )
 
 
-STYLE = """body{font:1rem/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem}
+STAGES = {
+    "attack": "attack",
+    "accuracy": "accuracy (95 %)",
+    "correct": "right",
+    "n": "images",
+    "forwards": "forward passes",
+    "backwards": "backward passes",
+}
+CHECKS = {"name": "check", "passed": "", "finding": "found", "expectation": "expected"}
+VIEWPORT = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+STYLE = """:root{color-scheme:light dark;--paper:#fff;--ink:#1b1b1b;--line:#ccc;--mark:#fdeadd}
+@media screen and (prefers-color-scheme:dark){
+:root{--paper:#15181c;--ink:#ececec;--line:#3b4149;--mark:#4a2a14}}
+body{font:1rem/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;
+background:var(--paper);color:var(--ink);overflow-wrap:break-word}
+.scroll{overflow-x:auto}
 table{border-collapse:collapse;margin:1.5rem 0;font-variant-numeric:tabular-nums}
-td,th{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:left}"""
+td,th{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:left}
+.stages :is(td,th)+:is(td,th){text-align:right;white-space:nowrap}
+tr:has(.failed){background:var(--mark);font-weight:600}
+@media (max-width:40rem){
+.checks :is(tr,td){display:block}.checks tr{padding:.4rem 0;border-bottom:1px solid var(--line)}
+.checks thead{display:none}.checks td{border:0;padding:.1rem .6rem}
+.checks td:last-child::before{content:"expected: "}}"""
+
+
+def _table(name: str, table: pd.DataFrame, heads: dict[str, str]) -> str:
+    """Write the columns of a table under heads in words; what failed is marked."""
+    table = table[list(heads)].rename(columns=heads)
+    made = table.to_html(index=False, border=0, na_rep="-", classes=name)
+    marked = made.replace("<td>FAIL</td>", '<td class="failed">FAIL</td>')
+    return f'<div class="scroll">{marked}</div>'
 
 
 def _percent(line: Any) -> str:

@@ -38,7 +38,7 @@ class Page(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What the search finds: a heading or a public name, with its address."""
+    """What the search finds: a page, a heading or a public name, with its address."""
 
     title: str
     place: str
@@ -49,6 +49,13 @@ class Entry(NamedTuple):
 def title(notebook: nbformat.NotebookNode) -> str:
     """Read the title: the heading in the first line."""
     return str(notebook.cells[0].source).partition("\n")[0].lstrip("# ")
+
+
+def about(notebook: nbformat.NotebookNode) -> str:
+    """Read the first paragraph below the title, as words without markup."""
+    _, *paragraphs = notebook.cells[0].source.split("\n\n")
+    first = " ".join(paragraphs[0].split()) if paragraphs else ""
+    return re.sub(r"\[(.*?)\]\(.*?\)|[*`$]", r"\1", first)
 
 
 def card(stem: str, notebook: nbformat.NotebookNode) -> Page:
@@ -100,6 +107,11 @@ def elsewhere(page: Page) -> dict[str, str]:
         file = f"{notebook[1]}.ipynb"
         own = {f"Open in {k}": found[k] + file for k in ("Colab", "Binder") if k in found}
     return {k: v for k, v in found.items() if k == "Repository"} | own
+
+
+def entry(page: Page, text: str = "") -> Entry:
+    """Let a page be found by its title, its name, and its card's words or others."""
+    return Entry(page.title, page.name, page.file, text or page.text)
 
 
 def headings(page: Page, text: str) -> Iterator[Entry]:

@@ -1,6 +1,7 @@
 """The static pages: front door, playground, notebooks, report and API, for who has no kernel."""
 
 import base64
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,17 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from traitlets.config import Config
 
 from rvlib.pipeline import Run, repository
-from rvlib.report.front import Entry, Page, api_entries, as_json, card, elsewhere, headings
+from rvlib.report.front import (
+    Entry,
+    Page,
+    about,
+    api_entries,
+    as_json,
+    card,
+    elsewhere,
+    entry,
+    headings,
+)
 from rvlib.report.notebooks import source_digest, without_injected
 from rvlib.report.playground import playground
 from rvlib.report.reference import MATH, write_reference
@@ -45,6 +56,40 @@ OWN = Page(
     "Bring your own",
     "An attack, a norm, a network, a data set, a defence: a complete example of each.",
 )
+DOCS = {
+    "bring-your-own.md": OWN,
+    "scale.md": Page(
+        "scale.html",
+        "Scale",
+        "Beyond one machine",
+        "Training and measuring by many GPUs: torchrun, SLURM, Kubernetes.",
+    ),
+    "teaching/README.md": Page(
+        "teaching.html",
+        "Teaching",
+        "Teaching with these notebooks",
+        "A lecture, a lab, grading, and answers to what goes wrong.",
+    ),
+    "teaching/places.md": Page(
+        "places.html",
+        "Places",
+        "Where a class can run this",
+        "A room without internet, a JupyterHub, Windows, Colab.",
+    ),
+    "teaching/quiz.md": Page(
+        "quiz.html", "Quiz", "A quiz for every notebook", "Five questions each, with answers."
+    ),
+    "playground.md": Page(
+        "playground-help.html",
+        "Help",
+        "About the playground",
+        "What it can do, and how its arithmetic is tested.",
+    ),
+}
+INSTALL = Entry(
+    "Install rvlib", HOME.name, f"{HOME.file}#install", "How to get it: make report, make test."
+)
+COLAB = r"(?m)^\[!\[Open in Colab\].*\n?"
 
 
 def build_site(run: Run, root: Path | None = None) -> Path:
@@ -76,32 +121,40 @@ def build_site(run: Run, root: Path | None = None) -> Path:
         for path in sorted((root / "notebooks").glob("[0-9]*.ipynb"))
         for found in [without_plumbing(latest(path, run.out))]
     }
-    more = [*_report(run.out, root / "report", site), REFERENCE, OWN]
-    pages = [HOME, PLAYGROUND, *notebooks, *more]
+    report = _report(run.out, root / "report")
+    more = [*(REPORT if report else []), REFERENCE]
+    menu = [HOME, PLAYGROUND, *notebooks, *more, OWN]
     writer = exporter(HTMLExporter, "site", root / "report")
 
     def resources(page: Page) -> dict[str, Any]:
-        return {"pages": pages, "page": page, "elsewhere": elsewhere(page)}
+        return {"pages": menu, "page": page, "elsewhere": elsewhere(page)}
 
     def fill(template: str, page: Page, **parts: Any) -> str:
         made = writer.environment.get_template(template)
         return str(made.render(title=page.title, resources=resources(page), **parts))
 
-    def write(page: Page, text: str) -> list[Entry]:
+    def write(page: Page, text: str, words: str = "") -> list[Entry]:
         (site / page.file).write_text(text, encoding="utf-8")
-        return list(headings(page, text))
+        return [entry(page, words), *headings(page, text)]
 
-    index = []
+    index = [INSTALL, *write(PLAYGROUND, playground(root, home=HOME.file))]
     for page, notebook in notebooks.items():
-        index += write(page, _html(writer, notebook, resources(page)))
-    body = markdown((root / "docs" / "bring-your-own.md").read_text(encoding="utf-8"))
-    index += write(OWN, fill("page.html", OWN, body=body))
-    index += api_entries("api")
+        index += write(page, _html(writer, notebook, resources(page)), about(notebook))
+    if report:
+        page, pdf = REPORT
+        shutil.copy2(report / pdf.file, site)
+        text = (report / page.file).read_text(encoding="utf-8")
+        text = text.replace("<body>", fill("report.html.j2", page), 1)
+        index += write(page, text.replace("</body>", "</main></body>"))
+    for source, page in DOCS.items():
+        body = markdown((root / "docs" / source).read_text(encoding="utf-8"))
+        index += write(page, fill("page.html", page, body=body))
+    index += [entry(REFERENCE), *api_entries("api")]
     context = {"resources": resources(REFERENCE), "up": "../"}
     write_reference(site / "api", root / "report" / "site", context)
-    write(PLAYGROUND, playground(root, home=HOME.file))
     picture = base64.b64encode((root / "docs" / "playground.png").read_bytes()).decode()
     cards = {"playground": PLAYGROUND._replace(picture=picture), "notebooks": list(notebooks)}
+    more += DOCS.values()
     write(HOME, fill("home.html.j2", HOME, more=more, index=as_json(index), **cards))
     return site / HOME.file
 
@@ -139,23 +192,30 @@ def latest(path: Path, out: Path) -> nbformat.NotebookNode:
 
 
 def without_plumbing(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Leave out the sources that are collapsed in JupyterLab; their outputs stay."""
+    """Leave out the sources that are collapsed in JupyterLab, and Colab's line; outputs stay."""
     for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(
+                COLAB, "", cell.source
+            )  # the menu has its address, if there is one
         hidden = cell.metadata.get("jupyter", {}).get("source_hidden")
         if hidden or "hide-input" in cell.metadata.get("tags", []):
             cell.metadata["transient"] = {"remove_source": True}  # nbconvert's own mark
     return notebook
 
 
-def _report(out: Path, shipped: Path, site: Path) -> list[Page]:
-    """Copy the report of the run; if it has none, the shipped one."""
-    for folder in (out, shipped):
-        files = [folder / page.file for page in REPORT]
-        if all(file.exists() for file in files):
-            for file in files:
-                shutil.copy2(file, site)
-            return REPORT
-    return []
+def _report(*folders: Path) -> Path | None:
+    """Find the first folder with a report."""
+    found = (f for f in folders if all((f / page.file).exists() for page in REPORT))
+    return next(found, None)
+
+
+def address_of(file: str) -> str:
+    """Find the page that is made of a notebook or a file of ``docs/``; "" if none is."""
+    if re.fullmatch(r"\d\d_\w+\.ipynb", file):
+        return file.replace(".ipynb", ".html")
+    name = file.lstrip("./")
+    return next((page.file for source, page in DOCS.items() if source.endswith(name)), "")
 
 
 def exporter(kind: type[HTMLExporter], template: str, templates: Path) -> HTMLExporter:
@@ -208,7 +268,7 @@ def markdown(text: str) -> str:
 
 
 class _Renderer(IPythonRenderer):
-    """Loads nothing: equations are MathML, badges become their alternative text."""
+    """Loads nothing: equations are MathML, badges their alternative text; links lead to pages."""
 
     def block_math(self, body: str) -> str:
         return MATH.convert_with_local_state(body, displaystyle=True)
@@ -223,5 +283,8 @@ class _Renderer(IPythonRenderer):
         return text if "://" in url else super().image(text, url, title)
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        page = url if "://" in url else url.replace(".ipynb", ".html")
-        return super().link(text, page, title)
+        file, mark, anchor = url.partition("#")
+        if "://" in url or not file:
+            return super().link(text, url, title)
+        page = address_of(file)
+        return super().link(text, page + mark + anchor, title) if page else text

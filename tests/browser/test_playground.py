@@ -285,8 +285,17 @@ def test_the_page_attacks_from_disk_and_asks_for_nothing(file, watched, artefact
     watched.assert_quiet()
 
 
+RECORD = """window.all = [];
+addEventListener("DOMContentLoaded", () => {
+  const verdict = document.querySelector(".verdict"); // about:blank has none
+  const note = () => all.push(verdict.textContent);
+  if (verdict) new MutationObserver(note).observe(verdict, { childList: true });
+});"""
+
+
 def test_votes_stream_in_and_the_certificate_is_the_librarys(file, watched, artefacts):
     watched.page.set_viewport_size({"width": 1280, "height": 720})
+    watched.page.add_init_script(RECORD)
     state = "mode=vote&network=gaussian-0.25&n=100&strike=on&reach=1"
     (said,) = visit(watched, file, state)
     watched.page.screenshot(path=artefacts / "playground-vote.png")
@@ -299,9 +308,18 @@ def test_votes_stream_in_and_the_certificate_is_the_librarys(file, watched, arte
     for shown, exact, digits in zip(numbers.groups()[2:], (p, radius, cap), (4, 3, 3), strict=True):
         assert 0 <= exact - float(shown) < 10.0**-digits  # rounded down: promises no more
     assert "Attacked inside the ball, at 1 R: still" in said
+    early = [words for words in watched.page.evaluate("all") if "of 100 votes" not in words]
+    assert len(early) > 1
+    counting = r"Counting: “\w+” has \d+ of \d+ votes so far; 100 are wanted\. "
+    assert all(re.fullmatch(counting, words) for words in early)  # no guarantee before the end
     watched.page.get_by_label("its ε").press("End")
     assert "outside the ball, at 6 R" in rest(watched)[0]
     watched.assert_quiet()
+
+
+def test_a_vote_without_a_majority_certifies_nothing(file, watched):
+    (said,) = visit(watched, file, "mode=vote&picture=cifar-1&sigma=1&n=100")
+    assert said.endswith("; not surely above one half, so nothing is certified.")
 
 
 def test_the_address_restores_the_state(file, watched):
@@ -334,12 +352,20 @@ def test_an_address_that_means_nothing_is_named(file, watched):
 
 
 def test_a_file_becomes_the_picture_and_part_of_the_address(file, watched, tmp_path):
+    watched.page.set_viewport_size({"width": 390, "height": 844})
     visit(watched, file)
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "own.png")
     watched.page.set_input_files("#file", tmp_path / "own.png")
     watched.page.wait_for_function("form.elements.picture.value === 'own'")
     rest(watched)
+    tray, own = (watched.page.locator(f"#{i}").bounding_box() for i in ("tray", "own-picture"))
+    assert tray["x"] < own["x"] < own["x"] + own["width"] <= tray["x"] + tray["width"]
+    table = watched.page.locator(".answers:visible")
+    assert "(its answer)" in table.inner_text()
+    watched.page.get_by_label("true class").select_option("cat")
+    rest(watched)
+    assert "cat (true)" in table.inner_text()
     shown = "Array.from(chosen().bytes)"
     assert watched.page.evaluate(shown) == pixels.transpose(2, 0, 1).ravel().tolist()
     visit(watched, file, watched.page.evaluate("location.hash.slice(1)"))
@@ -397,5 +423,7 @@ def test_arrow_keys_reach_pictures_and_sliders(file, watched):
         page.keyboard.press("Tab")
         seen.append(page.evaluate("document.activeElement.name || document.activeElement.tagName"))
     assert {"mode", "two", "picture", "label", "attack", "eps", "steps"} <= set(seen)
+    page.get_by_label("true class").select_option("cat")
     page.locator("[name=picture]:checked").press("ArrowRight")
     assert page.evaluate("form.elements.picture.value") == "cifar-1"
+    assert page.evaluate("form.elements.label.value") == ""  # it was that of the other picture

@@ -5,11 +5,15 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import rvlib as rv
 from rvlib.course.static import export
 from rvlib.pipeline import Run, repository
 from rvlib.report.site import build_site
+from rvlib.sanity_checks import Check
+from rvlib.verdict import Verdict
 
 NOTEBOOKS = sorted((repository() / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -47,15 +51,49 @@ def test_every_page_is_reached_from_the_first(site, watched, artefacts):
     watched.assert_quiet()
 
 
-PLAIN = ["index.html", "bring-your-own.html", "api/index.html", "api/attacks.html"]
-"""Pages that are no notebooks."""
+PAGES = ["index.html", "bring-your-own.html", "api/index.html", "api/attacks.html"]
+PAGES += ["07_state_of_the_art.html", "report.html", "scale.html"]
+WRAPPED = """codes => codes.filter((code) => getComputedStyle(code).whiteSpace !== "pre").length"""
+CUT = """codes => codes.filter((code) => code.scrollWidth > code.clientWidth + 1).length"""
 
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_nothing_scrolls_sideways_on_a_phone(name, site, watched):
+@pytest.mark.parametrize("name", PAGES)
+def test_on_a_phone_only_code_scrolls_and_on_paper_nothing(name, site, watched):
     watched.page.set_viewport_size({"width": 375, "height": 667})
     watched.go(site / name)
     assert watched.page.evaluate("document.documentElement.scrollWidth") == 375
+    code = watched.page.locator(".highlight pre")
+    assert code.evaluate_all(WRAPPED) == 0
+    watched.page.emulate_media(media="print")
+    assert code.evaluate_all(CUT) == 0
+
+
+def test_the_verdict_of_an_evaluation_fits_a_phone_and_marks_what_failed(
+    tmp_path, watched, artefacts
+):
+    numbers = {"n": 128, "correct": 50, "accuracy": 39.06, "ci_low": 31.05, "ci_high": 47.72}
+    passes = {"forwards": [1.0, np.nan], "backwards": [0.0, np.nan]}
+    stages = pd.DataFrame({"attack": ["clean", "worst case"]} | numbers | passes)
+    finding = "4 of 74 wrong answers are right once the images are rounded to 8 bits <in the ball>"
+    checks = [
+        Check("8 bits", False, finding, "at most 3"),
+        Check("one step", True, "0", "at most 2"),
+    ]
+    found = Verdict("mine", rv.Linf(0.1), "fast", pd.DataFrame(), stages, checks, [])
+    (tmp_path / "verdict.html").write_text(found.html(), encoding="utf-8")
+    watched.page.set_viewport_size({"width": 375, "height": 667})
+    watched.page.emulate_media(color_scheme="dark")
+    watched.go(tmp_path / "verdict.html")
+    watched.page.screenshot(path=artefacts / "verdict.png", full_page=True)
+    assert watched.page.evaluate("document.documentElement.scrollWidth") == 375
+    assert watched.page.evaluate("getComputedStyle(document.body).color") == "rgb(236, 236, 236)"
+    text = watched.page.inner_text("body")
+    assert not re.search("NaN|True|False|ci_", text)
+    assert "39.1 % (31.1 to 47.7)" in text
+    colours = "rows => rows.map((row) => getComputedStyle(row).backgroundColor)"
+    failed, passed = watched.page.locator(".checks tbody tr").evaluate_all(colours)
+    assert failed != passed
+    watched.assert_quiet()
 
 
 def test_the_dark_is_dark_and_the_printed_page_is_not(site, watched, artefacts):
@@ -63,13 +101,24 @@ def test_the_dark_is_dark_and_the_printed_page_is_not(site, watched, artefacts):
         colour = watched.page.evaluate(f"getComputedStyle(document.body).{of}")
         return sum(map(int, re.findall(r"\d+", colour)))
 
-    watched.page.emulate_media(color_scheme="dark")
-    watched.go(site / "index.html")
-    watched.page.screenshot(path=artefacts / "site-dark.png", full_page=True)
-    assert brightness("backgroundColor") < 100 < 600 < brightness("color")
-    watched.page.emulate_media(media="print")
-    assert brightness("color") < 100 < 700 < brightness("backgroundColor")
-    assert watched.page.locator("nav:visible, form:visible").count() == 0
+    for name in ("report", "07_state_of_the_art", "index"):
+        watched.page.emulate_media(media="screen", color_scheme="dark")
+        watched.go(site / f"{name}.html")
+        watched.page.screenshot(path=artefacts / f"dark-{name}.png", full_page=True)
+        assert brightness("backgroundColor") < 100 < 600 < brightness("color"), name
+        watched.page.emulate_media(media="print")
+        assert brightness("color") < 100 < 700 < brightness("backgroundColor"), name
+        assert watched.page.locator("nav:visible, form:visible").count() == 0
+
+
+FIRST_FOUND = {
+    "adversarial training": "03_adversarial_training.html",
+    "randomized smoothing": "04_randomized_smoothing.html",
+    "playground": "playground.html",
+    "own picture": "playground.html",
+    "install": "index.html#install",
+    "quiz": "quiz.html",
+}
 
 
 def test_a_keyboard_searches_and_opens_what_it_finds(site, watched):
@@ -83,9 +132,12 @@ def test_a_keyboard_searches_and_opens_what_it_finds(site, watched):
     page.wait_for_url("**/api/smoothing.html#rvlib.wilson")
     assert "wilson" in page.locator(":target").inner_text()
     page.go_back()
-    page.get_by_label("Search").fill("ACCURACY epsilon")
+    page.get_by_label("Search").fill("ACCURACY wombat")
     assert page.locator("[role=status]").inner_text() == "Nothing found"
-    page.get_by_label("Search").fill("ACCURACY ε")
+    for query, first in FIRST_FOUND.items():
+        page.get_by_label("Search").fill(query)
+        assert page.locator("#found a").first.get_attribute("href") == first, query
+    page.get_by_label("Search").fill("ACCURACY against epsilon")
     keyboard.press("Enter")  # the first, without a way through the list
     page.wait_for_url("**/01_fgsm.html#*")
     assert page.locator(":target").inner_text().startswith("Accuracy against ε")
@@ -96,9 +148,12 @@ def test_all_that_the_search_can_find_is_there(site):
     (index,) = re.findall(r'id="index">(.*?)</script>', (site / "index.html").read_text())
     entries = json.loads(index)
     assert len(entries) > 150
+    assert all((site / entry["address"].partition("#")[0]).exists() for entry in entries)
     for entry in entries:
-        name, _, anchor = entry["address"].partition("#")
-        assert f'id="{html.escape(anchor, quote=False)}"' in (site / name).read_text(), entry
+        name, mark, anchor = entry["address"].partition("#")
+        assert (
+            not mark or f'id="{html.escape(anchor, quote=False)}"' in (site / name).read_text()
+        ), entry
 
 
 def test_without_scripts_the_front_door_lacks_the_search_alone(site, browser):

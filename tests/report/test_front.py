@@ -9,7 +9,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 import rvlib as rv
 from rvlib.pipeline import repository
-from rvlib.report.front import Entry, Page, api_entries, as_json, card, headings
+from rvlib.report.front import Entry, Page, about, api_entries, as_json, card, headings
 from rvlib.report.site import markdown
 
 PICTURES = [
@@ -26,6 +26,21 @@ def test_a_card_has_question_time_and_first_picture():
     made = card("01_a_b", new_notebook(cells=[new_markdown_cell(first), code]))
     time = "Time: about 1.5 min."
     assert made == Page("01_a_b.html", "01 a b", "01 · How *far*?", time, "iVBORw", "a")
+
+
+def test_the_search_knows_a_notebook_by_its_first_paragraph():
+    first = "# 01 · How *far*?\n\n*Words* of `code`, of\n[links](a.ipynb).\n\n*Time: long.*"
+    assert about(new_notebook(cells=[new_markdown_cell(first)])) == "Words of code, of links."
+    assert about(new_notebook(cells=[new_markdown_cell("# 02")])) == ""
+
+
+def test_the_front_door_says_how_to_get_rvlib_as_the_readme_does():
+    template = (repository() / "report/site/home.html.j2").read_text(encoding="utf-8")
+    commands = re.findall("make (?:report|test) .*", template)
+    assert len(commands) == 2
+    assert all(
+        line in (repository() / "README.md").read_text(encoding="utf-8") for line in commands
+    )
 
 
 def test_a_notebook_that_was_not_run_has_no_picture():

@@ -10,8 +10,8 @@ from rvlib.report.front import Page
 from rvlib.report.reference import write_reference
 
 TEMPLATES = repository() / "report" / "site"
-PAGES = [Page("index.html", "Overview", "Front")]
-CONTEXT = {"resources": {"pages": PAGES, "elsewhere": {}}, "up": "../"}
+FRONT = Page("index.html", "Overview", "Front")
+CONTEXT = {"resources": {"pages": [FRONT], "elsewhere": {}}, "up": "../"}
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,9 @@ from rvlib.report.site import build_site, latest, markdown
 PIXEL = "iVBORw0KGgo="
 TEXT = """# 01 · How far does one step carry?
 
-[![Open in Colab](https://example.org/badge.svg)](https://example.org/open)
+[![Open in Colab](https://example.org/badge.svg)](https://example.org/open) *once:* `ADDRESS`
+
+See [there](https://example.org/there),
 then [next](02_b.ipynb), of $\\epsilon$
 
 *Time: A quarter of a minute.*
@@ -103,17 +105,19 @@ def pages(site):
 def test_pages_load_nothing_and_link_each_other(root, run):
     site = build_site(run, root).parent
     assert site == root / "build" / "site"
-    others = {"playground.html", "01_a.html", "02_b.html", "bring-your-own.html"}
-    assert pages(site).keys() == {"index.html"} | others
+    menu = {"index.html", "playground.html", "01_a.html", "02_b.html", "bring-your-own.html"}
+    docs = {"scale.html", "teaching.html", "places.html", "quiz.html", "playground-help.html"}
+    assert pages(site).keys() == menu | docs
     for name, text in pages(site).items():
         page = Links(text)
         assert [address for address in page.loads if not address.startswith("data:")] == [], name
         style = "".join(re.findall(r"<style.*?</style>", text, flags=re.S))
         assert not re.search(r"@import|url\((?!data:|'data:|\"data:|#)", style), name
         inner = {link for link in page.links if "://" not in link and not link.startswith("#")}
-        linked = set() if name == "playground.html" else others | {"api/index.html"}
-        assert inner == {"index.html"} | linked, name
-    assert "https://example.org/open" in Links(pages(site)["01_a.html"]).links
+        linked = {"index.html"} if name == "playground.html" else menu | {"api/index.html"}
+        assert linked <= inner <= linked | docs, name
+    assert docs <= set(Links(pages(site)["index.html"]).links)
+    assert "https://example.org/there" in Links(pages(site)["01_a.html"]).links
 
 
 def test_outputs_are_shown_for_readers_without_a_kernel(root, run):
@@ -131,6 +135,7 @@ def test_collapsed_sources_are_left_out(root, run):
     words = re.sub("<.*?>", "", pages(build_site(run, root).parent)["01_a.html"])
     assert "explore(run)" in words
     assert "tagged()" not in words
+    assert "ADDRESS" not in words  # the menu links Colab, where there is an address
     assert "show()" not in words
 
 
@@ -155,6 +160,9 @@ def test_badges_links_and_equations_of_markdown():
     badge = markdown("[![Open in Colab](https://example.org/b.svg)](https://example.org/o.ipynb)")
     assert badge.strip() == '<p><a href="https://example.org/o.ipynb">Open in Colab</a></p>'
     assert 'href="02_b.html#so"' in markdown("[b](02_b.ipynb#so)")
+    assert 'href="teaching.html#so"' in markdown("[b](../teaching/README.md#so)")
+    assert 'href="#so"' in markdown("[b](#so)")
+    assert markdown("[b](of_no_page.ipynb)").strip() == "<p>b</p>"
     assert 'src="data:image/png;base64,aa"' in markdown("![a](data:image/png;base64,aa)")
     assert 'display="block"' in markdown("$$x$$")
     assert 'display="block"' not in markdown("so $x$")
@@ -184,9 +192,10 @@ def test_the_last_run_is_shown_if_it_is_of_these_cells(root, run, source, from_r
 def test_the_report_is_one_of_the_pages(root, run, folder):
     (root / folder).mkdir(parents=True, exist_ok=True)
     for name in ("report.html", "report.pdf"):
-        (root / folder / name).write_text(f"<p>{folder}</p>")
+        (root / folder / name).write_text(f"<body><p>{folder}</p></body>")
     found = pages(build_site(run, root).parent)
-    assert found["report.html"] == f"<p>{folder}</p>"
+    assert f"<main><p>{folder}</p></main></body>" in re.sub(r"\s*\n\s*", "", found["report.html"])
+    assert "01_a.html" in Links(found["report.html"]).links  # no dead end
     assert {"report.html", "report.pdf"} <= set(Links(found["02_b.html"]).links)
 
 
@@ -202,7 +211,8 @@ def test_the_first_page_has_a_card_for_each_page(root, run):
     text = pages(build_site(run, root).parent)["index.html"]
     cards = re.findall(r'<(?:li|section) class="card.*?</(?:li|section)>', text, flags=re.S)
     assert [re.findall('href="(.*?)"', card)[0] for card in cards] == [
-        *["playground.html", "01_a.html", "02_b.html", "api/index.html", "bring-your-own.html"]
+        *["playground.html", "01_a.html", "02_b.html", "api/index.html", "bring-your-own.html"],
+        *["scale.html", "teaching.html", "places.html", "quiz.html", "playground-help.html"],
     ]
     playground, first, second, *_ = [Links(card).images for card in cards]
     assert len(playground) == len(first) == 1
@@ -233,4 +243,6 @@ def test_the_search_looks_through_headings_and_names(root, run):
     assert found["Then <this>"] == "01_a.html#Then-%3Cthis%3E"
     assert found["A norm"] == "bring-your-own.html#A-norm"
     assert found["rv.pgd"] == "api/attacks.html#rvlib.pgd"
-    assert "02 · And then?" not in found  # a page is on a card
+    assert found["02 · And then?"] == "02_b.html"
+    assert found["Beyond one machine"] == "scale.html"
+    assert found["Planning"] == "scale.html#Planning"

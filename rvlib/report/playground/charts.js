@@ -27,7 +27,8 @@ function paint(canvas, x, description) {
 const percent = (p) => (p > 0 && p < 0.005 ? "<1 %" : `${Math.round(100 * p)} %`);
 
 // A row a class: a bar and a number for the picture, the same for the attacked one if there is one.
-function showAnswers(table, classes, truth, [title, before], [titleAfter, after]) {
+// One class has a mark behind its name.
+function showAnswers(table, classes, [marked, mark], [title, before], [titleAfter, after]) {
   const heads = ["class", "", title, titleAfter].map((text) => make("th", { scope: "col" }, text));
   const rows = classes.map((name, k) => {
     const bars = [before, after].map((p, i) => {
@@ -38,7 +39,7 @@ function showAnswers(table, classes, truth, [title, before], [titleAfter, after]
     const numbers = [before, after].map((p) => make("td", { className: "number" }, p ? percent(p[k]) : ""));
     const bold = [before, after].map((p, i) => p && argmax(p) === k && numbers[i].classList.add("answer"));
     const head = make("th", { scope: "row", className: bold.some(Boolean) ? "answer" : "" });
-    head.append(k === truth ? `${name} (true)` : name);
+    head.append(k === marked ? `${name} (${mark})` : name);
     return make("tr", {}, head, make("td", { className: "bars" }, ...bars), ...numbers);
   });
   table.replaceChildren(make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows));

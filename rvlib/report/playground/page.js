@@ -72,6 +72,7 @@ function setOwn(text) {
   field("own").value = text;
   const label = document.getElementById("own-picture");
   label.hidden = !text;
+  label.parentElement.scrollLeft = label.offsetLeft; // on a phone it would be out of sight
   if (text) paint(label.querySelector("canvas"), toPlanes(bytesOf(text)), "your own picture");
   else if (field("picture").value === "own") field("picture").value = START.picture;
 }
@@ -154,6 +155,7 @@ function listen() {
   document.addEventListener("input", ({ target }) => {
     if (target.form !== form || target.type === "file") return;
     if (target.name === "attack") scaleEps();
+    if (target.name === "picture") field("label").value = ""; // it was that of the other picture
     update();
   });
   // Not while a slider moves: browsers limit how often an address may change.

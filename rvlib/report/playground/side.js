@@ -39,12 +39,12 @@ function makeSide(root, { classes, weights, alpha }) {
   // --- one attacked picture ---------------------------------------------------------------------
 
   function showAttack() {
-    const { x, at, within } = options, { before, truth, runs, path, losses, answers } = found;
+    const { x, label, at, within } = options, { before, truth, runs, path, losses, answers } = found;
     const last = path.length - 1, step = Math.min(at, last), answer = argmax(answers[step]);
     picture("first", x, "picture");
     const delta = change(x, path[step]);
     picture("last", path[step], `step ${step} of ${last}`);
-    showAnswers(part("answers"), classes, truth, ["picture", before], ["attacked", answers[step]]);
+    showAnswers(part("answers"), classes, [truth, label === null ? "its answer" : "true"], ["picture", before], ["attacked", answers[step]]);
     showPath(runs, losses, answers, truth, step);
     const was = argmax(before), length = Math.hypot(...delta);
     const size = `The change is at most ${within}; its l2 length is ${length.toFixed(2)}.`;
@@ -112,7 +112,7 @@ function makeSide(root, { classes, weights, alpha }) {
     picture("first", x, "picture");
     picture("change", (then ?? now).copy, `noise, σ = ${sigma}`);
     picture("last", struck ?? x, struck ? "attacked picture" : "not attacked");
-    showAnswers(part("answers"), classes, label, ["votes", shares(now)], ["attacked", shares(then)]);
+    showAnswers(part("answers"), classes, [label, "true"], ["votes", shares(now)], ["attacked", shares(then)]);
     const axis = { label: "votes", min: 10, max: n, log: true, ticks: powers(n), text: count };
     showLines(part("bound"), `The bound on the share of ${quote(selected)} is ${down(now.lower, 4)}.`, {
       x: axis,
@@ -138,10 +138,11 @@ function makeSide(root, { classes, weights, alpha }) {
   }
 
   function certificate({ selected, counts, votes, lower, radius, cap }) {
-    const { label } = options;
-    const agree = `${count(counts[selected])} of ${count(votes)} votes: ${quote(selected)}`;
+    const { label, n } = options, mine = count(counts[selected]);
+    if (votes < n) return `Counting: ${quote(selected)} has ${mine} of ${count(votes)} votes so far; ${count(n)} are wanted.`;
+    const agree = `${mine} of ${count(votes)} votes: ${quote(selected)}`;
     const wrong = label !== null && selected !== label ? ` (the true class is ${quote(label)})` : "";
-    if (!radius) return `${agree}${wrong}; too few to certify anything.`;
+    if (!radius) return `${agree}${wrong}; not surely above one half, so nothing is certified.`;
     return `${agree}${wrong}, p ≥ ${down(lower, 4)} (${100 * (1 - alpha)} % confidence). No change shorter than `
       + `R = ${down(radius)} (l2) alters it; so many votes certify at most ${down(cap)}.`;
   }
@@ -149,7 +150,7 @@ function makeSide(root, { classes, weights, alpha }) {
   function afterStrike({ selected, votes }, then) {
     const { reach } = options;
     if (!isStruck() || votes < options.n) return "";
-    if (!then) return "The attack on the vote is being computed.";
+    if (then?.votes !== options.n) return "The attack on the vote is being computed and counted.";
     const answer = argmax(then.counts), share = percent(then.counts[answer] / then.votes);
     const where = `Attacked ${reach <= 1 ? "inside" : "outside"} the ball, at ${reach} R`;
     if (answer === selected) return `${where}: still ${quote(answer)}, by ${share} of the votes.`;
