@@ -769,7 +769,9 @@ def test_missing_parentheses_are_named(student):
 
 
 def test_a_check_keeps_its_cases():
+    before = CHECKS["fgsm"].cases[0][1].clone()
     text = CHECKS["fgsm"].verdict(lambda model, x, y, eps: x.zero_())
+    assert torch.equal(CHECKS["fgsm"].cases[0][1], before)
     assert CHECKS["fgsm"].verdict(lambda model, x, y, eps: x.zero_()) == text
     assert CHECKS["fgsm"].verdict(RIGHT[0][2]).startswith("**Right.**")
 
