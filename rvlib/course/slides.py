@@ -27,8 +27,8 @@ SHA256 = {
 }
 """Its files and their checksums."""
 
-UNSAID = ("[![Open in Colab]", "*Time:")
-"""How paragraphs begin that are for who runs a notebook, not for a slide."""
+UNSAID = "*Time:"
+"""How a paragraph begins that is for who runs a notebook, not for a slide."""
 ANYTHING = ("words", "figure", "sentence", "code")
 """Kinds of cells that show something."""
 ROOM = 720

@@ -195,9 +195,8 @@ def without_plumbing(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Leave out the sources that are collapsed in JupyterLab, and Colab's line; outputs stay."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = re.sub(
-                COLAB, "", cell.source
-            )  # the menu has its address, if there is one
+            # The menu has its address, if there is one.
+            cell.source = re.sub(COLAB, "", cell.source).rstrip()
         hidden = cell.metadata.get("jupyter", {}).get("source_hidden")
         if hidden or "hide-input" in cell.metadata.get("tags", []):
             cell.metadata["transient"] = {"remove_source": True}  # nbconvert's own mark
