@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -100,23 +101,26 @@ def watched(browser):
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """Start a JupyterLab, as a new user has it; opens a notebook there, or in Notebook 7."""
+    """Start a JupyterLab as `make lab` does; opens a notebook there, or in Notebook 7."""
     home = tmp_path_factory.mktemp("lab")
     work = home / "notebooks"
     work.mkdir()
-    (home / "report").symlink_to(repository() / "report")
-    with serve(home, work) as (server, token):
+    for name in ("report", "docs"):
+        (home / name).symlink_to(repository() / name)
+    (options,) = re.findall(r"jupyter lab \$.*\) (.*)", (repository() / "Makefile").read_text())
+    with serve(home, options.split()) as (server, token):
 
-        def address(name, notebook, page="lab/tree"):
-            nbformat.write(notebook, work / name)
+        def address(path, notebook=None, page="lab/tree"):
+            if notebook:
+                nbformat.write(notebook, home / path)
             # reset: without the notebooks that an earlier page had open.
-            return f"{server}/{page}/{name}?token={token}&reset"
+            return f"{server}/{page}/{path}?token={token}&reset"
 
         yield address
 
 
 @contextmanager
-def serve(home, folder, *options):
+def serve(home, options):
     """Start a JupyterLab in a folder; its address and token."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -130,7 +134,7 @@ def serve(home, folder, *options):
     with log.open("w") as file:
         process = subprocess.Popen(
             command,
-            cwd=folder,
+            cwd=home,
             env=environment(home),
             stdout=file,
             stderr=subprocess.STDOUT,
