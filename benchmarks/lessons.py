@@ -38,8 +38,7 @@ def seconds(path: Path) -> tuple[float, float]:
 
 def machine() -> str:
     """Name the processor, and what else kept it busy."""
-    load, cores = os.getloadavg()[0], os.cpu_count()
-    return f"{device_name(torch.device('cpu'))}; {load:.0f} processes wanted its {cores} cores"
+    return f"{device_name(torch.device('cpu'))}, load {os.getloadavg()[0]:.0f}"
 
 
 def main(names: list[str]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -62,6 +62,10 @@ Step = Callable[[nn.Module, Tensor, Tensor, int], dict[str, Any]]
 """Measure a few images: (network, images, labels, index of the first) -> columns."""
 
 
+interval = cache(wilson)
+"""Wilson's intervals; tables ask for the same again, and SciPy computes a p-value each time."""
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """How many of `n` images were answered rightly, and how many not at all."""
@@ -79,7 +83,7 @@ class Accuracy:
     @property
     def interval(self) -> Interval:
         """Wilson's 95 % interval of the share, in percent."""
-        return Interval(*(100 * end for end in wilson(self.correct, self.n)))
+        return Interval(*(100 * end for end in interval(self.correct, self.n)))
 
     @property
     def answered_only(self) -> float | None:

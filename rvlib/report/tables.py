@@ -15,11 +15,11 @@ from scipy.stats import binom, binomtest
 
 from rvlib import experiments as ex
 from rvlib.experiments import ALPHA, REPORT_ATTACKS, REPORT_TABLE1, SIGMA, SIGMAS, TITLES
-from rvlib.pipeline import Run, certificates
+from rvlib.pipeline import Run, certificates, interval
 from rvlib.report.hypotheses import hypotheses, noise_table, readings
 from rvlib.results import Results, atomic_write, counts
 from rvlib.smoothing import statistics as st
-from rvlib.smoothing.statistics import ABSTAIN, wilson
+from rvlib.smoothing.statistics import ABSTAIN
 
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Radii of the certified accuracies in ``certified_table``, in pixel units."""
@@ -253,7 +253,7 @@ def curve(panel: str, results: Results, n: int) -> pd.DataFrame:
     cap = st.largest_radius(n, ALPHA, sigma)
     at = np.unique([*np.arange(0, cap, RADIUS_STEP).round(6), cap, cap + RADIUS_STEP])
     shares = st.certified_accuracy(found, at.tolist())
-    ends = np.array([wilson(round(share * len(found)), len(found)) for share in shares])
+    ends = np.array([interval(round(share * len(found)), len(found)) for share in shares])
     table = pd.DataFrame({"panel": panel, "sigma": sigma, "n": n, "radius": _rounded_down(at, 4)})
     table["certified_accuracy"] = 100 * shares
     return table.assign(ci_low=100 * ends[:, 0], ci_high=100 * ends[:, 1])

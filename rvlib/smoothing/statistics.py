@@ -8,7 +8,6 @@ import itertools
 import math
 import statistics
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -471,7 +470,6 @@ def average_certified_radius(radii: ArrayLike) -> float:
     return float(np.maximum(radii, 0).mean())
 
 
-@cache  # a table asks for the same again; SciPy computes a p-value each time, too
 def wilson(correct: int, n: int, confidence: float = 0.95) -> Interval:
     r"""Compute Wilson's score interval of a binomial share.
 
