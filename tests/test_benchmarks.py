@@ -127,6 +127,18 @@ def test_some_jobs_are_put_into_the_record_of_the_same_machine(tmp_path, monkeyp
         command.main(["--only", "AutoAttack", "--update"])
 
 
+def test_the_protocol_says_what_the_comparison_of_ensembles_found():
+    rows = json.loads((ROOT / "report/bench/parity.json").read_text())["rows"].values()
+    assert len(rows) == 2 * len(list((ROOT / "report/models").iterdir()))
+    ours, theirs = (sum(row[name] for row in rows) for name in ("ours", "theirs"))
+    apart = [abs(row["ours"] - row["theirs"]) for row in rows]
+    words = (
+        f"{ours} stand after ours and {theirs} after theirs; {apart.count(0)} of {len(apart)} rows "
+        f"are equal, and none is more than {max(apart)} images apart"
+    )
+    assert words in " ".join((ROOT / "docs/protocol.md").read_text().split())
+
+
 def test_a_missing_library_is_recorded():
     assert command._version("no such package") == "not installed"
 
