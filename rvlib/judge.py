@@ -104,7 +104,8 @@ def evaluate(
     .. [1] Carlini et al., "On Evaluating Adversarial Robustness", 2019.  arXiv:1902.06705.
     .. [2] Croce, Hein, ICML 2020.  arXiv:2003.01690.
     """
-    _check_given(model, data, attack, others or {}, sigma)
+    others = others or {}
+    _check_given(model, data, attack, others, sigma)
     images, labels = data
     x = floats(images[: min(len(images), 32)], model)
     with warnings.catch_warnings(record=True) as caught:
@@ -113,16 +114,16 @@ def evaluate(
     doubts = [str(warning.message) for warning in caught]
     for doubt in doubts:
         warnings.warn(doubt, stacklevel=2)
-    version = "rand" if is_random(model, x) else attack
     kept = Path(out) / "images" if out is not None and keep_images else None
     if sigma is not None:
         version, step = "vote", _smoothed(threat, sigma, seed)
     else:
-        step = _ensemble(threat, version, others or {}, seed, kept)
+        version = "rand" if is_random(model, x) else attack
+        step = _ensemble(threat, version, others, seed, kept)
     identity = {
         **{"network": digest_of(model.state_dict().values()), "data": digest_of(data)},
         **{"threat": threat.name, "version": version},
-        "others": {name: _described(call) for name, call in (others or {}).items()},
+        "others": {name: _described(call) for name, call in others.items()},
         **{"sigma": sigma, "seed": seed, "arithmetic": arithmetic(device_of(model, x))},
     }
     with tempfile.TemporaryDirectory() as scratch, _said_once(doubts):
