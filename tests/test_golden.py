@@ -83,11 +83,18 @@ BEYOND = {"pgd/l2": 1, "fgsm/pixel-l2": 2, "pgd-5x2/pixel-l2": 1}
 @pytest.mark.parametrize("name", EUCLIDEAN)
 def test_euclidean_images_are_todays_and_nearly_the_old_ones(name):
     found = (attacked(name) - images(4)[0]).contiguous()
-    today = torch.from_numpy(np.load(HERE / "today.npz")[name])
-    torch.testing.assert_close(found, today, rtol=0, atol=1e-6 if SAME_MACHINE else 1e-3)
-    far = (found - torch.from_numpy(OLD[name])).abs().flatten(1).amax(1)
-    assert (far > 1e-6).sum() <= BEYOND.get(name, 0)
-    assert far.max() < 5e-6 or name == "pgd/l2"
+    today, old = (
+        (found - torch.from_numpy(stored[name])).abs().flatten(1).amax(1).sort().values
+        for stored in (np.load(HERE / "today.npz"), OLD)
+    )
+    if SAME_MACHINE:
+        assert today.max() <= 1e-6
+        assert (old > 1e-6).sum() <= BEYOND.get(name, 0)
+    # On another processor rounding decides where the image goes of which the network is sure.
+    others = slice(-1) if name == "pgd/l2" else slice(None)
+    for far in (today, old):
+        assert far[others].max() < 5e-6
+        assert far.max() < 0.01
 
 
 @pytest.mark.parametrize("ball", BALLS)

@@ -91,9 +91,10 @@ def test_logits_and_gradients_are_the_librarys(name, engine):
     )
     model = in_16_bits(name)
     with torch.no_grad():
-        torch.testing.assert_close(
-            torch.tensor([logits for logits, _ in found]), model(x), rtol=0, atol=1e-5
-        )
+        expected = model(x)
+    # Of a logit of 50 the last place is 4e-6, and each processor adds in its own order.
+    logits = torch.tensor([logits for logits, _ in found])
+    torch.testing.assert_close(logits, expected, rtol=2e-7, atol=1e-5)
     gradient = torch.cat([receive(text, 3, 32, 32) for _, text in found])
     torch.testing.assert_close(gradient, rv.input_gradient(model, x, y), rtol=1e-4, atol=1e-5)
 
