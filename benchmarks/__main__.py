@@ -36,9 +36,10 @@ def main(words: list[str] | None = None) -> None:
     by = _provenance(options.device)
     record = {**by, "rounds": options.rounds, "jobs": []}
     if options.update:
-        record = _same_machine(json.loads(out.read_text()), by)
+        record = _same_versions(json.loads(out.read_text()), by)
     for result in measure(chosen, inputs, options.device, options.rounds, options.baseline):
-        result |= {"commit": by["commit"], "date": by["date"]}
+        result |= {name: by[name] for name in ("commit", "date", "device")}
+        result["rounds"] = max(len(r["seconds"]) for r in result["implementations"].values())
         record["jobs"] = _in_order([*record["jobs"], result], options.device)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
@@ -46,9 +47,9 @@ def main(words: list[str] | None = None) -> None:
     print(f"\n{table(record)}\n\n{out}")
 
 
-def _same_machine(record: dict[str, Any], by: dict[str, Any]) -> dict[str, Any]:
-    """Refuse to put times of two machines, or of two versions of PyTorch, into one table."""
-    for name in ("device", "torch", "versions"):
+def _same_versions(record: dict[str, Any], by: dict[str, Any]) -> dict[str, Any]:
+    """Refuse to put times of two versions into one record; each machine has a table of its own."""
+    for name in ("torch", "versions"):
         if record[name] != by[name]:
             raise SystemExit(f"the record's {name} is {record[name]}, not {by[name]}: measure all")
     return record

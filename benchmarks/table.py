@@ -9,13 +9,23 @@ from benchmarks.jobs import BASELINE, OURS
 
 
 def table(record: dict[str, Any]) -> str:
-    """Write a record as a sentence and a table; with a baseline it has one more column."""
-    baseline = any(BASELINE in job["implementations"] for job in record["jobs"])
+    """Write a record as a sentence and a table for each machine and number of rounds."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for job in record["jobs"]:
+        place = job.get("device", record["device"]), job.get("rounds", record["rounds"])
+        groups.setdefault(place, []).append(job)
+    found = [_table(jobs, record["torch"], *place) for place, jobs in groups.items()]
+    return "\n\n".join(found)
+
+
+def _table(jobs: list[dict[str, Any]], torch: str, device: str, rounds: int) -> str:
+    """Write the jobs of one machine; with a baseline there is one more column."""
+    baseline = any(BASELINE in job["implementations"] for job in jobs)
     head = ["job", "on", "goal", "speed-up (range)", "over", "ours", "theirs", "same answers"]
     head += ["time, new to old (range)"] if baseline else []
-    rows = [_row(job, baseline) for job in record["jobs"]]
+    rows = [_row(job, baseline) for job in jobs]
     lines = [" | ".join(cells) for cells in (head, ["---"] * len(head), *rows)]
-    on = f"{record['device']}, torch {record['torch']}, {record['rounds']} rounds:"
+    on = f"{device}, torch {torch}, {rounds} round{'s' if rounds > 1 else ''}:"
     return "\n".join([on, "", *(f"| {line} |" for line in lines)])
 
 

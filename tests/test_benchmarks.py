@@ -100,7 +100,7 @@ def test_only_the_whole_benchmark_replaces_the_record(words, folder, tmp_path, m
     assert [path.parts[-3] for path in tmp_path.rglob("cpu.json")] == [folder]
 
 
-def test_some_jobs_are_put_into_the_record_of_the_same_machine(tmp_path, monkeypatch):
+def test_some_jobs_are_put_into_the_record_each_under_its_machine(tmp_path, monkeypatch):
     def measured(chosen, *arguments):
         results = {OURS: RESULT}
         return [
@@ -122,19 +122,26 @@ def test_some_jobs_are_put_into_the_record_of_the_same_machine(tmp_path, monkeyp
     assert {j["name"] for j in found if j["commit"] != "before"} == {
         job.name for job in jobs() if "AutoAttack" in job.name
     }
-    path.write_text(json.dumps(whole | {"device": "another CPU"}))
-    with pytest.raises(SystemExit, match="device is another CPU"):
+    for job in whole["jobs"]:
+        job["device"] = "another CPU"
+    path.write_text(json.dumps(whole))
+    command.main(["--only", "AutoAttack", "--update"])
+    _, elsewhere, _, here = table(json.loads(path.read_text())).split("\n\n")
+    assert "AutoAttack" not in elsewhere
+    assert here.count("AutoAttack") == 5
+    path.write_text(json.dumps(whole | {"torch": "1.0"}))
+    with pytest.raises(SystemExit, match=r"torch is 1\.0"):
         command.main(["--only", "AutoAttack", "--update"])
 
 
 def test_the_protocol_says_what_the_comparison_of_ensembles_found():
     rows = json.loads((ROOT / "report/bench/parity.json").read_text())["rows"].values()
     assert len(rows) == 2 * len(list((ROOT / "report/models").iterdir()))
-    ours, theirs = (sum(row[name] for row in rows) for name in ("ours", "theirs"))
+    fast, ours, theirs = (sum(row[name] for row in rows) for name in ("fast", "ours", "theirs"))
     apart = [abs(row["ours"] - row["theirs"]) for row in rows]
     words = (
-        f"{ours} stand after ours and {theirs} after theirs; {apart.count(0)} of {len(apart)} rows "
-        f"are equal, and none is more than {max(apart)} images apart"
+        f"{ours} stand after ours and {theirs} after theirs ({fast} after `fast`); "
+        f"{apart.count(0)} of {len(apart)} rows are equal, and none is more than {max(apart)} apart"
     )
     assert words in " ".join((ROOT / "docs/protocol.md").read_text().split())
 
