@@ -49,14 +49,13 @@ def page(browser, lab):
     page.close()
 
 
-def test_every_slider_answers_while_a_cell_runs(page):
+def test_every_explorer_answers_while_a_cell_runs(page):
     found = explorers(page)
     assert len(found) == len(CELLS) - 2
     for explorer in found:
         explorer.root.scroll_into_view_if_needed()
-        assert explorer.controls
-        for control in explorer.controls:
-            explorer.walk(control)
+        # The exported pages' tests walk all controls: here the way to the kernel is tried.
+        explorer.walk(explorer.controls[-1])
     assert not page.evaluate(RAN, len(CELLS))  # the last cell is still running
 
 
