@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         if profile:
             added.add_argument("--profile", default=profile, help=f"default: {profile}")
-            added.add_argument("--device", help="default: the GPU where there is one")
+            _add_device(added)
         if seed:
             added.add_argument("--seed", type=int, default=0, help="of attacks and votes")
         return added
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     for added in (judge, certified):
         added.add_argument("--size", type=_positive, help="scale a folder's images to this side")
         added.add_argument("--shard", help="K/N, a part; default: the task's (docs/scale.md)")
-        added.add_argument("--device", help="default: the GPU where there is one")
+        _add_device(added)
         added.add_argument("--seed", type=int, default=0, help="of attacks and votes")
     command(_check, "check that accuracies under attack behave as they must", "course", seed=True)
     command(_report, "run the notebooks and write the report", "course", seed=True)
@@ -103,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="default: the GPU where there is one")
+    words = "on a GPU, the same bits each time: slower"
+    parser.add_argument("--deterministic", action="store_true", help=words)
+
+
 def _positive(text: str) -> int:
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
@@ -120,8 +126,10 @@ def _data(arguments: argparse.Namespace) -> None:
 
 
 def _open(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
+    from rvlib.device import choose_algorithms
     from rvlib.pipeline import Run
 
+    choose_algorithms(arguments.deterministic)
     return Run.open(arguments.profile, arguments.device, seed=getattr(arguments, "seed", 0))
 
 
@@ -166,10 +174,11 @@ def _measure(arguments: argparse.Namespace) -> None:
 def _given(arguments: argparse.Namespace, command: str):  # type: ignore[no-untyped-def]
     """Load what a command is about: the network, the images with their labels; a place; a part."""
     from rvlib import arguments as named
-    from rvlib.device import pick_device
+    from rvlib.device import choose_algorithms, pick_device
     from rvlib.distributed import pick_own_gpu
 
     pick_own_gpu()
+    choose_algorithms(arguments.deterministic)
     shard, device = named.find_shard(arguments.shard), pick_device(arguments.device)
     model = named.find_network(arguments.network).to(device)
     found = named.find_data(arguments.data, model, arguments.size)

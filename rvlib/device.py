@@ -1,5 +1,6 @@
 """Where to compute, and what a record says about it."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -40,6 +41,22 @@ def pick_device(name: str | None = None) -> torch.device:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(f"device {name!r} cannot be used here: {reason}") from None
     return device
+
+
+def choose_algorithms(deterministic: bool = False) -> None:
+    """Let a GPU time its convolutions and keep the fastest, or take those that repeat their bits.
+
+    It holds for the process.  On a CPU the same work gives the same bits either way.
+
+    Parameters
+    ----------
+    deterministic : bool, default=False
+        Whether the same work on the same GPU must give the same bits.
+    """
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read with the first product
+        torch.use_deterministic_algorithms(True)
 
 
 def arithmetic(device: torch.device) -> str:

@@ -250,7 +250,7 @@ class Run:
             return
         checkpoint = self.out / "checkpoints" / name / f"seed-{seed}.pt"
         model, started = recipe.build(seed), time.monotonic()
-        with repeatable(self.device, threads=1):
+        with one_thread(self.device):
             result = fit(
                 model,
                 recipe.make_objective(),
@@ -526,11 +526,10 @@ class Run:
             if count > len(images):
                 raise ValueError(f"{split} has {len(images)} images, not {count}")
             about = provenance(self.device)
-            with repeatable(self.device):
-                for r in progress(todo, f"{defence} {name}"):
-                    x, y = images[r.start : r.stop], labels[r.start : r.stop]
-                    columns = {"label": y.tolist()} | step(network, x, y, r.start)
-                    write_shard(folder, r.start, columns, about)
+            for r in progress(todo, f"{defence} {name}"):
+                x, y = images[r.start : r.stop], labels[r.start : r.stop]
+                columns = {"label": y.tolist()} | step(network, x, y, r.start)
+                write_shard(folder, r.start, columns, about)
             self.log(f"{place}  n = {count}  ({time.monotonic() - started:.1f} s)")
         return read(folder, count)
 
@@ -671,18 +670,14 @@ def missing_images(run: Run) -> dict[tuple[str, str, int, str], int]:
 
 
 @contextmanager
-def repeatable(device: torch.device, threads: int | None = None) -> Iterator[None]:
-    """Compute so that the same work, done again on the same machine, gives the same bits."""
-    before, cudnn = torch.get_num_threads(), torch.backends.cudnn
-    fixed, tried = cudnn.deterministic, cudnn.benchmark
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Hold a CPU to one thread, so that weights do not depend on how many cores there are."""
+    before = torch.get_num_threads()
     try:
-        if device.type == "cuda":
-            cudnn.deterministic, cudnn.benchmark = True, False
-        elif threads is not None:
-            torch.set_num_threads(threads)
+        if device.type == "cpu":
+            torch.set_num_threads(1)
         yield
     finally:
-        cudnn.deterministic, cudnn.benchmark = fixed, tried
         torch.set_num_threads(before)
 
 

@@ -170,6 +170,16 @@ def test_commands_do_their_work(calls, words, opened, done, capsys):
         assert "about 70 min left" in capsys.readouterr().out
 
 
+def test_the_same_bits_may_be_asked_for(calls, monkeypatch):
+    asked: list[bool] = []
+    monkeypatch.setattr("rvlib.device.choose_algorithms", asked.append)
+    for words in (["measure"], ["measure", "--deterministic"]):
+        assert cli.main(words) == 0
+    for more in ([], ["--deterministic"]):
+        cli.main(["certify", "no such network", "--sigma", "0.25", *more])
+    assert asked == [False, True] * 2
+
+
 @pytest.mark.parametrize(
     ("words", "pairs"),
     [

@@ -30,6 +30,21 @@ def test_a_device_that_cannot_compute_is_refused_in_one_line(name):
         device.pick_device(name)
 
 
+def test_algorithms_are_timed_unless_the_same_bits_are_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    device.choose_algorithms()
+    assert torch.backends.cudnn.benchmark
+    assert not torch.are_deterministic_algorithms_enabled()
+    try:
+        device.choose_algorithms(deterministic=True)
+        assert not torch.backends.cudnn.benchmark
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 @pytest.mark.parametrize(
     ("convolutions", "products", "library", "everything", "expected"),

@@ -144,6 +144,20 @@ def test_measurements_are_the_cpus_and_say_where_they_are_from(gpu, tmp_path):
     assert all("a pretend GPU" in head for head in heads)
 
 
+def test_checks_of_the_evaluation_are_the_cpus(gpu, tmp_path):
+    assert_same(gpu(work.checked, NAME, tmp_path), gpu(work.checked, "cpu", tmp_path))
+
+
+def test_a_training_is_the_cpus_within_rounding_and_says_where_it_was(gpu, tmp_path):
+    (weights, record), (expected, of_cpu) = (
+        gpu(work.trained, device, tmp_path) for device in (NAME, "cpu")
+    )
+    for one, other in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)  # a GPU's optimiser is fused
+    assert record["device"] == "a pretend GPU"
+    assert record["last"] == pytest.approx(of_cpu["last"], abs=1e-4)
+
+
 @pytest.fixture(scope="module")
 def inputs(gpu, tmp_path_factory):
     return gpu(prepare, tmp_path_factory.mktemp("bench") / "inputs.pt", "cpu", 32)

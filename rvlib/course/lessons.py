@@ -49,7 +49,7 @@ from rvlib.experiments import (
 from rvlib.inference import eval_mode, logits_of
 from rvlib.models import Normalize, read_record
 from rvlib.objectives import Objective, adversarial
-from rvlib.pipeline import Accuracy, Run, repeatable
+from rvlib.pipeline import Accuracy, Run, one_thread
 from rvlib.progress import progress
 from rvlib.report.tables import radii as certified_radii
 from rvlib.results import atomic_write, plain
@@ -674,7 +674,7 @@ def _epochs(
     """Train epoch by epoch, from the checkpoint of the one before; give the accuracies so far."""
     images, labels = (part[: plan.images] for part in load(DATASET, "train"))
     for epochs in range(1, plan.epochs + 1):
-        with repeatable(run.device, threads=1):  # the same weights on any number of cores
+        with one_thread(run.device):
             found = fit(
                 model,
                 plan.objectives[name],

@@ -11,6 +11,7 @@ from typing import Any
 from IPython import get_ipython
 from IPython.display import Code, Markdown, display
 
+from rvlib.device import choose_algorithms
 from rvlib.experiments import title
 from rvlib.pipeline import Accuracy, Run
 
@@ -46,6 +47,7 @@ def start(profile: str = "lesson", seed: int = 0, device: str | None = None) -> 
         raise ValueError(
             f"unknown parameter {', '.join(unknown)}: choose from {', '.join(PARAMETERS)}"
         )
+    choose_algorithms()
     shell = get_ipython()
     if shell is not None:
         shell.set_custom_exc((KeyboardInterrupt,), _interrupted)

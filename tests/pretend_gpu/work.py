@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import rvlib as rv
 from benchmarks.jobs import Job
 from benchmarks.measure import run as run_job
+from rvlib import experiments as ex
 from rvlib import objectives as obj
 from rvlib import pipeline
 from rvlib.attacks import gradient
@@ -355,6 +356,36 @@ def measured(device: str, folder: Path) -> dict[str, Any]:
             "inside": run.inside(0.25),
         }
     return {name: results.frame.to_dict("list") for name, results in found.items()}
+
+
+def checked(device: str, folder: Path) -> dict[str, Any]:
+    """Check the evaluation of one network, in small."""
+    run = replace(_small("smoke", device, folder), models=MODELS)
+    few = {"images": 4, "steps": 4, "restarts": 2, "queries": 30}
+    with (
+        mock.patch.object(gradient, "_slope", other_slope),
+        mock.patch.object(ex, "DEFENCES", ("pgd-linf-at",)),
+        mock.patch.dict(pipeline.CHECKED, few),
+    ):
+        return pipeline.check(run).to_dict("list")
+
+
+def trained(device: str, folder: Path) -> tuple[list[Any], dict[str, Any]]:
+    """Train a network as the pipeline does, for two epochs of 64 images: weights and record."""
+    run = _small("full", device, folder)
+    with (
+        mock.patch.dict(ex.RECIPES, {"standard": replace(ex.RECIPES["standard"], epochs=2)}),
+        mock.patch.object(pipeline, "load", lambda name, split: _data()),
+        mock.patch.object(gradient, "_slope", other_slope),
+    ):
+        run.train_one("standard", 0)
+        record = rv.models.read_record(run.weights("standard"))
+        return plain(list(run.model("standard").state_dict().values())), record
+
+
+def _small(profile: str, device: str, folder: Path) -> pipeline.Run:
+    run, out = pipeline.Run.open(profile, device), folder / device
+    return replace(run, out=out, models=out / "models", log=lambda line: None)
 
 
 def benchmarked(job: Job, implementation: str, inputs: Path, device: str = NAME) -> Any:
