@@ -183,15 +183,18 @@ def to_plane(x: Tensor, w: Tensor, f: Tensor, threat: ThreatModel) -> Tensor:
     scale = w.abs().amax((1, 2, 3), keepdim=True).clamp_min(tiny)  # or small squares would vanish
     size, gap = (w / scale).abs(), f.abs()[:, None] / scale[:, 0, 0]
     direction = -per_image(f.sign()) * w.sign()
-    room = torch.where(direction > 0, 1 - x, x)
+    # Comparisons written as numbers: on a CPU ten times as fast as booleans that are cast.
+    room = x.lerp(1 - x, torch.gt(direction, 0, out=torch.empty_like(x)))
     if isinstance(threat, Linf):
         wall, gain = room, size
     else:
         wall, gain = room / size.clamp_min(tiny), size * size
-    wall, parts = wall.flatten(1), torch.stack([gain, size * room], 1).flatten(2)  # (B, 2, d)
-    way, total = torch.zeros_like(gap), parts[:, :1].sum(2)
+    wall, *parts = (v.permute(0, 2, 3, 1).flatten(1) for v in (wall, gain, size * room))  # (B, d)
+    both = torch.stack(parts, 1).transpose(1, 2)  # (B, d, 2)
+    way, total, reached = torch.zeros_like(gap), parts[0].sum(1)[:, None], torch.empty_like(wall)
     for _ in range(PASSES):
-        lost, spent = (parts @ (wall <= way).to(x.dtype)[:, :, None]).unbind(1)
+        torch.le(wall, way, out=reached)
+        lost, spent = (reached[:, None] @ both)[:, 0].split(1, 1)
         before, way = way, torch.maximum(way, (gap - spent) / (total - lost).clamp_min(tiny))
         if x.device.type == "cpu" and torch.equal(way, before):  # waits for a GPU
             break

@@ -101,8 +101,14 @@ def square(
         raise ValueError(f"area={area} is no share of the image: give a number in (0, 1]")
     if queries < 1:
         raise ValueError(f"queries={queries}: an attack asks at least once")
+    layout = memory_format(x)
+
+    def ask(images: Tensor, label: Tensor) -> Tensor:
+        return margin(logits_of(model, images.contiguous(memory_format=layout), batch_size), label)
+
+    found, x = ask(x, y), x.contiguous()  # channel by channel, in which squares are fastest
     proposals = (_corners if isinstance(threat, Linf) else _bumps)(x, threat, generator)
-    best, found = x.clone(), margin(logits_of(model, x, batch_size), y)
+    best = x.clone()
     for query in range(queries):
         if query % LOOK == 0:
             left = (found <= 0).nonzero()[:, 0]
@@ -110,13 +116,24 @@ def square(
                 break
             propose, label, now, ahead = proposals(left), y[left], best[left], found[left]
         proposed = propose(now, square_side(query, queries, area, x), query == 0)
-        value = margin(logits_of(model, proposed, batch_size), label)
+        value = ask(proposed, label)
         takes = (value > ahead) & (ahead <= 0)
-        now = torch.where(takes[:, None, None, None], proposed, now)
+        now = pick(takes[:, None, None, None], proposed, now)
         ahead = torch.where(takes, value, ahead)
         if query % LOOK == LOOK - 1 or query == queries - 1:
             best[left], found[left] = now, ahead
     return best
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Name the layout of a batch: pixel by pixel, or channel by channel."""
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def pick(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """Choose as ``torch.where`` does between finite numbers: on a CPU ten times as fast."""
+    return no.lerp(yes, mask.to(no.dtype))
 
 
 def square_side(query: int, queries: int, area: float, x: Tensor) -> int:
@@ -142,11 +159,11 @@ def _corners(x: Tensor, threat: ThreatModel, generator: torch.Generator | None) 
 
         def propose(now: Tensor, side: int, first: bool) -> Tensor:
             sides = _signs(x, generator, 1, x.shape[3] if first else 1)[left]
-            moved = torch.where(sides > 0, above, below)
+            moved = pick(sides > 0, above, below)
             if first:
                 return moved
             window, _ = _window(x, side, generator)
-            return torch.where(window[left], moved, now)
+            return pick(window[left], moved, now)
 
         return propose
 
@@ -173,7 +190,7 @@ def _bumps(x: Tensor, threat: ThreatModel, generator: torch.Generator | None) ->
             unused = (eps**2 - _length(nu, (1, 2, 3)) ** 2).clamp_min(0)
             available = (_length(nu * (here | there), (2, 3)) ** 2 + unused / channels).sqrt()
             moved = available * _unit(rho * eta * here + _unit(nu * here))
-            nu = torch.where(here, moved, nu.masked_fill(there, 0))
+            nu = pick(here, moved, nu * ~there)
             return inside(clean, clean + nu, ball)
 
         return propose

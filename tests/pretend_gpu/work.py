@@ -375,7 +375,7 @@ def trained(device: str, folder: Path) -> tuple[list[Any], dict[str, Any]]:
     run = _small("full", device, folder)
     with (
         mock.patch.dict(ex.RECIPES, {"standard": replace(ex.RECIPES["standard"], epochs=2)}),
-        mock.patch.object(pipeline, "load", lambda name, split: _data()),
+        mock.patch.object(pipeline, "load", return_value=_data()),
         mock.patch.object(gradient, "_slope", other_slope),
     ):
         run.train_one("standard", 0)
