@@ -158,6 +158,15 @@ def test_a_training_is_the_cpus_within_rounding_and_says_where_it_was(gpu, tmp_p
     assert record["last"] == pytest.approx(of_cpu["last"], abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "smoothing"])
+def test_explorers_say_what_they_say_on_a_cpu(gpu, name, tmp_path):
+    assert gpu(work.explored, name, NAME, tmp_path) == gpu(work.explored, name, "cpu", tmp_path)
+
+
+def test_a_notebook_runs(gpu, tmp_path):
+    assert gpu(work.notebook, "01_fgsm", NAME, tmp_path) > 10
+
+
 @pytest.fixture(scope="module")
 def inputs(gpu, tmp_path_factory):
     return gpu(prepare, tmp_path_factory.mktemp("bench") / "inputs.pt", "cpu", 32)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import nbformat
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -22,6 +23,7 @@ from rvlib import pipeline
 from rvlib.attacks import gradient
 from rvlib.attacks.gradient import others
 from rvlib.models import to_device
+from rvlib.pipeline import repository
 from rvlib.smoothing import stream
 from rvlib.training import crop_and_flip
 from tests.pretend_gpu.device import NAME, Cost, counted, load
@@ -360,7 +362,7 @@ def measured(device: str, folder: Path) -> dict[str, Any]:
 
 def checked(device: str, folder: Path) -> dict[str, Any]:
     """Check the evaluation of one network, in small."""
-    run = replace(_small("smoke", device, folder), models=MODELS)
+    run = _shipped(device, folder)
     few = {"images": 4, "steps": 4, "restarts": 2, "queries": 30}
     with (
         mock.patch.object(gradient, "_slope", other_slope),
@@ -381,6 +383,36 @@ def trained(device: str, folder: Path) -> tuple[list[Any], dict[str, Any]]:
         run.train_one("standard", 0)
         record = rv.models.read_record(run.weights("standard"))
         return plain(list(run.model("standard").state_dict().values())), record
+
+
+def explored(name: str, device: str, folder: Path) -> list[str]:
+    """Move all controls of an explorer at once, to their ends; what it says."""
+    from rvlib.course import explorers
+
+    with mock.patch.object(gradient, "_slope", other_slope):
+        explorer = getattr(explorers, f"explore_{name}")(_shipped(device, folder))
+        ends = [[k] * len(explorer._controls) for k in (0, -1)]
+        return [explorer.draw(positions)[1] for positions in ends]
+
+
+def notebook(stem: str, device: str, folder: Path) -> int:
+    """Run the cells of a notebook, without its exercises, in the smallest profile; how many."""
+    parameters, *cells = [
+        cell.source
+        for cell in nbformat.read(repository() / "notebooks" / f"{stem}.ipynb", 4).cells
+        if cell.cell_type == "code" and "course.check_" not in cell.source
+    ]
+    scope: dict[str, Any] = {}
+    with mock.patch.dict("os.environ", RVLIB_BUILD=str(folder), RVLIB_STATIC="0"):
+        exec(parameters, scope)
+        scope |= {"profile": "smoke", "device": device}
+        for source in cells:
+            exec(source, scope)
+    return len(cells)
+
+
+def _shipped(device: str, folder: Path) -> pipeline.Run:
+    return replace(_small("smoke", device, folder), models=MODELS)
 
 
 def _small(profile: str, device: str, folder: Path) -> pipeline.Run:

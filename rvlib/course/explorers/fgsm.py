@@ -48,7 +48,8 @@ def explore_fgsm(run: Run, images: int = 6, picture: Path | str | None = None) -
     right = answers(model, many) == labels
     x, y, direction = (part[right][:images] for part in (many, labels, signs))
     falls = answers(model, (x + LEVELS[START] / 255 * direction).clamp(0, 1)) != y
-    best = (falls + probabilities(model, x).max(1).values).argsort(descending=True)
+    clearest = probabilities(model, x).max(1).values.to(x.device)
+    best = (falls + clearest).argsort(descending=True)
     x, y, direction = x[best], y[best], direction[best]
     if picture is not None:
         height, width = x.shape[2:]
