@@ -12,8 +12,8 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 GRADER := $(VENV)-nbgrader/.ready
 # Tests run side by side: tests/conftest.py says which must stay together. One thread each: threads
-# of several processes wait for each other.
-WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
+# of several processes wait for each other. One process more than cores, as browsers wait.
+WORKERS ?= -n 3 --dist loadfile --no-loadscope-reorder
 # Python keeps what it has compiled, whatever the environment says: or each process of the tests
 # compiles PyTorch's sources anew, in seconds.
 unexport PYTHONDONTWRITEBYTECODE

@@ -207,9 +207,9 @@ class Run:
         x = to_float(images[:count]).to(self.device)
         return x.contiguous(memory_format=torch.channels_last), labels[:count].to(self.device)
 
-    def seeds(self, name: str) -> range:
+    def seeds(self, name: str) -> tuple[int, ...]:
         """Training seeds of a network."""
-        return range(self.profile.seeds.get(name, 1))
+        return self.profile.seeds.get(name, (0,))
 
     # --- training ---------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ def tiny(monkeypatch, tmp_path):
     }
     for name, value in {
         **{"RECIPES": small, "ATTACKS": quick, "DEFENCES": names, "FURTHER": (), "SIGMAS": (0.25,)},
-        **{"SEEDS": {"standard": 2}, "REPORT_ATTACKS": ("natural", "pgd-linf")},
+        **{"SEEDS": {"standard": (0, 1)}, "REPORT_ATTACKS": ("natural", "pgd-linf")},
         **{"SMOOTHED_ATTACKS": ("natural", "vote-pgd-linf"), "SMOOTHED_STEPS": 2},
         **{"STANDARD_ATTACKS": {"pgd-20": quick["pgd-linf"]}},
         **{"VOTE_READING": ("natural",), "GRID_ATTACKS": {"natural": ("natural",)}},

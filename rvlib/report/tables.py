@@ -161,7 +161,7 @@ def seeds_table(run: Run) -> pd.DataFrame:
     Parameters
     ----------
     run : Run
-        The run; ``run.profile.seeds`` says how many.
+        The run; ``run.profile.seeds`` lists them.
 
     Returns
     -------
@@ -171,7 +171,7 @@ def seeds_table(run: Run) -> pd.DataFrame:
         lies in it.
     """
     seeds = run.profile.seeds
-    cells = [(m, a, seed) for m in seeds for seed in range(seeds[m]) for a in REPORT_ATTACKS]
+    cells = [(m, a, seed) for m in seeds for seed in seeds[m] for a in REPORT_ATTACKS]
     groups = accuracies(run, cells).groupby(["defence", "attack"], sort=False)
     summary = {name: ("accuracy", name) for name in ("mean", "std", "min", "max")}
     table = groups.agg(seeds=("accuracy", "count"), **summary).reset_index()

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from torch import nn
 
 from rvlib import attacks
+from rvlib.attacks.pgd import ascend
 from rvlib.threat_models import Linf
 
 # Called with ``*batch``, which mypy cannot count.
@@ -34,6 +36,21 @@ class Recorder(nn.Module):
         if x.requires_grad:
             self.seen.append(x.detach().clone())
         return self.model(x)
+
+
+@pytest.mark.skipif(
+    not hasattr(torch._dynamo.config, "trace_autograd_ops"), reason="this PyTorch cannot trace it"
+)
+def test_torch_compile_takes_the_loop_whole(toys, batch, threat, monkeypatch):
+    """One graph, with no Python between its kernels."""
+    monkeypatch.setattr(torch._dynamo.config, "trace_autograd_ops", True)
+    model, (x, y), options = toys().eval(), batch, {"steps": 2, "loss": attacks.log_odds}
+
+    def climb(x, y):
+        return ascend(model, x, y, x, threat, 0.05, None, **options)
+
+    compiled = torch.compile(climb, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, y), climb(x, y))
 
 
 # ---- one step, several steps ------------------------------------------------------------------

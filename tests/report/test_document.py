@@ -70,7 +70,7 @@ WEIGHTS = {
 }
 RUN = {
     **{"profile": "smoke", "heldout": 64, "test": 0, "certified": 16, "ns": [100], "votes": 100},
-    **{"n0": 100, "alpha": 0.001, "sigma": 0.25, "sigmas": [0.25], "seeds": {"standard": 2}},
+    **{"n0": 100, "alpha": 0.001, "sigma": 0.25, "sigmas": [0.25], "seeds": {"standard": [0, 1]}},
     "defences": NETWORKS,
     "attacks": {name: {"name": name, "threat": t, **ATTACK} for name, t in THREATS.items()},
     "vote_attack": {"draws": 16, "steps": 20},

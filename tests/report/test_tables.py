@@ -62,7 +62,7 @@ class Fake:
     def __init__(self, cells=None, inside=(), certificates=CERTIFICATES):
         self.cells, self.counted = cells or {}, []
         self.profile = SimpleNamespace(
-            certified=len(certificates), ns=NS, seeds={"standard": 3, "pgd-l2-at": 1}
+            certified=len(certificates), ns=NS, seeds={"standard": (0, 1, 2), "pgd-l2-at": (0,)}
         )
         self.certificates = lambda sigma: votes(sigma, certificates)
         meta = {"ns": [100, 10_000], "n": 1000, "alpha": 0.001, "share": 0.99}
