@@ -44,10 +44,10 @@ class Recorder(nn.Module):
 def test_torch_compile_takes_the_loop_whole(toys, batch, threat, monkeypatch):
     """One graph, with no Python between its kernels."""
     monkeypatch.setattr(torch._dynamo.config, "trace_autograd_ops", True)
-    model, (x, y), options = toys().eval(), batch, {"steps": 2, "loss": attacks.log_odds}
+    model, (x, y) = toys().eval(), batch
 
     def climb(x, y):
-        return ascend(model, x, y, x, threat, 0.05, None, **options)
+        return ascend(model, x, y, x, threat, 0.05, None, steps=2, loss=attacks.log_odds)
 
     compiled = torch.compile(climb, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x, y), climb(x, y))
