@@ -41,16 +41,16 @@ class Recorder(nn.Module):
 @pytest.mark.skipif(
     not hasattr(torch._dynamo.config, "trace_autograd_ops"), reason="this PyTorch cannot trace it"
 )
-def test_torch_compile_takes_the_loop_whole(toys, batch, threat, monkeypatch):
+def test_torch_compile_takes_the_loop_whole(toys, batch, threat):
     """One graph, with no Python between its kernels."""
-    monkeypatch.setattr(torch._dynamo.config, "trace_autograd_ops", True)
     model, (x, y) = toys().eval(), batch
 
     def climb(x, y):
         return ascend(model, x, y, x, threat, 0.05, None, steps=2, loss=attacks.log_odds)
 
     compiled = torch.compile(climb, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(x, y), climb(x, y))
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        torch.testing.assert_close(compiled(x, y), climb(x, y))
 
 
 # ---- one step, several steps ------------------------------------------------------------------
