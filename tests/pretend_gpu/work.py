@@ -346,9 +346,9 @@ def small_work() -> list[tuple[int, int, int, int]]:
 
 def measured(device: str, folder: Path) -> dict[str, Any]:
     """Measure as the report does, a little of everything."""
-    run = pipeline.Run.open("smoke", device)
+    run = _run("smoke", device, folder)
     profile = replace(run.profile, heldout=4, certified=4, vote_attacked=2, ns=(100, 300))
-    run = replace(run, profile=profile, out=folder / device, log=lambda line: None)
+    run = replace(run, profile=profile)
     with mock.patch.object(gradient, "_slope", other_slope):
         found = {
             "network": run.answers("pgd-linf-at", "pgd-linf"),
@@ -362,7 +362,7 @@ def measured(device: str, folder: Path) -> dict[str, Any]:
 
 def checked(device: str, folder: Path) -> dict[str, Any]:
     """Check the evaluation of one network, in small."""
-    run = _shipped(device, folder)
+    run = _run("smoke", device, folder)
     few = {"images": 4, "steps": 4, "restarts": 2, "queries": 30}
     with (
         mock.patch.object(gradient, "_slope", other_slope),
@@ -374,7 +374,7 @@ def checked(device: str, folder: Path) -> dict[str, Any]:
 
 def trained(device: str, folder: Path) -> tuple[list[Any], dict[str, Any]]:
     """Train a network as the pipeline does, for two epochs of 64 images: weights and record."""
-    run = _small("full", device, folder)
+    run = replace(_run("full", device, folder), models=folder / device / "models")
     with (
         mock.patch.dict(ex.RECIPES, {"standard": replace(ex.RECIPES["standard"], epochs=2)}),
         mock.patch.object(pipeline, "load", return_value=_data()),
@@ -390,7 +390,7 @@ def explored(name: str, device: str, folder: Path) -> list[str]:
     from rvlib.course import explorers
 
     with mock.patch.object(gradient, "_slope", other_slope):
-        explorer = getattr(explorers, f"explore_{name}")(_shipped(device, folder))
+        explorer = getattr(explorers, f"explore_{name}")(_run("smoke", device, folder))
         ends = [[k] * len(explorer._controls) for k in (0, -1)]
         return [explorer.draw(positions)[1] for positions in ends]
 
@@ -411,13 +411,9 @@ def notebook(stem: str, device: str, folder: Path) -> int:
     return len(cells)
 
 
-def _shipped(device: str, folder: Path) -> pipeline.Run:
-    return replace(_small("smoke", device, folder), models=MODELS)
-
-
-def _small(profile: str, device: str, folder: Path) -> pipeline.Run:
-    run, out = pipeline.Run.open(profile, device), folder / device
-    return replace(run, out=out, models=out / "models", log=lambda line: None)
+def _run(profile: str, device: str, folder: Path) -> pipeline.Run:
+    """Open a run that writes into a folder of its own."""
+    return replace(pipeline.Run.open(profile, device), out=folder / device, log=lambda line: None)
 
 
 def benchmarked(job: Job, implementation: str, inputs: Path, device: str = NAME) -> Any:
