@@ -36,7 +36,9 @@ def kinds(jobs):
 @pytest.mark.filterwarnings("ignore")  # other libraries' own
 @pytest.mark.parametrize("job", kinds(JOBS), ids=lambda job: job.name)
 def test_implementations_of_a_job_agree(job, inputs):
-    results = {name: run(job, name, inputs, "cpu") for name in [OURS, *job.others]}
+    # What another library does, LeNet shows for less.
+    others = job.others if job.network == "lenet" else job.others[:1]
+    results = {name: run(job, name, inputs, "cpu") for name in [OURS, *others]}
     ours = results[OURS]
     for name, result in results.items():
         assert result["answers"].shape == (job.images * len(job.balls),), name

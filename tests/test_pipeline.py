@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -265,6 +266,10 @@ def rows_of(run):
 
 
 def test_a_process_each_measures_what_one_process_does(tmp_path, monkeypatch):
+    # Processes are forked from one that has PyTorch; a user's processes start Python each.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rvlib.pipeline"])
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
     run = dataclasses.replace(Run.open("smoke", "cpu"), out=tmp_path / "many")
     places = [("heldout", name, 0, "pgd-linf") for name in ("standard", "pgd-linf-at")]
     assert set(places) < set(pipeline.missing_images(run))

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch._dynamo
 import torch.nn.functional as F
 from torch import nn
 
@@ -38,18 +37,18 @@ class Recorder(nn.Module):
         return self.model(x)
 
 
-@pytest.mark.skipif(
-    not hasattr(torch._dynamo.config, "trace_autograd_ops"), reason="this PyTorch cannot trace it"
-)
 def test_torch_compile_takes_the_loop_whole(toys, batch, threat):
     """One graph, with no Python between its kernels."""
+    dynamo = pytest.importorskip("torch._dynamo")  # slow to import, for all other tests in vain
+    if not hasattr(dynamo.config, "trace_autograd_ops"):
+        pytest.skip("this PyTorch cannot trace it")
     model, (x, y) = toys().eval(), batch
 
     def climb(x, y):
         return ascend(model, x, y, x, threat, 0.05, None, steps=2, loss=attacks.log_odds)
 
     compiled = torch.compile(climb, fullgraph=True, backend="eager")
-    with torch._dynamo.config.patch(trace_autograd_ops=True):
+    with dynamo.config.patch(trace_autograd_ops=True):
         torch.testing.assert_close(compiled(x, y), climb(x, y))
 
 

@@ -162,7 +162,7 @@ CALLS: dict[str, Callable[[str], Any]] = {
     "square linf": attacking(rv.square, LINF, queries=30),
     "square l2": attacking(rv.square, L2, queries=15),
     "fab": attacking(rv.fab, LINF, steps=4, draws_from=False),
-    "autoattack": attacking(rv.autoattack, rv.Linf(0.01)),
+    "autoattack": attacking(rv.autoattack, WIDE),
     "gradient": lambda d: rv.input_gradient(network(d), *images(d)),
     "predict": smoothing(rv.predict, 3, 0.25, n=300),
     "certify": smoothing(rv.certify, 3, 0.25, n=1000),
