@@ -1,6 +1,7 @@
 """Counting votes under noise: many images at once, on the device, without any statistics."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -219,19 +220,31 @@ def _count(
     def answers(copies: Tensor) -> Tensor:
         return rest(copies / scale if scale != 1 else copies)
 
+    network = partial(in_batches, answers, max(batch_size, 1))
     for drawn in draws:
         of_draw = first(drawn)
         for image in range(0, len(pixels), max(1, batch_size // len(drawn))):
             some = of_image[image : image + max(1, batch_size // len(drawn))]
-            pairs = (some[:, None] + of_draw).flatten(0, 1)  # (I * D, C, H, W)
-            logits = in_batches(answers, max(batch_size, 1), pairs)
+            votes, total = tally(network, some, of_draw)
             if not len(counts):
-                counts = logits.new_zeros((len(pixels), logits.shape[1]), dtype=torch.int64)
-                one = counts.new_ones(())
-            largest, votes = logits.max(1)
-            checksum += largest.sum()  # NaN where one is; read at the end: nothing waits here
-            votes = votes.view(len(some), -1)  # (I, D)
-            counts[image : image + len(some)].scatter_add_(1, votes, one.expand_as(votes))
+                counts = votes.new_zeros((len(pixels), votes.shape[1]))
+            counts[image : image + len(some)].add_(votes)
+            checksum += total  # read at the end: nothing waits here
     if checksum.isnan():
         raise ValueError("the network gave NaN under noise: its training diverged, or it overflows")
     return counts
+
+
+def tally(
+    network: Callable[[Tensor], Tensor], of_image: Tensor, of_draw: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Count the answers (I, K) to I images under D draws, one batch, without a wait.
+
+    The second result is the sum of the winning logits: NaN where one is.
+    """
+    pairs = (of_image[:, None] + of_draw).flatten(0, 1)  # (I * D, C, H, W)
+    logits = network(pairs)
+    largest, answers = logits.max(1)
+    answers = answers.view(len(of_image), -1)  # (I, D)
+    counts = answers.new_zeros((len(of_image), logits.shape[1]))
+    return counts.scatter_add_(1, answers, torch.ones_like(answers)), largest.sum()
