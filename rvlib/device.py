@@ -46,16 +46,22 @@ def pick_device(name: str | None = None) -> torch.device:
 def choose_algorithms(deterministic: bool = False) -> None:
     """Let a GPU time its convolutions and keep the fastest, or take those that repeat their bits.
 
-    It holds for the process.  On a CPU the same work gives the same bits either way.
+    It holds for the process and those that it starts, notebooks' kernels for instance
+    (``RVLIB_DETERMINISTIC=1``).  On a CPU the same work gives the same bits either way.
 
     Parameters
     ----------
     deterministic : bool, default=False
-        Whether the same work on the same GPU must give the same bits.
+        Whether the same work on the same GPU must give the same bits; so it is also where PyTorch
+        was asked for deterministic algorithms before.
     """
+    asked = torch.are_deterministic_algorithms_enabled()
+    deterministic |= asked or os.environ.get("RVLIB_DETERMINISTIC") == "1"
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
+        os.environ["RVLIB_DETERMINISTIC"] = "1"
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read with the first product
+    if deterministic and not asked:  # perhaps with warnings for errors
         torch.use_deterministic_algorithms(True)
 
 
@@ -101,8 +107,10 @@ def provenance(device: torch.device) -> dict[str, Any]:
     Returns
     -------
     dict
-        Versions, the commit of rvlib's own checkout, device, threads, arithmetic, date.
+        Versions, the commit of rvlib's own checkout, device, threads, arithmetic, date; on a GPU
+        also whether the same work gives the same bits.
     """
+    deterministic = torch.are_deterministic_algorithms_enabled()
     return {
         "rvlib": rvlib.__version__,
         "commit": _commit(),
@@ -111,6 +119,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "arithmetic": arithmetic(device),
+        **({} if device.type == "cpu" else {"deterministic": deterministic}),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

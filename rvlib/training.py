@@ -455,6 +455,15 @@ class _Epochs:
             loss = loss * (len(x) / count)
         return loss, (logits.detach().argmax(1) == y).sum()
 
+    def gradient(self, model: nn.Module, x: Tensor, y: Tensor, done: float) -> Tensor:
+        """Leave the gradient of a batch's loss in ``.grad``; its summed loss and right answers.
+
+        All of a step but the optimiser's part, without a wait.
+        """
+        loss, right = self.loss(model, x, y, self.state.noise, done)
+        loss.backward()
+        return torch.stack([loss.detach() * len(x), right])
+
     def train(self, epoch: int, averages: bool) -> dict[str, float]:
         """Take the steps of one epoch; mean loss and accuracy as the images passed."""
         state, title, steps = self.state, f"epoch {epoch + 1}/{self.epochs}", len(self.batches)
@@ -469,10 +478,8 @@ class _Epochs:
             batches = progress(batches, title, steps - start)
         for batch, (x, y) in enumerate(batches, start):
             done = (epoch + batch / steps) / self.epochs
-            loss, right = self.loss(model, x, y, state.noise, done)
             state.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            of_batch = torch.stack([loss.detach() * len(x), right])
+            of_batch = self.gradient(model, x, y, done)
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
             add_over_ranks([*gradients, of_batch])
             state.optimizer.step()
