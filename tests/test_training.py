@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch._dynamo
 import torch.nn.functional as F
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, lr_scheduler
@@ -21,7 +20,7 @@ from rvlib.data import to_float
 from rvlib.models import WeightsError
 from rvlib.objectives import Loss, adversarial, gaussian, standard
 from rvlib.threat_models import Linf
-from rvlib.training import _Epochs, _Shuffled, _State, _with_progress, crop_and_flip, fit
+from rvlib.training import crop_and_flip, fit
 
 EPOCHS = 4
 
@@ -216,30 +215,6 @@ def test_autocast_is_on_for_the_objective_and_off_for_the_rest():
     assert kinds == {(torch.bfloat16, torch.float32, torch.float32)}
     assert history[-1]["loss"] < 0.7 * history[0]["loss"]
     assert not torch.is_autocast_enabled("cpu")
-
-
-@pytest.mark.skipif(
-    not hasattr(torch._dynamo.config, "trace_autograd_ops"), reason="this PyTorch cannot trace it"
-)
-@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
-def test_torch_compile_takes_loss_and_gradient_of_a_step_whole(autocast):
-    """One graph, with no Python between its kernels."""
-    found: list[list[torch.Tensor]] = []
-    for kind in ("compiled", "plain"):
-        model = net()
-        state = _State(model, SGD(model.parameters(), 0.1), 0, torch.device("cpu"))
-        batches = _Shuffled(*TRAIN, 8)
-        gradient: Any = _Epochs(
-            state, _with_progress(standard), batches, None, autocast, 1, None
-        ).gradient
-        if kind == "compiled":
-            gradient = torch.compile(gradient, fullgraph=True, backend="eager")
-        torch.manual_seed(0)  # of dropout
-        with torch._dynamo.config.patch(trace_autograd_ops=True):
-            of_batch = gradient(model, *(part[:8] for part in TRAIN), 0.0)
-        found.append([of_batch, *(p.grad for p in model.parameters()), *model.buffers()])
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
 
 
 # ---- randomness -----------------------------------------------------------------------------

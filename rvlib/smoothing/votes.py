@@ -247,4 +247,4 @@ def tally(
     largest, answers = logits.max(1)
     answers = answers.view(len(of_image), -1)  # (I, D)
     counts = answers.new_zeros((len(of_image), logits.shape[1]))
-    return counts.scatter_add_(1, answers, torch.ones_like(answers)), largest.sum()
+    return counts.scatter_(1, answers, 1, reduce="add"), largest.sum()

@@ -4,21 +4,19 @@ import copy
 import math
 from collections import OrderedDict
 from contextlib import nullcontext
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch._dynamo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, norm
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from rvlib.inference import MaxPool2, in_batches
+from rvlib.inference import MaxPool2
 from rvlib.models import lenet
 from rvlib.smoothing import certify, certify_at, predict, sample_under_noise, stream, votes
 from rvlib.smoothing.noise import grid_noise
@@ -297,21 +295,6 @@ def test_each_image_gets_its_own_votes():
     counts = counts_of(x, 200, sigma=1e-4, batch_size=200)  # two images, then one
     assert counts.argmax(1).tolist() == [0, 9, 4]
     assert counts.amax(1).tolist() == [200] * 3
-
-
-@pytest.mark.skipif(
-    not hasattr(torch._dynamo.config, "trace_autograd_ops"), reason="this PyTorch is too old"
-)
-@pytest.mark.parametrize("batch_size", [60, 20])
-def test_torch_compile_takes_a_batch_of_votes_whole(batch_size):
-    """One graph, with no Python between its kernels."""
-    network, draws = partial(in_batches, net(), batch_size), torch.randn(20, 3, 7, 7)
-    compiled = torch.compile(votes.tally, fullgraph=True, backend="eager")
-    with torch.no_grad():
-        found, expected = (f(network, images(3), draws) for f in (compiled, votes.tally))
-    assert torch.equal(found[0], expected[0])
-    assert found[0].sum(1).tolist() == [20] * 3
-    torch.testing.assert_close(found[1], expected[1])
 
 
 # --- the address ---------------------------------------------------------------------------------
