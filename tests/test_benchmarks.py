@@ -40,7 +40,7 @@ def test_implementations_of_a_job_agree(job, inputs, monkeypatch):
     # What another library does, LeNet shows for less, and its attack once in each ball.
     others = job.others if job.kind == "pgd" and job.network != "resnet18" else job.others[:1]
     if job.network == "resnet18":  # slow, in bfloat16 above all, and its loops are LeNet's
-        monkeypatch.setattr("benchmarks.jobs.STEPS", 2)
+        monkeypatch.setattr("benchmarks.jobs.STEPS", 1)
     results = {name: run(job, name, inputs, "cpu") for name in [OURS, *others]}
     ours = results[OURS]
     for name, result in results.items():

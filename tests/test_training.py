@@ -460,8 +460,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kill", [1, 3])
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize(
+    ("settings", "kill"),
+    [(settings, (1, 3)[i % 2]) for i, settings in enumerate(SETTINGS.values())],
+    ids=SETTINGS,
+)
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*epoch parameter in `scheduler.step:UserWarning")
 def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, settings, kill):

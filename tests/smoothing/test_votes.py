@@ -20,7 +20,7 @@ from rvlib.models import lenet
 from rvlib.smoothing import certify, certify_at, predict, sample_under_noise, stream
 from rvlib.smoothing.votes import split_first_layer
 
-few = settings(max_examples=25, deadline=None, derandomize=True)
+few = settings(max_examples=12, deadline=None, derandomize=True)
 
 
 class Opaque(nn.Module):
