@@ -285,7 +285,7 @@ def test_a_smoothed_network_is_certified_attacked_and_clean_in_this_order(monkey
 
     monkeypatch.setattr(judge, "certify", briefly)
     lenet = find_network("gaussian-0.25")
-    images, labels = (part[:4] for part in rv.load("cifar10", "heldout"))
+    images, labels = (part[:6] for part in rv.load("cifar10", "heldout"))
     verdict = rv.evaluate(lenet, (images, labels), L2(0.25), sigma=0.25)
     found = verdict.rows[["certified", "vote-pgd", "clean"]].astype(int)
     assert (found["certified"] <= found["vote-pgd"]).all()
