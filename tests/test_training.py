@@ -82,7 +82,7 @@ def monitor(model):
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_it_learns_by_heart(objective):
-    history = quietly(net(0.0), objective, epochs=40).history
+    history = quietly(net(0.0), objective, epochs=30).history
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
     assert history[-1]["accuracy"] > 0.8 > history[0]["accuracy"]
 

@@ -130,7 +130,7 @@ def shipped():
 def test_as_many_images_stand_at_every_scale_of_the_logits(shipped, threat, dtype):
     model, x, y = shipped
     if dtype == torch.bfloat16:
-        model, x = rv.lenet().to(dtype), x.to(dtype)
+        model, x, y = rv.lenet().to(dtype), x[:32].to(dtype), y[:32]
         model.load_state_dict(shipped[0].state_dict())
         model.eval()
     options = {"step_size": 0.5 * threat.eps, "steps": 7, "random_start": False}
@@ -141,7 +141,7 @@ def test_as_many_images_stand_at_every_scale_of_the_logits(shipped, threat, dtyp
     clean = int((model(x).argmax(1) == y).sum())
     for loss in (rv.log_odds, rv.margin):
         large = [standing(k, loss) for k in (1, 20, 1e6)]
-        assert large[0] < clean - 20
+        assert large[0] < clean / 2
         assert max(large) - min(large) <= 2, large
         # Near zero all classes are equally likely, and the cross-entropy's own direction is
         # another, that of the mean of the logits: 4 of 64 images more stand.
