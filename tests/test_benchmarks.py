@@ -16,7 +16,7 @@ from benchmarks.table import table
 from rvlib import experiments as ex
 
 ROOT = Path(__file__).parents[1]
-JOBS = [replace(job, votes=job.votes // 10) for job in jobs(quick=True)]
+JOBS = [replace(job, votes=job.votes // 5) for job in jobs(quick=True)]
 
 
 @pytest.fixture(scope="module")
