@@ -460,10 +460,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+# Killed before an epoch was kept, a training begins anew: what its settings are is no matter.
 @pytest.mark.parametrize(
     ("settings", "kill"),
-    [(settings, (1, 3)[i % 2]) for i, settings in enumerate(SETTINGS.values())],
-    ids=SETTINGS,
+    [*((settings, 3) for settings in SETTINGS.values()), (SETTINGS["averaged"], 1)],
+    ids=[*SETTINGS, "begun anew"],
 )
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*epoch parameter in `scheduler.step:UserWarning")
