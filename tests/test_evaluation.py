@@ -347,7 +347,7 @@ def test_certified_is_at_most_attacked_is_at_most_clean():
     model = rv.lenet()
     rv.load_weights(model, MODELS / "gaussian-0.25" / "seed-0.safetensors")
     model = to_device(model, "cpu").eval()
-    images, labels = (part[:24] for part in rv.load("cifar10", "heldout"))
+    images, labels = (part[:16] for part in rv.load("cifar10", "heldout"))
     x = rv.to_float(images)
     found = rv.certify(model, x, SIGMA, n=500)
     certified = np.where(found.prediction == labels.numpy(), found.radius, -1)

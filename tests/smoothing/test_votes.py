@@ -22,7 +22,7 @@ from rvlib.smoothing import certify, certify_at, predict, sample_under_noise, st
 from rvlib.smoothing.noise import grid_noise
 from rvlib.smoothing.votes import split_first_layer
 
-few = settings(max_examples=25, deadline=None, derandomize=True)
+few = settings(max_examples=12, deadline=None, derandomize=True)
 
 
 class Opaque(nn.Module):
