@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from rvlib.pipeline import Run
 from rvlib.threat_models import L2, Linf, PixelL2
 
 # The tests are many and tiny: threads would wait for each other, and for other jobs' threads.
@@ -56,6 +55,7 @@ def room(nodeid):
 @pytest.fixture(scope="session")
 def site():
     """Build the site once, as `make site` does: it takes seconds, most of them for the API."""
+    from rvlib.pipeline import Run
     from rvlib.report.site import build_site
 
     return build_site(Run.open("lesson", "cpu")).parent
