@@ -437,10 +437,10 @@ def test_a_mistake_is_recognised(name, words, student):
 def test_every_row_of_a_table_is_needed(name):
     # Some student's results agree with this row and with no other one.
     check, found = CHECKS[name], [student for each, _, student in WRONG if each == name]
-    rows = [check._known(row) for row in check.mistakes if not isinstance(row, str)]
+    rows = [row for row in check.mistakes if not isinstance(row, str)]
     only = set()
-    for results in map(check._results, found):
-        agreeing = [k for k, row in enumerate(rows) if check._agree(results, row)]
+    for agrees in map(check._agree, map(check._results, found)):
+        agreeing = [k for k, row in enumerate(rows) if agrees(row)]
         only |= {agreeing[0]} if len(agreeing) == 1 else set()
     assert only == set(range(len(rows)))
     words = {words for each, words, _ in WRONG if each == name}
