@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.attacks.gradient import attack, inside, margin
-from rvlib.attacks.targets import choose
 from rvlib.attacks.windows import Corner, halves, read, write
 from rvlib.inference import logits_of
 from rvlib.threat_models import L2, Linf, ThreatModel, per_image
@@ -103,13 +102,18 @@ def square(
         raise ValueError(f"area={area} is no share of the image: give a number in (0, 1]")
     if queries < 1:
         raise ValueError(f"queries={queries}: an attack asks at least once")
-    network = halves(model, batch_size)
+    layout = memory_format(x)
+    network = halves(model, layout, batch_size)
 
     def ask(seen: Tensor, label: Tensor) -> Tensor:
         return margin(logits_of(network.rest, seen, batch_size), label)
 
-    x = x.contiguous(memory_format=memory_format(x))
-    proposals = (_corners if isinstance(threat, Linf) else _bumps)(x, threat, generator)
+    if isinstance(threat, Linf):
+        x = x.contiguous(memory_format=layout)
+        proposals = _corners(x, threat, generator)
+    else:
+        x = x.contiguous()  # channel by channel, in which lengths are added up fastest
+        proposals = _bumps(x, threat, generator)
     best, left, label = x.clone(), torch.arange(len(x), device=x.device), y
     now, seen = x, network.first(x)
     ahead = ask(seen, y)
@@ -126,7 +130,8 @@ def square(
         sees = network.again(seen, proposed, corner, side) if corner else network.first(proposed)
         value = ask(sees, label)
         takes = (value > ahead) & (ahead <= 0)
-        now, seen = choose(takes, proposed, now), choose(takes, sees, seen)
+        rows = takes[:, None, None, None]
+        now, seen = pick(rows, proposed, now), pick(rows, sees, seen)
         ahead = torch.where(takes, value, ahead)
     best[left] = now
     return best

@@ -17,16 +17,19 @@ Corner = tuple[Tensor, Tensor]
 
 def read(images: Tensor, corner: Corner, side: int) -> Tensor:
     """Copy a window of each image: (B, C, side, side)."""
-    return images.unfold(2, side, 1).unfold(3, side, 1)[_address(corner)]
+    row, column = corner
+    every = torch.arange(len(row), device=row.device)
+    return images.unfold(2, side, 1).unfold(3, side, 1)[every, :, row, column]
 
 
 def write(images: Tensor, corner: Corner, side: int, values: Tensor) -> None:
-    """Put values (B, C, side, side), or (B, C, 1, 1), into a window of each image."""
-    images.unfold(2, side, 1).unfold(3, side, 1)[_address(corner)] = values
-
-
-def _address(corner: Corner) -> tuple[Tensor | slice, ...]:
-    return torch.arange(len(corner[0]), device=corner[0].device), slice(None), *corner
+    """Put values (B, C, side, side) into a window of each image."""
+    # Not into a view by ``unfold``, in which a pixel lies many times: a device may copy it back.
+    line = torch.arange(side, device=images.device)
+    row, column = (start[:, None, None] for start in corner)
+    pixels = (row + line[:, None]) * images.shape[3] + column + line  # (B, side, side)
+    pixels = pixels.flatten(1)[:, None].expand(-1, images.shape[1], -1)
+    images.view(*images.shape[:2], -1).scatter_(2, pixels, values.flatten(2))
 
 
 @dataclass
@@ -73,17 +76,25 @@ class Halves:
         return seen
 
 
-def halves(model: nn.Module, batch_size: int | None) -> Halves:
-    """Split a network after its first pooling where that is provable (``split_first_layer``)."""
+def halves(model: nn.Module, layout: torch.memory_format, batch_size: int | None) -> Halves:
+    """Split a network after its first pooling where that is provable (``split_first_layer``).
+
+    The network sees images in their own `layout`, however the search keeps them.
+    """
     if type(model) is Passes and not _is_hooked(model):
-        inner = halves(model.model, batch_size)
+        inner = halves(model.model, layout, batch_size)
         return Halves(inner.first, lambda seen: model.count(inner.rest(seen)), inner.kernel)
+
+    def in_layout(images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=layout)
+
     first, rest = split_first_layer(model)
     conv = next(first.children(), None)  # of a convolution that pooling follows, on a CPU
     if isinstance(conv, nn.Conv2d) and isinstance(rest, nn.Sequential) and _slides(conv):
         pooled = torch.no_grad()(nn.Sequential(conv, MaxPool2()))
-        return Halves(partial(in_batches, pooled, batch_size), rest[1:], conv.kernel_size[0])
-    return Halves(lambda images: images, model)
+        see = partial(in_batches, lambda images: pooled(in_layout(images)), batch_size)
+        return Halves(see, rest[1:], conv.kernel_size[0])
+    return Halves(in_layout, model)
 
 
 def _slides(conv: nn.Conv2d) -> bool:

@@ -15,6 +15,9 @@ from rvlib.threat_models import L2, Linf
 BALL = Linf(0.1)
 
 
+LAST = torch.channels_last
+
+
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -303,7 +306,7 @@ def pooled(kernel, size, layout):
     return nn.Sequential(*layers).to(memory_format=layout)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, LAST], ids=str)
 @pytest.mark.parametrize(
     ("kernel", "size", "ball"),
     [
@@ -318,7 +321,7 @@ def test_a_network_seen_in_parts_is_attacked_like_the_same_one_wrapped(kernel, s
     x = torch.rand(6, 3, *size, generator=seeded()).contiguous(memory_format=layout)
     y = logits_of(model, x).argmax(1)
     found = []
-    assert halves(model, None).kernel == kernel
+    assert halves(model, layout, None).kernel == kernel
     for network in (model, counting := Passes(Passes(model)), whole := Passes(Wrapped(model))):
         found.append(square(network, x, y, ball, queries=60, generator=seeded()))
     assert torch.equal(found[0], found[2])
@@ -329,11 +332,11 @@ def test_a_network_seen_in_parts_is_attacked_like_the_same_one_wrapped(kernel, s
 
 @pytest.mark.parametrize("side", [1, 2, 3, 6])
 def test_what_a_window_changes_is_computed_anew_to_the_bit(side):
-    model = pooled(5, (20, 23), torch.channels_last)
+    model = pooled(5, (20, 23), LAST)
     x = torch.rand(20 - side + 1, 3, 20, 23, generator=seeded())
     first = torch.arange(len(x))
     for corner in ((first, first), (first, 23 - side - first), (first * 0, first)):
-        network = halves(model, 4)
+        network = halves(model, LAST, 4)
         changed, seen = x.clone(), network.first(x)
         write(changed, corner, side, 1 - read(x, corner, side))
         assert ((changed != x).sum((1, 2, 3)) == 3 * side**2).all()
@@ -344,7 +347,7 @@ def test_what_a_window_changes_is_computed_anew_to_the_bit(side):
 
 
 def test_where_a_window_is_rounded_in_another_way_whole_images_are_looked_at():
-    network = halves(pooled(5, (20, 20), torch.channels_last), None)
+    network = halves(pooled(5, (20, 20), LAST), LAST, None)
     x, corner = torch.rand(4, 3, 20, 20, generator=seeded()), (torch.arange(4), torch.arange(4))
     exact = network.first
     network.first = lambda images: exact(images) + (images.shape[2] < 20) * 1e-6
@@ -354,7 +357,9 @@ def test_where_a_window_is_rounded_in_another_way_whole_images_are_looked_at():
 
 def test_what_cannot_be_seen_through_is_left_whole():
     def kernel(first, *rest):
-        return halves(nn.Sequential(first, *(rest or (MaxPool2(), nn.Flatten()))), None).kernel
+        return halves(
+            nn.Sequential(first, *(rest or (MaxPool2(), nn.Flatten()))), LAST, None
+        ).kernel
 
     assert kernel(nn.Conv2d(3, 4, 3)) == 3
     for conv in (nn.Conv2d(3, 4, (3, 2)), nn.Conv2d(3, 4, 3, padding=1)):
@@ -364,6 +369,6 @@ def test_what_cannot_be_seen_through_is_left_whole():
     assert kernel(nn.Conv2d(3, 4, 3), nn.ReLU()) == 0
     assert kernel(nn.Flatten()) == 0
     hooked = Passes(nn.Sequential(nn.Conv2d(3, 4, 3), MaxPool2(), nn.Flatten()))
-    assert halves(hooked, None).kernel == 3
+    assert halves(hooked, LAST, None).kernel == 3
     hooked.register_forward_hook(lambda module, args, out: -out)
-    assert halves(hooked, None).kernel == 0
+    assert halves(hooked, LAST, None).kernel == 0
