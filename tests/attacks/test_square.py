@@ -322,7 +322,8 @@ def test_a_network_seen_in_parts_is_attacked_like_the_same_one_wrapped(kernel, s
     y = logits_of(model, x).argmax(1)
     found = []
     assert halves(model, layout, None).kernel == kernel
-    for network in (model, counting := Passes(Passes(model)), whole := Passes(Wrapped(model))):
+    counting, whole = Passes(Passes(model)), Passes(model)
+    for network in (model, counting, Wrapped(whole)):
         found.append(square(network, x, y, ball, queries=60, generator=seeded()))
     assert torch.equal(found[0], found[2])
     assert torch.equal(found[1], found[2])
