@@ -94,7 +94,9 @@ def select(part: Any, s: Any) -> Any:
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
+def logits_of(
+    model: Callable[[Tensor], Tensor], x: Tensor, batch_size: int | None = None
+) -> Tensor:
     """Logits (B, K) of a copy of the images, batch by batch."""
     return in_batches(lambda part: model(part.clone()), batch_size, x)
 
