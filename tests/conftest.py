@@ -67,6 +67,17 @@ def threat(request):
     return request.param
 
 
+class Wrapped(nn.Module):
+    """The same function, of which nothing can be seen from outside."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x)
+
+
 def make_toy(classes=3):
     """Make a network with all that an attack or a training could disturb; images (3, 4, 4)."""
     with torch.random.fork_rng(devices=[]):

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrizations
 
 from rvlib import attacks
 from rvlib.threat_models import L2, Linf, PixelL2
+from tests.conftest import Wrapped
 
 # Called with ``*batch``, which mypy cannot count.
 apgd: Any = attacks.apgd
@@ -331,17 +332,6 @@ def test_targets_may_be_tensors_of_inference_mode(toys, batch):
 
 
 # ---- any module is a network ----------------------------------------------------------------
-
-
-class Wrapped(nn.Module):
-    """The same function, of which nothing can be seen from outside."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x):
-        return self.network(x)
 
 
 class Quantised(nn.Module):

@@ -11,6 +11,7 @@ from rvlib.attacks.square import bump, square_side
 from rvlib.attacks.windows import halves, read, write
 from rvlib.inference import MaxPool2, logits_of
 from rvlib.threat_models import L2, Linf
+from tests.conftest import Wrapped
 
 BALL = Linf(0.1)
 
@@ -285,17 +286,6 @@ def test_in_l2_squares_fit_into_images_that_are_small_or_no_squares():
 
 
 # ---- first layers, computed anew in a window ----------------------------------------------------
-
-
-class Wrapped(nn.Module):
-    """The same function, of which nothing can be seen from outside."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x):
-        return self.network(x)
 
 
 def pooled(kernel, size, layout):
