@@ -142,7 +142,7 @@ class Linf(_Ball):
 
     def norm(self, delta: Tensor) -> Tensor:
         """Largest absolute entry of each image's perturbation, shape (B,)."""
-        return delta.abs().amax((1, 2, 3))
+        return delta.flatten(1).abs().amax(1)
 
     def project(self, delta: Tensor) -> Tensor:
         """Clamp every entry to [-eps, eps]."""

@@ -135,7 +135,7 @@ def _search(
         nearer = wrong & ~(length >= distance) & stands  # NaN is nearer, too: it must be seen
         distance = torch.where(nearer, length, distance)
         nearest = choose(nearer, x_t, nearest)
-        x_t = x.lerp(x_t, per_image(1 - (1 - BACK) * wrong.to(x)))
+        x_t = choose(wrong, x + BACK * (x_t - x), x_t)
         if looks(step) or step == steps:
             inside = (distance <= threat.eps).view(-1, per)
             hit, keep = (images.nonzero()[:, 0] for images in (inside.any(1), ~inside.any(1)))
@@ -164,8 +164,7 @@ def _step(
     length = threat.norm(ahead)
     share = length / (length + threat.norm(home)).clamp_min(torch.finfo(x.dtype).tiny)
     bias = per_image(share.clamp_max(LARGEST_BIAS))
-    ahead, home = x_t.add(ahead, alpha=OVERSHOOT), x.add(home, alpha=OVERSHOOT)
-    return ahead.lerp_(home, bias).clamp_(0, 1)
+    return (x_t + OVERSHOOT * ahead).lerp(x + OVERSHOOT * home, bias).clamp_(0, 1)
 
 
 def to_plane(x: Tensor, w: Tensor, f: Tensor, threat: ThreatModel) -> Tensor:

@@ -21,6 +21,9 @@ BLOCK = 2**26
 """Random numbers of a stream on a GPU, drawn in one call: 16,384 draws for CIFAR-10, 256 MiB, on
 the grid for a moment five times that.  Fixed, too."""
 
+SEQUENTIAL = "sequential"
+"""Purpose of votes that are looked at after each hundred: drawn in hundreds on a GPU, too."""
+
 Noise = Literal["gaussian", "grid"]
 
 
@@ -171,7 +174,7 @@ def _is_hooked(module: nn.Module) -> bool:
 
 def _block(pixels: Tensor, address: tuple[int | str, ...]) -> tuple[int, tuple[int | str, ...]]:
     """Draws that share a random stream, a power of two on a GPU, and the address of the streams."""
-    if pixels.device.type == "cpu" or "sequential" in address:  # looked at after each hundred
+    if pixels.device.type == "cpu" or SEQUENTIAL in address:
         return CHUNK, address
     draws = 1 << (max(1, BLOCK // pixels[0].numel()).bit_length() - 1)
     # GPUs of another model put a large call's numbers elsewhere: two that divide a block between
