@@ -10,6 +10,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as globally
+
+from rvlib.device import arithmetic
 
 CPU_BATCH = 256
 """Images attacked at once on a CPU: few enough for its caches, enough to keep it busy."""
@@ -122,3 +125,38 @@ class Planes(nn.Module):
         """Reorder the pixels; an odd last row or column is left out, as pooling does."""
         x = x.permute(0, 2, 3, 1)[:, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2]
         return torch.stack([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
+
+
+def split_first_layer(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    r"""Split a network into an affine first layer and the rest, where that is provable.
+
+    For affine :math:`a` the noisy copies' features need no pass each through it:
+    :math:`a(x + \delta) = a(x) + a(\delta) - a(0)`.
+
+    Returns
+    -------
+    first, rest : nn.Module
+        ``model(x) == rest(first(x))``.  `first` is the identity unless the network is exactly an
+        ``nn.Sequential`` that begins with exactly an ``nn.Conv2d`` in float32, nothing hooked in:
+        any other class might do something else with its input.
+    """
+    if type(model) is nn.Sequential and len(model) > 1 and type(model[0]) is nn.Conv2d:
+        weight = model[0].weight
+        plain = type(weight) is nn.Parameter and weight.dtype == torch.float32
+        exact = arithmetic(weight.device) == "float32"  # else both sums are rounded apart
+        if plain and exact and not any(map(is_hooked, (model, model[0], model[1]))):
+            # Reordering pixels is linear, too, and on a CPU maxima of whole planes are faster.
+            pools = type(model[1]) is MaxPool2 and weight.device.type == "cpu"
+            return nn.Sequential(model[0], Planes()) if pools else model[0], model[1:]
+    return nn.Identity(), model
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a call does anything but what the module's class does."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or globally._global_forward_hooks
+        or globally._global_forward_pre_hooks
+        or any(callable(getattr(type(module), name, None)) for name in vars(module))
+    )

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.attacks.passes import Passes
-from rvlib.inference import MaxPool2, in_batches
-from rvlib.smoothing.votes import _is_hooked, split_first_layer
+from rvlib.inference import MaxPool2, in_batches, is_hooked, split_first_layer
 
 Corner = tuple[Tensor, Tensor]
 """First row and first column of a window, (B,) each."""
@@ -81,7 +80,7 @@ def halves(model: nn.Module, layout: torch.memory_format, batch_size: int | None
 
     The network sees images in their own `layout`, however the search keeps them.
     """
-    if type(model) is Passes and not _is_hooked(model):
+    if type(model) is Passes and not is_hooked(model):
         inner = halves(model.model, layout, batch_size)
         return Halves(inner.first, lambda seen: model.count(inner.rest(seen)), inner.kernel)
 

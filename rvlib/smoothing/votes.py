@@ -6,11 +6,9 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as globally
 
 from rvlib.checks import check_voters
-from rvlib.device import arithmetic
-from rvlib.inference import MaxPool2, Planes, eval_mode, in_batches
+from rvlib.inference import eval_mode, in_batches, split_first_layer
 from rvlib.smoothing.noise import GRID, grid_noise, stream, to_grid
 from rvlib.smoothing.statistics import check_sigma
 
@@ -135,41 +133,6 @@ def sample_under_noise(
                 for address in [(seed, purpose, "image", int(i))]
             ]
         ).cpu()
-
-
-def split_first_layer(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    r"""Split a network into an affine first layer and the rest, where that is provable.
-
-    For affine :math:`a` the noisy copies' features need no pass each through it:
-    :math:`a(x + \delta) = a(x) + a(\delta) - a(0)`.
-
-    Returns
-    -------
-    first, rest : nn.Module
-        ``model(x) == rest(first(x))``.  `first` is the identity unless the network is exactly an
-        ``nn.Sequential`` that begins with exactly an ``nn.Conv2d`` in float32, nothing hooked in:
-        any other class might do something else with its input.
-    """
-    if type(model) is nn.Sequential and len(model) > 1 and type(model[0]) is nn.Conv2d:
-        weight = model[0].weight
-        plain = type(weight) is nn.Parameter and weight.dtype == torch.float32
-        exact = arithmetic(weight.device) == "float32"  # else both sums are rounded apart
-        if plain and exact and not any(map(_is_hooked, (model, model[0], model[1]))):
-            # Reordering pixels is linear, too, and on a CPU maxima of whole planes are faster.
-            pools = type(model[1]) is MaxPool2 and weight.device.type == "cpu"
-            return nn.Sequential(model[0], Planes()) if pools else model[0], model[1:]
-    return nn.Identity(), model
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    """Whether a call does anything but what the module's class does."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or globally._global_forward_hooks
-        or globally._global_forward_pre_hooks
-        or any(callable(getattr(type(module), name, None)) for name in vars(module))
-    )
 
 
 def _block(pixels: Tensor, address: tuple[int | str, ...]) -> tuple[int, tuple[int | str, ...]]:

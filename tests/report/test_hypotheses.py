@@ -33,12 +33,11 @@ def made_up_table():
             line |= {f"answered_{n}": answered, f"right_{n}": int(rng.uniform(0, 1) * answered)}
             line[f"leads_{n}"] = int(rng.uniform(0, 1) * N)
         lines.append(line)
+    table, network = pd.DataFrame(lines), ["sigma", "attack", "noise"]
+    counts = table.columns.difference([*network, "seed", "n"])
     # Training seeds of one network are alike.
-    table = pd.DataFrame(lines)
-    for _, group in table.groupby(["sigma", "attack", "noise"]):
-        first = group.iloc[0]
-        for name in table.columns.difference(["sigma", "seed", "attack", "noise"]):
-            table.loc[group.index, name] = first[name] + (group["seed"] if name != "n" else 0)
+    alike = table.groupby(network)[counts].transform("first")
+    table[counts] = alike.add(table["seed"], axis=0)
     return table
 
 

@@ -16,11 +16,10 @@ from scipy.stats import chi2_contingency, norm
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from rvlib.inference import MaxPool2
+from rvlib.inference import MaxPool2, split_first_layer
 from rvlib.models import lenet
 from rvlib.smoothing import certify, certify_at, predict, sample_under_noise, stream, votes
 from rvlib.smoothing.noise import grid_noise
-from rvlib.smoothing.votes import split_first_layer
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
 
