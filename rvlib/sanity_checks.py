@@ -319,7 +319,7 @@ def _gradients(base: _Base) -> Check:
         "zero gradients",
         without <= base.allowed,
         f"{without} of {len(gradient)} images have no gradient; {zeros:.1f} % of all entries are 0",
-        f"at most {base.allowed} without one",
+        f"at most {base.allowed} without a gradient" if base.allowed else "a gradient everywhere",
     )
 
 

@@ -69,7 +69,8 @@ class Verdict:
             f"On {clean['n']:.0f} images {self.name} is right on {_percent(clean)} without an "
             f"attack, and on {_percent(worst)} under every attack tried in the ball "
             f"{self.threat.name}.",
-            "The second number is an upper bound: a stronger attack may lower it, none raise it.",
+            "The second number is an upper bound: a stronger attack can lower it, no attack can "
+            "raise it.",
         ]
         if "certified" in line.index:
             holds = ": no attack can change them, with an error probability of 0.001 an image"

@@ -19,7 +19,7 @@ from rvlib.report.site import build_site, latest, markdown
 PIXEL = "iVBORw0KGgo="
 TEXT = """# 01 · How far does one step carry?
 
-[![Open in Colab](https://example.org/badge.svg)](https://example.org/open) *once:* `ADDRESS`
+*On Colab, once:* `git clone ADDRESS`
 
 See [there](https://example.org/there),
 then [next](02_b.ipynb), of $\\epsilon$

@@ -349,12 +349,12 @@ def contrast(mine: Any, right: Any, given: Mapping[str, Any] | None = None) -> s
     at = np.unravel_index(np.nan_to_num(abs(found - wanted), nan=np.inf).argmax(), found.shape)
     arrays = {name: numbers(value) for name, value in (given or {}).items()}
     there = [
-        f", where `{name}` is {short(array[at])}"
+        f"`{name}` is {short(array[at])}"
         for name, array in arrays.items()
         if array is not None and array.shape == found.shape
     ]
-    place = f"entry {[int(i) for i in at]}"
-    return f"{place} is {short(found[at])} and should be {short(wanted[at])}{''.join(there)}"
+    place = f"entry {[int(i) for i in at]} is {short(found[at])} and should be {short(wanted[at])}"
+    return f"{place}, where {' and '.join(there)}" if there else place
 
 
 def short(value: Any) -> str:
