@@ -1,12 +1,18 @@
 """Where to compute, and what a record says about it."""
 
+import dataclasses
+import functools
+import hashlib
+import inspect
 import os
 import platform
 import subprocess
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import torch
@@ -99,6 +105,67 @@ def fork_rng(device: torch.device) -> AbstractContextManager[None]:
     """Restore PyTorch's own generators afterwards, the CPU's and the device's."""
     devices = [] if device.type == "cpu" else [device]
     return torch.random.fork_rng(devices, device_type=device.type)
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed PyTorch's own generators, which layers draw from, and restore them afterwards."""
+    with fork_rng(device):
+        torch.default_generator.manual_seed(seed)
+        if device.type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
+        yield
+
+
+def digest_of(tensors: Iterable[torch.Tensor], text: str = "") -> str:
+    """Digest of the values, shapes and types of tensors, and of a text."""
+    digest = hashlib.sha256(text.encode())
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        raw = tensor.detach().cpu().contiguous().view(-1)
+        digest.update(raw.view(torch.uint8).numpy().data if raw.numel() else b"")
+    return digest.hexdigest()[:16]
+
+
+def described(part: Any, seen: frozenset[int] = frozenset()) -> Any:
+    """Describe a function or an object by its name, its options, and the numbers in its code.
+
+    Parameters
+    ----------
+    part : Any
+        A function (with what it closes over), a ``functools.partial``, an object.
+
+    Returns
+    -------
+    Any
+        Plain values: two that differ are two different recipes.  Of a network the name alone.
+    """
+    if part is None or isinstance(part, bool | int | float | str) or id(part) in seen:
+        return part if id(part) not in seen else "itself"
+    seen |= {id(part)}
+    if isinstance(part, Mapping):
+        return {str(key): described(value, seen) for key, value in part.items()}
+    if isinstance(part, list | tuple | set | frozenset):
+        return [described(value, seen) for value in part]
+    if isinstance(part, torch.Tensor):
+        return digest_of([part])
+    if isinstance(part, functools.partial):
+        return [described(each, seen) for each in (part.func, part.args, part.keywords)]
+    name = getattr(part, "__qualname__", type(part).__qualname__)
+    if inspect.isfunction(part):
+        closed = inspect.getclosurevars(part).nonlocals
+        # What it closes over and can fill may change while it runs: a list of what it has seen.
+        closed = {k: v for k, v in closed.items() if not isinstance(v, list | dict | set)}
+        options = [part.__defaults__, part.__kwdefaults__, _numbers(part.__code__), closed]
+        return [name, *(described(each, seen) for each in options)]
+    own = vars(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else {}
+    return [name, described(own, seen)] if own else name
+
+
+def _numbers(code: CodeType) -> list[Any]:
+    """List the numbers in the code of a function and of those inside it."""
+    inner = [_numbers(const) for const in code.co_consts if isinstance(const, CodeType)]
+    return [const for const in code.co_consts if isinstance(const, int | float)] + inner
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

@@ -21,12 +21,24 @@ _modes: "weakref.WeakKeyDictionary[nn.Module, list[Any]]" = weakref.WeakKeyDicti
 _lock = threading.RLock()
 
 
+class Wrapper(nn.Module):
+    """A network around another one, whose mode it has."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Hold a network in evaluation mode; afterwards every submodule is in the mode it had.
 
-    Several threads may hold it at once: the last one restores.
+    Several threads may hold it at once, each in a wrapper of its own: the last one restores.
     """
+    given = model
+    while isinstance(model, Wrapper):
+        model = model.model
     with _lock:
         held = _modes.setdefault(model, [0, None])
         if held[0] == 0:
@@ -35,7 +47,7 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
                 _set_mode(model, False)
         held[0] += 1
     try:
-        yield model
+        yield given
     finally:
         with _lock:
             held[0] -= 1
@@ -76,6 +88,8 @@ def in_batches(function: Callable[..., Tensor], size: int | None, *parts: Any) -
         The results, in the order of the images.
     """
     images = len(parts[0])
+    if size is not None and size < 1:
+        raise ValueError(f"batch_size={size}: give at least one image")
     if size is None:
         size = CPU_BATCH if parts[0].device.type == "cpu" else max(images, 1)
     try:

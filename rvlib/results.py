@@ -218,6 +218,8 @@ def missing(folder: Path, count: int, size: int, shard: tuple[int, int] = (1, 1)
         there[images.start : images.stop] = True
     found = []
     k, n = shard
+    if not 1 <= k <= n:
+        raise ValueError(f"shard {k} of {n}: give (k, n) with 1 <= k <= n")
     for start in range((k - 1) * size, count, n * size):
         block = np.pad(there[start : start + size], 1, constant_values=True)
         # Where neighbours differ, a stretch of missing images starts or ends.

@@ -19,7 +19,7 @@ def network():
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
 
 
-X = torch.rand(21, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+X = torch.randint(0, 256, (21, 3, 4, 4), generator=torch.Generator().manual_seed(1)) / 255
 Y = network()(X).argmax(1)
 
 

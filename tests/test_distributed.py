@@ -105,12 +105,12 @@ def work(folder):
 def rvlib_train():
     """``rvlib train`` in small; in its first life rank 1 is killed at step 13."""
     in_small()
-    first_life = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     seen, make = [], ex.Recipe.make_objective
 
     def make_mortal(recipe):
         def mortal(model, x, y, generator):
             seen.append(len(x))
+            first_life = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
             if first_life and os.environ["RANK"] == "1" and len(seen) == 13:
                 os.kill(os.getpid(), signal.SIGKILL)
             return make(recipe)(model, x, y, generator)

@@ -314,7 +314,7 @@ def test_a_network_that_returns_probabilities_is_named_once(unchecked):
         ("standard", (X, Y), {}, "the network is str, not a torch"),
         (linear(), (X.numpy(), Y.numpy()), {}, r"no pair of tensors \(images, labels\)"),
         (linear(), (X, Y, ("a", "b")), {}, r"no pair of tensors \(images, labels\)"),
-        (linear(), (X, Y), {"sigma": 0}, "a level above 0"),
+        (linear(), (X, Y), {"sigma": 0}, "is no noise level"),
         (linear(), (X, Y), {"attack": "best"}, "none of fast, standard, rand"),
         (nn.Conv2d(1, 2, 1), (X, Y), {}, r"does not take images of shape \(3, 2, 2\)"),
     ],

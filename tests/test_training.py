@@ -507,7 +507,7 @@ def test_killed_within_an_epoch_it_ends_like_an_unbroken_one(tmp_path, monkeypat
     mortal, taken = net(), list[int]()
     with pytest.raises(Killed):
         quietly(mortal, dying, **options)
-    mortal, resumed, taken = nn.Module(), net(), []
+    mortal, resumed, taken = net(), net(), []
     result = quietly(resumed, dying, **options)
     assert same(resumed, unbroken)
     assert result.history == expected.history

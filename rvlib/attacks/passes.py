@@ -2,8 +2,10 @@
 
 from torch import Tensor, nn
 
+from rvlib.inference import Wrapper
 
-class Passes(nn.Module):
+
+class Passes(Wrapper):
     """A network that counts the images of its forward and backward passes.
 
     Parameters
@@ -27,8 +29,7 @@ class Passes(nn.Module):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.forwards = self.backwards = 0
 
     def forward(self, x: Tensor) -> Tensor:
