@@ -254,6 +254,14 @@ def flat():
     return nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
 
 
+DRAWS |= {
+    "like": lambda x, g: x + torch.randn_like(x, generator=g),
+    "size": lambda x, g: torch.rand(size=(len(x), 3), generator=g),
+    "high": lambda x, g: torch.randint(high=2**20, size=[len(x)], generator=g).float(),
+    "normal": lambda x, g: torch.normal(0.0, 1.0, size=(len(x), 2), generator=g),
+}
+
+
 @pytest.mark.parametrize("world", [2, 3, 7])
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_noise_is_addressed_by_the_place_in_the_batch(monkeypatch, draw, world):
@@ -302,3 +310,13 @@ def test_ranks_that_do_not_meet_are_told_what_to_set(monkeypatch):
     with pytest.raises(RuntimeError, match="start them with torchrun; set GLOO_SOCKET_IFNAME"):
         with process_group(torch.device("cpu")):
             pass
+
+
+@pytest.mark.parametrize("draw", [torch.normal, torch.bernoulli])
+def test_draws_from_the_values_of_some_images_are_refused(monkeypatch, draw):
+    ranks(monkeypatch, 1, 2)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.full((3, 4), 0.5)
+    with whole_batch(6, generator), pytest.raises(ValueError, match="draw uniform numbers"):
+        draw(values, generator=generator)
+    assert torch.equal(values, torch.full((3, 4), 0.5))

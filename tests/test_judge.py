@@ -316,12 +316,15 @@ def test_a_network_that_returns_probabilities_is_named_once(unchecked):
         (linear(), (X, Y, ("a", "b")), {}, r"no pair of tensors \(images, labels\)"),
         (linear(), (X, Y), {"sigma": 0}, "is no noise level"),
         (linear(), (X, Y), {"attack": "best"}, "none of fast, standard, rand"),
+        (linear(), (X, Y), {"others": {"w forwards": rv.fgsm}}, "'w forwards', as a column is"),
+        (linear(), (X, Y), {"threat": Linf(torch.full((40,), 0.1))}, "one for all"),
+        (linear(), (X, torch.cat([Y[:39], torch.tensor([7])])), {}, "label 7 is no class"),
         (nn.Conv2d(1, 2, 1), (X, Y), {}, r"does not take images of shape \(3, 2, 2\)"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(model, data, options, words):
     with pytest.raises((TypeError, ValueError), match=words):
-        rv.evaluate(model, data, Linf(0.05), **options)
+        rv.evaluate(model, data, **{"threat": Linf(0.05)} | options)
 
 
 @pytest.mark.parametrize(
@@ -405,3 +408,66 @@ def test_a_wrong_word_is_one_line(own, capsys, words, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+class Scaled(nn.Module):
+    """The same weights, whatever it makes of the images."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale, self.network = scale, linear()
+
+    def forward(self, x):
+        return self.network(self.scale * x)
+
+
+def shifted(by):
+    def attack(model, x, y):
+        return x + by
+
+    return attack
+
+
+def test_rows_of_another_option_or_attack_are_refused(unchecked, tmp_path):
+    data = X[:8], Y[:8]
+    for model in (Scaled(1.0), Scaled(1.0)):
+        rv.evaluate(model, data, Linf(0.05), out=tmp_path, others={"mine": shifted(0.01)})
+    with pytest.raises(ValueError, match="network is"):
+        rv.evaluate(Scaled(0.5), data, Linf(0.05), out=tmp_path, others={"mine": shifted(0.01)})
+    with pytest.raises(ValueError, match=r"others\.mine\.code is"):
+        rv.evaluate(Scaled(1.0), data, Linf(0.05), out=tmp_path, others={"mine": shifted(0.02)})
+
+
+def test_images_are_kept_even_where_the_rows_are_there(unchecked, tmp_path):
+    data = X[:8].bfloat16(), Y[:8]
+    plain, kept = (
+        rv.evaluate(linear().bfloat16(), data, Linf(0.05), out=tmp_path, keep_images=keep)
+        for keep in (False, True)
+    )
+    assert plain.rows.equals(kept.rows)
+    assert np.load(tmp_path / "images" / "00000.npz")["images"].shape == (8, 3, 2, 2)
+
+
+def test_a_random_network_gives_the_same_rows_again(unchecked, monkeypatch):
+    monkeypatch.setattr(module, "DRAWS", 2)
+    one, two = (rv.evaluate(Noisy(), (X, Y), Linf(0.05)).rows for _ in range(2))
+    assert one.equals(two)
+
+
+def test_a_steady_network_that_is_judged_as_random_is_checked(quick):
+    verdict = rv.evaluate(linear(), (X, Y), Linf(0.05), attack="rand")
+    assert verdict.checks
+    assert "the network is random" not in verdict.text()
+
+
+def test_a_network_outside_of_pytorch_falls_to_the_attack_without_gradients(quick, monkeypatch):
+    class Outside(nn.Module):
+        def forward(self, x):
+            steps = torch.from_numpy((8 * x.detach().numpy()).round() / 8)
+            return linear()(steps)
+
+    monkeypatch.setattr(module, "QUERIES", 250)
+    monkeypatch.setattr(module, "fab", functools.partial(rv.fab, steps=2))
+    verdict = rv.evaluate(Outside(), (X, Y), Linf(0.1), attack="standard")
+    assert "zero gradients" in {check.name for check in verdict.checks if not check.passed}
+    assert verdict.robust < 50

@@ -206,6 +206,22 @@ def test_a_network_that_has_no_accuracy_is_refused(standard, images, spoil, word
         failed(spoil(standard), images)
 
 
+def test_a_network_of_whole_batches_is_refused_at_their_size():
+    model = OfTheBatch(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+    x = torch.rand(512, 3, 2, 2)
+    with pytest.raises(ValueError, match="other images of the batch"):
+        sanity(model, x, torch.zeros(512, dtype=torch.long), BALL)
+
+
+def test_a_network_that_overwrites_its_images_is_checked(images):
+    def centred(x):
+        return x.sub_(0.5)
+
+    x, y = images[0][:20], images[1][:20]
+    model = Wrapped(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), centred).eval()
+    sanity(model, x, y, BALL, queries=5, restarts=1, steps=2)
+
+
 def test_one_part_in_training_mode_is_enough(standard, images):
     last = [*standard.modules()][-1].train()
     with pytest.raises(ValueError, match=type(last).__name__):
@@ -231,6 +247,10 @@ def test_images_of_8_bits_are_whole_levels_in_the_ball(images, ball):
         assert (ball.norm(found - x) <= ball.eps * (1 + 1e-4)).all()
         assert found.min() >= 0
         assert found.max() <= 1
+    # Where the image itself lies between levels, none of them is passed.
+    between = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    x_adv = (between + ball.sample(between)).clamp(0, 1)
+    assert (ball.norm(to_8_bits(x_adv, between, ball) - between) <= ball.eps * (1 + 1e-4)).all()
     # The whole of the radius that levels have is used.
     grey = torch.full((1, 1, 1, 1), 128 / 255)
     assert (255 * (to_8_bits(grey + 0.03, grey, Linf(0.03)) - grey)).round().item() == 7

@@ -438,3 +438,8 @@ def test_prediction_interval_by_hand():
     for shares in ([0.5], [], [56, 57], [0.5, math.nan]):
         with pytest.raises(ValueError, match=r"^shares="):
             prediction_interval(shares, 100)
+
+
+def test_a_prior_without_weight_above_the_probability_is_refused():
+    with pytest.raises(ValueError, match="prior=100"):
+        log_e_value(999_900, 1_000_000, 0.9999, prior=100.0)
