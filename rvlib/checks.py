@@ -90,6 +90,8 @@ def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> nn.Mo
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the network returned {shape} for one image: return logits (B, K)")
+    if not logits.is_floating_point():
+        raise ValueError(f"the network returned {logits.dtype} logits: return float ones")
     if logits.shape[1] < 2:
         raise ValueError("the network has a single logit z: return torch.cat((zeros, z), 1)")
     if largest_label >= logits.shape[1]:

@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 
 META = "meta.json"
 SHARD = re.compile(r"(\d+)-(\d+)\.csv")
+OWN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Name of a temporary file of ``atomic_write``."""
 ABANDONED = 3600
 """Age in seconds from which a temporary file is taken for a killed run's."""
 
@@ -97,9 +99,9 @@ def _temporary(path: Path, content: bytes) -> Iterator[Path]:
 
 def _sweep(folder: Path) -> None:
     """Remove temporary files that killed runs left."""
-    for left in folder.glob(".*.tmp"):
+    for left in folder.glob(".*.????????.tmp"):
         with contextlib.suppress(OSError):  # gone by now, or not ours to remove
-            if time.time() - left.stat().st_mtime > ABANDONED:
+            if OWN.fullmatch(left.name) and time.time() - left.stat().st_mtime > ABANDONED:
                 left.unlink()
 
 

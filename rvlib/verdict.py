@@ -138,7 +138,7 @@ tr:has(.failed){background:var(--mark);font-weight:600}
 
 def _table(name: str, table: pd.DataFrame, heads: dict[str, str]) -> str:
     """Write the columns of a table under heads in words; what failed is marked."""
-    table = table[list(heads)].rename(columns=heads)
+    table = table[[head for head in heads if head in table]].rename(columns=heads)
     made = table.to_html(index=False, border=0, na_rep="-", classes=name)
     marked = made.replace("<td>FAIL</td>", '<td class="failed">FAIL</td>')
     return f'<div class="scroll">{marked}</div>'

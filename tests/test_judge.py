@@ -247,10 +247,16 @@ def test_a_part_is_given_or_the_tasks(monkeypatch, given, environment, expected)
     assert find_shard(given) == expected
 
 
-@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/2/3", "-1/2", "/"])
+@pytest.mark.parametrize("text", ["", "0/4", "5/4", "1", "a/b", "1/2/3", "-1/2", "/"])
 def test_what_is_no_part_is_one_line(text):
     with pytest.raises(ValueError, match="write K/N with 1 <= K <= N"):
         find_shard(text)
+
+
+def test_a_part_that_nobody_has_set_is_refused(monkeypatch):
+    in_environment(monkeypatch, {"RANK": "0"})
+    with pytest.raises(ValueError, match="WORLD_SIZE is not set to a number: give --shard"):
+        find_shard(None)
 
 
 def test_an_array_with_gaps_is_refused(monkeypatch):
@@ -293,6 +299,7 @@ def test_a_smoothed_network_is_certified_attacked_and_clean_in_this_order(monkey
     assert 0 < found["certified"].sum() < found["vote-pgd"].sum()
     assert verdict.robust == pytest.approx(100 * (found["vote-pgd"] * found["clean"]).mean())
     assert "are certified" in verdict.text()
+    assert "PGD on the vote" in verdict.html()
     plain = rv.evaluate(linear(), (X[:4], Y[:4]), Linf(0.03), sigma=0.25)
     assert "certified" not in plain.rows
     beyond = rv.evaluate(linear(), (X[:4], Y[:4]), L2(0.34), sigma=0.1).text()
