@@ -99,7 +99,7 @@ def _temporary(path: Path, content: bytes) -> Iterator[Path]:
 
 def _sweep(folder: Path) -> None:
     """Remove temporary files that killed runs left."""
-    for left in folder.glob(".*.????????.tmp"):
+    for left in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):  # gone by now, or not ours to remove
             if OWN.fullmatch(left.name) and time.time() - left.stat().st_mtime > ABANDONED:
                 left.unlink()
