@@ -140,13 +140,17 @@ def described(part: Any, seen: frozenset[int] = frozenset()) -> Any:
     Any
         Plain values: two that differ are two different recipes.  Of a network the name alone.
     """
-    if part is None or isinstance(part, bool | int | float | str) or id(part) in seen:
-        return part if id(part) not in seen else "itself"
+    if part is None or isinstance(part, bool | int | float | str):
+        return part
+    if id(part) in seen:
+        return "itself"
     seen |= {id(part)}
     if isinstance(part, Mapping):
         return {str(key): described(value, seen) for key, value in part.items()}
-    if isinstance(part, list | tuple | set | frozenset):
+    if isinstance(part, list | tuple):
         return [described(value, seen) for value in part]
+    if isinstance(part, set | frozenset):  # of no order of their own
+        return sorted(str(described(value, seen)) for value in part)
     if isinstance(part, torch.Tensor):
         return digest_of([part])
     if isinstance(part, functools.partial):

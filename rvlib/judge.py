@@ -22,7 +22,7 @@ from rvlib.data import to_float
 from rvlib.device import arithmetic, described, digest_of, provenance, seeded
 from rvlib.evaluation import checked_attack, device_of
 from rvlib.experiments import ALPHA, attack_record
-from rvlib.inference import eval_mode, logits_of
+from rvlib.inference import Wrapper, eval_mode, logits_of
 from rvlib.progress import progress
 from rvlib.results import atomic_write, missing, open_results, read, write_shard
 from rvlib.sanity_checks import SAME, Check, sanity
@@ -205,11 +205,14 @@ def network_digest(model: nn.Module) -> str:
     """Digest of what a network computes: its weights, its modules, their options and code."""
     state, own = model.state_dict(), []
     for module in model.modules():
+        if isinstance(module, Wrapper):  # which counts passes, say
+            continue
         kept = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str)}
         kept.pop("training", None)
         torchs = type(module).__module__.startswith("torch.")
         own.append(f"{kept} {'' if torchs else _source(type(module))}")
-    return digest_of(state.values(), "\n".join([repr(model), *state, *own]))
+    shown = re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # addresses of functions it prints
+    return digest_of(state.values(), "\n".join([shown, *state, *own]))
 
 
 def _source(thing: Any) -> str:

@@ -435,6 +435,17 @@ def shifted(by):
     return attack
 
 
+def test_a_network_is_the_same_in_another_process_and_after_its_passes_were_counted():
+    class Shown(nn.Module):
+        def extra_repr(self):
+            return f"{lambda x: x}"
+
+    counting = rv.Passes(nn.Sequential(Shown(), linear()))
+    before = judge.network_digest(counting)
+    counting.forwards += 1
+    assert judge.network_digest(counting) == before == judge.network_digest(counting)
+
+
 def test_rows_of_another_option_or_attack_are_refused(unchecked, tmp_path):
     data = X[:8], Y[:8]
     for model in (Scaled(1.0), Scaled(1.0)):
