@@ -435,15 +435,19 @@ def shifted(by):
     return attack
 
 
-def test_a_network_is_the_same_in_another_process_and_after_its_passes_were_counted():
+def test_a_networks_identity_holds_no_address_and_no_count():
     class Shown(nn.Module):
-        def extra_repr(self):
-            return f"{lambda x: x}"
+        def __init__(self):
+            super().__init__()
+            self.change = lambda x: x
 
-    counting = rv.Passes(nn.Sequential(Shown(), linear()))
-    before = judge.network_digest(counting)
-    counting.forwards += 1
-    assert judge.network_digest(counting) == before == judge.network_digest(counting)
+        def extra_repr(self):
+            return str(self.change)
+
+    one, two = (rv.Passes(nn.Sequential(Shown(), linear())) for _ in range(2))
+    two.forwards += 1
+    assert repr(one) != repr(two)
+    assert judge.network_digest(one) == judge.network_digest(two)
 
 
 def test_rows_of_another_option_or_attack_are_refused(unchecked, tmp_path):
