@@ -393,8 +393,9 @@ def register_image_folder(
 
     Notes
     -----
-    The images are verified as other data are: ``load`` refuses a folder that changed after it
-    was registered.  Resized pixels, and so the digest, may differ between versions of Pillow.
+    The images are verified as other data are: in a new process ``load`` refuses a folder that
+    changed after it was registered.  Resized pixels, and so the digest, may differ between
+    versions of Pillow.
 
     Examples
     --------

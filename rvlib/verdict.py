@@ -99,10 +99,12 @@ class Verdict:
     def html(self) -> str:
         """Lay the page out as HTML, self-contained."""
         stages = self.table().assign(accuracy=[_percent(s) for _, s in self.stages.iterrows()])
-        checks = pd.DataFrame(self.checks, columns=list(Check._fields))
-        checks["passed"] = checks["passed"].map({True: "pass", False: "FAIL"})
         words = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
-        parts = [words, _table("stages", stages, STAGES), _table("checks", checks, CHECKS)]
+        parts = [words, _table("stages", stages, STAGES)]
+        if self.checks:
+            checks = pd.DataFrame(self.checks, columns=list(Check._fields))
+            checks["passed"] = checks["passed"].map({True: "pass", False: "FAIL"})
+            parts.append(_table("checks", checks, CHECKS))
         title = f"{html.escape(self.name)}, {html.escape(self.threat.name)}"
         return (
             f'<!doctype html><html lang="en"><meta charset="utf-8">{VIEWPORT}'

@@ -359,3 +359,11 @@ def test_certified_is_at_most_attacked_is_at_most_clean():
     right = {name: (c.argmax(1) == labels).numpy() for name, c in counts.items()}
     assert 0 < (certified >= 0.2).sum() <= right["attacked"].sum() < right["clean"].sum()
     assert right["attacked"][certified >= 0.2].all()
+
+
+def test_labels_that_do_not_fit_are_named(model, images):
+    with pytest.raises(TypeError, match="images without labels"):
+        rv.predictions(model, images, None, natural)
+    x, short = images[:4].float() / 255, torch.zeros(3, dtype=torch.long)
+    with pytest.raises(ValueError, match="labels have shape"):
+        rv.nested_counts(model, x, 0.25, [100], labels=short)
