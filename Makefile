@@ -88,7 +88,7 @@ lock: $(TOOL) ## remake requirements.lock from pyproject.toml (UPGRADE=1 takes n
 
 clean: ## remove all that make made: .venv, build/ and caches
 	rm -rf $(VENV) $(VENV)-nbgrader build .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find rvlib tests notebooks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find rvlib tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The environment, in two steps: uv ($(TOOL)), then all of requirements.lock ($(READY)).
 # $(TOOL) is away while a step runs and comes back last, so a half-made environment is made anew.

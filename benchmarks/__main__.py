@@ -31,6 +31,8 @@ def main(words: list[str] | None = None) -> None:
     if options.readme:
         return into_readme(json.loads(out.read_text()), options.device, ROOT / "README.md")
     chosen = [job for job in jobs(options.device, options.quick) if options.only in job.name]
+    if not chosen:
+        raise SystemExit(f"no job has {options.only!r} in its name")
     trained_on = 64 if options.quick else 4096
     inputs = prepare(ROOT / "build" / "bench" / "inputs.pt", options.device, trained_on)
     by = _provenance(options.device)

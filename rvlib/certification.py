@@ -1,14 +1,15 @@
 """Certify many images: votes on disk, by as many machines as there are, and what they certify."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
 from rvlib.checks import check_images, check_labels, check_network
-from rvlib.device import arithmetic, provenance
-from rvlib.judge import digest_of, floats
+from rvlib.device import arithmetic, digest_of, provenance
+from rvlib.judge import floats, network_digest
 from rvlib.progress import progress
 from rvlib.results import atomic_write, counts, missing, open_results, read, texts, write_shard
 from rvlib.smoothing import (
@@ -19,8 +20,10 @@ from rvlib.smoothing import (
     sample_under_noise,
     wilson,
 )
+from rvlib.smoothing.noise import to_grid
 from rvlib.smoothing.statistics import (
     check_n,
+    check_sigma,
     correct_radii,
     largest_radius,
     smallest_n_to_certify,
@@ -85,11 +88,17 @@ def certify_images(
     """
     images, labels = data
     check_n(np.array(n), smallest_n_to_certify(alpha), "certify", alpha)
+    check_sigma(sigma)
+    if n0 < 1 or noise not in get_args(Noise):
+        kinds = " or ".join(get_args(Noise))
+        raise ValueError(f"n0={n0}, noise={noise!r}: give at least one vote, and {kinds} noise")
     x = floats(images[:1], model)
     check_images(x)
     check_network(model, x, check_labels(labels, images))
+    if noise == "grid":
+        to_grid(images if images.is_floating_point() else x)
     identity = {
-        **{"network": digest_of(model.state_dict().values()), "data": digest_of(data)},
+        **{"network": network_digest(model), "data": digest_of(data)},
         **{"sigma": sigma, "n0": n0, "n": n, "noise": noise, "seed": seed},
         **{"arithmetic": arithmetic(x.device), "device": x.device.type},
     }

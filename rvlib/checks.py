@@ -8,7 +8,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 
-from rvlib.inference import eval_mode
+from rvlib.inference import Wrapper, eval_mode
 from rvlib.threat_models import L2, ThreatModel
 
 ROUNDING = 1e-6
@@ -79,8 +79,10 @@ def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> nn.Mo
         kind = model.__name__ if isinstance(model, type) else type(model).__name__
         raise TypeError(f"the network is {kind}, not an instance of torch.nn.Module")
     try:
-        with eval_mode(model), torch.no_grad():
-            logits = model(image := x[:1].clone())
+        with eval_mode(model), torch.inference_mode(False), torch.no_grad():
+            image = x[:1].clone()
+            version = image._version
+            logits = model(image)
     except RuntimeError as error:
         if (hint := _mismatch(model, x, str(error))) is not None:
             raise ValueError(hint) from error
@@ -88,6 +90,8 @@ def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> nn.Mo
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the network returned {shape} for one image: return logits (B, K)")
+    if not logits.is_floating_point():
+        raise ValueError(f"the network returned {logits.dtype} logits: return float ones")
     if logits.shape[1] < 2:
         raise ValueError("the network has a single logit z: return torch.cat((zeros, z), 1)")
     if largest_label >= logits.shape[1]:
@@ -101,15 +105,11 @@ def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> nn.Mo
     sigmoids = high <= 1 and logits.shape[1] > 3  # of few classes, logits may lie there by chance
     if low >= 0 and (sigmoids or abs(total - 1) < 1e-4):
         warnings.warn("the network seems to return probabilities: return logits", stacklevel=4)
-    return model if torch.equal(image, x[:1]) else OnCopies(model)
+    return model if image._version == version else OnCopies(model)
 
 
-class OnCopies(nn.Module):
+class OnCopies(Wrapper):
     """A network that overwrites its images, safe to use: it gets copies of them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a copy of the images."""
@@ -133,7 +133,7 @@ def _mismatch(model: nn.Module, x: Tensor, said: str) -> str | None:
 
 def check_threat(threat: ThreatModel, x: Tensor) -> None:
     """Refuse a bare number for a ball; warn of a Euclidean radius in 0..255 units."""
-    if not hasattr(threat, "project"):
+    if isinstance(threat, type) or not hasattr(threat, "project"):
         raise TypeError(f"threat={threat!r} is no ball: write rvlib.Linf(8 / 255), say")
     if isinstance(threat.eps, Tensor):
         if threat.eps.shape != x.shape[:1]:
@@ -155,14 +155,27 @@ def check_voters(model: nn.Module, x: Tensor) -> None:
             passed[model] = checked
 
 
-def check_attack(model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel) -> nn.Module:
-    """Check the first four arguments of every attack; return the network as ``check_network``."""
+def check_targets(targets: Tensor, x: Tensor) -> int:
+    """Refuse anything but class indices, one or several an image; return the largest."""
+    if not isinstance(targets, Tensor) or targets.dim() not in (1, 2) or not targets.numel():
+        raise TypeError("targets are no tensor of class indices of shape (B,) or (B, T)")
+    columns = targets.unbind(1) if targets.dim() == 2 else (targets,)
+    return max(check_labels(column, x) for column in columns)
+
+
+def check_attack(
+    model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, targets: Tensor | None = None
+) -> nn.Module:
+    """Check the arguments that attacks share; return the network as ``check_network`` does."""
     check_threat(threat, x)
     passed = _passed.get()
     if passed is not None and model in passed:
         return passed[model]
     check_images(x)
-    checked = check_network(model, x, check_labels(y, x))
+    largest = check_labels(y, x)
+    if targets is not None:
+        largest = max(largest, check_targets(targets, x))
+    checked = check_network(model, x, largest)
     if passed is not None:
         passed[model] = checked
     return checked

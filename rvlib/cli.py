@@ -4,6 +4,7 @@ import argparse
 import os
 import secrets
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,11 @@ import rvlib
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; what is wrong with it is one line on stderr and status 2."""
     arguments = _parser().parse_args(words)
+    for name in ("RVLIB_BUILD", "RVLIB_DATA", "RVLIB_ROOT"):
+        if os.environ.get(name):  # kernels run in another folder
+            os.environ[name] = str(Path(os.environ[name]).expanduser().resolve())
+    if "RVLIB_PARENT" in os.environ:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # a log file shows lines as they come
     warnings.formatwarning = lambda message, *_: f"rvlib: {message}\n"
@@ -28,6 +34,12 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"rvlib: {_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _end_with_parent() -> None:
+    """End when the process does that started this one: it holds the other end of stdin."""
+    sys.stdin.buffer.read(1)
+    os._exit(1)
 
 
 def _line(error: Exception) -> str:
@@ -73,11 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     certified.add_argument("--data", default="cifar10:test", help="data set[:split], or folder")
     certified.add_argument("--images", type=_positive, default=500, help="default: the first 500")
     # Not --n: torchrun takes that for an abbreviation of its own options.
-    certified.add_argument("--votes", type=int, default=100_000, help="votes an image, N")
+    certified.add_argument("--votes", type=int, default=100_000, help="votes per image, N")
     certified.add_argument("--selection", type=int, default=100, help="votes before them, N0")
     certified.add_argument("--alpha", type=float, default=0.001, help="failure probability")
     certified.add_argument("--noise", default="gaussian", help="gaussian, or grid: exact sums")
-    certified.add_argument("--batch-size", type=int, help="noisy copies a forward pass")
+    certified.add_argument("--batch-size", type=int, help="noisy copies per forward pass")
     certified.add_argument("--out", help="folder for the rows (default: build/certify/MODEL)")
     for added in (judge, certified):
         added.add_argument("--size", type=_positive, help="scale a folder's images to this side")
@@ -92,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     command(_site, "write the notebooks and the report as static pages", "lesson")
     grading = command(_grade, "grade the exercises of students' notebooks")
     grading.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", type=Path)
-    grading.add_argument("--seconds", type=float, default=60, help="an exercise (default: 60)")
+    grading.add_argument("--seconds", type=float, default=60, help="for an exercise (default: 60)")
     grading.add_argument("--seed", type=int, help="of the hidden cases (default: drawn, printed)")
     grading.add_argument("--out", type=Path, help="also write points and diagnoses as CSV")
     handing = command(_handouts, "write the notebooks for students, solved, and for nbgrader")
@@ -116,7 +128,7 @@ def _positive(text: str) -> int:
 
 
 def _build() -> Path:
-    return Path(os.environ.get("RVLIB_BUILD", "build"))
+    return Path(os.environ.get("RVLIB_BUILD") or "build")
 
 
 def _data(arguments: argparse.Namespace) -> None:
@@ -130,19 +142,19 @@ def _open(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
     from rvlib.pipeline import Run
 
     choose_algorithms(arguments.deterministic)
+    if arguments.profile == "modern" and arguments.run not in (_train, _measure, _publish):
+        raise ValueError("profile 'modern' is for rvlib train, measure and publish")
     return Run.open(arguments.profile, arguments.device, seed=getattr(arguments, "seed", 0))
 
 
 def _train(arguments: argparse.Namespace) -> None:
     from rvlib.distributed import pick_own_gpu, process_group
-    from rvlib.experiments import find_recipe
 
     pick_own_gpu()
     run = _open(arguments)
     if not run.profile.trains:
         raise ValueError(f"profile {run.profile.name!r} uses the shipped weights; give full")
-    for name in arguments.names:
-        find_recipe(name)
+    run.profile.check_networks(arguments.names)
     pairs = [
         (name, seed)
         for name, seed in run.profile.trained()
@@ -150,15 +162,15 @@ def _train(arguments: argparse.Namespace) -> None:
         and arguments.training_seed in (None, seed)
     ]
     if not pairs:
-        raise ValueError(f"no such network has a training seed {arguments.training_seed}")
+        raise ValueError(f"none of these networks has a training seed {arguments.training_seed}")
     with process_group(run.device):
         run.train(*pairs)
 
 
-def _announce(run) -> None:  # type: ignore[no-untyped-def]
+def _announce(run, *names: str) -> None:  # type: ignore[no-untyped-def]
     from rvlib.pipeline import estimate
 
-    minutes = estimate(run) / 60
+    minutes = estimate(run, *names) / 60
     left = f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
     print(f"profile {run.profile.name}: about {left} left; resumes after a stop (in {run.out})")
 
@@ -167,7 +179,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     from rvlib.pipeline import measure_everything
 
     run = _open(arguments)
-    _announce(run)
+    _announce(run, *arguments.names)
     measure_everything(run, *arguments.names)
 
 
@@ -194,6 +206,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from rvlib.results import Incomplete
 
     threat = named.parse_threat(arguments.threat)
+    if arguments.sigma is not None and arguments.keep_images:
+        raise ValueError("--keep-images is for the ensemble: leave out --sigma")
     model, data, out, shard = _given(arguments, "evaluate")
     if arguments.sigma is None and arguments.attack in VERSIONS:
         seconds = named.seconds_at_most(model, data, arguments.attack) / shard[1]
@@ -329,4 +343,5 @@ def _publish(arguments: argparse.Namespace) -> None:
     from rvlib.report.publish import publish, publish_part_two
 
     run = _open(arguments)
-    (publish_part_two if run.profile.name == "modern" else publish)(run)
+    for path in (publish_part_two if run.profile.name == "modern" else publish)(run):
+        print(path)

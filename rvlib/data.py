@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+
+from rvlib.results import ABANDONED
 
 __all__ = [
     "DATASETS",
@@ -390,8 +393,9 @@ def register_image_folder(
 
     Notes
     -----
-    The images are verified as other data are: ``load`` refuses a folder that changed after it
-    was registered.  Resized pixels, and so the digest, may differ between versions of Pillow.
+    The images are verified as other data are: in a new process ``load`` refuses a folder that
+    changed after it was registered.  Resized pixels, and so the digest, may differ between
+    versions of Pillow.
 
     Examples
     --------
@@ -428,6 +432,8 @@ def read_image(file: Path, size: Size | None, channels: int = 3) -> Array:
     """Read an image file, upright, its middle cut out and resized: (H, W, C), uint8."""
     try:
         with Image.open(file) as opened:
+            if opened.mode[0] in "IF":
+                raise DataError(f"{opened.mode} has more than 8 bits: convert it")
             image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
     except Exception as error:  # a damaged image can raise nearly anything
         raise DataError(f"{file} is no readable image ({_one_line(error)})") from error
@@ -551,6 +557,9 @@ def _read_torchvision(
 def _fetch(dataset: Dataset, folder: Path) -> Path:
     """Fetch from the first source that works and write the npz."""
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".fetching-*"):  # by a process that was killed
+        if time.time() - left.stat().st_mtime > ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)
     # A scratch folder inside the data folder: its name is unique, it goes away whatever happens,
     # and the last step is a rename within one file system, hence atomic.
     with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as scratch:

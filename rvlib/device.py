@@ -1,12 +1,18 @@
 """Where to compute, and what a record says about it."""
 
+import dataclasses
+import functools
+import hashlib
+import inspect
 import os
 import platform
 import subprocess
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import torch
@@ -46,16 +52,22 @@ def pick_device(name: str | None = None) -> torch.device:
 def choose_algorithms(deterministic: bool = False) -> None:
     """Let a GPU time its convolutions and keep the fastest, or take those that repeat their bits.
 
-    It holds for the process.  On a CPU the same work gives the same bits either way.
+    It holds for the process and those that it starts, notebooks' kernels for instance
+    (``RVLIB_DETERMINISTIC=1``).  On a CPU the same work gives the same bits either way.
 
     Parameters
     ----------
     deterministic : bool, default=False
-        Whether the same work on the same GPU must give the same bits.
+        Whether the same work on the same GPU must give the same bits; so it is also where PyTorch
+        was asked for deterministic algorithms before.
     """
+    asked = torch.are_deterministic_algorithms_enabled()
+    deterministic |= asked or os.environ.get("RVLIB_DETERMINISTIC") == "1"
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
+        os.environ["RVLIB_DETERMINISTIC"] = "1"
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read with the first product
+    if deterministic and not asked:  # perhaps with warnings for errors
         torch.use_deterministic_algorithms(True)
 
 
@@ -95,14 +107,81 @@ def fork_rng(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng(devices, device_type=device.type)
 
 
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed PyTorch's own generators, which layers draw from, and restore them afterwards."""
+    with fork_rng(device):
+        torch.default_generator.manual_seed(seed)
+        if device.type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
+        yield
+
+
+def digest_of(tensors: Iterable[torch.Tensor], text: str = "") -> str:
+    """Digest of the values, shapes and types of tensors, and of a text."""
+    digest = hashlib.sha256(text.encode())
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        raw = tensor.detach().cpu().contiguous().view(-1)
+        digest.update(raw.view(torch.uint8).numpy().data if raw.numel() else b"")
+    return digest.hexdigest()[:16]
+
+
+def described(part: Any, seen: frozenset[int] = frozenset()) -> Any:
+    """Describe a function or an object by its name, its options, and the numbers in its code.
+
+    Parameters
+    ----------
+    part : Any
+        A function (with what it closes over), a ``functools.partial``, an object.
+
+    Returns
+    -------
+    Any
+        Plain values: two that differ are two different recipes.  Of a network the name alone.
+    """
+    if part is None or isinstance(part, bool | int | float | str):
+        return part
+    if id(part) in seen:
+        return "itself"
+    seen |= {id(part)}
+    if isinstance(part, Mapping):
+        return {str(key): described(value, seen) for key, value in part.items()}
+    if isinstance(part, list | tuple):
+        return [described(value, seen) for value in part]
+    if isinstance(part, set | frozenset):  # of no order of their own
+        return sorted(str(described(value, seen)) for value in part)
+    if isinstance(part, torch.Tensor):
+        return digest_of([part])
+    if isinstance(part, functools.partial):
+        return [described(each, seen) for each in (part.func, part.args, part.keywords)]
+    name = getattr(part, "__qualname__", type(part).__qualname__)
+    if inspect.isfunction(part):
+        closed = inspect.getclosurevars(part).nonlocals
+        # What it closes over and can fill may change while it runs: a list of what it has seen.
+        closed = {k: v for k, v in closed.items() if not isinstance(v, list | dict | set)}
+        options = [part.__defaults__, part.__kwdefaults__, _numbers(part.__code__), closed]
+        return [name, *(described(each, seen) for each in options)]
+    own = vars(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else {}
+    return [name, described(own, seen)] if own else name
+
+
+def _numbers(code: CodeType) -> list[Any]:
+    """List the numbers in the code of a function and of those inside it."""
+    inner = [_numbers(const) for const in code.co_consts if isinstance(const, CodeType)]
+    return [const for const in code.co_consts if isinstance(const, int | float)] + inner
+
+
 def provenance(device: torch.device) -> dict[str, Any]:
     """Which code, on what, when: part of every record.
 
     Returns
     -------
     dict
-        Versions, the commit of rvlib's own checkout, device, threads, arithmetic, date.
+        Versions, the commit of rvlib's own checkout, device, threads, arithmetic, date; on a GPU
+        also whether the same work gives the same bits.
     """
+    deterministic = torch.are_deterministic_algorithms_enabled()
     return {
         "rvlib": rvlib.__version__,
         "commit": _commit(),
@@ -111,6 +190,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "arithmetic": arithmetic(device),
+        **({} if device.type == "cpu" else {"deterministic": deterministic}),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -144,17 +144,33 @@ class _WholeBatch(TorchFunctionMode):
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Draw for all images, keep this rank's; draws that are not one an image are alike."""
-        if isinstance(args[0], Tensor):  # x.normal_(), in the memory layout of x
-            x = args[0]
-            if x.shape[:1] != (self.local,):
-                return function(*args, **kwargs)
-            whole = x.new_empty_strided((self.count, *x.shape[1:]), (x[0].numel(), *x.stride()[1:]))
-            return x.copy_(function(whole, *args[1:], **kwargs)[self.part])
-        if function in (torch.rand, torch.randn) and isinstance(args[0], int):
+        of_images = [a for a in args if isinstance(a, Tensor) and a.shape[:1] == (self.local,)]
+        if of_images:
+            return self.draw_like(function, of_images[0], args, kwargs)
+        if function in (torch.rand, torch.randn) and args and isinstance(args[0], int):
             args = (args,)
-        sizes = [a for a in args if isinstance(a, tuple) and a[:1] == (self.local,)]
-        drawn = function(*((self.count, *a[1:]) if a in sizes else a for a in args), **kwargs)
-        return drawn[self.part] if sizes else drawn
+
+        def whole(size: Any) -> Any:
+            mine = isinstance(size, tuple | list) and tuple(size[:1]) == (self.local,)
+            return (self.count, *size[1:]) if mine else size
+
+        more = tuple(map(whole, args)), {name: whole(value) for name, value in kwargs.items()}
+        drawn = function(*more[0], **more[1])
+        return drawn if more == (args, kwargs) else drawn[self.part]
+
+    def draw_like(
+        self, function: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: Any
+    ) -> Tensor:
+        """Draw into this rank's images, or like them, in their memory layout."""
+        name = function.__name__
+        if x is not args[0] or not name.endswith(("_", "_like")):
+            raise ValueError(
+                f"{name} draws from the values of one rank's images: draw uniform numbers of their "
+                "shape, torch.rand, and compute from these"
+            )
+        whole = x.new_empty_strided((self.count, *x.shape[1:]), (x[0].numel(), *x.stride()[1:]))
+        drawn: Tensor = function(whole, *args[1:], **kwargs)[self.part]
+        return x.copy_(drawn) if name.endswith("_") else drawn
 
     def batch_norm(
         self,

@@ -86,7 +86,9 @@ def attacked_batches(
 def _batches(
     images: Tensor | DataLoader[Any], labels: Tensor | None, size: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    if isinstance(images, Tensor) and labels is not None:
+    if isinstance(images, Tensor):
+        if labels is None:
+            raise TypeError("images without labels: give both tensors, or a DataLoader of batches")
         check_labels(labels, images)
         yield from zip(images.split(size), labels.split(size), strict=True)
     else:
@@ -209,6 +211,8 @@ def nested_counts(
     ns = list(ns)
     if not ns or ns != sorted(set(ns)):
         raise ValueError(f"ns={ns} must rise: [100, 1000], say")
+    if labels is not None:
+        check_labels(labels.to(x.device), x)
     selection = sample_under_noise(model, x, sigma, n0, purpose="selection", seed=seed)
     right = torch.ones(len(x), dtype=torch.bool)
     if labels is not None:

@@ -5,7 +5,7 @@ The report's numbers stand in its section 3; what it leaves unsaid was inferred,
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -258,6 +258,13 @@ def smoothed_name(sigma: float) -> str:
     return f"smoothed-{sigma:.2f}"
 
 
+def network_of(defence: str) -> str:
+    """Name of the network that is measured under this name: of a smoothed one its base."""
+    noisy = {noisy_name(sigma, twice): sigma for sigma, _, _, twice in grid_cells()}
+    sigma = (NOISE_OF | noisy).get(defence)
+    return defence if sigma is None else gaussian_name(sigma)
+
+
 NOISE_OF = {smoothed_name(sigma): sigma for sigma in SIGMAS}
 """Noise level of each smoothed network."""
 
@@ -365,6 +372,13 @@ class Profile:
         """List the networks that a run trains itself: the shipped ones and those of the grid."""
         grid = [(name, seed) for name in GRID_RECIPES for seed in range(GRID_SEEDS)]
         return list(dict.fromkeys([*self.models(), *grid])) if self.trains else []
+
+    def check_networks(self, names: Iterable[str]) -> None:
+        """Refuse networks that a run of this profile does not train."""
+        for name in names:
+            if find_recipe(name).name not in {trained for trained, _ in self.trained()}:
+                other = "full" if self.name == "modern" else "modern"
+                raise ValueError(f"profile {self.name!r} has no {name}: try --profile {other}")
 
 
 PROFILES = {

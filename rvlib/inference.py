@@ -10,6 +10,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as globally
+
+from rvlib.device import arithmetic
 
 CPU_BATCH = 256
 """Images attacked at once on a CPU: few enough for its caches, enough to keep it busy."""
@@ -18,12 +21,24 @@ _modes: "weakref.WeakKeyDictionary[nn.Module, list[Any]]" = weakref.WeakKeyDicti
 _lock = threading.RLock()
 
 
+class Wrapper(nn.Module):
+    """A network around another one, whose mode it has."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Hold a network in evaluation mode; afterwards every submodule is in the mode it had.
 
-    Several threads may hold it at once: the last one restores.
+    Several threads may hold it at once, each in a wrapper of its own: the last one restores.
     """
+    given = model
+    while isinstance(model, Wrapper):
+        model = model.model
     with _lock:
         held = _modes.setdefault(model, [0, None])
         if held[0] == 0:
@@ -32,7 +47,7 @@ def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
                 _set_mode(model, False)
         held[0] += 1
     try:
-        yield model
+        yield given
     finally:
         with _lock:
             held[0] -= 1
@@ -73,6 +88,8 @@ def in_batches(function: Callable[..., Tensor], size: int | None, *parts: Any) -
         The results, in the order of the images.
     """
     images = len(parts[0])
+    if size is not None and size < 1:
+        raise ValueError(f"batch_size={size}: give at least one image")
     if size is None:
         size = CPU_BATCH if parts[0].device.type == "cpu" else max(images, 1)
     try:
@@ -94,7 +111,9 @@ def select(part: Any, s: Any) -> Any:
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, x: Tensor, batch_size: int | None = None) -> Tensor:
+def logits_of(
+    model: Callable[[Tensor], Tensor], x: Tensor, batch_size: int | None = None
+) -> Tensor:
     """Logits (B, K) of a copy of the images, batch by batch."""
     return in_batches(lambda part: model(part.clone()), batch_size, x)
 
@@ -120,3 +139,38 @@ class Planes(nn.Module):
         """Reorder the pixels; an odd last row or column is left out, as pooling does."""
         x = x.permute(0, 2, 3, 1)[:, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2]
         return torch.stack([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
+
+
+def split_first_layer(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    r"""Split a network into an affine first layer and the rest, where that is provable.
+
+    For affine :math:`a` the noisy copies' features need no pass each through it:
+    :math:`a(x + \delta) = a(x) + a(\delta) - a(0)`.
+
+    Returns
+    -------
+    first, rest : nn.Module
+        ``model(x) == rest(first(x))``.  `first` is the identity unless the network is exactly an
+        ``nn.Sequential`` that begins with exactly an ``nn.Conv2d`` in float32, nothing hooked in:
+        any other class might do something else with its input.
+    """
+    if type(model) is nn.Sequential and len(model) > 1 and type(model[0]) is nn.Conv2d:
+        weight = model[0].weight
+        plain = type(weight) is nn.Parameter and weight.dtype == torch.float32
+        exact = arithmetic(weight.device) == "float32"  # else both sums are rounded apart
+        if plain and exact and not any(map(is_hooked, (model, model[0], model[1]))):
+            # Reordering pixels is linear, too, and on a CPU maxima of whole planes are faster.
+            pools = type(model[1]) is MaxPool2 and weight.device.type == "cpu"
+            return nn.Sequential(model[0], Planes()) if pools else model[0], model[1:]
+    return nn.Identity(), model
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a call does anything but what the module's class does."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or globally._global_forward_hooks
+        or globally._global_forward_pre_hooks
+        or any(callable(getattr(type(module), name, None)) for name in vars(module))
+    )

@@ -1,6 +1,5 @@
 """How do I evaluate my defence?  One call: the ensemble, the checks, a page in words."""
 
-import hashlib
 import inspect
 import re
 import tempfile
@@ -18,16 +17,17 @@ from torch import Tensor, nn
 from rvlib.attacks import smoothed_pgd
 from rvlib.attacks.autoattack import LEFT_OUT, VERSIONS, autoattack_stages, shortcoming
 from rvlib.attacks.gradient import fooled
-from rvlib.checks import check_attack
+from rvlib.checks import check_attack, check_labels, check_network
 from rvlib.data import to_float
-from rvlib.device import arithmetic, provenance
+from rvlib.device import arithmetic, described, digest_of, provenance, seeded
 from rvlib.evaluation import checked_attack, device_of
 from rvlib.experiments import ALPHA, attack_record
-from rvlib.inference import eval_mode, logits_of
+from rvlib.inference import Wrapper, eval_mode, logits_of
 from rvlib.progress import progress
 from rvlib.results import atomic_write, missing, open_results, read, write_shard
 from rvlib.sanity_checks import SAME, Check, sanity
 from rvlib.smoothing import certify, largest_radius, predict, stream, wilson
+from rvlib.smoothing.statistics import check_sigma
 from rvlib.threat_models import L2, PixelL2, ThreatModel
 from rvlib.verdict import TITLES, Verdict
 
@@ -105,13 +105,14 @@ def evaluate(
     .. [2] Croce, Hein, ICML 2020.  arXiv:2003.01690.
     """
     others = others or {}
-    _check_given(model, data, attack, others, sigma)
+    _check_given(model, data, threat, attack, others, sigma)
     images, labels = data
     x = floats(images[: min(len(images), 32)], model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = check_attack(model, x, labels[: len(x)].to(x.device), threat)
-    doubts = [str(warning.message) for warning in caught]
+        check_network(model, x, check_labels(labels.to(images.device), images))
+    doubts = list(dict.fromkeys(str(warning.message) for warning in caught))
     for doubt in doubts:
         warnings.warn(doubt, stacklevel=2)
     kept = Path(out) / "images" if out is not None and keep_images else None
@@ -121,7 +122,7 @@ def evaluate(
         version = "rand" if is_random(model, x) else attack
         step = _ensemble(threat, version, others, seed, kept)
     identity = {
-        **{"network": digest_of(model.state_dict().values()), "data": digest_of(data)},
+        **{"network": network_digest(model), "data": digest_of(data)},
         **{"threat": threat.name, "version": version},
         "others": {name: _described(call) for name, call in others.items()},
         **{"sigma": sigma, "seed": seed, "arithmetic": arithmetic(device_of(model, x))},
@@ -129,9 +130,14 @@ def evaluate(
     with tempfile.TemporaryDirectory() as scratch, _said_once(doubts):
         folder = Path(out or scratch) / "rows"
         open_results(folder, identity)
-        for part in progress(missing(folder, len(images), SHARD, shard), name):
+        parts = missing(folder, len(images), SHARD, shard)
+        if kept is not None:  # rows that were measured without images are measured again
+            every = missing(kept, len(images), SHARD, shard)
+            parts = [p for p in every if p in parts or not _images_of(kept, p.start).exists()]
+        for part in progress(parts, name):
             x, y = floats(images[part.start : part.stop], model), labels[part.start : part.stop]
-            columns = {"label": y.tolist()} | step(model, x, y.to(x.device), part.start)
+            with seeded(x.device, stream("cpu", seed, "network", part.start).initial_seed()):
+                columns = {"label": y.tolist()} | step(model, x, y.to(x.device), part.start)
             write_shard(folder, part.start, columns, provenance(x.device))
         rows = read(folder, len(images)).frame
         checks, notes = _checked(model, data, threat, version, rows, seed)
@@ -144,7 +150,9 @@ def evaluate(
     return verdict
 
 
-def _check_given(model: Any, data: Any, attack: str, others: Mapping[str, Any], sigma: Any) -> None:
+def _check_given(
+    model: Any, data: Any, threat: Any, attack: str, others: Mapping[str, Any], sigma: Any
+) -> None:
     """Refuse what is no network, no images with labels, or no name of a version or attack."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"the network is {type(model).__name__}, not a torch.nn.Module")
@@ -152,11 +160,14 @@ def _check_given(model: Any, data: Any, attack: str, others: Mapping[str, Any], 
         raise TypeError("data is no pair of tensors (images, labels); of a DataLoader, join them")
     if attack not in VERSIONS:
         raise ValueError(f"attack={attack!r} is none of {', '.join(VERSIONS)}")
-    if sigma is not None and not sigma > 0:
-        raise ValueError(f"sigma={sigma}: noise of a level above 0, or None for the network itself")
+    if isinstance(getattr(threat, "eps", None), Tensor):
+        raise ValueError("the ball has a radius for each image: evaluate with one for all")
+    if sigma is not None:
+        check_sigma(sigma)
     if sigma is not None and others:
         raise ValueError("other attacks are for the network itself: leave out others, or sigma")
-    if taken := sorted(RESERVED.intersection(others)):
+    ends = tuple(f" {kind}" for kind in PASSES)
+    if taken := sorted(k for k in others if k in RESERVED or k.endswith(ends)):
         raise ValueError(f"an attack of your own is called {taken[0]!r}, as a column is: rename it")
 
 
@@ -171,12 +182,8 @@ def _said_once(doubts: list[str]) -> Iterator[None]:
 
 def _described(attack: Callable[..., Tensor]) -> dict[str, Any]:
     """Describe an attack by its options and its source: rows of another one are not continued."""
-    try:
-        source = inspect.getsource(getattr(attack, "func", attack))
-    except (OSError, TypeError):  # typed at a prompt, or an object
-        source = type(attack).__name__
-    code = hashlib.sha256(source.encode()).hexdigest()[:16]
-    return attack_record("", attack) | {"code": code}
+    code = f"{_source(getattr(attack, 'func', attack))} {described(attack)}"
+    return attack_record("", attack) | {"code": digest_of([], code)}
 
 
 def _out_of_reach(threat: L2, sigma: float) -> list[str]:
@@ -194,14 +201,26 @@ def floats(images: Tensor, model: nn.Module) -> Tensor:
     return x.to(device_of(model, x))
 
 
-def digest_of(tensors: Any) -> str:
-    """Digest of the values, shapes and types of tensors."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        raw = tensor.detach().cpu().contiguous().view(-1)
-        digest.update(raw.view(torch.uint8).numpy().data if raw.numel() else b"")
-    return digest.hexdigest()[:16]
+def network_digest(model: nn.Module) -> str:
+    """Digest of what a network computes: its weights, its modules, their options and code."""
+    state, own = model.state_dict(), []
+    for module in model.modules():
+        if isinstance(module, Wrapper):  # which counts passes, say
+            continue
+        kept = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str)}
+        kept.pop("training", None)
+        torchs = type(module).__module__.startswith("torch.")
+        own.append(f"{kept} {'' if torchs else _source(type(module))}")
+    shown = re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # addresses of functions it prints
+    return digest_of(state.values(), "\n".join([shown, *state, *own]))
+
+
+def _source(thing: Any) -> str:
+    """Source of a function or class; the name of what was typed at a prompt."""
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):
+        return str(getattr(thing, "__qualname__", type(thing).__qualname__))
 
 
 def is_random(model: nn.Module, x: Tensor) -> bool:
@@ -209,6 +228,10 @@ def is_random(model: nn.Module, x: Tensor) -> bool:
     with eval_mode(model):
         once, again = logits_of(model, x), logits_of(model, x)
     return bool((once - again).abs().max() > SAME * once.abs().max())
+
+
+def _images_of(kept: Path, first: int) -> Path:
+    return kept / f"{first:05d}.npz"
 
 
 Step = Callable[[nn.Module, Tensor, Tensor, int], dict[str, Any]]
@@ -228,7 +251,7 @@ def _ensemble(
         x_adv, stages = autoattack_stages(model, x, y, threat, version=version, generator=draws)
         if kept is not None:
             kept.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(kept / f"{first:05d}.npz", images=x_adv.cpu().numpy())
+            np.savez_compressed(_images_of(kept, first), images=x_adv.float().cpu().numpy())
         columns: dict[str, Any] = {}
         before = torch.ones(len(x), dtype=torch.bool, device=x.device)
         for stage in stages:
@@ -314,7 +337,7 @@ def _checked(
     notes = []
     if version == "fast":
         notes.append("FAB and Square (attack='standard' runs them)")
-    if version == "rand":
+    if version == "rand" and is_random(model, floats(data[0][:32], model)):
         notes.append("the sanity checks: the network is random, so it was attacked in the mean")
         return [], notes
     if version == "vote":

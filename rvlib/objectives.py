@@ -128,7 +128,7 @@ def weighted(
     Images of weight 0 are not shown to the network.
     """
     calls = [configured(attack) for attack in (_clean, *attacks)]
-    pairs = [(w, attack) for w, attack in zip(weights, calls, strict=True) if w]
+    pairs = tuple((w, attack) for w, attack in zip(weights, calls, strict=True) if w)
     cross_entropy = partial(F.cross_entropy, label_smoothing=label_smoothing)
 
     def objective(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Loss:
@@ -317,7 +317,7 @@ def nuat(threat: Linf, weight: float = 4.0, *, label_smoothing: float = 0.0) -> 
     ) -> Tensor:
         draw = partial(torch.randint, 0, 2, generator=generator, device=x.device)
         signs, coin = draw(x.shape), draw(())
-        start = (x + eps * (signs - 0.5)).clamp(0, 1).requires_grad_()
+        start = (x + eps * (signs.to(x) - 0.5)).clamp(0, 1).requires_grad_()
         with torch.no_grad():
             clean = logits_of(model, x)
         z = logits_of(model, start)

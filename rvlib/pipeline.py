@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,7 +25,6 @@ import torch
 from torch import Tensor, nn
 
 from rvlib import experiments as ex
-from rvlib.attacks.autoattack import TARGETS
 from rvlib.data import DATASETS, load, to_float
 from rvlib.device import arithmetic, pick_device, provenance
 from rvlib.distributed import agreed, rank, world
@@ -37,7 +38,7 @@ from rvlib.evaluation import (
 )
 from rvlib.experiments import ALPHA, N0, SIGMA, Profile
 from rvlib.inference import logits_of
-from rvlib.models import WeightsError, load_weights, read_record, save_weights, to_device
+from rvlib.models import MODELS, WeightsError, load_weights, read_record, save_weights, to_device
 from rvlib.modern import MODERN, SPLIT, ModernProfile
 from rvlib.progress import progress
 from rvlib.results import (
@@ -128,7 +129,7 @@ def repository() -> Path:
     """Folder with notebooks and report: ``RVLIB_ROOT``, or the checkout that rvlib lies in."""
     root = Path(os.environ.get("RVLIB_ROOT") or Path(__file__).parents[1])
     if not (root / "report").is_dir():
-        raise ValueError(f"{root} is no checkout of rvlib: run inside one, or set RVLIB_ROOT")
+        raise ValueError(f"{root} is no checkout of rvlib: name one in RVLIB_ROOT")
     return root
 
 
@@ -176,7 +177,7 @@ class Run:
             shipped, published = root / "report" / "models", root / "report" / "rows"
         if seed < 0:
             raise ValueError(f"seed={seed} must be >= 0")
-        build = Path(os.environ.get("RVLIB_BUILD") or (root or Path()) / "build")
+        build = Path(os.environ.get("RVLIB_BUILD") or (root or Path()) / "build").expanduser()
         out = build / (found.name if seed == 0 else f"{found.name}-seed-{seed}")
         # Weights do not depend on the seed of attacks and votes.
         models = build / found.name / "models" if found.trains else shipped
@@ -231,13 +232,16 @@ class Run:
         command = [sys.executable, "-m", "rvlib", "train", "--profile", self.profile.name]
         root, build = self.published.parents[1], self.models.parents[1]
         places = {"RVLIB_ROOT": str(root.resolve()), "RVLIB_BUILD": str(build.resolve())}
+        places["RVLIB_PARENT"] = "stdin"
+        stdin, held = os.pipe()  # closes with this process, at which the others end
 
         def start(pair: tuple[str, int]) -> None:
             words = [pair[0], "--training-seed", str(pair[1]), "--device", str(self.device)]
-            if subprocess.run([*command, *words], env=os.environ | places).returncode:
+            done = subprocess.run([*command, *words], env=os.environ | places, stdin=stdin)
+            if done.returncode:
                 raise WeightsError(f"{pair[0]} seed {pair[1]} was not trained: see above")
 
-        with ThreadPoolExecutor(jobs) as pool:
+        with ThreadPoolExecutor(jobs) as pool, os.fdopen(stdin), os.fdopen(held, "wb"):
             list(pool.map(start, todo))
 
     def train_one(self, name: str, seed: int) -> None:
@@ -621,8 +625,11 @@ def measure_everything(run: Run, *names: str) -> None:
 
     On a CPU in a process a core, each of one thread: networks this small leave more threads idle.
     """
-    pairs = [pair for pair in run.profile.trained() if pair[0] in names or not names]
-    if pairs:
+    measured = {measurement.place[1] for measurement in measurements(run)}
+    if unknown := sorted({*names} - measured):
+        raise ValueError(f"profile {run.profile.name!r} measures nothing of {unknown[0]!r}")
+    wanted = {ex.network_of(name) for name in names}
+    if pairs := [pair for pair in run.profile.trained() if pair[0] in wanted or not names]:
         run.train(*pairs)
     # Attacks inside certified radii come last: they read the certificates.
     todo = sorted(missing_images(run), key=lambda place: place[3] == "inside")
@@ -645,10 +652,23 @@ def single_threaded(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
     Ctrl-C ends them at once; what they have written is kept.
     """
-    spawn, default = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_DFL)
+    spawn = multiprocessing.get_context("spawn")
     with mock.patch.dict(os.environ, OMP_NUM_THREADS="1", RVLIB_STATIC="1"):
-        with ProcessPoolExecutor(jobs, spawn, signal.signal, default) as pool:
+        with ProcessPoolExecutor(jobs, spawn, _follow_parent) as pool:
             yield pool
+
+
+def _follow_parent() -> None:
+    """End at Ctrl-C, and when the process does that started this one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _measure(run: Run, place: tuple[str, str, int, str]) -> None:
@@ -695,35 +715,53 @@ def cores() -> int:
     return min(given)
 
 
-def estimate(run: Run) -> float:
+TIMED = {"lenet": 256}
+"""Images of a timed pass; of larger networks 32."""
+
+
+def estimate(run: Run, *names: str) -> float:
     """Seconds that the missing trainings and measurements take: passes counted, a few timed.
 
-    One pass is an image once forward and backward, one vote an image once forward.
+    Of some networks only, if they are named.  One pass is an image once forward and backward, one
+    vote an image once forward.
     """
-    training = attacking = voting = 0.0
+    attacking, voting = (defaultdict[str, float](float) for _ in range(2))
+    training = measuring = 0.0
+    wanted = {ex.network_of(name) for name in names}
     for name, _ in run.untrained():
+        if names and name not in wanted:
+            continue
         recipe = ex.find_recipe(name)
         training += (
             recipe.epochs * len(load(ex.DATASET, recipe.split)[0]) * _of_training(recipe, run)
         )
     grid = {ex.noisy_name(sigma, twice) for sigma, _, _, twice in ex.grid_cells()}
     for (_, defence, _, what), images in missing_images(run).items():
+        if names and defence not in names:
+            continue
+        network = ex.find_recipe(ex.network_of(defence)).network
         votes = run.profile.votes if defence in ex.NOISE_OF else 0
         if what == "certificates":
-            voting += images * max(run.profile.ns) / 2  # about half stop: their class is wrong
+            # About half stop: their class is wrong.
+            voting[network] += images * max(run.profile.ns) / 2
         elif what == "inside":
-            attacking += images * ex.SMOOTHED_STEPS * ex.SMOOTHED_DRAWS / 2
-            voting += images * votes / 2
+            attacking[network] += images * ex.SMOOTHED_STEPS * ex.SMOOTHED_DRAWS / 2
+            voting[network] += images * votes / 2
         elif defence in grid:
-            attacking += images * max(1, _steps(ex.grid_attack(what, ex.SIGMA)))
-            voting += images * max(ex.GRID_VOTES)
+            attacking[network] += images * max(1, _steps(ex.grid_attack(what, ex.SIGMA)))
+            voting[network] += images * max(ex.GRID_VOTES)
         else:
-            attacking += images * max(1, _steps(ex.find_attack(what)))
-            voting += images * votes
-    network, x = to_device(ex.RECIPES["standard"].build(0), run.device), run.images(256)
-    attacking *= _seconds(lambda: _passes(network, *x), run.device) / 256
-    voting *= _seconds(lambda: vote_counts(network, *x, ex.natural, 0.25, 100), run.device) / 25600
-    return training / (cores() if run.device.type == "cpu" else 1) + attacking + voting
+            attacking[network] += images * max(1, _steps(ex.find_attack(what)))
+            voting[network] += images * votes
+    for name in attacking | voting:
+        model = to_device(MODELS[name](), run.device)
+        x, y = run.images(TIMED.get(name, 32))
+        passes = partial(_passes, model, x, y)
+        hundred = partial(vote_counts, model, x, y, ex.natural, 0.25, 100)
+        measuring += attacking[name] * _seconds(passes, run.device) / len(x)
+        if voting[name]:
+            measuring += voting[name] * _seconds(hundred, run.device) / (100 * len(x))
+    return training / (cores() if run.device.type == "cpu" else 1) + measuring
 
 
 def _of_training(recipe: ex.Recipe, run: Run) -> float:
@@ -737,8 +775,8 @@ def _of_training(recipe: ex.Recipe, run: Run) -> float:
 
 def _steps(attack: ex.Attack) -> int:
     options = getattr(attack, "keywords", {})
-    if "version" in options:
-        return 100 * (1 + TARGETS) // 3  # of AutoAttack fast; about a third of the images stand
+    if "version" in options:  # of AutoAttack; about a third of the images stand
+        return {"fast": 1000, "standard": 4500}[options["version"]] // 3
     steps = options.get("steps", 1) * options.get("restarts", 1) * options.get("draws", 1)
     return int(steps)
 

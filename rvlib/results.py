@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 
 META = "meta.json"
 SHARD = re.compile(r"(\d+)-(\d+)\.csv")
+OWN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Name of a temporary file of ``atomic_write``."""
 ABANDONED = 3600
 """Age in seconds from which a temporary file is taken for a killed run's."""
 
@@ -99,7 +101,7 @@ def _sweep(folder: Path) -> None:
     """Remove temporary files that killed runs left."""
     for left in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):  # gone by now, or not ours to remove
-            if time.time() - left.stat().st_mtime > ABANDONED:
+            if OWN.fullmatch(left.name) and time.time() - left.stat().st_mtime > ABANDONED:
                 left.unlink()
 
 
@@ -218,6 +220,8 @@ def missing(folder: Path, count: int, size: int, shard: tuple[int, int] = (1, 1)
         there[images.start : images.stop] = True
     found = []
     k, n = shard
+    if not 1 <= k <= n:
+        raise ValueError(f"shard {k} of {n}: give (k, n) with 1 <= k <= n")
     for start in range((k - 1) * size, count, n * size):
         block = np.pad(there[start : start + size], 1, constant_values=True)
         # Where neighbours differ, a stretch of missing images starts or ends.

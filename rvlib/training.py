@@ -1,7 +1,6 @@
 """The only optimiser loop: any network, any objective, resumable after a kill."""
 
 import copy
-import hashlib
 import inspect
 import io
 import itertools
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from rvlib.checks import check_images, check_labels, check_network, checked_once
 from rvlib.data import to_float
-from rvlib.device import fork_rng, pick_device
+from rvlib.device import described, digest_of, pick_device, seeded
 from rvlib.distributed import add_over_ranks, agreed, rank, whole_batch, world
 from rvlib.models import WeightsError, to_device
 from rvlib.objectives import Loss, Objective
@@ -178,7 +177,9 @@ def fit(
     make = optimizer or (lambda p: sgd(p, float(lr), float(momentum)))
     if world() > 1:
         model.load_state_dict(agreed({k: v.cpu() for k, v in model.state_dict().items()}))
-    state = _State(model, make(model.parameters()), seed, device)
+    state = _State(model.train(), make(model.parameters()), seed, device)
+    if isinstance(train, DataLoader) and train.generator is not None:
+        state.order = train.generator  # whose state a checkpoint holds, then
     if average is not None:
         state.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average))
     if schedule is not None:
@@ -187,8 +188,9 @@ def fit(
     recipe = {**numbers, "weight_decay": weight_decay, "select": select, "device": device.type}
     if average is not None:
         recipe["average"] = [average, average_from]
-    parts = [objective, state.optimizer, state.scheduler, augment]
-    recipe |= {"parts": [*map(_name, parts), str(autocast)], "of": schedule and epochs}
+    optimizes = [type(state.optimizer).__name__, state.optimizer.defaults]
+    parts = described([objective, optimizes, schedule, augment])
+    recipe |= {"parts": [*parts, str(autocast)], "of": schedule and epochs}
     file = None if checkpoint is None else Path(checkpoint)
     if file is not None:
         state.identity = plain({**(identity or {}), "fit": recipe, "data": _digest(train)})
@@ -197,6 +199,8 @@ def fit(
         file = log = None
     run = _Epochs(state, _with_progress(objective), batches, augment, autocast, epochs, file)
     for epoch in range(len(state.fit.history), epochs):
+        if state.collapsed(select, stop_below):
+            break
         averages = state.averaged is not None and epoch >= average_from
         with _seeded(device, seed, epoch), checked_once():
             entry = run.train(epoch, averages)
@@ -209,8 +213,6 @@ def fit(
             log(_line(epoch, epochs, state.fit.history[-1]))
         if file is not None:
             state.save(file)
-        if state.collapsed(select, stop_below):
-            break
     return state.fit
 
 
@@ -253,7 +255,7 @@ class _State:
     def collapsed(self, select: str, share: float) -> bool:
         """Whether the last epoch's accuracy is less than this share of the best one's."""
         values = [entry.get(select, 1.0) for entry in self.fit.history]
-        return values[-1] < share * max(values)
+        return bool(values) and values[-1] < share * max(values)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
@@ -392,9 +394,10 @@ def _smallest(train: Data, batch_size: int) -> int | None:
     """Images of the last batch; None where a loader keeps that to itself."""
     if not isinstance(train, DataLoader):
         return (len(train[0]) - 1) % batch_size + 1
-    if train.batch_size is None or train.drop_last or not hasattr(train.dataset, "__len__"):
+    sampler: Any = train.sampler
+    if train.batch_size is None or train.drop_last or not hasattr(sampler, "__len__"):
         return train.batch_size
-    return (len(train.dataset) - 1) % train.batch_size + 1
+    return int(len(sampler) - 1) % train.batch_size + 1
 
 
 def _check_one_image(model: nn.Module, x: Tensor) -> None:
@@ -414,11 +417,7 @@ def _check_one_image(model: nn.Module, x: Tensor) -> None:
 @contextmanager
 def _seeded(device: torch.device, *address: int) -> Iterator[None]:
     """Seed PyTorch's own generators, which dropout and loaders draw from, and restore them."""
-    seed = stream("cpu", "layers", *address).initial_seed()
-    with fork_rng(device):
-        torch.default_generator.manual_seed(seed)
-        if device.type != "cpu":
-            torch.get_device_module(device).manual_seed(seed)
+    with seeded(device, stream("cpu", "layers", *address).initial_seed()):
         yield
 
 
@@ -455,6 +454,15 @@ class _Epochs:
             loss = loss * (len(x) / count)
         return loss, (logits.detach().argmax(1) == y).sum()
 
+    def gradient(self, model: nn.Module, x: Tensor, y: Tensor, done: float) -> Tensor:
+        """Leave the gradient of a batch's loss in ``.grad``; its summed loss and right answers.
+
+        All of a step but the optimiser's part, without a wait.
+        """
+        loss, right = self.loss(model, x, y, self.state.noise, done)
+        loss.backward()
+        return torch.stack([loss.detach() * len(x), right])
+
     def train(self, epoch: int, averages: bool) -> dict[str, float]:
         """Take the steps of one epoch; mean loss and accuracy as the images passed."""
         state, title, steps = self.state, f"epoch {epoch + 1}/{self.epochs}", len(self.batches)
@@ -469,10 +477,8 @@ class _Epochs:
             batches = progress(batches, title, steps - start)
         for batch, (x, y) in enumerate(batches, start):
             done = (epoch + batch / steps) / self.epochs
-            loss, right = self.loss(model, x, y, state.noise, done)
             state.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            of_batch = torch.stack([loss.detach() * len(x), right])
+            of_batch = self.gradient(model, x, y, done)
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
             add_over_ranks([*gradients, of_batch])
             state.optimizer.step()
@@ -492,7 +498,6 @@ class _Epochs:
             raise FloatingPointError(f"{title}: the loss is {mean}; lower the learning rate")
         return {"loss": mean, "accuracy": sums[1].item() / seen}
 
-    @torch.no_grad()
     def estimate_statistics(self, epoch: int) -> None:
         """Give the averaged weights batch statistics of their own, on what the objective shows."""
         model, done = self.state.averaged.module, (epoch + 1) / self.epochs
@@ -571,17 +576,6 @@ def _monitored(
     return found | {f"averaged {k}": float(v) for k, v in of_average.items()}
 
 
-def _name(part: Any) -> str:
-    """Name of a function, or of an object's class."""
-    return str(getattr(part, "__qualname__", type(part).__qualname__))
-
-
 def _digest(train: Data) -> str:
     """Digest of training images and labels; a loader has none."""
-    if isinstance(train, DataLoader):
-        return "a loader"
-    digest = hashlib.sha256()
-    for tensor in train:
-        digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
-        digest.update(tensor.cpu().contiguous().numpy().data)
-    return digest.hexdigest()
+    return "a loader" if isinstance(train, DataLoader) else digest_of(train)

@@ -69,7 +69,8 @@ class Verdict:
             f"On {clean['n']:.0f} images {self.name} is right on {_percent(clean)} without an "
             f"attack, and on {_percent(worst)} under every attack tried in the ball "
             f"{self.threat.name}.",
-            "The second number is an upper bound: a stronger attack may lower it, none raise it.",
+            "The second number is an upper bound: a stronger attack can lower it, no attack can "
+            "raise it.",
         ]
         if "certified" in line.index:
             holds = ": no attack can change them, with an error probability of 0.001 an image"
@@ -98,10 +99,12 @@ class Verdict:
     def html(self) -> str:
         """Lay the page out as HTML, self-contained."""
         stages = self.table().assign(accuracy=[_percent(s) for _, s in self.stages.iterrows()])
-        checks = pd.DataFrame(self.checks, columns=list(Check._fields))
-        checks["passed"] = checks["passed"].map({True: "pass", False: "FAIL"})
         words = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
-        parts = [words, _table("stages", stages, STAGES), _table("checks", checks, CHECKS)]
+        parts = [words, _table("stages", stages, STAGES)]
+        if self.checks:
+            checks = pd.DataFrame(self.checks, columns=list(Check._fields))
+            checks["passed"] = checks["passed"].map({True: "pass", False: "FAIL"})
+            parts.append(_table("checks", checks, CHECKS))
         title = f"{html.escape(self.name)}, {html.escape(self.threat.name)}"
         return (
             f'<!doctype html><html lang="en"><meta charset="utf-8">{VIEWPORT}'
@@ -137,7 +140,7 @@ tr:has(.failed){background:var(--mark);font-weight:600}
 
 def _table(name: str, table: pd.DataFrame, heads: dict[str, str]) -> str:
     """Write the columns of a table under heads in words; what failed is marked."""
-    table = table[list(heads)].rename(columns=heads)
+    table = table[[head for head in heads if head in table]].rename(columns=heads)
     made = table.to_html(index=False, border=0, na_rep="-", classes=name)
     marked = made.replace("<td>FAIL</td>", '<td class="failed">FAIL</td>')
     return f'<div class="scroll">{marked}</div>'

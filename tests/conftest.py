@@ -19,6 +19,9 @@ collect_ignore = ["golden/make.py"]  # runs with the code before the rewrite onl
 ONE_AFTER_THE_OTHER = ("tests/browser", "notebooks")
 """Folders whose files share a JupyterLab, or one place to write; each takes as long as the rest."""
 
+GUESTS = {"tests/report/test_reference.py": "tests/browser"}
+"""Files that look at what another room's tests have made, too."""
+
 
 def pytest_collection_modifyitems(items):
     """Put what takes longest first, so that no process is left alone with it at the end."""
@@ -45,13 +48,34 @@ def pytest_xdist_make_scheduler(config, log):
 def room(nodeid):
     """Name what must stay in one process: a file, or a folder."""
     file = nodeid.partition("::")[0]
-    return next((name for name in ONE_AFTER_THE_OTHER if file.startswith(f"{name}/")), file)
+    rooms = (name for name in ONE_AFTER_THE_OTHER if file.startswith(f"{name}/"))
+    return GUESTS.get(file) or next(rooms, file)
+
+
+@pytest.fixture(scope="session")
+def site():
+    """Build the site once, as `make site` does: it takes seconds, most of them for the API."""
+    from rvlib.pipeline import Run
+    from rvlib.report.site import build_site
+
+    return build_site(Run.open("lesson", "cpu")).parent
 
 
 @pytest.fixture(params=[Linf(0.1), L2(0.5), PixelL2(0.15)], ids=["linf", "l2", "pixel-l2"])
 def threat(request):
     """Each ball in turn, of a radius that reaches the walls of the box."""
     return request.param
+
+
+class Wrapped(nn.Module):
+    """The same function, of which nothing can be seen from outside."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x)
 
 
 def make_toy(classes=3):

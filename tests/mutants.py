@@ -51,7 +51,8 @@ class Mutant:
 
 def planted() -> dict[str, tuple[str, Mutant]]:
     """Read every mutant, by its name, and the name of its file."""
-    files = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yaml"))}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it was built
+    files = {p.stem: yaml.load(p.read_text(), loader) for p in sorted(FOLDER.glob("*.yaml"))}
     found = {
         entry["name"]: (stem, Mutant(**entry)) for stem, all_ in files.items() for entry in all_
     }

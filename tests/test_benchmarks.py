@@ -1,5 +1,6 @@
 """The benchmark: every job runs, implementations agree, the table is that of the record."""
 
+import functools
 import json
 import multiprocessing
 from dataclasses import replace
@@ -20,7 +21,7 @@ JOBS = [replace(job, votes=job.votes // 5) for job in jobs(quick=True)]
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    return prepare(tmp_path_factory.mktemp("bench") / "inputs.pt", "cpu", trained_on=32)
+    return prepare(tmp_path_factory.mktemp("bench") / "inputs.pt", "cpu", trained_on=8)
 
 
 def kinds(jobs):
@@ -35,8 +36,12 @@ def kinds(jobs):
 
 @pytest.mark.filterwarnings("ignore")  # other libraries' own
 @pytest.mark.parametrize("job", kinds(JOBS), ids=lambda job: job.name)
-def test_implementations_of_a_job_agree(job, inputs):
-    results = {name: run(job, name, inputs, "cpu") for name in [OURS, *job.others]}
+def test_implementations_of_a_job_agree(job, inputs, monkeypatch):
+    # What another library does, LeNet shows for less, and its attack once in each ball.
+    others = job.others if job.kind == "pgd" and job.network != "resnet18" else job.others[:1]
+    if job.network == "resnet18":  # slow, in bfloat16 above all, and its loops are LeNet's
+        monkeypatch.setattr("benchmarks.jobs.STEPS", 1)
+    results = {name: run(job, name, inputs, "cpu") for name in [OURS, *others]}
     ours = results[OURS]
     for name, result in results.items():
         assert result["answers"].shape == (job.images * len(job.balls),), name
@@ -195,7 +200,11 @@ def test_lines_of_code_are_neither_blank_nor_comments_nor_docstrings():
     assert size.code_lines(TEXT) == {4, 8, 13}
 
 
-def test_the_table_of_sizes(capsys):
+def test_the_table_of_sizes(capsys, monkeypatch):
+    every, some = size.sources, {"rvlib", "attacks", "benchmarks"}  # all files take seconds
+    monkeypatch.setattr(
+        size, "sources", lambda *folders: [p for p in every(*folders) if p.parent.name in some]
+    )
     size.main()
     counted, functions, hops = capsys.readouterr().out.replace(",", "").split("\n\n")
     sizes = {line[:24].strip(): int(line[24:31]) for line in counted.splitlines()}
@@ -211,6 +220,15 @@ def test_the_table_of_sizes(capsys):
     assert len(names) == int(hops.split()[0])
 
 
+@pytest.fixture(scope="module")
+def counted_once():
+    """Let networks be counted once for all tests: a ResNet-50 takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scale, "passes", functools.cache(scale.passes))
+        yield
+
+
+@pytest.mark.usefixtures("counted_once")
 def test_counted_operations_are_those_of_the_papers():
     """He et al. give ResNet-50 3.8 billion multiply-adds, without its later change of strides."""
     from torchvision.models import resnet50
@@ -221,6 +239,7 @@ def test_counted_operations_are_those_of_the_papers():
     assert 2.9 < step.operations / forward.operations < 3  # two, but none at the image
 
 
+@pytest.mark.usefixtures("counted_once")
 def test_the_planning_table_is_the_counted_one():
     assert scale.table() in (ROOT / "docs" / "scale.md").read_text()
 

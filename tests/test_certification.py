@@ -19,7 +19,7 @@ def network():
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
 
 
-X = torch.rand(21, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+X = torch.randint(0, 256, (21, 3, 4, 4), generator=torch.Generator().manual_seed(1)) / 255
 Y = network()(X).argmax(1)
 
 
@@ -93,3 +93,32 @@ def test_an_array_of_two_tasks_certifies_a_shipped_network(tmp_path, monkeypatch
         assert message in capsys.readouterr().out
     assert sorted(rows(tmp_path)) == ["00000-00008.csv", "00008-00009.csv"]
     assert (tmp_path / "certificates.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ({"n0": 0}, "at least one vote"),
+        ({"noise": "Grid"}, "gaussian or grid"),
+        ({"noise": "grid", "data": (0.999 * X, Y)}, "off the grid"),
+        ({"sigma": -0.25}, "no noise level"),
+        ({"shard": (0, 2)}, "1 <= k <= n"),
+        ({"shard": (3, 2)}, "1 <= k <= n"),
+    ],
+)
+def test_a_mistake_spoils_no_folder(tmp_path, mistake, words):
+    given = {"data": (X, Y), "sigma": SIGMA, "n": N} | mistake
+    with pytest.raises(ValueError, match=words):
+        certify_images(network(), out=tmp_path, **given)
+    certify(tmp_path)
+
+
+def test_another_network_of_the_same_weights_is_refused(tmp_path):
+    class Other(nn.Sequential):
+        def forward(self, x):
+            return -super().forward(x)
+
+    certify(tmp_path)
+    other = Other(*network())
+    with pytest.raises(ValueError, match="network is"):
+        certify_images(other, (X, other(X).argmax(1)), SIGMA, n=N, out=tmp_path)

@@ -1,14 +1,17 @@
 """rvlib.cli: every command reaches its work, and what is wrong with it is one line."""
 
+import os
 import re
 import runpy
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch import nn
 
 import rvlib
 from rvlib import cli, pipeline
+from rvlib.arguments import find_network
 from rvlib.pipeline import Run
 
 COMMANDS = ("data", "train", "measure", "check", "report", "notebooks", "site", "publish")
@@ -128,7 +131,7 @@ def calls(monkeypatch, tmp_path):
         (notebooks, "run_notebooks", ["executed"]),
         (notebooks, "publish_notebooks", None),
         (site, "build_site", "site"),
-        (publish, "publish", None),
+        (publish, "publish", []),
     ):
         monkeypatch.setattr(module, name, recording(name, answer))
     monkeypatch.setattr(Run, "train", recording("train"))
@@ -194,6 +197,36 @@ def test_training_of_some_networks(calls, words, pairs):
     ((name, *asked),) = calls.done
     assert name == "train"
     assert set(asked) == pairs if pairs else len(asked) == len(set(asked)) == 33
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["train", "--profile", "modern", "standard"],
+            "'modern' has no standard: try --profile full",
+        ),
+        (["train", "resnet20-standard"], "'full' has no resnet20-standard: try --profile modern"),
+        (["train", "mixed-at", "--training-seed", "9"], "has a training seed 9"),
+        (["report", "--profile", "modern"], "is for rvlib train, measure and publish"),
+        (["evaluate", "standard", "--size", "16"], "--size is for folders"),
+        (["evaluate", "standard", "--sigma", "1", "--keep-images"], "leave out --sigma"),
+    ],
+)
+def test_what_does_not_fit_together_is_one_line(words, told, capsys):
+    assert cli.main(words) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_network_of_part_two_is_found_by_its_name():
+    assert isinstance(find_network("lenet-nuat"), nn.Module)
+
+
+def test_relative_folders_are_those_of_where_the_command_is_given(calls, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RVLIB_BUILD", "mine")
+    assert cli.main(["check"]) == 0
+    assert os.environ["RVLIB_BUILD"] == str(tmp_path / "mine")
 
 
 def test_data_are_fetched(monkeypatch, capsys):

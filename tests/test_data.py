@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from rvlib import data
-from rvlib.data import DATASETS, DataError, Dataset, fetch, image_folder, load
+from rvlib.data import DATASETS, DataError, Dataset, fetch, image_folder, load, read_image
 
 SPLITS = {"heldout": ("train", slice(None, 3)), "train-all": ("train", slice(None))}
 SPLITS["test"] = ("test", slice(None))
@@ -463,3 +463,13 @@ def test_real_mnist(tmp_path):
 
 def test_reading_the_file_does_not_import_torchvision(process):
     assert process[0].stdout == "False\n", process[0].stderr
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_images_of_more_than_8_bits_are_refused(tmp_path, mode):
+    levels = np.linspace(0, 65535, 64).reshape(8, 8)
+    kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+    path = tmp_path / "x.tiff"
+    Image.fromarray(levels.astype(kind)).save(path)
+    with pytest.raises(DataError, match="more than 8 bits"):
+        read_image(path, None)

@@ -6,6 +6,7 @@ import subprocess
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -30,19 +31,48 @@ def test_a_device_that_cannot_compute_is_refused_in_one_line(name):
         device.pick_device(name)
 
 
-def test_algorithms_are_timed_unless_the_same_bits_are_asked_for(monkeypatch):
+@pytest.fixture
+def algorithms(monkeypatch):
+    """Nothing is asked for yet; afterwards all is as it was."""
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with mock.patch.dict(os.environ):
+        for name in ("CUBLAS_WORKSPACE_CONFIG", "RVLIB_DETERMINISTIC"):
+            os.environ.pop(name, None)
+        yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_algorithms_are_timed_unless_the_same_bits_are_asked_for(algorithms):
     device.choose_algorithms()
     assert torch.backends.cudnn.benchmark
     assert not torch.are_deterministic_algorithms_enabled()
-    try:
-        device.choose_algorithms(deterministic=True)
-        assert not torch.backends.cudnn.benchmark
-        assert torch.are_deterministic_algorithms_enabled()
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    finally:
-        torch.use_deterministic_algorithms(False)
+    device.choose_algorithms(deterministic=True)
+    assert not torch.backends.cudnn.benchmark
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_what_pytorch_was_asked_for_before_stays(algorithms):
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    device.choose_algorithms()
+    assert not torch.backends.cudnn.benchmark
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def test_processes_that_are_started_do_the_same(algorithms):
+    device.choose_algorithms(deterministic=True)
+    torch.use_deterministic_algorithms(False)  # as in a process of its own
+    device.choose_algorithms()
+    assert not torch.backends.cudnn.benchmark
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_record_of_a_gpu_says_which(algorithms, monkeypatch):
+    monkeypatch.setattr(device, "device_name", str)
+    assert "deterministic" not in device.provenance(CPU)
+    assert device.provenance(torch.device("cuda"))["deterministic"] is False
+    device.choose_algorithms(deterministic=True)
+    assert device.provenance(torch.device("cuda"))["deterministic"] is True
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])

@@ -1,19 +1,18 @@
 """rvlib.distributed: two processes train the network that one does, and survive a kill.
 
-This file is also the program that the tests start: ``test_distributed.py FOLDER`` imports PyTorch
-once, then forks the ranks as torchrun starts them, by its own launcher and with its restarts.
+The ranks are forked from the tests' own process, which has PyTorch, and started as torchrun starts
+them, by its own launcher and with its restarts.
 """
 
 import contextlib
 import dataclasses
 import functools
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+import warnings
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,12 +105,12 @@ def work(folder):
 def rvlib_train():
     """``rvlib train`` in small; in its first life rank 1 is killed at step 13."""
     in_small()
-    first_life = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
     seen, make = [], ex.Recipe.make_objective
 
     def make_mortal(recipe):
         def mortal(model, x, y, generator):
             seen.append(len(x))
+            first_life = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
             if first_life and os.environ["RANK"] == "1" and len(seen) == 13:
                 os.kill(os.getpid(), signal.SIGKILL)
             return make(recipe)(model, x, y, generator)
@@ -125,10 +124,19 @@ def rvlib_train():
 
 
 def in_small(patch=setattr):
-    patch(ex, "RECIPES", {"standard": dataclasses.replace(ex.RECIPES["standard"], epochs=EPOCHS)})
+    short = dataclasses.replace(ex.RECIPES["standard"], epochs=EPOCHS)
+    patch(ex, "RECIPES", {"standard": short})
     patch(ex, "GRID_RECIPES", {})
     patch(ex, "SEEDS", {})
-    patch(pipeline, "load", lambda name, split: images())
+    few = {short.selection: 8}  # attacked after each epoch
+    patch(pipeline, "load", lambda name, split: [part[: few.get(split)] for part in images()])
+
+
+ENVIRONMENT = {
+    "GLOO_SOCKET_IFNAME": "lo",
+    # Else restarted ranks may read the addresses of those before (pytorch/pytorch#135712).
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+}
 
 
 def launch(folder):
@@ -138,21 +146,22 @@ def launch(folder):
     """
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    torch.optim.SGD([nn.Parameter(torch.zeros(1))])  # imports half of PyTorch, here for all ranks
-    images()
+    os.environ |= ENVIRONMENT | {"RVLIB_BUILD": str(folder)}
     where: Any = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "two"}
     config = LaunchConfig(1, 1, 2, start_method="fork", max_restarts=1, **where)
     elastic_launch(config, work)(folder)
 
 
 def torchrun(folder):
-    """Start this file, which launches the ranks."""
-    env = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "RVLIB_BUILD": str(folder)}
-    # Else restarted ranks may read the addresses of those before (pytorch/pytorch#135712).
-    env |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(distributed.__file__).parents[1])}
-    command = [sys.executable, __file__, str(folder)]
-    return subprocess.run(command, env=env, capture_output=True, text=True)
+    """Fork a process that launches the ranks; its exit status."""
+    torch.optim.SGD([nn.Parameter(torch.zeros(1))])  # imports half of PyTorch, here for all ranks
+    images()
+    launcher = multiprocessing.get_context("fork").Process(target=launch, args=(folder,))
+    with warnings.catch_warnings():  # Python 3.12 warns where there are threads, as pytest-xdist's
+        warnings.simplefilter("ignore", DeprecationWarning)
+        launcher.start()
+    launcher.join()
+    return launcher.exitcode
 
 
 # --- tests ----------------------------------------------------------------------------------------
@@ -162,8 +171,7 @@ def torchrun(folder):
 def two(tmp_path_factory):
     """What each of two ranks found, where rank 0 left a checkpoint, and what each printed."""
     folder = tmp_path_factory.mktemp("two")
-    done = torchrun(folder)
-    assert done.returncode == 0, done.stderr
+    assert torchrun(folder) == 0
     printed = [(folder / f"printed-{rank}.txt").read_text() for rank in (0, 1)]
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)], folder, printed
 
@@ -246,6 +254,14 @@ def flat():
     return nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
 
 
+DRAWS |= {
+    "like": lambda x, g: x + torch.randn_like(x, generator=g),
+    "size": lambda x, g: torch.rand(size=(len(x), 3), generator=g),
+    "high": lambda x, g: torch.randint(high=2**20, size=[len(x)], generator=g).float(),
+    "normal": lambda x, g: torch.normal(0.0, 1.0, size=(len(x), 2), generator=g),
+}
+
+
 @pytest.mark.parametrize("world", [2, 3, 7])
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_noise_is_addressed_by_the_place_in_the_batch(monkeypatch, draw, world):
@@ -296,5 +312,11 @@ def test_ranks_that_do_not_meet_are_told_what_to_set(monkeypatch):
             pass
 
 
-if __name__ == "__main__":
-    launch(Path(sys.argv[1]))
+@pytest.mark.parametrize("draw", [torch.normal, torch.bernoulli])
+def test_draws_from_the_values_of_some_images_are_refused(monkeypatch, draw):
+    ranks(monkeypatch, 1, 2)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.full((3, 4), 0.5)
+    with whole_batch(6, generator), pytest.raises(ValueError, match="draw uniform numbers"):
+        draw(values, generator=generator)
+    assert torch.equal(values, torch.full((3, 4), 0.5))

@@ -347,7 +347,7 @@ def test_certified_is_at_most_attacked_is_at_most_clean():
     model = rv.lenet()
     rv.load_weights(model, MODELS / "gaussian-0.25" / "seed-0.safetensors")
     model = to_device(model, "cpu").eval()
-    images, labels = (part[:24] for part in rv.load("cifar10", "heldout"))
+    images, labels = (part[:16] for part in rv.load("cifar10", "heldout"))
     x = rv.to_float(images)
     found = rv.certify(model, x, SIGMA, n=500)
     certified = np.where(found.prediction == labels.numpy(), found.radius, -1)
@@ -359,3 +359,11 @@ def test_certified_is_at_most_attacked_is_at_most_clean():
     right = {name: (c.argmax(1) == labels).numpy() for name, c in counts.items()}
     assert 0 < (certified >= 0.2).sum() <= right["attacked"].sum() < right["clean"].sum()
     assert right["attacked"][certified >= 0.2].all()
+
+
+def test_labels_that_do_not_fit_are_named(model, images):
+    with pytest.raises(TypeError, match="images without labels"):
+        rv.predictions(model, images, None, natural)
+    x, short = images[:4].float() / 255, torch.zeros(3, dtype=torch.long)
+    with pytest.raises(ValueError, match="labels have shape"):
+        rv.nested_counts(model, x, 0.25, [100], labels=short)

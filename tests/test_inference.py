@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rvlib.attacks.passes import Passes
+from rvlib.checks import OnCopies
 from rvlib.inference import MaxPool2, Planes, eval_mode, in_batches, logits_of
 from rvlib.threat_models import Linf
 
@@ -142,3 +144,15 @@ def test_every_way_to_pool_is_that_of_pytorch(shape, layout):
     planes = Planes()(x)
     assert planes.shape == (shape[0], 4, shape[2] // 2, shape[3] // 2, shape[1])
     torch.testing.assert_close(MaxPool2()(planes), expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_network_in_two_wrappers_is_held_until_both_are_done():
+    model = nn.Sequential(nn.Dropout(), nn.Linear(2, 2))
+    one, two = Passes(model), OnCopies(Passes(model))
+    with eval_mode(one) as given:
+        assert given is one
+        second = eval_mode(two)
+        second.__enter__()
+    assert modes(model) == [False] * 3
+    second.__exit__(None, None, None)
+    assert modes(model) == [True] * 3

@@ -64,8 +64,11 @@ def unchecked(quick, monkeypatch):
     monkeypatch.setattr(judge, "sanity", lambda *args, **options: [])
 
 
-@pytest.mark.parametrize("threat", [Linf(13 / 255), L2(0.15)], ids=["linf", "l2"])
-@pytest.mark.parametrize("attack", ["fast", "standard"])
+@pytest.mark.parametrize(
+    ("attack", "threat"),
+    [("fast", Linf(13 / 255)), ("standard", L2(0.15))],
+    ids=["fast", "standard"],
+)
 def test_the_robust_accuracy_of_a_linear_network_is_found(threat, attack, quick, monkeypatch):
     monkeypatch.setattr(module, "QUERIES", 100)
     monkeypatch.setattr(module, "fab", functools.partial(rv.fab, steps=20))
@@ -103,7 +106,7 @@ class Steps(nn.Module):
 def test_a_number_that_gradients_gave_where_there_are_none_is_not_to_be_relied_on(
     quick, monkeypatch
 ):
-    monkeypatch.setattr(module, "QUERIES", 500)
+    monkeypatch.setattr(module, "QUERIES", 250)
     monkeypatch.setattr(module, "fab", functools.partial(rv.fab, steps=20))
     verdict = rv.evaluate(Steps(), (X, Y), Linf(0.1), attack="fast")
     failed = {check.name for check in verdict.checks if not check.passed}
@@ -244,10 +247,16 @@ def test_a_part_is_given_or_the_tasks(monkeypatch, given, environment, expected)
     assert find_shard(given) == expected
 
 
-@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/2/3", "-1/2", "/"])
+@pytest.mark.parametrize("text", ["", "0/4", "5/4", "1", "a/b", "1/2/3", "-1/2", "/"])
 def test_what_is_no_part_is_one_line(text):
     with pytest.raises(ValueError, match="write K/N with 1 <= K <= N"):
         find_shard(text)
+
+
+def test_a_part_that_nobody_has_set_is_refused(monkeypatch):
+    in_environment(monkeypatch, {"RANK": "0"})
+    with pytest.raises(ValueError, match="WORLD_SIZE is not set to a number: give --shard"):
+        find_shard(None)
 
 
 def test_an_array_with_gaps_is_refused(monkeypatch):
@@ -290,6 +299,8 @@ def test_a_smoothed_network_is_certified_attacked_and_clean_in_this_order(monkey
     assert 0 < found["certified"].sum() < found["vote-pgd"].sum()
     assert verdict.robust == pytest.approx(100 * (found["vote-pgd"] * found["clean"]).mean())
     assert "are certified" in verdict.text()
+    assert "PGD on the vote" in verdict.html()
+    assert verdict.html().count("<table") == 1  # no checks, no table of them
     plain = rv.evaluate(linear(), (X[:4], Y[:4]), Linf(0.03), sigma=0.25)
     assert "certified" not in plain.rows
     beyond = rv.evaluate(linear(), (X[:4], Y[:4]), L2(0.34), sigma=0.1).text()
@@ -311,14 +322,17 @@ def test_a_network_that_returns_probabilities_is_named_once(unchecked):
         ("standard", (X, Y), {}, "the network is str, not a torch"),
         (linear(), (X.numpy(), Y.numpy()), {}, r"no pair of tensors \(images, labels\)"),
         (linear(), (X, Y, ("a", "b")), {}, r"no pair of tensors \(images, labels\)"),
-        (linear(), (X, Y), {"sigma": 0}, "a level above 0"),
+        (linear(), (X, Y), {"sigma": 0}, "is no noise level"),
         (linear(), (X, Y), {"attack": "best"}, "none of fast, standard, rand"),
+        (linear(), (X, Y), {"others": {"w forwards": rv.fgsm}}, "'w forwards', as a column is"),
+        (linear(), (X, Y), {"threat": Linf(torch.full((40,), 0.1))}, "one for all"),
+        (linear(), (X, torch.cat([Y[:39], torch.tensor([7])])), {}, "label 7 is no class"),
         (nn.Conv2d(1, 2, 1), (X, Y), {}, r"does not take images of shape \(3, 2, 2\)"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(model, data, options, words):
     with pytest.raises((TypeError, ValueError), match=words):
-        rv.evaluate(model, data, Linf(0.05), **options)
+        rv.evaluate(model, data, **{"threat": Linf(0.05)} | options)
 
 
 @pytest.mark.parametrize(
@@ -402,3 +416,81 @@ def test_a_wrong_word_is_one_line(own, capsys, words, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+class Scaled(nn.Module):
+    """The same weights, whatever it makes of the images."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale, self.network = scale, linear()
+
+    def forward(self, x):
+        return self.network(self.scale * x)
+
+
+def shifted(by):
+    def attack(model, x, y):
+        return x + by
+
+    return attack
+
+
+def test_a_networks_identity_holds_no_address_and_no_count():
+    class Shown(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.change = lambda x: x
+
+        def extra_repr(self):
+            return str(self.change)
+
+    one, two = (rv.Passes(nn.Sequential(Shown(), linear())) for _ in range(2))
+    two.forwards += 1
+    assert repr(one) != repr(two)
+    assert judge.network_digest(one) == judge.network_digest(two)
+
+
+def test_rows_of_another_option_or_attack_are_refused(unchecked, tmp_path):
+    data = X[:8], Y[:8]
+    for model in (Scaled(1.0), Scaled(1.0)):
+        rv.evaluate(model, data, Linf(0.05), out=tmp_path, others={"mine": shifted(0.01)})
+    with pytest.raises(ValueError, match="network is"):
+        rv.evaluate(Scaled(0.5), data, Linf(0.05), out=tmp_path, others={"mine": shifted(0.01)})
+    with pytest.raises(ValueError, match=r"others\.mine\.code is"):
+        rv.evaluate(Scaled(1.0), data, Linf(0.05), out=tmp_path, others={"mine": shifted(0.02)})
+
+
+def test_images_are_kept_even_where_the_rows_are_there(unchecked, tmp_path):
+    data = X[:8].bfloat16(), Y[:8]
+    plain, kept = (
+        rv.evaluate(linear().bfloat16(), data, Linf(0.05), out=tmp_path, keep_images=keep)
+        for keep in (False, True)
+    )
+    assert plain.rows.equals(kept.rows)
+    assert np.load(tmp_path / "images" / "00000.npz")["images"].shape == (8, 3, 2, 2)
+
+
+def test_a_random_network_gives_the_same_rows_again(unchecked, monkeypatch):
+    monkeypatch.setattr(module, "DRAWS", 2)
+    one, two = (rv.evaluate(Noisy(), (X, Y), Linf(0.05)).rows for _ in range(2))
+    assert one.equals(two)
+
+
+def test_a_steady_network_that_is_judged_as_random_is_checked(quick):
+    verdict = rv.evaluate(linear(), (X, Y), Linf(0.05), attack="rand")
+    assert verdict.checks
+    assert "the network is random" not in verdict.text()
+
+
+def test_a_network_outside_of_pytorch_falls_to_the_attack_without_gradients(quick, monkeypatch):
+    class Outside(nn.Module):
+        def forward(self, x):
+            steps = torch.from_numpy((8 * x.detach().numpy()).round() / 8)
+            return linear()(steps)
+
+    monkeypatch.setattr(module, "QUERIES", 250)
+    monkeypatch.setattr(module, "fab", functools.partial(rv.fab, steps=2))
+    verdict = rv.evaluate(Outside(), (X, Y), Linf(0.1), attack="standard")
+    assert "zero gradients" in {check.name for check in verdict.checks if not check.passed}
+    assert verdict.robust < 50

@@ -106,11 +106,23 @@ def test_nhwc_images_are_named(batch):
         (square, {"area": 1.1}, "area=1.1"),
         (smoothed_pgd, {"sigma": -0.1}, "sigma"),
         (smoothed_pgd, {"sigma": 0.1, "draws": 0}, "draws=0"),
+        (robust_mask, {"restarts": 2, "random_start": False}, "random_start=True"),
+        (robust_mask, {"mask": torch.ones(3, dtype=torch.bool)}, "one bool an image"),
         (pgd, {"loss": rv.towards, "targets": torch.tensor([1])}, "one an image"),
+        (pgd, {"loss": rv.towards, "targets": torch.full((4,), 3)}, "label 3 is no class"),
+        (pgd, {"loss": rv.towards, "targets": torch.ones(4, 2, dtype=torch.long)}, "one an image"),
+        (apgd, {"loss": rv.towards, "targets": [1, 1, 1, 1]}, "no tensor of class indices"),
+        (apgd, {"loss": rv.towards, "targets": torch.ones(4, 0)}, "no tensor of class indices"),
+        (fab, {"targets": torch.full((4,), 9)}, "label 9 is no class"),
+        (pgd, {"step_size": -0.01}, "step_size=-0.01"),
+        (robust_mask, {"step_size": torch.ones(3)}, r"shape \(3,\) for 4 images"),
+        (pgd, {"batch_size": 0}, "batch_size=0"),
+        (apgd, {"loss": rv.targeted_dlr, "targets": torch.ones(4).long()}, "needs 4 classes"),
+        *((attack, {"loss": nn.functional.cross_entropy}, "reduction") for attack in (pgd, apgd)),
     ],
 )
 def test_hyper_parameters_that_make_no_attack_are_refused(attack, options, words, batch):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         attack(Network(), *batch, rv.Linf(0.1), **options)
 
 
@@ -160,3 +172,45 @@ def test_float32_rounding_of_pixels_is_no_mistake(batch):
     x[0, 0, 0] = 1 + 1e-7
     x[0, 1, 0] = -1e-7
     assert fgsm(Network(), x, batch[1], rv.Linf(0.1)).max() <= 1
+
+
+def test_a_class_is_no_ball(batch):
+    with pytest.raises(TypeError, match="is no ball"):
+        pgd(Network(), *batch, rv.Linf)
+
+
+def in_place(x):
+    return x.clamp_(0, 1)
+
+
+@pytest.mark.parametrize("first", [nn.ReLU(inplace=True), in_place], ids=["relu", "clamp"])
+def test_a_first_layer_in_place_that_changes_no_pixel_is_attacked_like_any_other(first, batch):
+    class InPlace(Network):
+        def forward(self, x):
+            return super().forward(first(x))
+
+    network, plain = InPlace(), Network()
+    plain.load_state_dict(network.state_dict())
+    x, y = batch[0].clamp(0.1, 0.9), batch[1]  # at 0 and 1 these layers have another slope
+    found, expected = (pgd(m, x, y, rv.Linf(0.05), random_start=False) for m in (network, plain))
+    assert torch.equal(found, expected)
+
+
+def test_steps_and_radii_in_other_precision_are_taken(batch):
+    x, y = batch
+    radii = torch.full((4,), 0.1, dtype=torch.float64, requires_grad=True)
+    x_adv = pgd(Network(), x, y, rv.Linf(radii), step_size=torch.full((4,), 0.1).double())
+    assert not x_adv.requires_grad
+    assert ((x_adv - x).abs() <= 0.1).all()
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_no_mask_is_made_of_nan(label):
+    class OffGrey(nn.Module):
+        def forward(self, x):
+            z = nn.functional.one_hot(torch.full((len(x),), label), 2).to(x) * 3
+            return torch.where(x.mean((1, 2, 3)) == 0.5, 0, torch.nan)[:, None] + z
+
+    x, y = torch.full((4, 3, 2, 2), 0.5), torch.full((4,), label)
+    with pytest.raises(ValueError, match="NaN"):
+        robust_mask(OffGrey(), x, y, rv.Linf(0.1))

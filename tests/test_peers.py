@@ -12,7 +12,7 @@ from benchmarks.others import published
 from rvlib.models import to_device
 from rvlib.threat_models import L2, Linf
 
-COUNT, STEPS = 64, 10
+COUNT, STEPS = 32, 10
 MODELS = Path(__file__).parents[1] / "report" / "models"
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of theirs
@@ -78,8 +78,14 @@ def right(model, images, attack):
     return rv.predictions(model, *images, attack) == images[1]
 
 
-@pytest.mark.parametrize("theirs", [torchattacks_pgd, foolbox_pgd])
-@pytest.mark.parametrize("threat", [Linf(0.03), L2(0.5)], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    ("model", "theirs", "threat"),
+    [
+        *[("standard", torchattacks_pgd, Linf(0.03)), ("pgd-linf-at", torchattacks_pgd, L2(0.5))],
+        *[("pgd-linf-at", foolbox_pgd, Linf(0.03)), ("standard", foolbox_pgd, L2(0.5))],
+    ],
+    indirect=["model"],
+)
 def test_pgd_is_ours_image_by_image(theirs, precise, images, threat):
     attacks = ours(threat), theirs(precise, threat)
     answers = [rv.predictions(precise, *images, attack) for attack in attacks]
@@ -105,7 +111,7 @@ def test_random_starts_are_seeded_and_as_strong_as_ours(precise, images):
     assert torch.equal(answers[0], answers[1])  # seeded by the batch's address
     assert torch.equal(torch.get_rng_state(), state)
     # Other starts: images that fall from one of them alone are rare.
-    assert (answers[0] != answers[2]).double().mean() <= 0.03
+    assert (answers[0] != answers[2]).sum() <= 1
 
 
 def test_a_maker_of_attacks_is_called_with_the_network(precise, images):
@@ -127,14 +133,19 @@ def test_square_is_as_strong_as_theirs(model, images):
     assert counts[0] - counts[1] <= 0.06 * COUNT
 
 
-@pytest.mark.parametrize("threat", [Linf(0.03), L2(0.5)], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    ("model", "threat"),
+    [("pgd-linf-at", Linf(0.03)), ("standard", L2(0.5))],
+    indirect=["model"],
+    ids=str,
+)
 def test_the_ensemble_is_theirs_image_by_image(model, images, threat):
     pytest.importorskip("torchattacks", reason="optional: make test has it")
     # Square, the slowest part, took nothing from the others.
     norm = "linf" if isinstance(threat, Linf) else "l2"
-    made = published(model, norm, threat.eps, targets=3, steps=50, queries=0)
+    made = published(model, norm, threat.eps, targets=3, steps=25, queries=0)
     theirs = rv.from_torchattacks(made, threat)
-    few = images[0][:16], images[1][:16]
+    few = images[0][:8], images[1][:8]
     stands = [
         right(model, few, attack) for attack in (partial(rv.autoattack, threat=threat), theirs)
     ]

@@ -3,9 +3,12 @@
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
+import sys
+import time
 import tomllib
 from contextlib import suppress
 from functools import partial
@@ -181,12 +184,12 @@ def test_an_estimate_counts_passes_and_votes(tiny, monkeypatch):
     assert estimate(run) == pytest.approx(2 * 48 * 4 / 8 / 2)
     everything(run)
     for place, images, seconds in [
-        (("heldout", "standard", 0, "natural"), 8, 8 / 256),
-        (("heldout", "standard", 0, "pgd-linf"), 8, 8 * 2 / 256),
-        (("test", "smoothed-0.25", 0, "natural"), 4, 4 / 256 + 4 * 100 / 25_600),
-        (("heldout", "noisy-twice-0.25", 0, "natural"), 8, 8 / 256 + 8 * 200 / 25_600),
-        (("heldout", "smoothed-0.25", 0, "certificates"), 6, 6 * 300 / 2 / 25_600),
-        (("heldout", "smoothed-0.25", 0, "inside"), 6, 6 * (32 / 256 + 100 / 25_600) / 2),
+        (("heldout", "standard", 0, "natural"), 8, 8 / 8),
+        (("heldout", "standard", 0, "pgd-linf"), 8, 8 * 2 / 8),
+        (("test", "smoothed-0.25", 0, "natural"), 4, 4 / 8 + 4 * 100 / 800),
+        (("heldout", "noisy-twice-0.25", 0, "natural"), 8, 8 / 8 + 8 * 200 / 800),
+        (("heldout", "smoothed-0.25", 0, "certificates"), 6, 6 * 300 / 2 / 800),
+        (("heldout", "smoothed-0.25", 0, "inside"), 6, 6 * (32 / 8 + 100 / 800) / 2),
     ]:
         monkeypatch.setattr(pipeline, "missing_images", lambda run, at=(place, images): dict([at]))
         assert estimate(run) == pytest.approx(seconds), place
@@ -265,6 +268,10 @@ def rows_of(run):
 
 
 def test_a_process_each_measures_what_one_process_does(tmp_path, monkeypatch):
+    # Processes are forked from one that has PyTorch; a user's processes start Python each.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rvlib.pipeline"])
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
     run = dataclasses.replace(Run.open("smoke", "cpu"), out=tmp_path / "many")
     places = [("heldout", name, 0, "pgd-linf") for name in ("standard", "pgd-linf-at")]
     assert set(places) < set(pipeline.missing_images(run))
@@ -403,7 +410,8 @@ def test_own_networks_attacks_and_recipes_work_in_several_trainings(tiny, monkey
 def test_trainings_of_shipped_recipes_get_a_process_each(monkeypatch, tmp_path):
     asked: list[Any] = []
 
-    def record(command, env):
+    def record(command, env, stdin):
+        assert env["RVLIB_PARENT"] == "stdin"
         asked.append((command[1:], env["RVLIB_ROOT"], env["RVLIB_BUILD"]))
         return subprocess.CompletedProcess(command, int("mixed-at" in command))
 
@@ -670,3 +678,45 @@ def test_records_of_shipped_weights_are_those_of_their_recipes():
     for name, seed in ex.find_profile("full").models():
         record = read_record(root / name / f"seed-{seed}.safetensors")
         assert record["recipe"] == json.loads(json.dumps(ex.RECIPES[name].record()))
+
+
+def test_a_network_that_is_named_is_trained_once_and_before_its_measurements(tiny, monkeypatch):
+    run, order = tiny("a"), []
+    monkeypatch.setattr(Run, "train", lambda run, *pairs: order.append(pairs))
+    monkeypatch.setattr(pipeline, "missing_images", lambda run: {})
+    pipeline.measure_everything(run, "smoothed-0.25")
+    assert order == [(("gaussian-0.25", 0),)]
+    with pytest.raises(ValueError, match="measures nothing of 'nonsense'"):
+        pipeline.measure_everything(run, "nonsense")
+
+
+def test_an_estimate_of_some_networks_is_of_these(tiny, monkeypatch):
+    run = tiny("a")
+    monkeypatch.setattr(pipeline, "_seconds", lambda work, device, times=3: 1.0)
+    assert 0 < estimate(run, "standard") < estimate(run)
+
+
+FOLLOWING = """
+import os, time
+from rvlib.pipeline import single_threaded
+if __name__ == "__main__":
+    with single_threaded(1) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(600)
+"""
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    script = tmp_path / "work.py"
+    script.write_text(FOLLOWING)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    start = partial(subprocess.Popen, env=environment, stdout=subprocess.PIPE)
+    with start([sys.executable, script]) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(100):
+        if not Path(f"/proc/{worker}").exists():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {worker} is still there")

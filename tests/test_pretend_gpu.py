@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import chi2_contingency
 
 from benchmarks.jobs import COHEN, FIXED, GAUSSIAN, LOOP, OURS, jobs
 from benchmarks.measure import prepare
@@ -123,12 +124,23 @@ KERNELS = {
 
 @pytest.mark.parametrize("name", work.LOOPS)
 def test_no_round_of_a_loop_waits_and_rounds_are_few_kernels(gpu, name):
-    few, more = gpu(work.costs, name, (2, 4))
-    assert more.waits - few.waits <= LOOKS.get(name, 0) * (1 if name == "robust_mask" else 2)
+    few, more = gpu(work.costs, name, (1, 2))
+    assert more.waits - few.waits <= LOOKS.get(name, 0)
     assert (more.uploads, more.downloads) == (few.uploads, few.downloads)
     if name in KERNELS:
         (row,) = re.findall(rf"^\| {KERNELS[name]}.*\| (\d+) \|$", SPEED.read_text(), re.MULTILINE)
-        assert (more.kernels - few.kernels) / 2 == int(row)
+        assert more.kernels - few.kernels == int(row)
+
+
+@pytest.mark.parametrize("first", [0, 5000])
+@pytest.mark.parametrize("batch_size", [300, 10_000])
+@pytest.mark.parametrize(("noise", "kernel"), [("gaussian", "normal_"), ("grid", "random_")])
+def test_a_block_of_noise_is_one_call_of_the_hundreds_law(gpu, noise, kernel, batch_size, first):
+    in_hundreds, in_blocks, cost = gpu(work.drawn, noise, batch_size, first)
+    assert cost.by_name[f"aten::{kernel}"] == 3  # blocks of 4096 draws that 10,000 touch
+    assert in_blocks != in_hundreds
+    assert sum(in_blocks) == 10_000
+    assert chi2_contingency([in_hundreds, in_blocks]).pvalue > 1e-4
 
 
 # --- the pipeline and the benchmark ---------------------------------------------------------------

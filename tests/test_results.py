@@ -174,12 +174,13 @@ def test_shards_of_other_columns_are_refused(folder):
 
 
 def test_what_a_killed_run_left_is_ignored_and_swept_when_old(folder):
-    for name, age in ((".00000-00002.csv.ab.tmp", 7200), (".00002-00004.csv.cd.tmp", 0)):
+    names = [f".{name}.tmp" for name in ("a.csv.0123abcd", "b.csv.0123abcd", "unsaved letter")]
+    for name, age in zip(names, (7200, 0, 7200), strict=True):
         (folder / name).write_text("half a l")
         os.utime(folder / name, (time.time() - age,) * 2)
     assert results.missing(folder, 4, 2) == [range(0, 2), range(2, 4)]
     write(folder, 0, [0, 1])
-    assert files(folder) == [".00002-00004.csv.cd.tmp", "00000-00002.csv", "meta.json"]
+    assert files(folder) == [*names[1:], "00000-00002.csv", "meta.json"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(folder, monkeypatch):

@@ -18,7 +18,7 @@ module = importlib.import_module("rvlib.sanity_checks")
 sanity: Any = module.sanity  # called with ``*images``, which mypy cannot count
 MODELS = Path(__file__).parents[1] / "report" / "models"
 BALL = Linf(0.03)
-COUNT = 40
+COUNT = 24
 NONE = torch.zeros(COUNT, dtype=torch.bool)
 QUICK: dict[str, Any] = {"steps": 5, "restarts": 2, "queries": 50, "fallen": NONE}
 """Few steps, and no ensemble."""
@@ -32,7 +32,11 @@ NAMES = [
 @pytest.fixture(scope="module")
 def images():
     """Held-out images, of which one may go astray; no class has more than seven of them."""
-    x, y = (part[100 : 100 + COUNT] for part in rv.load("cifar10", "heldout"))
+    return held_out(COUNT)
+
+
+def held_out(count):
+    x, y = (part[100 : 100 + count] for part in rv.load("cifar10", "heldout"))
     return rv.to_float(x).contiguous(memory_format=torch.channels_last), y
 
 
@@ -75,7 +79,7 @@ def test_sound_evaluations_pass(standard, robust, images, threat):
 
 
 def test_the_ensemble_beats_an_attack_that_is_too_weak(robust):
-    x, y = (part[43:46] for part in rv.load("cifar10", "heldout"))  # two of these fall to it alone
+    x, y = (part[44:46] for part in rv.load("cifar10", "heldout"))  # they fall to it alone
     assert "ensemble" in failed(robust, (rv.to_float(x), y), fallen=None)
 
 
@@ -119,8 +123,10 @@ def grey_between_levels(x):
 
 
 @pytest.mark.parametrize("threat", [BALL, L2(0.5), PixelL2(0.045)], ids=lambda t: t.name)
-def test_networks_without_gradients_are_found(standard, images, threat):
-    found = failed(Wrapped(standard, rounded), images, threat, transfer_from=standard)
+def test_networks_without_gradients_are_found(standard, threat):
+    options: dict[str, Any] = {"fallen": torch.zeros(40, dtype=torch.bool)}
+    options["transfer_from"] = standard
+    found = failed(Wrapped(standard, rounded), held_out(40), threat, **options)
     assert {"zero gradients", "large radius", "transfer"} <= found
     assert ("no gradients" in found) == (not isinstance(threat, PixelL2))
 
@@ -200,6 +206,22 @@ def test_a_network_that_has_no_accuracy_is_refused(standard, images, spoil, word
         failed(spoil(standard), images)
 
 
+def test_a_network_of_whole_batches_is_refused_at_their_size():
+    model = OfTheBatch(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+    x = torch.rand(512, 3, 2, 2)
+    with pytest.raises(ValueError, match="other images of the batch"):
+        sanity(model, x, torch.zeros(512, dtype=torch.long), BALL)
+
+
+def test_a_network_that_overwrites_its_images_is_checked(images):
+    def centred(x):
+        return x.sub_(0.5)
+
+    x, y = images[0][:20], images[1][:20]
+    model = Wrapped(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), centred).eval()
+    sanity(model, x, y, BALL, queries=5, restarts=1, steps=2)
+
+
 def test_one_part_in_training_mode_is_enough(standard, images):
     last = [*standard.modules()][-1].train()
     with pytest.raises(ValueError, match=type(last).__name__):
@@ -225,6 +247,11 @@ def test_images_of_8_bits_are_whole_levels_in_the_ball(images, ball):
         assert (ball.norm(found - x) <= ball.eps * (1 + 1e-4)).all()
         assert found.min() >= 0
         assert found.max() <= 1
+    # Where the image itself lies between levels, none of them is passed.
+    between = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    small = L2(0.1)
+    x_adv = (between + small.sample(between)).clamp(0, 1)
+    assert (small.norm(to_8_bits(x_adv, between, small) - between) <= 0.1 * (1 + 1e-4)).all()
     # The whole of the radius that levels have is used.
     grey = torch.full((1, 1, 1, 1), 128 / 255)
     assert (255 * (to_8_bits(grey + 0.03, grey, Linf(0.03)) - grey)).round().item() == 7

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from rvlib.attacks import pgd
 from rvlib.data import to_float
 from rvlib.models import WeightsError
-from rvlib.objectives import Loss, adversarial, gaussian, standard
+from rvlib.objectives import Loss, adversarial, gaussian, nuat, standard
 from rvlib.threat_models import Linf
 from rvlib.training import crop_and_flip, fit
 
@@ -82,7 +83,7 @@ def monitor(model):
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_it_learns_by_heart(objective):
-    history = quietly(net(0.0), objective, epochs=40).history
+    history = quietly(net(0.0), objective, epochs=30).history
     assert history[-1]["loss"] < 0.5 * history[0]["loss"]
     assert history[-1]["accuracy"] > 0.8 > history[0]["accuracy"]
 
@@ -460,8 +461,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kill", [1, 3])
-@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+# Killed before an epoch was kept, a training begins anew: what its settings are is no matter.
+@pytest.mark.parametrize(
+    ("settings", "kill"),
+    [*((settings, 3) for settings in SETTINGS.values()), (SETTINGS["averaged"], 1)],
+    ids=[*SETTINGS, "begun anew"],
+)
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*epoch parameter in `scheduler.step:UserWarning")
 def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, settings, kill):
@@ -503,7 +508,7 @@ def test_killed_within_an_epoch_it_ends_like_an_unbroken_one(tmp_path, monkeypat
     mortal, taken = net(), list[int]()
     with pytest.raises(Killed):
         quietly(mortal, dying, **options)
-    mortal, resumed, taken = nn.Module(), net(), []
+    mortal, resumed, taken = net(), net(), []
     result = quietly(resumed, dying, **options)
     assert same(resumed, unbroken)
     assert result.history == expected.history
@@ -730,3 +735,96 @@ def test_numpy_numbers_are_numbers(tmp_path):
     for _ in range(2):
         result = quietly(net(), checkpoint=tmp_path / "c", **options)
     assert result.history[-1]["natural"] == 0.5
+
+
+OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "noise": ({"objective": gaussian(0.25)}, {"objective": gaussian(1.0)}),
+    "radius": (
+        {"objective": adversarial(partial(pgd, threat=Linf(0.1), steps=1))},
+        {"objective": adversarial(partial(pgd, threat=Linf(0.2), steps=1))},
+    ),
+    "radii": (
+        {"objective": adversarial(partial(pgd, threat=Linf(torch.full((8,), 0.1)), steps=1))},
+        {"objective": adversarial(partial(pgd, threat=Linf(torch.full((8,), 0.2)), steps=1))},
+    ),
+    "rate": (
+        {"optimizer": lambda p: AdamW(p, lr=1e-3)},
+        {"optimizer": lambda p: AdamW(p, lr=1e-2)},
+    ),
+    "schedule": (
+        {"schedule": lambda o, n: lr_scheduler.StepLR(o, 2)},
+        {"schedule": lambda o, n: lr_scheduler.StepLR(o, 3)},
+    ),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), OTHERS.values(), ids=OTHERS)
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler.step:UserWarning")
+def test_the_checkpoint_of_another_recipe_is_refused(tmp_path, one, other):
+    train = IMAGES[:16], TRAIN[1][:16]
+    options = {"train": train, "checkpoint": tmp_path / "c", "epochs": 1}
+    quietly(net(), **one, **options)
+    quietly(net(), **one, **options)
+    with pytest.raises(WeightsError, match="belongs to another training"):
+        quietly(net(), **other, **options)
+
+
+def test_what_an_objective_has_seen_makes_it_no_other_one(tmp_path):
+    seen = list[int]()
+
+    def objective(model, x, y, generator):
+        seen.append(len(x))
+        return standard(model, x, y, generator)
+
+    for epochs in (1, 2):
+        quietly(net(), objective, epochs=epochs, checkpoint=tmp_path / "c")
+    assert len(seen) == 6
+
+
+def test_a_collapsed_training_stays_stopped(tmp_path):
+    figures = iter([0.9, 0.1, 0.8, 0.8])
+    options: dict[str, Any] = {"monitor": lambda model: {"figure": next(figures)}}
+    options |= {"select": "figure", "stop_below": 0.5, "checkpoint": tmp_path / "c"}
+    for _ in range(2):
+        model = net().eval()
+        assert len(quietly(model, **options).history) == 2
+        assert model.training
+
+
+def test_a_loader_with_a_generator_goes_on_where_it_was(tmp_path):
+    def loader():
+        data = TensorDataset(to_float(TRAIN[0]), TRAIN[1])
+        return DataLoader(data, 8, shuffle=True, generator=seeded(3))
+
+    unbroken, resumed = net(), net()
+    quietly(unbroken, train=loader(), epochs=2)
+    quietly(net(), train=loader(), epochs=1, checkpoint=tmp_path / "c")
+    quietly(resumed, train=loader(), epochs=2, checkpoint=tmp_path / "c")
+    assert same(resumed, unbroken)
+
+
+def test_the_last_batch_is_that_of_the_sampler():
+    data = TensorDataset(to_float(TRAIN[0][:17]), TRAIN[1][:17])
+    model = nn.Sequential(flat(), nn.BatchNorm1d(3))
+    quietly(model, train=DataLoader(data, 8, sampler=range(16)), epochs=1)
+    with pytest.raises(ValueError, match="last batch would hold one image"):
+        quietly(model, train=DataLoader(data, 8, sampler=range(9)), epochs=1)
+
+
+def test_averages_are_estimated_on_objectives_that_need_a_gradient():
+    def smooth(model, x, y, generator):
+        x = x.requires_grad_()
+        logits = model(x)
+        loss = F.cross_entropy(logits, y)
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        return Loss(loss + slope.square().sum(), logits)
+
+    quietly(net(), smooth, epochs=1, average=0.9)
+
+
+def test_images_in_half_precision_have_a_checkpoint(tmp_path):
+    train = to_float(TRAIN[0]).bfloat16(), TRAIN[1]
+    for objective in (standard, nuat(Linf(0.1))):
+        path = tmp_path / objective.__qualname__
+        quietly(flat().bfloat16(), objective, train, epochs=1, checkpoint=path)
+        assert path.exists()

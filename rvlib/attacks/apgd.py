@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.attacks.gradient import Loss, attack, fooled, log_odds, logits_and_gradient
-from rvlib.attacks.targets import best_row, check_targets, choose, images_a_batch, looks, rows_of
+from rvlib.attacks.targets import (
+    best_row,
+    choose,
+    images_a_batch,
+    looks,
+    rows_of,
+    side_by_side,
+)
 from rvlib.inference import in_batches, select
 from rvlib.threat_models import ThreatModel, per_image
 
@@ -123,7 +130,7 @@ def apgd(
         raise ValueError(
             f"steps={steps}, restarts={restarts}, draws={draws}: an attack takes at least one"
         )
-    targets = None if targets is None else check_targets(targets, x)
+    targets = None if targets is None else side_by_side(targets)
     starts = [(x + threat.sample(x, generator)).clamp(0, 1) for _ in range(restarts)]
     run = partial(_run, partial(_assess, model, loss=loss, draws=draws), steps)
 

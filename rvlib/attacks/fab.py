@@ -9,11 +9,11 @@ from rvlib.attacks.gradient import attack, fooled, logits_and_gradient, towards
 from rvlib.attacks.targets import (
     best_row,
     by_rank,
-    check_targets,
     choose,
     images_a_batch,
     looks,
     rows_of,
+    side_by_side,
 )
 from rvlib.inference import in_batches, logits_of, select
 from rvlib.threat_models import L2, Linf, ThreatModel, per_image
@@ -114,7 +114,7 @@ def fab(
         raise ValueError(f"steps={steps}: an attack takes at least one")
     if targets is None:
         targets = by_rank(logits_of(model, x, batch_size), y)
-    targets = check_targets(targets, x)
+    targets = side_by_side(targets)
     size = images_a_batch(batch_size, x, targets.shape[1])
     return in_batches(partial(_search, model, steps), size, x, y, threat, targets)
 

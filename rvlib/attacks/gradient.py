@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rvlib.checks import check_attack, is_checked_once
 from rvlib.inference import eval_mode, in_batches
-from rvlib.threat_models import ThreatModel
+from rvlib.threat_models import ThreatModel, per_image
 
 Loss = Callable[..., Tensor]
 """What an attack raises: ``loss(logits, y)``, one value an image (B,); with targets
@@ -102,7 +102,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     .. [1] Croce, Hein, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
        Parameter-free Attacks", ICML 2020, section 4.1.  arXiv:2003.01690.
     """
-    top = logits.topk(3, dim=1).values
+    top = _largest(logits, 3)
     return margin(logits, y) / _positive(top[:, 0] - top[:, 2])
 
 
@@ -120,8 +120,15 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     ----------
     .. [1] Croce, Hein, ICML 2020, section 4.2.  arXiv:2003.01690.
     """
-    top = logits.topk(4, dim=1).values
+    top = _largest(logits, 4)
     return towards(logits, y, target) / _positive(top[:, 0] - (top[:, 2] + top[:, 3]) / 2)
+
+
+def _largest(logits: Tensor, count: int) -> Tensor:
+    """Return the largest logits (B, count), in order."""
+    if logits.shape[1] < count:
+        raise ValueError(f"this loss needs {count} classes: take rvlib.margin, or towards")
+    return logits.topk(count, dim=1).values
 
 
 def _positive(spread: Tensor) -> Tensor:
@@ -153,8 +160,8 @@ def input_gradient(
     Returns
     -------
     Tensor of shape (B, C, H, W)
-        One gradient an image, independent of the others in the batch; parameters' ``.grad`` stay
-        untouched.
+        One gradient an image, of a network in evaluation mode independent of the others in the
+        batch; zero where the pixels reach no logit.  Parameters' ``.grad`` stay untouched.
     """
     return logits_and_gradient(model, x, y, loss, targets)[1]
 
@@ -166,15 +173,25 @@ def logits_and_gradient(
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         logits = model(x)
+        if not logits.requires_grad:  # quantised outside of PyTorch, say
+            return logits, torch.zeros_like(x)
+        slope = None
         if loss is log_odds and targets is None:  # written out, a fifth faster on small networks
-            return logits.detach(), torch.autograd.grad(logits, x, _slope(logits.detach(), y))[0]
-        # The sum, not the mean: an image's gradient must not depend on the size of its batch.
-        value = loss(logits, y) if targets is None else loss(logits, y, targets)
-        return logits.detach(), torch.autograd.grad(value.sum(), x)[0]
+            value, slope = logits, _slope(logits.detach(), y)
+        else:
+            value = loss(logits, y) if targets is None else loss(logits, y, targets)
+            if value.shape != y.shape:
+                told = f"the loss gave {tuple(value.shape)} for {len(y)} images"
+                raise ValueError(f"{told}: one value an image, reduction='none'")
+            # The sum, not the mean: a gradient must not depend on the size of its batch.
+            value = value.sum()
+        (gradient,) = torch.autograd.grad(value, x, slope, allow_unused=True)
+        return logits.detach(), torch.zeros_like(x) if gradient is None else gradient
 
 
 # --- running an attack ----------------------------------------------------------------------------
 
+GRADIENT_IS_NAN = "the network's gradient is NaN: its numbers overflow (half precision?)"
 Attack = TypeVar("Attack", bound=Callable[..., Tensor])
 
 
@@ -193,7 +210,9 @@ def attack(function: Attack) -> Attack:
         threat: ThreatModel,
         **options: Any,
     ) -> Tensor:
-        model = check_attack(model, x, y, threat)
+        model = check_attack(model, x, y, threat, options.get("targets"))
+        if isinstance(threat.eps, Tensor):
+            threat = replace(threat, eps=threat.eps.detach().to(x.device))  # type: ignore[type-var]
         with eval_mode(model), torch.inference_mode(False):
             # Tensors of inference mode have no gradient, their copies do.
             x, y = x.clone() if x.is_inference() else x.detach(), y.clone()
@@ -203,12 +222,25 @@ def attack(function: Attack) -> Attack:
                 return found
             x_adv = in_batches(inside, None, x, found, threat)
             if not is_checked_once() and x_adv.sum().isnan():  # waits for the device
-                raise ValueError(
-                    "the network's gradient is NaN: its numbers overflow (half precision?)"
-                )
+                raise ValueError(GRADIENT_IS_NAN)
             return x_adv
 
     return checked  # type: ignore[return-value]
+
+
+def step_length(
+    step_size: float | Tensor | None, threat: ThreatModel, steps: int, x: Tensor
+) -> float | Tensor:
+    """Check a step size, one or one an image, and shape it; by default 2.5 eps / steps."""
+    if step_size is None:
+        return per_image(2.5 * threat.eps / steps)
+    if isinstance(step_size, Tensor):
+        if step_size.shape not in ((), x.shape[:1]):
+            raise ValueError(f"step_size has shape {tuple(step_size.shape)} for {len(x)} images")
+        step_size = step_size.detach().to(x)
+    if not (step_size.min() if isinstance(step_size, Tensor) else step_size) >= 0:
+        raise ValueError(f"step_size={step_size}: a step has a length")
+    return per_image(step_size)
 
 
 def like(threat: ThreatModel, x: Tensor) -> ThreatModel:

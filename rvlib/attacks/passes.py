@@ -2,8 +2,10 @@
 
 from torch import Tensor, nn
 
+from rvlib.inference import Wrapper
 
-class Passes(nn.Module):
+
+class Passes(Wrapper):
     """A network that counts the images of its forward and backward passes.
 
     Parameters
@@ -27,14 +29,16 @@ class Passes(nn.Module):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.forwards = self.backwards = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the network, one image counted for each row."""
-        logits: Tensor = self.model(x)
-        self.forwards += len(x)
+        return self.count(self.model(x))
+
+    def count(self, logits: Tensor) -> Tensor:
+        """Count a pass, given its answers."""
+        self.forwards += len(logits)
         if logits.requires_grad:
             logits.register_hook(self._count_backwards)
         return logits

@@ -6,10 +6,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks.gradient import Loss, attack, input_gradient, log_odds
-from rvlib.checks import check_labels
+from rvlib.attacks.gradient import (
+    Loss,
+    attack,
+    input_gradient,
+    inside,
+    log_odds,
+    step_length,
+)
 from rvlib.inference import in_batches, logits_of, select
-from rvlib.threat_models import ThreatModel, per_image
+from rvlib.threat_models import ThreatModel
 
 
 @attack
@@ -112,9 +118,10 @@ def pgd(
     if min(steps, restarts) < 1:
         raise ValueError(f"steps={steps}, restarts={restarts}: an attack takes at least one")
     if targets is not None:
-        check_labels(targets, x)
+        if targets.dim() != 1:
+            raise ValueError(f"targets have shape {tuple(targets.shape)}: give one an image")
         targets = targets.clone()  # of inference mode, perhaps
-    eta = per_image(2.5 * threat.eps / steps if step_size is None else step_size)
+    eta = step_length(step_size, threat, steps, x)
 
     def run(which: Tensor | None = None) -> Tensor:
         start = (x + threat.sample(x, generator)).clamp(0, 1) if random_start else x
@@ -122,13 +129,16 @@ def pgd(
         if which is not None:
             parts = tuple(select(part, which) for part in parts)
         climb = partial(ascend, model, steps=steps, loss=loss)
-        return in_batches(climb, batch_size, *parts)
+        x_adv = in_batches(climb, batch_size, *parts)
+        # Restarts compare what will be returned; in half precision rounding may leave the ball.
+        half = restarts > 1 and x.element_size() < 4
+        return in_batches(inside, batch_size, parts[0], x_adv, parts[3]) if half else x_adv
 
     if restarts == 1:
         return run()
     if not random_start:
         raise ValueError(f"restarts={restarts} would all start at the image: use random_start=True")
-    return worst_of_restarts(run, restarts, model, y, loss, targets)
+    return worst_of_restarts(run, restarts, model, y, loss, targets, batch_size)
 
 
 def ascend(
@@ -158,11 +168,12 @@ def worst_of_restarts(
     y: Tensor,
     loss: Loss,
     targets: Tensor | None,
+    batch_size: int | None,
 ) -> Tensor:
     """Repeat a run on the images that still stand; keep what fools, else the higher loss."""
 
     def harm(x_adv: Tensor, which: Tensor | slice) -> Tensor:
-        logits, label = logits_of(model, x_adv), y[which]
+        logits, label = logits_of(model, x_adv, batch_size), y[which]
         if targets is None:
             return loss(logits, label).masked_fill(logits.argmax(1) != label, torch.inf)
         target = targets[which]

@@ -6,9 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks.gradient import Loss, attack, log_odds, logits_and_gradient
+from rvlib.attacks.gradient import (
+    GRADIENT_IS_NAN,
+    Loss,
+    attack,
+    inside,
+    log_odds,
+    logits_and_gradient,
+    step_length,
+)
+from rvlib.checks import is_checked_once
 from rvlib.inference import in_batches, logits_of, select
-from rvlib.threat_models import ThreatModel, per_image
+from rvlib.threat_models import ThreatModel
 
 
 @attack
@@ -85,13 +94,19 @@ def robust_mask(
     """
     if min(steps, restarts) < 1:
         raise ValueError(f"steps={steps}, restarts={restarts}: an attack takes at least one")
-    eta = per_image(2.5 * threat.eps / steps if step_size is None else step_size)
+    if restarts > 1 and not random_start:
+        raise ValueError(f"restarts={restarts} would all start at the image: use random_start=True")
+    if mask is not None and (mask.shape, mask.dtype) != (y.shape, torch.bool):
+        raise ValueError(f"mask is {mask.dtype} of shape {tuple(mask.shape)}: one bool an image")
+    eta = step_length(step_size, threat, steps, x)
+    nan = torch.zeros((), dtype=torch.bool, device=x.device)
 
     def stands(x_0: Tensor, y: Tensor, x_t: Tensor, ball: ThreatModel, eta: Tensor) -> Tensor:
         left, right = torch.arange(len(y), device=y.device), torch.ones_like(y, dtype=torch.bool)
         result = ~right
         for step in range(steps):
             logits, gradient = logits_and_gradient(model, x_t, y, loss)
+            nan.logical_or_(logits.isnan().any())
             right = right & (logits.argmax(1) == y)
             if y.device.type == "cpu" or step & (step - 1) == 0:  # a look waits for a GPU
                 keep = right.nonzero()[:, 0]
@@ -102,7 +117,11 @@ def robust_mask(
                     left, right, x_0, y, x_t, gradient, ball, eta = (select(p, keep) for p in parts)
             x_t = x_t + eta * ball.steepest(gradient)
             x_t = (x_0 + ball.project(x_t - x_0)).clamp_(0, 1)
-        result[left] = right & (logits_of(model, x_t).argmax(1) == y)
+            if x.element_size() < 4:  # in half precision rounding may leave the ball
+                x_t = inside(x_0, x_t, ball)
+        logits = logits_of(model, x_t)
+        nan.logical_or_(logits.isnan().any())
+        result[left] = right & (logits.argmax(1) == y)
         return result
 
     standing = torch.ones_like(y, dtype=torch.bool) if mask is None else mask.clone()
@@ -117,4 +136,6 @@ def robust_mask(
     for _ in range(restarts):
         start = (x + threat.sample(x, generator)).clamp(0, 1) if random_start else x
         still(stands, x, y, start, threat, eta)
+    if not is_checked_once() and nan:  # waits for the device
+        raise ValueError(GRADIENT_IS_NAN)
     return standing

@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rvlib.attacks.gradient import attack, log_odds
+from rvlib.attacks.gradient import attack, log_odds, step_length
 from rvlib.inference import in_batches
 from rvlib.smoothing.statistics import check_sigma
-from rvlib.threat_models import ThreatModel, per_image
+from rvlib.threat_models import ThreatModel
 
 
 @attack
@@ -79,7 +79,7 @@ def smoothed_pgd(
     check_sigma(sigma)
     if min(steps, draws) < 1:
         raise ValueError(f"steps={steps}, draws={draws}: an attack takes at least one")
-    eta = per_image(2.5 * threat.eps / steps if step_size is None else step_size)
+    eta = step_length(step_size, threat, steps, x)
     size = batch_size or max(1, 512 // draws if x.device.type == "cpu" else len(x))
     x_t = x
     for _ in range(steps):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.attacks.gradient import attack, inside, margin
+from rvlib.attacks.windows import Corner, halves, read, write
 from rvlib.inference import logits_of
 from rvlib.threat_models import L2, Linf, ThreatModel, per_image
 
@@ -102,26 +103,37 @@ def square(
     if queries < 1:
         raise ValueError(f"queries={queries}: an attack asks at least once")
     layout = memory_format(x)
+    network = halves(model, layout, batch_size)
 
-    def ask(images: Tensor, label: Tensor) -> Tensor:
-        return margin(logits_of(model, images.contiguous(memory_format=layout), batch_size), label)
+    def ask(seen: Tensor, label: Tensor) -> Tensor:
+        return margin(logits_of(network.rest, seen, batch_size), label)
 
-    found, x = ask(x, y), x.contiguous()  # channel by channel, in which squares are fastest
-    proposals = (_corners if isinstance(threat, Linf) else _bumps)(x, threat, generator)
-    best = x.clone()
+    if isinstance(threat, Linf):
+        x = x.contiguous(memory_format=layout)
+        proposals = _corners(x, threat, generator)
+    else:
+        x = x.contiguous()  # channel by channel, in which lengths are added up fastest
+        proposals = _bumps(x, threat, generator)
+    best, left, label = x.clone(), torch.arange(len(x), device=x.device), y
+    now, seen = x, network.first(x)
+    ahead = ask(seen, y)
     for query in range(queries):
         if query % LOOK == 0:
-            left = (found <= 0).nonzero()[:, 0]
-            if not len(left):
+            best[left] = now
+            keep = (ahead <= 0).nonzero()[:, 0]
+            if not len(keep):
                 break
-            propose, label, now, ahead = proposals(left), y[left], best[left], found[left]
-        proposed = propose(now, square_side(query, queries, area, x), query == 0)
-        value = ask(proposed, label)
+            left, label, now, seen, ahead = (part[keep] for part in (left, label, now, seen, ahead))
+            propose = proposals(left)
+        side = square_side(query, queries, area, x)
+        proposed, corner = propose(now, side, query == 0)
+        sees = network.again(seen, proposed, corner, side) if corner else network.first(proposed)
+        value = ask(sees, label)
         takes = (value > ahead) & (ahead <= 0)
-        now = pick(takes[:, None, None, None], proposed, now)
+        rows = takes[:, None, None, None]
+        now, seen = pick(rows, proposed, now), pick(rows, sees, seen)
         ahead = torch.where(takes, value, ahead)
-        if query % LOOK == LOOK - 1 or query == queries - 1:
-            best[left], found[left] = now, ahead
+    best[left] = now
     return best
 
 
@@ -146,7 +158,9 @@ def square_side(query: int, queries: int, area: float, x: Tensor) -> int:
 
 # --- proposals: for those that are left, ``propose(now, side, first)`` gives new images -----------
 
-Propose = Callable[[Tensor, int, bool], Tensor]
+Proposal = tuple[Tensor, Corner | None]
+"""Images, and where they have changed if that is a single square."""
+Propose = Callable[[Tensor, int, bool], Proposal]
 Proposals = Callable[[Tensor], Propose]
 
 
@@ -157,13 +171,16 @@ def _corners(x: Tensor, threat: ThreatModel, generator: torch.Generator | None) 
     def proposals(left: Tensor) -> Propose:
         below, above = low[left], high[left]
 
-        def propose(now: Tensor, side: int, first: bool) -> Tensor:
+        def propose(now: Tensor, side: int, first: bool) -> Proposal:
             sides = _signs(x, generator, 1, x.shape[3] if first else 1)[left]
-            moved = pick(sides > 0, above, below)
             if first:
-                return moved
-            window, _ = _window(x, side, generator)
-            return pick(window[left], moved, now)
+                return pick(sides > 0, above, below), None
+            row, column = _corner(x, side, generator)
+            corner = row[left], column[left]
+            edges = (read(edge, corner, side) for edge in (above, below))
+            moved = now.clone()
+            write(moved, corner, side, pick(sides > 0, *edges))
+            return moved, corner
 
         return propose
 
@@ -178,9 +195,10 @@ def _bumps(x: Tensor, threat: ThreatModel, generator: torch.Generator | None) ->
         ball, clean = threat.at(left), x[left]
         eps = per_image(ball.eps)
 
-        def propose(now: Tensor, side: int, first: bool) -> Tensor:
+        def propose(now: Tensor, side: int, first: bool) -> Proposal:
             if first:
-                return inside(clean, clean + eps * ball.steepest(_tiles(x, generator)[left]), ball)
+                tiles = eps * ball.steepest(_tiles(x, generator)[left])
+                return inside(clean, clean + tiles, ball), None
             side = max(side, min(3, height, width))
             rho, turned = (_signs(x, generator, 1, 1)[left] for _ in range(2))
             (here, place), (there, _) = (_window(x, side, generator) for _ in range(2))
@@ -191,7 +209,7 @@ def _bumps(x: Tensor, threat: ThreatModel, generator: torch.Generator | None) ->
             available = (_length(nu * (here | there), (2, 3)) ** 2 + unused / channels).sqrt()
             moved = available * _unit(rho * eta * here + _unit(nu * here))
             nu = pick(here, moved, nu * ~there)
-            return inside(clean, clean + nu, ball)
+            return inside(clean, clean + nu, ball), None
 
         return propose
 
@@ -244,17 +262,21 @@ def _window(
     x: Tensor, side: int, generator: torch.Generator | None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Put a square at a random place: which pixels lie in it, and every pixel's place in it."""
-    corners = _draw(x, generator, 2, len(x))
-    row, column = (_places(u, side, n) for u, n in zip(corners, x.shape[2:], strict=True))
+    row, column = (
+        torch.arange(n, device=x.device) - first[:, None]
+        for n, first in zip(x.shape[2:], _corner(x, side, generator), strict=True)
+    )
     row, column = row[:, None, :, None], column[:, None, None, :]  # (B, 1, H, 1), (B, 1, 1, W)
     inside = (row >= 0) & (row < side) & (column >= 0) & (column < side)
     return inside, (row.clamp(0, side - 1), column.clamp(0, side - 1))
 
 
-def _places(uniform: Tensor, side: int, length: int) -> Tensor:
-    """Place of a line's points in an interval at random: 0, ..., side - 1 inside, (B, length)."""
-    first = (uniform * (length - side + 1)).long().clamp_max(length - side)[:, None]
-    return torch.arange(length, device=uniform.device) - first
+def _corner(x: Tensor, side: int, generator: torch.Generator | None) -> list[Tensor]:
+    """Draw the first row and the first column of a square, (B,) each."""
+    return [
+        (uniform * (length - side + 1)).long().clamp_max(length - side)
+        for uniform, length in zip(_draw(x, generator, 2, len(x)), x.shape[2:], strict=True)
+    ]
 
 
 def _length(v: Tensor, dim: tuple[int, ...]) -> Tensor:

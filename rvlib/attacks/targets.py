@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from rvlib.attacks.gradient import others
-from rvlib.checks import check_labels
 from rvlib.inference import CPU_BATCH
 
 LOOK = 10
@@ -21,12 +20,9 @@ def by_rank(logits: Tensor, y: Tensor, count: int = 9) -> Tensor:
     return others(logits, y).topk(min(count, logits.shape[1] - 1), dim=1).indices
 
 
-def check_targets(targets: Tensor, x: Tensor) -> Tensor:
-    """Refuse anything but one class index an image and target; return a copy (B, T)."""
-    columns = targets.unbind(1) if targets.dim() == 2 else (targets,)
-    for column in columns:
-        check_labels(column, x)
-    return torch.stack(columns, 1)
+def side_by_side(targets: Tensor) -> Tensor:
+    """Copy the targets (B,) or (B, T) as (B, T)."""
+    return (targets[:, None] if targets.dim() == 1 else targets).clone()
 
 
 def images_a_batch(batch_size: int | None, x: Tensor, per: int) -> int:

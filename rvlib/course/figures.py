@@ -265,10 +265,9 @@ def show_curves(
         if mark is not None:
             axes.axvline(mark, color="0.4", linewidth=1)
         axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
-        if len(curves) > 3:  # no room among them
-            figure.legend(loc="outside upper left", ncols=2)
-        else:
-            axes.legend()
+        if isinstance(x, range):  # epochs, steps
+            axes.locator_params("x", integer=True)
+        figure.legend(loc="outside upper left", ncols=2 if len(curves) > 3 else 3)
     return show_figure(figure, alt)
 
 

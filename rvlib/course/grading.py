@@ -30,8 +30,8 @@ from rvlib.course.exercises.exercise import Check
 POINTS = {"**Right.**": 2, "**Almost.**": 1, "**Not yet.**": 0}
 """By the first words of a verdict."""
 NOT_RUN = (
-    "Does it need a call that stands alone, such as `seen.append(1)`, or an assignment to an "
-    "entry, such as `seen[0] = 1`? Grading runs neither: move it into the function."
+    "If it relies on a call that stands alone, such as `seen.append(1)`, or on an assignment to an "
+    "entry, such as `seen[0] = 1`: grading runs neither, so move it into the function."
 )
 """What is said with an error that may come of it."""
 STARTING_S = 300

@@ -287,7 +287,7 @@ def losses_by_step(
 def naive_pgd(
     model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, steps: int, step_size: float
 ) -> Tensor:
-    """Run PGD on PyTorch's cross-entropy, whose gradient vanishes where the network is sure."""
+    """Run PGD on PyTorch's cross-entropy, which ignores the true logit of a sure answer."""
     loss = partial(F.cross_entropy, reduction="none")
     options: dict[str, Any] = {"steps": steps, "step_size": step_size, "loss": loss}
     return pgd(model, x, y, threat, random_start=False, **options)

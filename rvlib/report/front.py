@@ -123,9 +123,12 @@ def headings(page: Page, text: str) -> Iterator[Entry]:
 
 
 def api_entries(folder: str) -> Iterator[Entry]:
-    """List the public names with their first lines, as words without markup."""
+    """List the public names with their parameters and first lines, as words without markup."""
     for name in public_names():
-        words = re.sub(r":? ?:math:`.*?`|`", "", name.summary)
+        own, *_ = name.text.partition("See Also")
+        takes = ", ".join(re.findall(r"^(\*?\w[\w, ]*) : ", own, flags=re.M))
+        words = re.sub(r"[:,]? ?:math:`.*?`|`", "", name.summary)
+        words += f" Takes {takes}." if takes else ""
         yield Entry(f"rv.{name.name}", title_of(name.group), f"{folder}/{name.address}", words)
 
 

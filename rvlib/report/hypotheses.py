@@ -175,11 +175,13 @@ def hypotheses(table: pd.DataFrame) -> pd.DataFrame:
     variances = defaultdict(list)
     for (h, attack), values in shares.items():
         variances[_kind(h, attack)].append(np.var(values, ddof=1))
+    means = {key: np.mean(values) for key, values in shares.items()}
+    spreads = {kind: np.mean(values) for kind, values in variances.items()}
     lines = []
     for column, h in itertools.product(COLUMNS, every):
         printed = np.array([REPORT_TABLE1[column][a] for a in REPORT_ATTACKS])
-        mean = np.array([np.mean(shares[h, a]) for a in REPORT_ATTACKS])
-        spread = np.array([np.mean(variances[_kind(h, a)]) for a in REPORT_ATTACKS])
+        mean = np.array([means[h, a] for a in REPORT_ATTACKS])
+        spread = np.array([spreads[_kind(h, a)] for a in REPORT_ATTACKS])
         share = mean.clip(0.5 / images, 1 - 0.5 / images)  # 0 of n is not certainty
         sampling = 2 * share * (1 - share) / images
         error = 100 * np.sqrt(spread * (1 + 1 / ex.GRID_SEEDS) + sampling)

@@ -50,12 +50,16 @@ def publish(run: Run, root: Path | None = None) -> list[Path]:
 
 
 def publish_part_two(run: Run, root: Path | None = None) -> list[Path]:
-    """Copy weights and rows of the networks of Part II that are there, and the tables of both."""
+    """Add the networks of Part II that a run has to those that are shipped; tables of them all."""
     report = (root or repository()) / "report" / PROFILE.name
-    for name, table in part_two.all_tables(run.out).items():
-        write_csv(run.out / "tables" / f"{name}.csv", table)
-    parts = [part for part in ("models", "rows", "tables") if (run.out / part).exists()]
-    return [_replace(run.out / part, report / part) for part in parts]
+    made = [*run.out.glob("models/*"), *run.out.glob("rows/*/*/*/*")]  # a network, a measurement
+    if not made:
+        raise ValueError(f"{run.out} has no network: rvlib train --profile {PROFILE.name} NAME")
+    copied = [_replace(path, report / path.relative_to(run.out)) for path in sorted(made)]
+    for name, table in part_two.all_tables(report).items():
+        copied.append(report / "tables" / f"{name}.csv")
+        write_csv(copied[-1], table)
+    return copied
 
 
 def _replace(source: Path, target: Path) -> Path:

@@ -89,7 +89,7 @@ DOCS = {
 INSTALL = Entry(
     "Install rvlib", HOME.name, f"{HOME.file}#install", "How to get it: make report, make test."
 )
-COLAB = r"(?m)^\[!\[Open in Colab\].*\n?"
+COLAB = r"(?m)^\*On Colab, once:.*\n?"
 
 
 def build_site(run: Run, root: Path | None = None) -> Path:

@@ -23,7 +23,7 @@ from rvlib.smoothing.statistics import (
     smallest_n_to_predict,
     vote,
 )
-from rvlib.smoothing.votes import CHUNK, Noise, sample_under_noise
+from rvlib.smoothing.votes import CHUNK, SEQUENTIAL, Noise, sample_under_noise
 
 FUTILITY_ALPHA = 0.01
 """Error of giving up on an image that more votes would have certified."""
@@ -244,7 +244,7 @@ def certify_at(
     with checked_once():
         while is_open.any() and n < n_max:
             at, more = np.flatnonzero(is_open), min(CHUNK, n_max - n)
-            counts = sample(everything[at], more, n, "sequential")
+            counts = sample(everything[at], more, n, SEQUENTIAL)
             n += more
             successes[at] += np.take_along_axis(counts, prediction[at, None], 1)[:, 0]
             votes[at] += more

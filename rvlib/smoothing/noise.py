@@ -54,12 +54,12 @@ def stream(device: torch.device | str, *address: int | str) -> torch.Generator:
     device : torch.device or str
         Where the numbers are drawn.
     *address : int or str
-        What they are for: seed, purpose, number of a chunk, ...
+        What they are for: seed, purpose, number of a block, ...
 
     Returns
     -------
     torch.Generator
-        On a CPU and on a GPU different numbers, each always the same.
+        On a CPU and on each model of GPU different numbers, always the same there.
 
     Examples
     --------

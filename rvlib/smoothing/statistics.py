@@ -374,7 +374,10 @@ def log_e_value(
         raise ValueError(f"prior={prior} must be > 0: 1 for uniform weights, 1/2 for Jeffreys'")
     if not larger:
         return log_e_value(n - k, n, 1 - p0, prior=prior)
-    gained = _log_mass_above(p0, k + prior, n - k + prior) - _log_mass_above(p0, prior, prior)
+    weights = _log_mass_above(p0, prior, prior)
+    if weights == -np.inf:
+        raise ValueError(f"prior={prior}: so large a prior has no weight above p0={p0}")
+    gained = _log_mass_above(p0, k + prior, n - k + prior) - weights
     result: Floats = gained - k * math.log(p0) - (n - k) * math.log1p(-p0)
     return result
 

@@ -1,20 +1,26 @@
 """Counting votes under noise: many images at once, on the device, without any statistics."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as globally
 
 from rvlib.checks import check_voters
-from rvlib.device import arithmetic
-from rvlib.inference import MaxPool2, Planes, eval_mode, in_batches
+from rvlib.inference import eval_mode, in_batches, split_first_layer
 from rvlib.smoothing.noise import GRID, grid_noise, stream, to_grid
 from rvlib.smoothing.statistics import check_sigma
 
 CHUNK = 100
-"""Draws that share a random stream.  Fixed: changing it changes every count."""
+"""Draws that share a random stream on a CPU.  Fixed: changing it changes every count."""
+
+BLOCK = 2**26
+"""Random numbers of a stream on a GPU, drawn in one call: 16,384 draws for CIFAR-10, 256 MiB, on
+the grid for a moment five times that.  Fixed, too."""
+
+SEQUENTIAL = "sequential"
+"""Purpose of votes that are looked at after each hundred: drawn in hundreds on a GPU, too."""
 
 Noise = Literal["gaussian", "grid"]
 
@@ -73,7 +79,8 @@ def sample_under_noise(
     -------
     Tensor of shape (B, K), int64, on the CPU
         Every row sums to `n`.  At another batch size or among other images the noise is the same
-        and counts differ at most by rounding in the forward pass.
+        and counts differ at most by rounding in the forward pass.  CPUs and each model of GPU have
+        noise of their own, of the same law.
 
     Raises
     ------
@@ -128,39 +135,15 @@ def sample_under_noise(
         ).cpu()
 
 
-def split_first_layer(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    r"""Split a network into an affine first layer and the rest, where that is provable.
-
-    For affine :math:`a` the noisy copies' features need no pass each through it:
-    :math:`a(x + \delta) = a(x) + a(\delta) - a(0)`.
-
-    Returns
-    -------
-    first, rest : nn.Module
-        ``model(x) == rest(first(x))``.  `first` is the identity unless the network is exactly an
-        ``nn.Sequential`` that begins with exactly an ``nn.Conv2d`` in float32, nothing hooked in:
-        any other class might do something else with its input.
-    """
-    if type(model) is nn.Sequential and len(model) > 1 and type(model[0]) is nn.Conv2d:
-        weight = model[0].weight
-        plain = type(weight) is nn.Parameter and weight.dtype == torch.float32
-        exact = arithmetic(weight.device) == "float32"  # else both sums are rounded apart
-        if plain and exact and not any(map(_is_hooked, (model, model[0], model[1]))):
-            # Reordering pixels is linear, too, and on a CPU maxima of whole planes are faster.
-            pools = type(model[1]) is MaxPool2 and weight.device.type == "cpu"
-            return nn.Sequential(model[0], Planes()) if pools else model[0], model[1:]
-    return nn.Identity(), model
-
-
-def _is_hooked(module: nn.Module) -> bool:
-    """Whether a call does anything but what the module's class does."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or globally._global_forward_hooks
-        or globally._global_forward_pre_hooks
-        or any(callable(getattr(type(module), name, None)) for name in vars(module))
-    )
+def _block(pixels: Tensor, address: tuple[int | str, ...]) -> tuple[int, tuple[int | str, ...]]:
+    """Draws that share a random stream, a power of two on a GPU, and the address of the streams."""
+    if pixels.device.type == "cpu" or SEQUENTIAL in address:
+        return CHUNK, address
+    draws = 1 << (max(1, BLOCK // pixels[0].numel()).bit_length() - 1)
+    # GPUs of another model put a large call's numbers elsewhere: two that divide a block between
+    # them would use some twice, so theirs are different streams.
+    own = torch.get_device_module(pixels.device)
+    return draws, (*address, getattr(own, "get_device_name", str)(pixels.device))
 
 
 def _draws(
@@ -172,11 +155,12 @@ def _draws(
     at_once: int,
     address: tuple[int | str, ...],
 ) -> Iterator[Tensor]:
-    """Yield the draws (D, C, H, W) of an address, some chunks at once."""
-    shape = (CHUNK, *pixels.shape[2:], pixels.shape[1])  # NHWC: convolutions' fastest layout
-    chunks, step = range(first // CHUNK, -(-(first + n) // CHUNK)), max(1, at_once // CHUNK)
-    for k in range(0, len(chunks), step):
-        streams = [stream(pixels.device, *address, chunk) for chunk in chunks[k : k + step]]
+    """Yield the draws (D, C, H, W) of an address, whole blocks or equal parts of one."""
+    block, address = _block(pixels, address)
+    shape = (block, *pixels.shape[2:], pixels.shape[1])  # NHWC: convolutions' fastest layout
+    blocks, step = range(first // block, -(-(first + n) // block)), max(1, at_once // block)
+    for k in blocks[::step]:
+        streams = [stream(pixels.device, *address, i) for i in range(k, min(k + step, blocks.stop))]
         if noise == "grid":
             drawn = torch.cat([grid_noise(shape, sigma, s) for s in streams]).to(pixels.dtype)
         else:
@@ -184,7 +168,8 @@ def _draws(
             for part, s in zip(drawn, streams, strict=True):
                 part.normal_(std=sigma, generator=s)
             drawn = drawn.flatten(0, 1)
-        yield drawn[: n - k * CHUNK].permute(0, 3, 1, 2)
+        drawn = drawn[max(0, first - k * block) : first + n - k * block].permute(0, 3, 1, 2)
+        yield from drawn.chunk(-(-len(drawn) // max(at_once, CHUNK)))
 
 
 def _count(
@@ -201,19 +186,31 @@ def _count(
     def answers(copies: Tensor) -> Tensor:
         return rest(copies / scale if scale != 1 else copies)
 
+    network = partial(in_batches, answers, max(batch_size, 1))
     for drawn in draws:
         of_draw = first(drawn)
         for image in range(0, len(pixels), max(1, batch_size // len(drawn))):
             some = of_image[image : image + max(1, batch_size // len(drawn))]
-            pairs = (some[:, None] + of_draw).flatten(0, 1)  # (I * D, C, H, W)
-            logits = in_batches(answers, max(batch_size, 1), pairs)
+            votes, total = tally(network, some, of_draw)
             if not len(counts):
-                counts = logits.new_zeros((len(pixels), logits.shape[1]), dtype=torch.int64)
-                one = counts.new_ones(())
-            largest, votes = logits.max(1)
-            checksum += largest.sum()  # NaN where one is; read at the end: nothing waits here
-            votes = votes.view(len(some), -1)  # (I, D)
-            counts[image : image + len(some)].scatter_add_(1, votes, one.expand_as(votes))
+                counts = votes.new_zeros((len(pixels), votes.shape[1]))
+            counts[image : image + len(some)].add_(votes)
+            checksum += total  # read at the end: nothing waits here
     if checksum.isnan():
         raise ValueError("the network gave NaN under noise: its training diverged, or it overflows")
     return counts
+
+
+def tally(
+    network: Callable[[Tensor], Tensor], of_image: Tensor, of_draw: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Count the answers (I, K) to I images under D draws, one batch, without a wait.
+
+    The second result is the sum of the winning logits: NaN where one is.
+    """
+    pairs = (of_image[:, None] + of_draw).flatten(0, 1)  # (I * D, C, H, W)
+    logits = network(pairs)
+    largest, answers = logits.max(1)
+    answers = answers.view(len(of_image), -1)  # (I, D)
+    counts = answers.new_zeros((len(of_image), logits.shape[1]))
+    return counts.scatter_(1, answers, 1, reduce="add"), largest.sum()

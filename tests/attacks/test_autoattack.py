@@ -21,17 +21,21 @@ stages_of: Any = rv.autoattack_stages
 
 
 module: Any = sys.modules["rvlib.attacks.autoattack"]  # its name is hidden by the function
-STEPS, QUERIES, DRAWS = 25, 60, 2
+STEPS, QUERIES, DRAWS = 12, 50, 2
 """Fewer than published: the tests are of who is attacked and judged, how, and by how many."""
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """Take fewer steps, search at random and ask a random network less often than published."""
-    monkeypatch.setattr(module, "QUERIES", QUERIES)
+    shorten(monkeypatch, STEPS, QUERIES)
     monkeypatch.setattr(module, "DRAWS", DRAWS)
+
+
+def shorten(monkeypatch, steps, queries):
+    monkeypatch.setattr(module, "QUERIES", queries)
     for name in ("apgd", "fab"):
-        monkeypatch.setattr(module, name, partial(getattr(rv, name), steps=STEPS))
+        monkeypatch.setattr(module, name, partial(getattr(rv, name), steps=steps))
 
 
 def seeded(seed=0):
@@ -61,7 +65,7 @@ def counts(stages):
 # ---- known robust accuracies --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+@pytest.mark.parametrize("classes", [2, 4])
 def test_the_robust_accuracy_of_a_linear_network_in_linf_walls_and_all(classes):
     """A class wins somewhere in ball and box exactly if it wins in its own corner of both."""
     model, x = linear_network(classes, 12), double(40, 3, 2, 2, seed=7)
@@ -81,7 +85,7 @@ def test_the_robust_accuracy_of_a_linear_network_in_linf_walls_and_all(classes):
     assert 0 < stages[-1].stands.sum() < 40
 
 
-@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+@pytest.mark.parametrize("classes", [3, 10])
 def test_the_robust_accuracy_of_a_linear_network_in_l2(classes):
     model, x = linear_network(classes, 12), 0.4 + 0.2 * double(40, 3, 2, 2, seed=8)
     z, w = logits_of(model, x), model[1].weight.detach()
@@ -194,11 +198,14 @@ def test_a_larger_ball_takes_more(many, ball):
 # ---- what comes out -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", ["standard", "rand"])
+@pytest.mark.parametrize(
+    ("version", "threat"),
+    [("standard", Linf(0.025)), ("standard", L2(0.125)), ("rand", PixelL2(0.0375))],
+    ids=str,
+)
 def test_the_result_is_the_worst_case_in_ball_and_box(many, version, threat):
     model, x, y = many
     y = torch.where(torch.arange(30) < 5, (y + 1) % 5, y)  # five are misread as they are
-    threat = type(threat)(threat.eps / 4)
     x_adv, stages = stages_of(model, x, y, threat, version=version, generator=seeded())
     assert torch.equal(fooled(model(x_adv), y), ~stages[-1].stands)
     assert torch.equal(x_adv[stages[-1].stands], x[stages[-1].stands])
@@ -293,7 +300,8 @@ RATIO = "on the difference of logits: the ratio needs 4 classes"
         (10, "", False),
     ],
 )
-def test_what_few_classes_do_not_allow_is_said(classes, targeted, ratio):
+def test_what_few_classes_do_not_allow_is_said(classes, targeted, ratio, monkeypatch):
+    shorten(monkeypatch, steps=2, queries=2)
     model, x = linear_network(classes, 12), double(2, 3, 2, 2)
     y = logits_of(model, x).argmax(1)
     found = {}

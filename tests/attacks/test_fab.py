@@ -179,7 +179,7 @@ def test_a_linear_network_falls_at_its_distance(ball):
 
 def test_a_network_that_falls_in_a_corner_of_the_box():
     """In l-infinity with walls: a plane is reached at eps where the rooms, cut at eps, suffice."""
-    x, w, _ = problems(40)
+    x, w, _ = problems(12)
     reach = torch.minimum(torch.full_like(x, 0.3), torch.where(w > 0, 1 - x, x))
     gain = (w.abs() * reach).sum((1, 2, 3))
     for one in range(len(x)):

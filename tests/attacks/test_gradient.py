@@ -111,10 +111,10 @@ class Scaled(nn.Module):
 
 @pytest.fixture(scope="module")
 def shipped():
-    """The undefended network of the report, sure of its answers, and 128 images."""
+    """The undefended network of the report, sure of its answers, and 64 images."""
     model = rv.lenet()
     rv.load_weights(model, "report/models/standard/seed-0.safetensors")
-    x, y = (part[:128] for part in rv.load("cifar10", "heldout"))
+    x, y = (part[:64] for part in rv.load("cifar10", "heldout"))
     x = rv.to_float(x).contiguous(memory_format=torch.channels_last)
     return to_device(model, "cpu").eval(), x, y
 
@@ -130,7 +130,7 @@ def shipped():
 def test_as_many_images_stand_at_every_scale_of_the_logits(shipped, threat, dtype):
     model, x, y = shipped
     if dtype == torch.bfloat16:
-        model, x = rv.lenet().to(dtype), x.to(dtype)
+        model, x, y = rv.lenet().to(dtype), x[:32].to(dtype), y[:32]
         model.load_state_dict(shipped[0].state_dict())
         model.eval()
     options = {"step_size": 0.5 * threat.eps, "steps": 7, "random_start": False}
@@ -138,13 +138,14 @@ def test_as_many_images_stand_at_every_scale_of_the_logits(shipped, threat, dtyp
     def standing(k, loss):
         return int(rv.robust_mask(Scaled(model, k), x, y, threat, loss=loss, **options).sum())
 
-    assert standing(1, rv.log_odds) < int((model(x).argmax(1) == y).sum()) - 40
+    clean = int((model(x).argmax(1) == y).sum())
     for loss in (rv.log_odds, rv.margin):
-        large = [standing(k, loss) for k in (1, 2, 20, 100, 1e6)]
-        assert max(large) - min(large) <= 3, large
+        large = [standing(k, loss) for k in (1, 20, 1e6)]
+        assert large[0] < clean / 2
+        assert max(large) - min(large) <= 2, large
         # Near zero all classes are equally likely, and the cross-entropy's own direction is
-        # another, that of the mean of the logits: 10 of 128 images more stand.
-        assert abs(standing(1e-3, loss) - large[0]) <= (2 if loss is rv.margin else 13)
+        # another, that of the mean of the logits: 4 of 64 images more stand.
+        assert abs(standing(1e-3, loss) - large[0]) <= (1 if loss is rv.margin else 6)
 
 
 @pytest.mark.parametrize("loss", [rv.log_odds, rv.margin, rv.dlr])

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrizations
 
 from rvlib import attacks
 from rvlib.threat_models import L2, Linf, PixelL2
+from tests.conftest import Wrapped
 
 # Called with ``*batch``, which mypy cannot count.
 apgd: Any = attacks.apgd
@@ -65,7 +66,16 @@ WITHOUT_PIXEL_L2 = {"square", "fab"}
 PAIRS = [(a, b) for a in ALL for b in BALLS if a not in WITHOUT_PIXEL_L2 or b != "pixel-l2"]
 EACH = [0.0, 0.07, 0.3, 8 / 255]
 
-both = pytest.mark.parametrize(("attack", "ball"), PAIRS)
+# Each attack in one ball, each ball with several; FAB and Square have code of their own for two.
+once = pytest.mark.parametrize(
+    ("attack", "ball"),
+    [
+        (a, b)
+        for i, a in enumerate(ALL)
+        for j, b in enumerate(BALLS)
+        if (b != "pixel-l2" if a in WITHOUT_PIXEL_L2 else j == i % 3)
+    ],
+)
 
 
 def run(attack, ball, model, x, y, *, seed=0, **options):
@@ -93,8 +103,14 @@ def assert_inside(threat, x_adv, x):
     assert x_adv.max() <= 1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("eps", [8 / 255, torch.tensor(EACH), torch.tensor(EACH).double()])
+@pytest.mark.parametrize(
+    ("eps", "dtype"),
+    [
+        *[(8 / 255, torch.float32), (torch.tensor(EACH).double(), torch.float32)],
+        *[(8 / 255, torch.bfloat16), (torch.tensor(EACH), torch.float64)],
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize(
     ("attack", "ball"), [(a, b) for a, b in PAIRS if "mask" not in a and "restarts" not in a]
 )
@@ -111,7 +127,7 @@ def test_results_lie_in_the_ball_and_the_box(attack, ball, eps, dtype, toys, bat
     assert stays or (moved > 0.5).sum() >= 2
 
 
-@both
+@once
 def test_radius_zero_is_the_identity(attack, ball, toys, batch):
     x, y = batch
     model = fresh(toys)
@@ -136,7 +152,7 @@ def test_every_image_is_moved_uphill(attack, ball, toys, batch):
     assert (after > before).all()
 
 
-@both
+@once
 def test_the_generator_is_the_only_randomness(attack, ball, toys, batch):
     state, model = torch.get_rng_state(), fresh(toys)
     one, same = (run(attack, ball, model, *batch, seed=3) for _ in range(2))
@@ -156,21 +172,21 @@ def test_another_seed_is_another_attack(attack, toys, batch):
 
 
 @pytest.mark.parametrize(("attack", "ball"), [pair for pair in PAIRS if pair[0] in SURE])
-@pytest.mark.parametrize("eps", [0.1, torch.tensor(EACH)])
-def test_a_batch_is_its_images_one_by_one(attack, ball, eps, toys, batch):
+def test_a_batch_is_its_images_one_by_one(attack, ball, toys, batch):
     # One image far up its loss: a norm or mean over the batch would show on the others.
     x = batch[0].double() * torch.tensor([1, 0.01, 1, 0.5])[:, None, None, None]
+    eps = torch.tensor(EACH)
     threat, model = dataclasses.replace(BALLS[ball], eps=eps), fresh(toys, torch.float64)
     together = run(attack, threat, model, x, batch[1])
     alone = [
         run(attack, dataclasses.replace(threat, eps=float(e)), model, x[i : i + 1], y[None])
-        for i, (e, y) in enumerate(zip(torch.as_tensor(eps).expand(4), batch[1], strict=True))
+        for i, (e, y) in enumerate(zip(eps, batch[1], strict=True))
     ]
     # A float32 radius and its double differ by 1.5e-9.
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-8)
 
 
-@both
+@once
 def test_results_do_not_depend_on_the_batch_size(attack, ball, toys, batch):
     x, y = batch[0].double(), batch[1]
     threat = dataclasses.replace(BALLS[ball], eps=torch.tensor(EACH))
@@ -192,7 +208,7 @@ class Small(nn.Module):
         return self.network(x)
 
 
-@both
+@once
 def test_results_do_not_depend_on_how_much_fits_into_memory(attack, ball, toys, batch):
     x, y = batch[0].double(), batch[1]
     model = fresh(toys, torch.float64)
@@ -202,7 +218,7 @@ def test_results_do_not_depend_on_how_much_fits_into_memory(attack, ball, toys, 
     torch.testing.assert_close(found, run(attack, ball, model, x, y), rtol=0, atol=1e-9)
 
 
-@both
+@once
 def test_the_memory_format_changes_nothing(attack, ball, toys, batch):
     x, y = batch[0].double(), batch[1]
     model = fresh(toys, torch.float64)
@@ -232,7 +248,7 @@ def state_of(model):
     )
 
 
-@both
+@once
 def test_the_network_is_left_as_it_was(attack, ball, toy, batch):
     """Modes of every submodule, weights, running statistics, requires_grad, gradients."""
     toy[4].bias.grad = torch.ones(3)  # a training that accumulates gradients
@@ -270,7 +286,7 @@ class OutOfPlace(InPlace):
         return self.network((x - 0.5) * 4)
 
 
-@both
+@once
 @pytest.mark.parametrize(("overwrites", "grad"), [(InPlace, False), (Unseen, True)])
 def test_the_callers_tensors_are_never_touched(attack, ball, grad, overwrites, toys, batch):
     x, y = (part.clone() for part in batch)
@@ -289,7 +305,7 @@ def test_the_callers_tensors_are_never_touched(attack, ball, grad, overwrites, t
         assert_inside(threat, found, batch[0])
 
 
-@both
+@once
 def test_callers_may_have_gradients_off(attack, ball, toys, batch):
     model = fresh(toys)
     expected = run(attack, ball, model, *batch)
@@ -318,17 +334,6 @@ def test_targets_may_be_tensors_of_inference_mode(toys, batch):
 # ---- any module is a network ----------------------------------------------------------------
 
 
-class Wrapped(nn.Module):
-    """The same function, of which nothing can be seen from outside."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x):
-        return self.network(x)
-
-
 class Quantised(nn.Module):
     def forward(self, x):
         return x + ((16 * x).round() / 16 - x).detach()
@@ -355,12 +360,11 @@ def networks(draw):
     return model
 
 
-@pytest.mark.parametrize("attack", ALL)
-@settings(derandomize=True, deadline=None, max_examples=8, database=None)
-@given(model=networks(), ball=st.sampled_from(list(BALLS)), autocast=st.booleans())
-def test_a_module_is_attacked_like_the_same_one_wrapped(attack, model, ball, autocast):
+@settings(derandomize=True, deadline=None, max_examples=40, database=None)
+@given(pair=st.sampled_from(PAIRS), model=networks(), autocast=st.booleans())
+def test_a_module_is_attacked_like_the_same_one_wrapped(pair, model, autocast):
     x, y = torch.rand(4, 3, 4, 4, generator=seeded()), torch.tensor([0, 1, 2, 1])
-    ball, before = "linf" if attack in WITHOUT_PIXEL_L2 else ball, state_of(model)
+    (attack, ball), before = pair, state_of(model)
     with torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext():
         found = run(attack, ball, model, x, y)
         assert torch.equal(found, run(attack, ball, Wrapped(model), x, y))

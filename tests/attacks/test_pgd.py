@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch._dynamo
 import torch.nn.functional as F
 from torch import nn
 
 from rvlib import attacks
-from rvlib.attacks.pgd import ascend
 from rvlib.threat_models import Linf
 
 # Called with ``*batch``, which mypy cannot count.
@@ -36,21 +34,6 @@ class Recorder(nn.Module):
         if x.requires_grad:
             self.seen.append(x.detach().clone())
         return self.model(x)
-
-
-@pytest.mark.skipif(
-    not hasattr(torch._dynamo.config, "trace_autograd_ops"), reason="this PyTorch cannot trace it"
-)
-def test_torch_compile_takes_the_loop_whole(toys, batch, threat):
-    """One graph, with no Python between its kernels."""
-    model, (x, y) = toys().eval(), batch
-
-    def climb(x, y):
-        return ascend(model, x, y, x, threat, 0.05, None, steps=2, loss=attacks.log_odds)
-
-    compiled = torch.compile(climb, fullgraph=True, backend="eager")
-    with torch._dynamo.config.patch(trace_autograd_ops=True):
-        torch.testing.assert_close(compiled(x, y), climb(x, y))
 
 
 # ---- one step, several steps ------------------------------------------------------------------

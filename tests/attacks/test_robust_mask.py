@@ -156,3 +156,16 @@ def test_who_has_fallen_is_not_attacked_again(model, many):
 def test_everything_may_have_fallen(model, many):
     wrong = (model(many[0]).argmax(1) + 1) % 3
     assert not robust_mask(model, many[0], wrong, Linf(0.1)).any()
+
+
+def test_in_half_precision_only_what_lies_in_the_ball_counts():
+    class Above(nn.Module):
+        def forward(self, x):
+            far = (x.flatten(1).amax(1) >= 187 / 256).to(x)
+            rising = 0.1 * x.mean((1, 2, 3))
+            return torch.stack([0.5 - rising, far + rising], 1)
+
+    x = torch.full((1, 1, 1, 1), 179 / 256, dtype=torch.bfloat16)
+    x, y = x.expand(1, 3, 1, 1), torch.tensor([0])
+    for restarts in (1, 3):
+        assert robust_mask(Above(), x, y, Linf(0.03), restarts=restarts).all()

@@ -6,12 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from rvlib.attacks import square
+from rvlib.attacks import Passes, square
 from rvlib.attacks.square import bump, square_side
-from rvlib.inference import logits_of
+from rvlib.attacks.windows import halves, read, write
+from rvlib.inference import MaxPool2, logits_of
 from rvlib.threat_models import L2, Linf
+from tests.conftest import Wrapped
 
 BALL = Linf(0.1)
+
+
+LAST = torch.channels_last
 
 
 def seeded(seed=0):
@@ -263,7 +268,7 @@ def test_in_l2_a_linear_network_is_led_towards_its_optimum():
     x = torch.full((3, 3, 8, 8), 0.5, dtype=torch.float64)
     y, ball = torch.zeros(3, dtype=torch.int64), L2(torch.tensor([0.1, 0.2, 0.0]).double())
     shares = []
-    for queries in (1, 50, 600):
+    for queries in (1, 50, 300):
         x_adv = square(model, x, y, ball, queries=queries, generator=seeded())
         shares.append((x_adv - x).flatten(1) @ normal / normal.norm() / ball.eps)
         assert torch.equal(x_adv[2], x[2])
@@ -278,3 +283,83 @@ def test_in_l2_squares_fit_into_images_that_are_small_or_no_squares():
         moved = recorded(x, 30, L2(0.1), Rising())
         assert all((d.flatten(1).norm(dim=1) <= 0.1).all() for d in moved)
         assert moved[1].any()
+
+
+# ---- first layers, computed anew in a window ----------------------------------------------------
+
+
+def pooled(kernel, size, layout):
+    """A network whose first convolution and pooling are seen; 29 pixels leave a row unpooled."""
+    torch.manual_seed(kernel)
+    side = ((size[0] - kernel + 1) // 2) * ((size[1] - kernel + 1) // 2)
+    layers = (nn.Conv2d(3, 4, kernel), MaxPool2(), nn.ReLU(), nn.Flatten(), nn.Linear(4 * side, 5))
+    return nn.Sequential(*layers).to(memory_format=layout)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, LAST], ids=str)
+@pytest.mark.parametrize(
+    ("kernel", "size", "ball"),
+    [
+        (5, (29, 20), Linf(0.003)),
+        (2, (9, 12), Linf(0.003)),
+        (1, (8, 8), Linf(0.003)),
+        (3, (8, 9), L2(0.05)),
+    ],
+)
+def test_a_network_seen_in_parts_is_attacked_like_the_same_one_wrapped(kernel, size, ball, layout):
+    model = pooled(kernel, size, layout)
+    x = torch.rand(6, 3, *size, generator=seeded()).contiguous(memory_format=layout)
+    y = logits_of(model, x).argmax(1)
+    found = []
+    assert halves(model, layout, None).kernel == kernel
+    counting, whole = Passes(Passes(model)), Passes(model)
+    for network in (model, counting, Wrapped(whole)):
+        found.append(square(network, x, y, ball, queries=60, generator=seeded()))
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[2])
+    assert not torch.equal(found[0], x)
+    assert counting.forwards == counting.model.forwards == whole.forwards
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 6])
+def test_what_a_window_changes_is_computed_anew_to_the_bit(side):
+    model = pooled(5, (20, 23), LAST)
+    x = torch.rand(20 - side + 1, 3, 20, 23, generator=seeded())
+    first = torch.arange(len(x))
+    for corner in ((first, first), (first, 23 - side - first), (first * 0, first)):
+        network = halves(model, LAST, 4)
+        changed, seen = x.clone(), network.first(x)
+        write(changed, corner, side, 1 - read(x, corner, side))
+        assert ((changed != x).sum((1, 2, 3)) == 3 * side**2).all()
+        for _ in range(2):  # the first time whole images are looked at, too
+            assert torch.equal(network.again(seen, changed, corner, side), network.first(changed))
+        assert all(network.same.values())
+        assert torch.equal(seen, network.first(x))
+
+
+def test_where_a_window_is_rounded_in_another_way_whole_images_are_looked_at():
+    network = halves(pooled(5, (20, 20), LAST), LAST, None)
+    x, corner = torch.rand(4, 3, 20, 20, generator=seeded()), (torch.arange(4), torch.arange(4))
+    exact = network.first
+    network.first = lambda images: exact(images) + (images.shape[2] < 20) * 1e-6
+    for _ in range(2):
+        assert torch.equal(network.again(exact(x), x, corner, 3), exact(x))
+
+
+def test_what_cannot_be_seen_through_is_left_whole():
+    def kernel(first, *rest):
+        return halves(
+            nn.Sequential(first, *(rest or (MaxPool2(), nn.Flatten()))), LAST, None
+        ).kernel
+
+    assert kernel(nn.Conv2d(3, 4, 3)) == 3
+    for conv in (nn.Conv2d(3, 4, (3, 2)), nn.Conv2d(3, 4, 3, padding=1)):
+        assert kernel(conv) == 0
+    for options in ({"stride": 2}, {"dilation": 2}, {"padding": "same"}):
+        assert kernel(nn.Conv2d(3, 4, 3, **options)) == 0
+    assert kernel(nn.Conv2d(3, 4, 3), nn.ReLU()) == 0
+    assert kernel(nn.Flatten()) == 0
+    hooked = Passes(nn.Sequential(nn.Conv2d(3, 4, 3), MaxPool2(), nn.Flatten()))
+    assert halves(hooked, LAST, None).kernel == 3
+    hooked.register_forward_hook(lambda module, args, out: -out)
+    assert halves(hooked, LAST, None).kernel == 0

@@ -88,15 +88,27 @@ class Watched:
         assert {url.partition(":")[0] for url in self.asked} <= {"file", "data", "blob"}
 
 
-@pytest.fixture
-def watched(browser):
-    page = browser.new_page(viewport={"width": 1200, "height": 1000}, reduced_motion="reduce")
+@pytest.fixture(scope="module")
+def one_page(browser):
+    """Open a page once: each new one starts processes, and compiles all scripts anew."""
+    page = browser.new_page(reduced_motion="reduce")
     watched = Watched(page, [], [])
     page.on("request", lambda request: watched.asked.append(request.url))
     page.on("pageerror", lambda error: watched.wrong.append(str(error)))
     page.on("console", lambda m: watched.wrong.append(m.text) if m.type == "error" else None)
     yield watched
     page.close()
+
+
+@pytest.fixture
+def watched(one_page):
+    """Lend the page, with nothing on it and of the usual size and colours."""
+    one_page.page.goto("about:blank")
+    one_page.page.set_viewport_size({"width": 1200, "height": 1000})
+    one_page.page.emulate_media(media="screen", color_scheme="light")
+    one_page.asked.clear()
+    one_page.wrong.clear()
+    return one_page
 
 
 @pytest.fixture(scope="module")

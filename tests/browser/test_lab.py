@@ -34,19 +34,68 @@ CELLS = [
 ]
 
 
+FILE = "notebooks/explorers.ipynb"
+"""One for both pages, which so share a kernel: each loads PyTorch for seconds."""
+
+POLLING = 200
+"""Milliseconds between two looks at a page: by default it is asked, and drawn, with each frame."""
+
+
+def run_all(page, last):
+    """Run all cells of the notebook that is open, until so many have run."""
+    page.wait_for_function(READY, polling=POLLING)
+    page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    assert page.wait_for_function(RAN, arg=last, polling=POLLING).json_value() == "ran"
+
+
+def open_in_lab(page, path):
+    page.evaluate("path => jupyterapp.commands.execute('docmanager:open', {path})", path)
+
+
 @pytest.fixture(scope="module")
-def page(browser, lab):
-    """Run a notebook with every explorer, whose last cell is busy for long."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
+def front(browser, lab):
+    """Open the page that `make lab` opens."""
     page = browser.new_page(viewport=PROJECTOR, reduced_motion="reduce")
     page.set_default_timeout(120_000)
-    page.goto(lab("notebooks/explorers.ipynb", notebook))
-    page.wait_for_function(READY)
-    page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
-    assert page.wait_for_function(RAN, arg=len(CELLS) - 1).json_value() == "ran"
+    page.goto(lab("").replace("/lab/tree/", "/").removesuffix("&reset"))
+    page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)", polling=POLLING)
     yield page
-    page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
     page.close()
+
+
+def test_a_notebook_in_notebook_7(browser, lab, artefacts):
+    notebook = nbformat.read(repository() / "notebooks" / "02_pgd.ipynb", 4)
+    notebook.cells = notebook.cells[:5]  # to the explorer
+    page = browser.new_page(viewport=PROJECTOR, reduced_motion="reduce")
+    page.set_default_timeout(120_000)
+    page.goto(lab(FILE, notebook, "notebooks"))
+    run_all(page, 99)
+    explorer = explorers(page)[0]
+    explorer.root.scroll_into_view_if_needed()
+    page.screenshot(path=artefacts / "notebook-7.png")
+    explorer.walk(explorer.controls[-1])
+    explorer.root.get_by_role("button", name="Play").click()  # plays through the steps
+    before = explorer.look()
+    explorer.wait(lambda now: now != before)
+    page.close()
+
+
+def test_make_lab_opens_at_the_notebooks_and_reaches_the_task_of_the_lab(front):
+    front.wait_for_url("**/lab/tree/notebooks*")
+    open_in_lab(front, "docs/teaching/break_a_defence.ipynb")
+    front.locator(".jp-RenderedMarkdown h1").first.wait_for()
+
+
+@pytest.fixture(scope="module")
+def page(front, lab):
+    """Run a notebook with every explorer, whose last cell is busy for long."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
+    lab(FILE, notebook)
+    open_in_lab(front, FILE)
+    front.wait_for_url(f"**/{FILE}*")
+    run_all(front, len(CELLS) - 1)
+    yield front
+    front.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
 
 
 def test_every_explorer_answers_while_a_cell_runs(page):
@@ -114,37 +163,7 @@ def test_tools_reset_blink_cover_and_fill_the_screen(page):
 def test_a_restarted_kernel_is_named(page):
     explorer = explorers(page)[0]
     page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
-    page.wait_for_function(READY)
+    page.wait_for_function(READY, polling=POLLING)
     explorer.controls[-1].press("Home")
     explorer.controls[-1].press("End")
     explorer.wait(lambda now: "kernel" in now[2])
-
-
-def test_a_notebook_in_notebook_7(browser, lab, artefacts):
-    notebook = nbformat.read(repository() / "notebooks" / "02_pgd.ipynb", 4)
-    notebook.cells = notebook.cells[:5]  # to the explorer
-    page = browser.new_page(viewport=PROJECTOR, reduced_motion="reduce")
-    page.set_default_timeout(120_000)
-    page.goto(lab("notebooks/02_pgd.ipynb", notebook, "notebooks"))
-    page.wait_for_function(READY)
-    page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
-    assert page.wait_for_function(RAN, arg=99).json_value() == "ran"
-    explorer = explorers(page)[0]
-    explorer.root.scroll_into_view_if_needed()
-    page.screenshot(path=artefacts / "notebook-7.png")
-    explorer.walk(explorer.controls[-1])
-    explorer.root.get_by_role("button", name="Play").click()  # plays through the steps
-    before = explorer.look()
-    explorer.wait(lambda now: now != before)
-    page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
-    page.close()
-
-
-def test_make_lab_opens_at_the_notebooks_and_reaches_the_task_of_the_lab(browser, lab):
-    page = browser.new_page()
-    page.set_default_timeout(60_000)
-    page.goto(lab("").replace("/lab/tree/", "/").removesuffix("&reset"))
-    page.wait_for_url("**/lab/tree/notebooks*")
-    page.goto(lab("docs/teaching/break_a_defence.ipynb"))
-    page.locator(".jp-RenderedMarkdown h1").first.wait_for()
-    page.close()

@@ -10,8 +10,7 @@ import pytest
 
 import rvlib as rv
 from rvlib.course.static import export
-from rvlib.pipeline import Run, repository
-from rvlib.report.site import build_site
+from rvlib.pipeline import repository
 from rvlib.sanity_checks import Check
 from rvlib.verdict import Verdict
 
@@ -20,16 +19,10 @@ NOTEBOOKS = sorted((repository() / "notebooks").glob("[0-9]*.ipynb"))
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def site():
-    """Build the site, as `make site` does."""
-    return build_site(Run.open("lesson", "cpu")).parent
-
-
 @pytest.mark.parametrize("notebook", NOTEBOOKS[::3], ids=lambda path: path.stem)
 def test_a_notebook_as_a_page(notebook, site, watched, artefacts):
     found = watched.go(site / f"{notebook.stem}.html")
-    watched.page.screenshot(path=artefacts / f"site-{notebook.stem}.png", full_page=True)
+    watched.page.screenshot(path=artefacts / f"site-{notebook.stem}.png")
     assert found
     for explorer in found:
         for control in explorer.controls:
@@ -104,7 +97,7 @@ def test_the_dark_is_dark_and_the_printed_page_is_not(site, watched, artefacts):
     for name in ("report", "07_state_of_the_art", "index"):
         watched.page.emulate_media(media="screen", color_scheme="dark")
         watched.go(site / f"{name}.html")
-        watched.page.screenshot(path=artefacts / f"dark-{name}.png", full_page=True)
+        watched.page.screenshot(path=artefacts / f"dark-{name}.png")
         assert brightness("backgroundColor") < 100 < 600 < brightness("color"), name
         watched.page.emulate_media(media="print")
         assert brightness("color") < 100 < 700 < brightness("backgroundColor"), name

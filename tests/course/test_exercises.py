@@ -119,6 +119,7 @@ STUDENTS = {
         too few or too many | walk(model, x, y, step, steps + 1, unit, back)
         The steps have length `eps` | walk(model, x, y, eps, steps, unit, back)
         predictions | walk(model, x, model(x).argmax(1), step, steps, unit, back)
+        softmax | walk(lambda x: model(x).softmax(1), x, y, step, steps, unit, back)
         only the perturbation | go(unit, back) - x
     """,
     "training_loss": """
@@ -285,6 +286,7 @@ STUDENTS = {
         percentages | [100 * end for end in ends()]
         of 90 % | ends(1.645)
         rounded to 2 | ends(2)
+        is a probability | ends(0.975) ; ends(0.95)
         denominator | ends(below=1)
         under the root | ends(bend=0) ; ends(below=1, bend=0)
         wrong order | ends()[::-1]
@@ -302,7 +304,7 @@ STUDENTS = {
         *below* | np.mean(correct & (radii < r))
         This is the *number* | sum(correct & far)
         percentage | 100 * np.mean(correct & far)
-        distance R itself | np.mean(correct & ((radii > r) | (r == 0)))
+        By convention | np.mean(correct & ((radii > r) | (r == 0)))
     """,
     "n_fgsm": """
         start = clip(x + noise)
@@ -319,6 +321,8 @@ STUDENTS = {
         *descends* | clip(start - eps * slope(model, start, y).sign())
         the gradient itself | clip(start + eps * slope(model, start, y))
         the gradient itself | clip(start + 2 * eps * slope(model, start, y))
+        softmax | clip(start + eps * slope(lambda x: model(x).softmax(1), start, y).sign())
+        predictions | clip(start + eps * slope(model, start, model(x).argmax(1)).sign())
     """,
     "average_radius": """
         radii = sigma * stats.norm.ppf(p)
@@ -437,10 +441,10 @@ def test_a_mistake_is_recognised(name, words, student):
 def test_every_row_of_a_table_is_needed(name):
     # Some student's results agree with this row and with no other one.
     check, found = CHECKS[name], [student for each, _, student in WRONG if each == name]
-    rows = [check._known(row) for row in check.mistakes if not isinstance(row, str)]
+    rows = [row for row in check.mistakes if not isinstance(row, str)]
     only = set()
-    for results in map(check._results, found):
-        agreeing = [k for k, row in enumerate(rows) if check._agree(results, row)]
+    for agrees in map(check._agree, map(check._results, found)):
+        agreeing = [k for k, row in enumerate(rows) if agrees(row)]
         only |= {agreeing[0]} if len(agreeing) == 1 else set()
     assert only == set(range(len(rows)))
     words = {words for each, words, _ in WRONG if each == name}

@@ -1,6 +1,7 @@
 """The frame around every notebook: parameters, sources without docstrings, prose with numbers."""
 
 import pytest
+import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 from rvlib.attacks.pgd import ascend
@@ -34,6 +35,16 @@ def test_start_takes_whatever_was_typed_before(cells):
     assert run.profile.name == "smoke"
     assert run.out.name == "smoke-seed-3"
     run.log("a line")  # goes nowhere
+
+
+def test_start_takes_the_algorithms_that_were_asked_for(monkeypatch):
+    monkeypatch.setenv("RVLIB_DETERMINISTIC", "1")
+    try:
+        notebook.start("smoke", 0, "cpu")
+        assert not torch.backends.cudnn.benchmark
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_start_refuses_a_parameter_of_papermill_that_does_not_exist(cells):

@@ -24,7 +24,7 @@ from rvlib.attacks import gradient
 from rvlib.attacks.gradient import others
 from rvlib.models import to_device
 from rvlib.pipeline import repository
-from rvlib.smoothing import stream
+from rvlib.smoothing import stream, votes
 from rvlib.training import crop_and_flip
 from tests.pretend_gpu.device import NAME, Cost, counted, load
 
@@ -33,12 +33,14 @@ MODELS = Path(__file__).parents[2] / "report" / "models"
 LINF, L2, PIXEL = rv.Linf(0.03), rv.L2(0.5), rv.PixelL2(0.045)
 WIDE = rv.Linf(0.1)
 IMAGES = 8
+OWN_BLOCK = votes._block
 
 
 def begin(library: Path) -> None:
-    """Start a process that has the device."""
+    """Start a process that has the device, and draws noise in hundreds there, as on the CPU."""
     torch.set_num_threads(1)
     load(library)
+    votes._block = lambda pixels, address: (votes.CHUNK, address)
 
 
 @functools.cache
@@ -162,7 +164,7 @@ CALLS: dict[str, Callable[[str], Any]] = {
     "square linf": attacking(rv.square, LINF, queries=30),
     "square l2": attacking(rv.square, L2, queries=15),
     "fab": attacking(rv.fab, LINF, steps=4, draws_from=False),
-    "autoattack": attacking(rv.autoattack, rv.Linf(0.01)),
+    "autoattack": attacking(rv.autoattack, WIDE),
     "gradient": lambda d: rv.input_gradient(network(d), *images(d)),
     "predict": smoothing(rv.predict, 3, 0.25, n=300),
     "certify": smoothing(rv.certify, 3, 0.25, n=1000),
@@ -287,13 +289,32 @@ def costs(name: str, rounds: tuple[int, ...]) -> list[Cost]:
     """What a loop of so many rounds costs, each time."""
     both = network(NAME), network(NAME, "gaussian-0.25")
     loop = loops(*both, *images(NAME))[name]
-    loop(max(rounds))  # fills what is kept on the device
-    found = []
-    for n in rounds:
-        with counted() as cost:
-            loop(n)
-        found.append(cost)
+    with _own_blocks(2**21):  # 512 draws
+        loop(max(rounds))  # fills what is kept on the device
+        found = []
+        for n in rounds:
+            with counted() as cost:
+                loop(n)
+            found.append(cost)
     return found
+
+
+def _own_blocks(numbers: int) -> Any:
+    """Draw noise as a GPU does, in blocks of so many numbers."""
+    return mock.patch.multiple(votes, _block=OWN_BLOCK, BLOCK=numbers)
+
+
+def drawn(noise: str, batch_size: int, first: int) -> tuple[list[int], list[int], Cost]:
+    """Votes for three grey images from 10,000 draws in blocks of 4096 and in hundreds; the cost."""
+    layer, x = nn.Linear(48, 4), torch.full((3, 3, 4, 4), 0.4)
+    nn.init.eye_(layer.weight)
+    model = nn.Sequential(nn.Flatten(), layer)
+    vote: Any = partial(rv.sample_under_noise, model, sigma=0.25, n=10_000, noise=noise)
+    in_hundreds = vote(x)
+    model.to(NAME)
+    with _own_blocks(2**18), counted() as cost:
+        in_blocks = vote(x.to(NAME), first=first, batch_size=batch_size)
+    return in_hundreds[0].tolist(), in_blocks[0].tolist(), cost
 
 
 # --- what a GPU refuses, and what is counted ------------------------------------------------------

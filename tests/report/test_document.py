@@ -158,7 +158,8 @@ def test_the_page_loads_nothing_and_both_files_are_the_same_bytes_again(out):
 def test_numbers_and_sentences_come_from_the_tables(out):
     page = build(out)[1].read_text()
     assert "6 of the 24 printed values lie inside" in page  # all natural ones
-    assert "and 9 of 24 in the range" in page  # of 30 to 70: three more of smoothing
+    assert re.search(r"2 of the 8 in the two columns fitted.*\s4 of the 16 others", page)
+    assert "9 of 24 lie in the range" in page  # of 30 to 70: three more of smoothing
     assert "<td>61.37</td>" in page
     assert "This is a run of the smoke profile" in page
     assert "leaves the official test set out" in page

@@ -76,6 +76,9 @@ def test_every_public_name_is_found_with_its_first_line():
     assert (abstain.place, abstain.address) == ("Smoothing", wanted)
     assert abstain.text.startswith("The answer of a vote that is too close to call. It never")
     assert all(entry.text[-1] in ".?" for entry in found)  # also where it takes two lines
+    (wilson,) = [entry for entry in found if entry.title == "rv.wilson"]
+    assert wilson.text.endswith("share. Takes correct, n, confidence.")  # found, too
+    assert not any(re.search(r",[.,]", entry.text) for entry in found)  # where equations were
 
 
 def test_no_heading_ends_the_script_that_it_stands_in():

@@ -75,14 +75,18 @@ def files(folder):
 
 # --- with real kernels ---------------------------------------------------------------------------
 
-SHOW = 'import os\nprint(profile, seed, os.environ["RVLIB_STATIC"])'
+SHOW = """
+import os
+print(profile, seed, os.environ["RVLIB_STATIC"], os.environ["RVLIB_DETERMINISTIC"])
+"""
 
 
 def test_parameters_reach_the_notebook_and_explorers_are_static(root, monkeypatch):
     monkeypatch.delenv("RVLIB_STATIC", raising=False)
+    monkeypatch.setenv("RVLIB_DETERMINISTIC", "1")  # by choose_algorithms
     path = write_notebook(root, "01_first", SHOW)
     target = execute(path, root / "out" / path.name, {"profile": "smoke", "seed": 3})
-    assert nbformat.read(target, 4).cells[-1].outputs[0].text == "smoke 3 1\n"
+    assert nbformat.read(target, 4).cells[-1].outputs[0].text == "smoke 3 1 1\n"
     assert "RVLIB_STATIC" not in os.environ
     assert files(root / "out") == [path.name]
 

@@ -2,11 +2,14 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from rvlib.pipeline import Run
-from rvlib.report.publish import publish
+from rvlib.report import part_two
+from rvlib.report.publish import publish, publish_part_two
 
 MADE = (
     *("rows/heldout/standard/seed-0/fgsm/meta.json", "lessons/collapse.json"),
@@ -71,3 +74,27 @@ def test_a_copy_that_fails_leaves_what_was_there(run, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         publish(run, tmp_path)
     assert content(tmp_path / "report") == before
+
+
+def network(folder, name, text="weights"):
+    path = folder / "models" / name / "seed-0.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_network_of_part_two_is_added_to_those_that_are_there(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(part_two, "all_tables", lambda folder: {folder.name: pd.DataFrame([1])})
+    with pytest.raises(ValueError, match="has no network"):
+        publish_part_two(replace(run, out=tmp_path / "empty"), tmp_path)
+    before = network(tmp_path / "report" / "modern", "lenet-nuat", "old")
+    made = tmp_path / "modern"
+    network(made, "lenet-trades")
+    row = Path("rows/test/lenet-trades/seed-0/natural/00000-00064.csv")
+    (made / row).parent.mkdir(parents=True)
+    (made / row).write_text("row")
+    copied = publish_part_two(replace(run, out=made), tmp_path)
+    assert [path.name for path in copied] == ["lenet-trades", "natural", "modern.csv"]
+    assert copied[-1].exists()
+    assert before.read_text() == "old"
+    assert (tmp_path / "report" / "modern" / row).read_text() == "row"

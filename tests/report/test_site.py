@@ -19,7 +19,7 @@ from rvlib.report.site import build_site, latest, markdown
 PIXEL = "iVBORw0KGgo="
 TEXT = """# 01 · How far does one step carry?
 
-[![Open in Colab](https://example.org/badge.svg)](https://example.org/open) *once:* `ADDRESS`
+*On Colab, once:* `git clone ADDRESS`
 
 See [there](https://example.org/there),
 then [next](02_b.ipynb), of $\\epsilon$
@@ -67,9 +67,8 @@ def write(path, cells, **metadata):
     nbformat.write(new_notebook(cells=cells, metadata=metadata), path)
 
 
-@pytest.fixture
-def root(tmp_path):
-    """A checkout of two notebooks, the first with outputs and widget state."""
+def checkout(tmp_path):
+    """Make a checkout of two notebooks, the first with outputs and widget state."""
     for folder in ("report/site", "docs"):
         shutil.copytree(repository() / folder, tmp_path / folder)
     for name in NETWORKS:
@@ -91,20 +90,39 @@ def root(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def run(root, monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def no_reference():
     # It takes seconds and needs no notebook: test_reference.py.
-    monkeypatch.setattr(module, "write_reference", lambda *given: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "write_reference", lambda *given: None)
+        yield
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A checkout to change."""
+    return checkout(tmp_path)
+
+
+@pytest.fixture
+def run(root):
     return Run.open("smoke", "cpu", root)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, no_reference):
+    """Build the site of the unchanged checkout once, for all tests that only look at it."""
+    root = checkout(tmp_path_factory.mktemp("checkout"))
+    found = build_site(Run.open("smoke", "cpu", root), root).parent
+    assert found == root / "build" / "site"
+    return found
 
 
 def pages(site):
     return {path.name: path.read_text() for path in site.glob("*.html")}
 
 
-def test_pages_load_nothing_and_link_each_other(root, run):
-    site = build_site(run, root).parent
-    assert site == root / "build" / "site"
+def test_pages_load_nothing_and_link_each_other(site):
     menu = {"index.html", "playground.html", "01_a.html", "02_b.html", "bring-your-own.html"}
     docs = {"scale.html", "teaching.html", "places.html", "quiz.html", "playground-help.html"}
     assert pages(site).keys() == menu | docs
@@ -120,8 +138,8 @@ def test_pages_load_nothing_and_link_each_other(root, run):
     assert "https://example.org/there" in Links(pages(site)["01_a.html"]).links
 
 
-def test_outputs_are_shown_for_readers_without_a_kernel(root, run):
-    text = pages(build_site(run, root).parent)["01_a.html"]
+def test_outputs_are_shown_for_readers_without_a_kernel(site):
+    text = pages(site)["01_a.html"]
     assert '<figure class="twin">static</figure><script>let a = "<b>"</script>' in text
     assert "plain words" not in text  # the PNG and the words are for those who show no HTML
     assert "widget-view" not in text
@@ -131,16 +149,16 @@ def test_outputs_are_shown_for_readers_without_a_kernel(root, run):
     assert image["src"] == f"data:image/png;base64,{PIXEL}"
 
 
-def test_collapsed_sources_are_left_out(root, run):
-    words = re.sub("<.*?>", "", pages(build_site(run, root).parent)["01_a.html"])
+def test_collapsed_sources_are_left_out(site):
+    words = re.sub("<.*?>", "", pages(site)["01_a.html"])
     assert "explore(run)" in words
     assert "tagged()" not in words
     assert "ADDRESS" not in words  # the menu links Colab, where there is an address
     assert "show()" not in words
 
 
-def test_equations_need_no_script(root, run):
-    text = pages(build_site(run, root).parent)["01_a.html"]
+def test_equations_need_no_script(site):
+    text = pages(site)["01_a.html"]
     assert Links(text).tags.count("math") == 3  # in a line, by itself, in an output
     body = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.S)
     assert "$" not in body
@@ -169,8 +187,8 @@ def test_badges_links_and_equations_of_markdown():
     assert markdown("\\begin{align}x &= y\\end{align}").count("<math") == 1
 
 
-def test_titles_and_the_current_page(root, run):
-    found = pages(build_site(run, root).parent)
+def test_titles_and_the_current_page(site):
+    found = pages(site)
     assert "<title>02 · And then?</title>" in found["02_b.html"]
     current = re.findall(r'<a aria-current="page" href="(.*?)">(.*?)</a>', found["02_b.html"])
     assert current == [("02_b.html", "02 b")]
@@ -207,8 +225,8 @@ def test_the_same_notebooks_give_the_same_pages_and_old_ones_go(root, run):
     assert pages(site) == before
 
 
-def test_the_first_page_has_a_card_for_each_page(root, run):
-    text = pages(build_site(run, root).parent)["index.html"]
+def test_the_first_page_has_a_card_for_each_page(site):
+    text = pages(site)["index.html"]
     cards = re.findall(r'<(?:li|section) class="card.*?</(?:li|section)>', text, flags=re.S)
     assert [re.findall('href="(.*?)"', card)[0] for card in cards] == [
         *["playground.html", "01_a.html", "02_b.html", "api/index.html", "bring-your-own.html"],
@@ -222,22 +240,24 @@ def test_the_first_page_has_a_card_for_each_page(root, run):
     assert "A quarter of a minute" in cards[1]
 
 
-def test_addresses_elsewhere_come_from_the_metadata_if_they_are_set(root, run, monkeypatch):
-    def menu(name):
-        text = pages(build_site(run, root).parent)[name]
+def test_addresses_elsewhere_come_from_the_metadata_if_they_are_set(root, run, site, monkeypatch):
+    def menu(site, name):
+        text = (site / name).read_text()
         return [url for url in Links(text[: text.index("</nav>")]).links if "://" in url]
 
-    assert menu("01_a.html") == []
+    assert menu(site, "01_a.html") == []
     urls = Message()
     for name in ("Repository", "Colab", "Issues"):
         urls["Project-URL"] = f"{name}, https://{name}.example/"
     monkeypatch.setattr("importlib.metadata.metadata", lambda name: urls)
-    assert menu("01_a.html") == ["https://Repository.example/", "https://Colab.example/01_a.ipynb"]
-    assert menu("index.html") == ["https://Repository.example/"]
+    there = build_site(run, root).parent
+    of_a_notebook = ["https://Repository.example/", "https://Colab.example/01_a.ipynb"]
+    assert menu(there, "01_a.html") == of_a_notebook
+    assert menu(there, "index.html") == ["https://Repository.example/"]
 
 
-def test_the_search_looks_through_headings_and_names(root, run):
-    text = pages(build_site(run, root).parent)["index.html"]
+def test_the_search_looks_through_headings_and_names(site):
+    text = pages(site)["index.html"]
     (index,) = re.findall(r'<script type="application/json" id="index">(.*?)</script>', text)
     found = {entry["title"]: entry["address"] for entry in json.loads(index)}
     assert found["Then <this>"] == "01_a.html#Then-%3Cthis%3E"

@@ -120,7 +120,7 @@ def test_three_samples_are_drawn_for_three_purposes(monkeypatch):
 
 
 def test_certificates_are_not_vacuous():
-    margins = uniform_margins(60, 0.1, 0.5)
+    margins = uniform_margins(30, 0.1, 0.5)
     answers, radius = certify(HalfSpace(), images_at(margins), SIGMA, n=10_000, alpha=0.05)
     assert (answers == (margins > 0)).all()
     # The bound lies 1.64 deviations sqrt(p(1-p)/n) below the share; divided by the density at
@@ -181,7 +181,7 @@ def test_false_certificates_over_many_images():
     runs, alpha = 400, 0.05
     found = certify_at(
         *(HalfSpace(), images_at(np.full(runs, 0.2)), 0.2, SIGMA),
-        n_max=500,
+        n_max=300,
         alpha=alpha,
         image_ids=range(runs),
     )

@@ -32,8 +32,8 @@ def test_addresses_do_not_run_together():
     assert max(seeds) < 2**63  # an int64, which every generator takes
 
 
-@given(st.lists(st.integers(-(2**62), 2**62) | st.text(max_size=3), max_size=4))
-@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(st.integers(-(2**62), 2**62) | st.text("01, a-", max_size=3), max_size=4))
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_a_stream_is_its_address(address):
     one, other = stream("cpu", *address), stream(torch.device("cpu"), *address)
     assert torch.equal(torch.randn(9, generator=one), torch.randn(9, generator=other))
@@ -75,7 +75,7 @@ def test_the_thresholds_are_exact():
         assert abs(int(thresholds[k + reach]) - exact) <= 1, k
 
 
-@pytest.mark.parametrize("sigma", [1e-300, 1e-4, 0.01, 0.12, 0.25, 2.5])
+@pytest.mark.parametrize("sigma", [1e-300, 1e-4, 0.01, 0.12, 0.25, 1.0])
 def test_the_table_gives_what_a_slow_comparison_gives(sigma):
     thresholds, guide = _tables(sigma)
     assert thresholds.diff().min() >= 0

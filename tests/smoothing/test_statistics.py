@@ -30,7 +30,7 @@ from rvlib.smoothing.statistics import (
     wilson,
 )
 
-many = settings(max_examples=150, deadline=None, derandomize=True)
+many = settings(max_examples=60, deadline=None, derandomize=True)
 # Powers of two are the awkward ones: there the smallest n sits on the edge of an inequality.
 ALPHAS = [2.0**-j for j in range(1, 41)] + [0.001, 0.05, 0.1, 0.3, 1 / 3, 0.7, 0.9, 0.999, 1e-12]
 RUNS = 10_000
@@ -56,8 +56,8 @@ def two_classes(k, n):
 @pytest.mark.parametrize(
     ("n", "ks"),
     [
-        (100, range(101)),
-        (1000, [*range(0, 1001, 59), 999, 1000]),
+        (100, [*range(0, 101, 9), 100]),
+        (1000, [*range(0, 1001, 199), 1000]),
         (100_000, [0, 1, 2, 50_000, 99_998, 99_999, 100_000]),
     ],
 )
@@ -130,7 +130,7 @@ def test_vote_is_the_two_sided_binomial_test_of_the_two_largest(counts, alpha):
     assert vote([counts], alpha).tolist() == [int(np.argmax(counts)) if called else ABSTAIN]
 
 
-@pytest.mark.parametrize("n", [11, 100, 1000])
+@pytest.mark.parametrize("n", [11, 100, 201])
 def test_vote_is_scipys_at_every_count(n):
     k = np.arange(n // 2 + 1, n + 1)
     called = [binomtest(int(i), n, 0.5).pvalue <= 0.001 for i in k]
@@ -194,7 +194,8 @@ def test_certificate_by_hand():
 def test_certificate_abstains_exactly_where_the_bound_is_one_half_or_less(alpha):
     k = np.arange(501)
     answers, radius = certificate([[100, 0]] * 501, two_classes(k, 500), alpha, 1.0)
-    holds = np.array([exact_bound(i, 500, alpha) > 0.5 for i in k.tolist()])
+    # The bound exceeds one half exactly if at one half so many votes are rarer than alpha.
+    holds = binom.sf(k - 1, 500, 0.5) < alpha
     assert (answers == np.where(holds, 0, ABSTAIN)).all()
     assert ((radius > 0) == holds).all()
 
@@ -312,10 +313,10 @@ def least(n, p0, alpha, log_e=log_e_value):
 @pytest.mark.parametrize("p0", [0.5, 0.84, 0.99])
 def test_the_worst_stopping_rule_is_wrong_no_more_often_than_alpha(p0, prior):
     # Stop as soon as it looks good, looking after every vote, the truth at the very edge.
-    alpha, rng, n = 0.05, np.random.default_rng(0), np.arange(1, 2001)
+    alpha, rng, n = 0.05, np.random.default_rng(0), np.arange(1, 1001)
     enough = least(n, p0, alpha, partial(log_e_value, prior=prior))
     wrong = sum(
-        int(((rng.random((1000, 2000)) < p0).cumsum(1) >= enough).any(1).sum()) for _ in range(10)
+        int(((rng.random((1000, 1000)) < p0).cumsum(1) >= enough).any(1).sum()) for _ in range(10)
     )
     assert 0 < wrong <= at_most(alpha)
 
@@ -323,7 +324,7 @@ def test_the_worst_stopping_rule_is_wrong_no_more_often_than_alpha(p0, prior):
 def test_a_fixed_bound_would_be_wrong_more_often():
     # The planted fault that the test above must be able to see, looked at again and again.
     alpha, p0, n = 0.05, 0.84, np.arange(1, 2001)
-    k = (np.random.default_rng(0).random((300, 2000)) < p0).cumsum(1)
+    k = (np.random.default_rng(0).random((100, 2000)) < p0).cumsum(1)
     wrong = (lower_confidence_bound(k, n[None], alpha) > p0).any(1).mean()
     assert wrong > 3 * alpha
 
@@ -334,7 +335,7 @@ def test_weights_that_are_not_cut_at_p0_would_be_wrong_below_it():
         mixed = betaln(k + 0.5, n - k + 0.5) - betaln(0.5, 0.5)
         return mixed - k * math.log(p0) - (n - k) * math.log1p(-p0)
 
-    k, n = (np.random.default_rng(0).random((300, 500)) < 0.6).cumsum(1), np.arange(1, 501)
+    k, n = (np.random.default_rng(0).random((100, 500)) < 0.6).cumsum(1), np.arange(1, 501)
     assert (uncut(k, n, 0.8) >= math.log(20)).any(1).mean() > 0.9
     assert (log_e_value(k, n, 0.8, prior=0.5) >= math.log(20)).any(1).mean() <= 0.05
 
@@ -392,6 +393,7 @@ def test_wilson_is_where_the_share_lies_z_standard_errors_away(k, n, confidence)
 @pytest.mark.parametrize(("p", "n"), [(0.02, 256), (0.5, 200)])
 def test_wilson_covers_the_truth(p, n):
     k = np.arange(n + 1)
+    k = k[binom.pmf(k, n, p) > 1e-6]
     inside = [low <= p <= high for low, high in (wilson(int(i), n) for i in k)]
     assert 0.93 < binom.pmf(k, n, p)[inside].sum() < 0.97
 
@@ -405,7 +407,7 @@ def test_wilson_of_no_share_is_refused(k, n):
 @pytest.mark.parametrize("m", [2, 3, 5])
 def test_prediction_interval_covers_another_run(m):
     # Seeds scatter by 1 %, images by the binomial law; the other run is on other images.
-    rng, n, runs = np.random.default_rng(m), 1024, 2000
+    rng, n, runs = np.random.default_rng(m), 1024, 600
     truth = rng.normal(0.56, 0.01, (runs, m + 1))
     ours = truth[:, :m] + rng.normal(0, math.sqrt(0.56 * 0.44 / n), runs)[:, None]
     other = rng.binomial(n, truth[:, m]) / n
@@ -436,3 +438,8 @@ def test_prediction_interval_by_hand():
     for shares in ([0.5], [], [56, 57], [0.5, math.nan]):
         with pytest.raises(ValueError, match=r"^shares="):
             prediction_interval(shares, 100)
+
+
+def test_a_prior_without_weight_above_the_probability_is_refused():
+    with pytest.raises(ValueError, match="prior=100"):
+        log_e_value(999_900, 1_000_000, 0.9999, prior=100.0)

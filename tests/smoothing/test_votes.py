@@ -4,6 +4,7 @@ import copy
 import math
 from collections import OrderedDict
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import chi2_contingency, norm
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from rvlib.inference import MaxPool2
+from rvlib.inference import MaxPool2, split_first_layer
 from rvlib.models import lenet
-from rvlib.smoothing import certify, certify_at, predict, sample_under_noise, stream
-from rvlib.smoothing.votes import split_first_layer
+from rvlib.smoothing import certify, certify_at, predict, sample_under_noise, stream, votes
+from rvlib.smoothing.noise import grid_noise
 
-few = settings(max_examples=25, deadline=None, derandomize=True)
+few = settings(max_examples=12, deadline=None, derandomize=True)
 
 
 class Opaque(nn.Module):
@@ -365,6 +366,69 @@ def test_the_address_is_seed_purpose_and_hundred():
     )  # [0] is the check's image
 
 
+@pytest.fixture
+def blocks(monkeypatch):
+    """Let as many draws share a stream as a GPU would."""
+
+    def of(draws):
+        monkeypatch.setattr(votes, "_block", lambda pixels, address: (draws, address))
+
+    return of
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "grid"])
+@pytest.mark.parametrize("batch_size", [1, 130, 300, 10**6])
+@pytest.mark.parametrize("block", [64, 256, 1024])
+def test_any_part_of_a_block_is_that_part_of_its_stream(blocks, block, batch_size, noise):
+    blocks(block)
+    recorder, shape = Recorder(), (block, 4, 4, 1)
+    options: dict[str, Any] = {"noise": noise, "batch_size": batch_size}
+    counts_of(torch.zeros(1, 1, 4, 4), 350, 0.25, recorder, first=300, **options)
+    streams = [stream("cpu", 0, "estimation", k) for k in range(-(-650 // block))]
+    if noise == "grid":
+        drawn = [grid_noise(shape, 0.25, s) / 255 for s in streams]
+    else:
+        drawn = [torch.empty(shape).normal_(std=0.25, generator=s) for s in streams]
+    assert torch.equal(
+        torch.cat(recorder.seen[1:]), torch.cat(drawn)[300:650].permute(0, 3, 1, 2)
+    )  # [0] is the check's image
+
+
+def test_a_block_is_divided_into_equal_parts(blocks):
+    """Of one shape: what a compiled network, or a CUDA graph, is made for."""
+    blocks(1024)
+    recorder = Recorder()
+    counts_of(torch.zeros(1, 1, 4, 4), 2048, 0.25, recorder, batch_size=300)
+    assert [len(copies) for copies in recorder.seen[1:]] == [256] * 8
+
+
+@pytest.mark.parametrize("options", [{}, {"noise": "grid"}, {"image_ids": range(3)}], ids=str)
+def test_counts_do_not_depend_on_how_a_block_is_divided(blocks, options):
+    blocks(256)
+    whole = counts_of(GREY[:3], 700, **options)
+    for batch_size in (30, 250, 10**6):
+        assert torch.equal(counts_of(GREY[:3], 700, batch_size=batch_size, **options), whole)
+    parts = [(0, 300), (300, 100), (400, 300)]
+    assert torch.equal(sum(counts_of(GREY[:3], n, first=k, **options) for k, n in parts), whole)
+
+
+def test_a_block_fills_one_call_and_depends_on_the_images_shape_alone(monkeypatch):
+    def block_of(model, *shape, purpose="estimation", device="meta"):
+        own = SimpleNamespace(get_device_name=lambda device: model)
+        monkeypatch.setattr(torch, "get_device_module", lambda device: own)
+        return votes._block(torch.empty(shape, device=device), (0, purpose))
+
+    cifar = block_of("H100", 2, 3, 32, 32)
+    assert cifar == (16_384, (0, "estimation", "H100"))
+    assert block_of("H100", 64, 3, 32, 32) == cifar
+    assert block_of("H100", 2, 3, 224, 224)[0] == 256
+    assert block_of("H100", 1, 3, 9000, 9000)[0] == 1
+    # Another model draws other numbers in another order: never a part of the same ones.
+    assert block_of("A100", 2, 3, 32, 32)[1] != cifar[1]
+    hundreds = [{"device": "cpu"}, {"purpose": "sequential"}]
+    assert [block_of("", 2, 3, 32, 32, **one)[0] for one in hundreds] == [100, 100]
+
+
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
 def test_ids_and_seeds_of_any_kind(kind):
     expected = counts_of(images(3), image_ids=[5, 0, 7], seed=2)
@@ -410,6 +474,26 @@ def test_noise_is_centred_independent_unclipped_and_of_deviation_sigma():
     assert noise.mean(0).abs().max() < 5 / n**0.5
     assert (noise.std(0) - 1).abs().max() < 5 / (2 * n) ** 0.5
     assert (torch.corrcoef(noise.T) - torch.eye(24)).abs().max() < 5 / n**0.5
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "grid"])
+def test_hundreds_and_blocks_are_samples_of_one_law(blocks, noise):
+    """What joins the rows of a CPU and those of a GPU, which draws other numbers."""
+    n, x, counts, draws = 20_000, torch.full((1, 3, 2, 4), 115 / 255), [], []
+    for block in (100, 2**13):
+        blocks(block)
+        recorder, options = Recorder(), {"noise": noise, "batch_size": 10_000, "seed": block}
+        counts.append(counts_of(x, n, **options)[0].tolist())
+        counts_of(x, n, 0.25, recorder, **options)
+        draws.append(((torch.cat(recorder.seen[1:]) - x) / 0.25).flatten(1).double())
+    assert chi2_contingency(counts).pvalue > 1e-4
+    one, other = draws
+    # Deviations of n numbers' mean, variance, and correlation with the next draw: five at most.
+    difference = 5 * math.sqrt(2 / n)
+    assert (one.mean(0) - other.mean(0)).abs().max() < difference
+    assert (one.var(0) - other.var(0)).abs().max() < math.sqrt(2) * difference
+    for drawn in draws:
+        assert (drawn[1:] * drawn[:-1]).mean(0).abs().max() < difference
 
 
 # --- the network is lent -------------------------------------------------------------------------

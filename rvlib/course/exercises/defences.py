@@ -137,9 +137,11 @@ check_masked_attack = Task(
     make=_masked,
     at_most=3,  # one step of FGSM leaves 4 to 8
     answers=(solutions.my_masked_attack,),
-    hint="Rounding has no slope: what is the gradient of `model`, and which network is behind it?",
+    hint="Rounding has no slope: what is the gradient of `model`, and which network is behind it? "
+    "If only a few images stand, p_y may be rounded to 1 there: raise `rv.log_odds` instead of the "
+    "cross-entropy (notebook 02).",
     fact="The defence hid the gradient and nothing else: gradients of the network behind it, or "
-    "any other approximation of them, break it.",
+    "a good approximation of them, break it.",
 )
 check_noisy_attack = Task(
     signature="my_noisy_attack(model, x, y, eps)",

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import combinations
 from typing import Any
 
@@ -182,16 +182,20 @@ class Exercise(Check):
             if None in self._known(self.answers[0]):
                 return f"`{self.name}` returns None in every case. Return {self.task}"
             return f"`{self.name}` returns None: is a `return` missing? Return {self.task}"
-        words = ""
+        words, agrees = "", self._agree(results)
         for row in (*self.answers, *self.mistakes, *self.pairs):
             if isinstance(row, str):
                 words = row
-            elif self._agree(results, self._known(row)):
+            elif agrees(row):
                 return words
         return self._difference(results, self._known(self.answers[0]))
 
     @cached_property
     def _made(self) -> dict[Solution, list[Any]]:
+        return {}
+
+    @cached_property
+    def _described(self) -> dict[Solution, list[Any]]:
         return {}
 
     def _known(self, row: Solution) -> list[Any]:
@@ -203,11 +207,20 @@ class Exercise(Check):
     def _results(self, solution: Solution) -> list[Any]:
         return [observe(solution, case).result for case in self.cases]
 
-    def _agree(self, results: list[Any], others: list[Any]) -> bool:
-        if not all(map(fits, results, others)):
-            return False
-        pairs = zip(self._compared(results), self._compared(others), strict=True)
-        return all(same(mine, other, self.tolerance) for mine, other in pairs)
+    def _agree(self, results: list[Any]) -> Callable[[Solution], bool]:
+        """Make a test of rows: are their results these?  All results are described once."""
+        mine = cache(lambda: self._compared(results))
+
+        def agrees(row: Solution) -> bool:
+            known = self._known(row)
+            if not all(map(fits, results, known)):
+                return False
+            if row not in self._described:
+                self._described[row] = self._compared(known)
+            pairs = zip(mine(), self._described[row], strict=True)
+            return all(same(one, other, self.tolerance) for one, other in pairs)
+
+        return agrees
 
     def _compared(self, results: list[Any]) -> list[Any]:
         return list(self.describe(results).values()) if self.describe else results
@@ -336,12 +349,12 @@ def contrast(mine: Any, right: Any, given: Mapping[str, Any] | None = None) -> s
     at = np.unravel_index(np.nan_to_num(abs(found - wanted), nan=np.inf).argmax(), found.shape)
     arrays = {name: numbers(value) for name, value in (given or {}).items()}
     there = [
-        f", where `{name}` is {short(array[at])}"
+        f"`{name}` is {short(array[at])}"
         for name, array in arrays.items()
         if array is not None and array.shape == found.shape
     ]
-    place = f"entry {[int(i) for i in at]}"
-    return f"{place} is {short(found[at])} and should be {short(wanted[at])}{''.join(there)}"
+    place = f"entry {[int(i) for i in at]} is {short(found[at])} and should be {short(wanted[at])}"
+    return f"{place}, where {' and '.join(there)}" if there else place
 
 
 def short(value: Any) -> str:

@@ -65,8 +65,8 @@ def _more_batches(rng: np.random.Generator) -> list[tuple[Any, ...]]:
 
 check_n_fgsm = Exercise(
     signature="my_n_fgsm(model, x, y, eps, noise)",
-    task="start at `x + noise`, clamped to [0, 1]; take one step of `eps` along the sign of the "
-    "loss gradient there, and clamp again. N-FGSM does not project into the ball.",
+    task="the images after one step of `eps` along the sign of the loss gradient, taken at "
+    "`x + noise` clamped to [0, 1], and clamped again. N-FGSM does not project into the ball.",
     cases=[_with_noise(1, eps) for eps in (0.05, 0.15)],
     answers=[solutions.my_n_fgsm],
     mistakes=[
@@ -91,6 +91,10 @@ check_n_fgsm = Exercise(
         "This moves along the gradient itself, most channels by much less than `eps`.",
         _step(direction=lambda g: g),
         _step(direction=lambda g: g / len(g)),
+        "There is one softmax too many: `cross_entropy` expects logits.",
+        lambda model, *rest: _step()(nn.Sequential(model, nn.Softmax(1)), *rest),
+        "The gradient is taken at the network's predictions instead of the labels `y`.",
+        lambda model, x, y, *rest: _step()(model, x, model(x).argmax(1), *rest),
     ],
     pairs=two_at_once(
         _step,

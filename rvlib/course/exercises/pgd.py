@@ -255,6 +255,8 @@ check_pgd = Exercise(
         lambda model, x, y, eps, step, steps: _pgd(model, x, y, eps, step * eps, steps),
         "The gradient is taken at the network's predictions instead of the labels `y`.",
         lambda model, x, y, *rest: _pgd(model, x, model(x).argmax(1), *rest),
+        "There is one softmax too many: `cross_entropy` expects logits.",
+        lambda model, *rest: _pgd(nn.Sequential(model, nn.Softmax(1)), *rest),
         "This is only the perturbation: add it to `x`.",
         lambda model, x, *rest: _pgd(model, x, *rest) - x,
     ],

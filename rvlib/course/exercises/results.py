@@ -49,7 +49,7 @@ _wilson = _score()
 
 def _around_share(result: Any, k: int, n: int) -> str:
     low, high = (float(end) for end in result)
-    if 0 <= low <= k / n <= high <= 1:
+    if -1e-9 <= low <= k / n + 1e-9 and k / n - 1e-9 <= high <= 1 + 1e-9:  # up to rounding
         return ""
     return (
         f"yours goes from {low:.4g} to {high:.4g}, but it must hold the share {k / n:.4g} in [0, 1]"
@@ -81,6 +81,9 @@ check_wilson = Exercise(
         _score(float(norm.isf(0.05))),
         "This z is rounded to 2, an interval of more than 95 %: z = Φ⁻¹(0.975).",
         _score(2.0),
+        "This z is a probability: z is Φ⁻¹(0.975), the quantile.",
+        _score(0.975),
+        _score(0.95),
         "The denominator 1 + z²/n is missing: divide both ends by it.",
         _score(divide=False),
         "z²/4n² is missing under the root: the interval is too short where k is near 0 or n.",
@@ -215,9 +218,7 @@ check_certified_accuracy = Exercise(
     ),
     laws=[_at_most_clean],
     more=_more_images,
-    special={
-        "A certificate of radius R includes distance R itself: count radius ≥ r.": (*IMAGES, 0.6)
-    },
+    special={"By convention certified accuracy at `r` counts every radius ≥ r.": (*IMAGES, 0.6)},
     fact="It is a lower bound on the accuracy under *every* attack of l2 length `r`, while the "
     "accuracy under one attack is an upper bound: the truth lies between them.",
 )

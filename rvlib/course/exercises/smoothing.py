@@ -246,7 +246,8 @@ check_vote = Exercise(
         "counts, `binom.sf(n_A - 1, ...)`.",
         _vote(lambda first, second, n: 2 * _exactly(first, second)),
         _vote(lambda first, second, n: _exactly(first, second)),
-        "The tail starts one vote too late: P(X ≥ n_A) is `binom.sf(n_A - 1, ...)`.",
+        "The tail starts one vote too late: P(X ≥ n_A) is `binom.sf(n_A - 1, ...)`. A normal "
+        "approximation errs in the same way: use the binomial tail.",
         _vote(lambda first, second, n: 2 * _tail(first + 1, first + second)),
         "`alpha` is halved although the p-value is already two-sided: do only one of the two.",
         _vote(lambda first, second, n: 2 * _two_sided(first, second, n)),

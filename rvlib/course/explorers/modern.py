@@ -30,6 +30,8 @@ def explore_modern(run: Run) -> Explorer:
     """
     training, accuracy, certified = part_two.shipped_tables(run.published.parent).values()
     measured = accuracy[accuracy["n"] > 0].set_index(["attack", "defence"])
+    smoothed = [name for name in measured.index.levels[1] if find_recipe(name).sigma]
+    measured = measured.drop(index=smoothed, level="defence")  # the right panel has them
     cost = training.set_index("defence")
     images = 1e-6 * 47_952  # of train-rest, in millions
     passes = images * cost["done"] * (cost["forwards"] + cost["backwards"])

@@ -32,8 +32,9 @@ def playground(root: Path | None = None, home: str = "") -> str:
 
     Parameters
     ----------
-    root : Path, default=``repository()``
-        The folder that holds ``report/``, whose networks the page has, in half precision.
+    root : Path, optional
+        The folder that holds ``report/``, whose networks the page has, in half precision; by
+        default the checkout, or what was installed.
     home : str, default=""
         Address of a page to go back to.
 
