@@ -128,7 +128,7 @@ def digest_of(tensors: Iterable[torch.Tensor], text: str = "") -> str:
 
 
 def described(part: Any, seen: frozenset[int] = frozenset()) -> Any:
-    """Describe a function or an object by its name, its options, and the numbers in its code.
+    """Describe a function or an object by its name and options, a lambda by its numbers, too.
 
     Parameters
     ----------
@@ -157,10 +157,13 @@ def described(part: Any, seen: frozenset[int] = frozenset()) -> Any:
         return [described(each, seen) for each in (part.func, part.args, part.keywords)]
     name = getattr(part, "__qualname__", type(part).__qualname__)
     if inspect.isfunction(part):
+        if "<" not in name:  # found by its name: its code may be tidied between two runs
+            return name
         closed = inspect.getclosurevars(part).nonlocals
         # What it closes over and can fill may change while it runs: a list of what it has seen.
         closed = {k: v for k, v in closed.items() if not isinstance(v, list | dict | set)}
-        options = [part.__defaults__, part.__kwdefaults__, _numbers(part.__code__), closed]
+        written = _numbers(part.__code__) if name.endswith("<lambda>") else []
+        options = [part.__defaults__, part.__kwdefaults__, written, closed]
         return [name, *(described(each, seen) for each in options)]
     own = vars(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else {}
     return [name, described(own, seen)] if own else name
