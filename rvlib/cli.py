@@ -37,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _end_with_parent() -> None:
-    """End when the process does that started this one: it holds the other end of stdin."""
+    """End with the process that started this one, which holds the other end of stdin."""
     sys.stdin.buffer.read(1)
     os._exit(1)
 

@@ -233,7 +233,7 @@ class Run:
         root, build = self.published.parents[1], self.models.parents[1]
         places = {"RVLIB_ROOT": str(root.resolve()), "RVLIB_BUILD": str(build.resolve())}
         places["RVLIB_PARENT"] = "stdin"
-        stdin, held = os.pipe()  # closes with this process, at which the others end
+        stdin, held = os.pipe()  # closes with this process: its children then end, too
 
         def start(pair: tuple[str, int]) -> None:
             words = [pair[0], "--training-seed", str(pair[1]), "--device", str(self.device)]
@@ -659,7 +659,7 @@ def single_threaded(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _follow_parent() -> None:
-    """End at Ctrl-C, and when the process does that started this one."""
+    """End at Ctrl-C, and with the process that started this one."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is not None:
