@@ -76,12 +76,12 @@ def find_data(text: str, model: nn.Module, size: int | None = None) -> tuple[Ten
 def find_network(text: str) -> nn.Module:
     """Load a shipped network by name, or call ``module:function``, which returns your own."""
     if ":" not in text:
-        from rvlib.modern import MODERN
+        from rvlib.modern import MODERN, PROFILE
         from rvlib.pipeline import Run
 
         run = Run.open("lesson")
         if text in MODERN:
-            run = replace(run, models=run.published.parent / "modern" / "models")
+            run = replace(run, models=run.published.parent / PROFILE.name / "models")
         return run.model(text)
     module, _, function = text.partition(":")
     sys.path.insert(0, str(Path.cwd()))  # as python -m does: a file beside you is importable

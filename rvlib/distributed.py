@@ -154,9 +154,9 @@ class _WholeBatch(TorchFunctionMode):
             mine = isinstance(size, tuple | list) and tuple(size[:1]) == (self.local,)
             return (self.count, *size[1:]) if mine else size
 
-        more = tuple(map(whole, args)), {name: whole(value) for name, value in kwargs.items()}
-        drawn = function(*more[0], **more[1])
-        return drawn if more == (args, kwargs) else drawn[self.part]
+        sizes, named = tuple(map(whole, args)), {name: whole(v) for name, v in kwargs.items()}
+        drawn = function(*sizes, **named)
+        return drawn if (sizes, named) == (args, kwargs) else drawn[self.part]
 
     def draw_like(
         self, function: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: Any

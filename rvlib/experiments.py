@@ -260,9 +260,8 @@ def smoothed_name(sigma: float) -> str:
 
 def network_of(defence: str) -> str:
     """Name of the network that is measured under this name: of a smoothed one its base."""
-    noisy = {noisy_name(sigma, twice): sigma for sigma, _, _, twice in grid_cells()}
-    sigma = (NOISE_OF | noisy).get(defence)
-    return defence if sigma is None else gaussian_name(sigma)
+    kind, _, sigma = defence.rpartition("-")
+    return f"gaussian-{sigma}" if kind in ("smoothed", "noisy", "noisy-twice") else defence
 
 
 NOISE_OF = {smoothed_name(sigma): sigma for sigma in SIGMAS}
@@ -372,8 +371,9 @@ class Profile:
 
     def check_networks(self, names: Iterable[str]) -> None:
         """Refuse networks that a run of this profile does not train."""
+        own = {name for name, _ in self.trained()}
         for name in names:
-            if find_recipe(name).name not in {trained for trained, _ in self.trained()}:
+            if find_recipe(name).name not in own:
                 other = "full" if self.name == "modern" else "modern"
                 raise ValueError(f"profile {self.name!r} has no {name}: try --profile {other}")
 
