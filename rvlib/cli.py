@@ -21,7 +21,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if "RVLIB_PARENT" in os.environ:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)  # a log file shows lines as they come
+        # A log file shows lines as they come; a terminal without Greek letters shows "?".
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")
     warnings.formatwarning = lambda message, *_: f"rvlib: {message}\n"
     try:
         arguments.run(arguments)

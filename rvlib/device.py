@@ -181,10 +181,11 @@ def provenance(device: torch.device) -> dict[str, Any]:
     Returns
     -------
     dict
-        Versions, the commit of rvlib's own checkout, device, threads, arithmetic, date; on a GPU
-        also whether the same work gives the same bits.
+        Versions, the commit of rvlib's own checkout, device, threads, arithmetic, date; the set of
+        instructions of a CPU, and of a GPU whether the same work gives the same bits.
     """
     deterministic = torch.are_deterministic_algorithms_enabled()
+    cpu = {"instructions": torch.backends.cpu.get_cpu_capability()}  # others round differently
     return {
         "rvlib": rvlib.__version__,
         "commit": _commit(),
@@ -193,7 +194,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "arithmetic": arithmetic(device),
-        **({} if device.type == "cpu" else {"deterministic": deterministic}),
+        **(cpu if device.type == "cpu" else {"deterministic": deterministic}),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -82,6 +82,16 @@ def add_over_ranks(tensors: Sequence[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
+def check_in_step(generator: torch.Generator) -> None:
+    """Refuse a training of whose ranks some have drawn other numbers than rank 0."""
+    state = generator.get_state()
+    if not torch.equal(agreed(state), state):
+        raise ValueError(
+            "the ranks have drawn different numbers: objective and augmentation must draw one "
+            "entry per image, or the same on every rank"
+        )
+
+
 @contextmanager
 def whole_batch(count: int, generator: torch.Generator) -> Iterator[slice]:
     """Compute on this rank's images of a batch as one process would compute on all of them.
@@ -113,6 +123,8 @@ def whole_batch(count: int, generator: torch.Generator) -> Iterator[slice]:
         yield slice(None)
         return
     part = slice(rank() * count // world(), (rank() + 1) * count // world())
+    if count < world():
+        raise ValueError(f"a batch of {count} images for {world()} ranks: each needs one")
     with _WholeBatch(count, part, generator):
         yield part
 
@@ -145,6 +157,8 @@ class _WholeBatch(TorchFunctionMode):
     ) -> Any:
         """Draw for all images, keep this rank's; draws that are not one an image are alike."""
         of_images = [a for a in args if isinstance(a, Tensor) and a.shape[:1] == (self.local,)]
+        if function in (torch.randperm, torch.multinomial):
+            raise ValueError(f"{function.__name__} draws for one rank's images: use torch.rand")
         if of_images:
             return self.draw_like(function, of_images[0], args, kwargs)
         if function in (torch.rand, torch.randn) and args and isinstance(args[0], int):
@@ -196,8 +210,10 @@ class _WholeBatch(TorchFunctionMode):
             running_mean.lerp_(mean.detach(), momentum)
             running_var.lerp_(var.detach() * n / (n - 1), momentum)
         z = z * (var + eps).rsqrt().view(shape)
-        if weight is not None and bias is not None:
-            z = z * weight.view(shape) + bias.view(shape)
+        if weight is not None:
+            z = z * weight.view(shape)
+        if bias is not None:
+            z = z + bias.view(shape)
         return z.to(x.dtype)
 
 

@@ -213,11 +213,13 @@ class Recipe:
     def make_objective(self) -> Objective:
         """Make the loss that this network minimises."""
         attacks = [ATTACKS[name] for name in self.attacks]
-        if self.objective == "gaussian":
-            return gaussian(self.sigma or 0.0)
-        if self.objective == "adversarial":
-            return adversarial(attacks[0])
-        return mixed(attacks) if self.objective == "mixed" else standard
+        makers: dict[str, Callable[[], Objective]] = {
+            "standard": lambda: standard,
+            "gaussian": lambda: gaussian(self.sigma or 0.0),
+            "adversarial": lambda: adversarial(attacks[0]),
+            "mixed": lambda: mixed(attacks),
+        }
+        return _find("objective", self.objective, makers)()
 
     @property
     def probes(self) -> dict[str, Attack]:

@@ -252,7 +252,7 @@ class Run:
         recipe, path = ex.find_recipe(name), self.weights(name, seed)
         if path.with_suffix(".json").exists():
             return
-        checkpoint = self.out / "checkpoints" / name / f"seed-{seed}.pt"
+        checkpoint = self.models.parent / "checkpoints" / name / f"seed-{seed}.pt"
         model, started = recipe.build(seed), time.monotonic()
         with one_thread(self.device):
             result = fit(

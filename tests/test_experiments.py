@@ -1,5 +1,6 @@
 """rvlib.experiments: the report's numbers, and recipes that make what they say."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -200,6 +201,11 @@ def test_profiles():
     cells = ex.table1_cells(full)
     assert len(cells) == 5 * 7 + 9
     assert all(defence in ex.TITLES and attack in ex.TITLES for defence, attack in cells)
+
+
+def test_an_unknown_objective_is_refused():
+    with pytest.raises(ValueError, match="'adverserial'"):
+        dataclasses.replace(ex.RECIPES["standard"], objective="adverserial").make_objective()
 
 
 @pytest.mark.parametrize("find", [ex.find_attack, ex.find_recipe, ex.find_profile])

@@ -155,8 +155,7 @@ class _Curves:
             sigma: axes.plot(GRID, 0 * GRID, label=f"σ = {sigma:.2f}", **look)[0]
             for sigma, look in zip(SIGMAS, looks, strict=True)
         }
-        (self.radius,) = axes.plot([0], [76], "v", color="0.2", markersize=10, clip_on=False)
-        self.radius.set_label("R of the vote")
+        self.radius = axes.axvline(0, color="0.2", linestyle=":", label="R of the vote")
         self.title = axes.set_title(" ")
         axes.set(xlim=(0, GRID[-1]), ylim=(0, 80))
         axes.set(xlabel="l2 radius (pixel units)", ylabel="certified accuracy, %")
@@ -176,7 +175,7 @@ class _Curves:
             grid = GRID[: np.searchsorted(GRID, caps[sigma]) + 1]
             line.set_data(grid, 100 * certified_accuracy(found[sigma], grid.tolist()))
             line.set_linewidth(4 if sigma == chosen else 1.8)
-        self.radius.set_xdata([within])
+        self.radius.set_xdata([within, within])
         self.title.set_text(f"{len(found[chosen])} images, N = {n:,} votes each")
 
 
