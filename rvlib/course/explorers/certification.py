@@ -155,7 +155,7 @@ class _Curves:
             sigma: axes.plot(GRID, 0 * GRID, label=f"σ = {sigma:.2f}", **look)[0]
             for sigma, look in zip(SIGMAS, looks, strict=True)
         }
-        self.radius = axes.axvline(0, color="0.2", linestyle=":", label="R of the vote")
+        self.radius = axes.axvline(0, color="0.5", linewidth=1.5, label="R of the vote")
         self.title = axes.set_title(" ")
         axes.set(xlim=(0, GRID[-1]), ylim=(0, 80))
         axes.set(xlabel="l2 radius (pixel units)", ylabel="certified accuracy, %")
