@@ -17,7 +17,8 @@ from rvlib.attacks import input_gradient
 from rvlib.attacks.autoattack import VERSIONS
 from rvlib.checks import check_labels, check_network
 from rvlib.data import DATASETS, image_folder, load
-from rvlib.judge import floats, is_random
+from rvlib.evaluation import floats
+from rvlib.judge import is_random
 from rvlib.smoothing import stream
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
 

@@ -1,6 +1,7 @@
 """The mistakes that people make, each caught once, where a public function is entered."""
 
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -8,12 +9,21 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 
-from rvlib.inference import Wrapper, eval_mode
+from rvlib.device import fork_rng
+from rvlib.inference import Wrapper, eval_mode, logits_of
 from rvlib.threat_models import L2, ThreatModel
 
 ROUNDING = 1e-6
 """How far a pixel may lie outside [0, 1]: float32 rounding, no more."""
 
+APART = 0.05
+"""Share of the largest logit that rounding never changes an answer by, not in half precision."""
+
+_gentle: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+"""Networks seen to leave their images as they were."""
+
+_independent: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+"""Networks seen to answer to each image alone."""
 
 _passed: ContextVar[dict[nn.Module, nn.Module] | None] = ContextVar("passed", default=None)
 
@@ -105,7 +115,11 @@ def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> nn.Mo
     sigmoids = high <= 1 and logits.shape[1] > 3  # of few classes, logits may lie there by chance
     if low >= 0 and (sigmoids or abs(total - 1) < 1e-4):
         warnings.warn("the network seems to return probabilities: return logits", stacklevel=4)
-    return model if image._version == version else OnCopies(model)
+    # A change through ``.data`` counts as no version; comparing waits for the device.
+    if image._version != version or not (model in _gentle or torch.equal(image, x[:1])):
+        return OnCopies(model)
+    _gentle.add(model)
+    return model
 
 
 class OnCopies(Wrapper):
@@ -153,6 +167,25 @@ def check_voters(model: nn.Module, x: Tensor) -> None:
         checked = check_network(model, x)
         if passed is not None:
             passed[model] = checked
+    if model not in _independent:
+        _check_independent(model, x)
+        _independent.add(model)
+
+
+def _check_independent(model: nn.Module, x: Tensor) -> None:
+    """Refuse a network whose votes depend on one another: nothing would be certified."""
+    brighter = torch.linspace(0, 1, 4, device=x.device, dtype=x.dtype)
+    copies = x[:1] + brighter[:, None, None, None]
+    with eval_mode(model), fork_rng(x.device):
+        together, alone = logits_of(model, copies), logits_of(model, copies, 1)
+        far = APART * together.abs().max()
+        if (together - alone).abs().max() > far:
+            again = logits_of(model, copies)  # a random network's answers differ in any case
+            if not (together - again).abs().max() > far:
+                raise ValueError(
+                    "the network's answers depend on the other images of the batch (BatchNorm "
+                    "without running statistics?): its votes are not independent"
+                )
 
 
 def check_targets(targets: Tensor, x: Tensor) -> int:

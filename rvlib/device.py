@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,34 +127,44 @@ def digest_of(tensors: Iterable[torch.Tensor], text: str = "") -> str:
     return digest.hexdigest()[:16]
 
 
-def described(part: Any, seen: frozenset[int] = frozenset()) -> Any:
+def fields(part: Any) -> Any:
+    """Options of an object that says which they are, a dataclass."""
+    return vars(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else {}
+
+
+def described(
+    part: Any, options: Callable[[Any], Any] = fields, seen: frozenset[int] = frozenset()
+) -> Any:
     """Describe a function or an object by its name and options, a lambda by its numbers, too.
 
     Parameters
     ----------
     part : Any
         A function (with what it closes over), a ``functools.partial``, an object.
+    options : callable, default=fields
+        Gives the options of an object, or of that which a method is bound to; of a network by
+        default none.
 
     Returns
     -------
     Any
-        Plain values: two that differ are two different recipes.  Of a network the name alone.
+        Plain values: two that differ are two different recipes.
     """
     if part is None or isinstance(part, bool | int | float | str):
         return part
     if id(part) in seen:
         return "itself"
-    seen |= {id(part)}
+    again = functools.partial(described, options=options, seen=seen | {id(part)})
     if isinstance(part, Mapping):
-        return {str(key): described(value, seen) for key, value in part.items()}
+        return {str(key): again(value) for key, value in part.items()}
     if isinstance(part, list | tuple):
-        return [described(value, seen) for value in part]
+        return [again(value) for value in part]
     if isinstance(part, set | frozenset):  # of no order of their own
-        return sorted(str(described(value, seen)) for value in part)
+        return sorted(str(again(value)) for value in part)
     if isinstance(part, torch.Tensor):
         return digest_of([part])
     if isinstance(part, functools.partial):
-        return [described(each, seen) for each in (part.func, part.args, part.keywords)]
+        return [again(each) for each in (part.func, part.args, part.keywords)]
     name = getattr(part, "__qualname__", type(part).__qualname__)
     if inspect.isfunction(part):
         if "<" not in name:  # found by its name: its code may be tidied between two runs
@@ -163,10 +173,11 @@ def described(part: Any, seen: frozenset[int] = frozenset()) -> Any:
         # What it closes over and can fill may change while it runs: a list of what it has seen.
         closed = {k: v for k, v in closed.items() if not isinstance(v, list | dict | set)}
         written = _numbers(part.__code__) if name.endswith("<lambda>") else []
-        options = [part.__defaults__, part.__kwdefaults__, written, closed]
-        return [name, *(described(each, seen) for each in options)]
-    own = vars(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else {}
-    return [name, described(own, seen)] if own else name
+        return [name, *map(again, (part.__defaults__, part.__kwdefaults__, written, closed))]
+    if inspect.ismethod(part):  # whose options are those of what it is bound to
+        name, part = again(part.__func__), part.__self__
+    own = options(part)
+    return [name, again(own)] if own else name
 
 
 def _numbers(code: CodeType) -> list[Any]:

@@ -50,7 +50,7 @@ def per_image(value: Radius) -> Radius:
     return value.view(-1, 1, 1, 1) if isinstance(value, Tensor) and value.dim() else value
 
 
-def _length(v: Tensor, dim: tuple[int, ...]) -> Tensor:
+def lengths(v: Tensor, dim: tuple[int, ...]) -> Tensor:
     """Euclidean length along `dim`, which stays as dimensions of size one."""
     if dim == (1,):  # a CPU adds up neighbours in memory thirty times faster
         v = v.contiguous(memory_format=torch.channels_last)
@@ -65,12 +65,12 @@ def _unit(v: Tensor, dim: tuple[int, ...]) -> Tensor:
     """
     tiny = torch.finfo(v.dtype).tiny
     v = v * v.abs().amax(dim, keepdim=True).clamp_min(tiny).log2().floor().neg().exp2()
-    return v / _length(v, dim).clamp_min(tiny)
+    return v / lengths(v, dim).clamp_min(tiny)
 
 
 def _shrink(delta: Tensor, eps: Radius, dim: tuple[int, ...]) -> Tensor:
     """Scale vectors longer than `eps` down to that length."""
-    length = _length(delta, dim)
+    length = lengths(delta, dim)
     return delta * (per_image(eps) / length.clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1)
 
 
@@ -241,7 +241,7 @@ class PixelL2(_Ball):
 
     def norm(self, delta: Tensor) -> Tensor:
         """Largest colour-vector length of each image's perturbation, shape (B,)."""
-        return _length(delta, (1,)).flatten(1).amax(1)
+        return lengths(delta, (1,)).flatten(1).amax(1)
 
     def project(self, delta: Tensor) -> Tensor:
         """Shrink each pixel's colour vector to length at most eps."""

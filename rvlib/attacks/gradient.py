@@ -198,8 +198,8 @@ Attack = TypeVar("Attack", bound=Callable[..., Tensor])
 def attack(function: Attack) -> Attack:
     """Make a function an attack: check its input, run it in evaluation mode, keep it in the ball.
 
-    Images that it returns are detached and lie in the box and, as computed in their own precision,
-    in the ball; a mask (bool) is left as it is.
+    Images that it returns are detached and lie in the box and, as computed in float32 or wider, in
+    the ball; a mask (bool) is left as it is.
     """
 
     @functools.wraps(function)

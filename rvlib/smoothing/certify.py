@@ -23,7 +23,7 @@ from rvlib.smoothing.statistics import (
     smallest_n_to_predict,
     vote,
 )
-from rvlib.smoothing.votes import CHUNK, SEQUENTIAL, Noise, sample_under_noise
+from rvlib.smoothing.votes import CHUNK, SEQUENTIAL, Noise, check_ids, sample_under_noise
 
 FUTILITY_ALPHA = 0.01
 """Error of giving up on an image that more votes would have certified."""
@@ -228,6 +228,7 @@ def certify_at(
             f"radius={radius} can never be certified by {n_max} votes at sigma={sigma}"
         )
     ids = options.pop("image_ids", None)
+    check_ids(ids, x)
 
     def sample(which: Tensor, n: int, first: int, purpose: str) -> Integers:
         some = None if ids is None else [ids[int(i)] for i in which]

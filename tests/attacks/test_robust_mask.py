@@ -169,3 +169,12 @@ def test_in_half_precision_only_what_lies_in_the_ball_counts():
     x, y = x.expand(1, 3, 1, 1), torch.tensor([0])
     for restarts in (1, 3):
         assert robust_mask(Above(), x, y, Linf(0.03), restarts=restarts).all()
+
+
+def test_a_tie_is_not_correct(batch):
+    class Tied(nn.Module):
+        def forward(self, x):
+            return x.flatten(1).sum(1, keepdim=True).expand(-1, 2)
+
+    x, y = batch[0], torch.zeros(4, dtype=torch.int64)
+    assert not robust_mask(Tied(), x, y, Linf(0.1)).any()
