@@ -23,7 +23,7 @@ from rvlib.smoothing import stream
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
 
 WORST = {"apgd-ce": 300, "apgd-t": 2700, "fab-t": 3600, "square": 5000}
-"""Passes an image, forwards and backwards, where it withstands all of an attack."""
+"""Passes per image, forwards and backwards, where it withstands all of an attack."""
 WORST_RANDOM = 9000
 """Of ``rand``: two times 101 steps of 20 answers."""
 TIMED = 64

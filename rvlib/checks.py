@@ -65,12 +65,12 @@ def check_images(x: Tensor) -> None:
 
 
 def check_labels(y: Tensor, x: Tensor) -> int:
-    """Refuse anything but one class index an image; return the largest."""
+    """Refuse anything but one class index per image; return the largest."""
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
         kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
         raise TypeError(f"labels are {kind}, not an int64 tensor: use torch.as_tensor(y).long()")
     if y.shape != x.shape[:1]:
-        raise ValueError(f"labels have shape {tuple(y.shape)} for {len(x)} images: one an image")
+        raise ValueError(f"labels have shape {tuple(y.shape)} for {len(x)} images: one per image")
     if y.device != x.device:
         raise ValueError(f"labels are on {y.device}, images on {x.device}: use y.to(x.device)")
     low, high = torch.stack(y.aminmax()).tolist()
@@ -189,7 +189,7 @@ def _check_independent(model: nn.Module, x: Tensor) -> None:
 
 
 def check_targets(targets: Tensor, x: Tensor) -> int:
-    """Refuse anything but class indices, one or several an image; return the largest."""
+    """Refuse anything but class indices, one or several per image; return the largest."""
     if not isinstance(targets, Tensor) or targets.dim() not in (1, 2) or not targets.numel():
         raise TypeError("targets are no tensor of class indices of shape (B,) or (B, T)")
     columns = targets.unbind(1) if targets.dim() == 2 else (targets,)

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 import rvlib
@@ -128,14 +129,19 @@ def digest_of(tensors: Iterable[torch.Tensor], text: str = "") -> str:
 
 
 def fields(part: Any) -> Any:
-    """Options of an object that says which they are, a dataclass."""
-    return vars(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else {}
+    """Options of an object: those attributes that are values or functions; of a network none."""
+    if isinstance(part, type | ModuleType | torch.nn.Module) or inspect.isroutine(part):
+        return {}
+    values = bool | int | float | str | np.generic | np.ndarray | torch.Tensor
+    own = getattr(part, "__dict__", {}).items()
+    whole = dataclasses.is_dataclass(part)
+    return {k: v for k, v in own if whole or isinstance(v, values) or callable(v)}
 
 
 def described(
     part: Any, options: Callable[[Any], Any] = fields, seen: frozenset[int] = frozenset()
 ) -> Any:
-    """Describe a function or an object by its name and options, a lambda by its numbers, too.
+    """Describe a function or an object by its name and options, a lambda by what is written in it.
 
     Parameters
     ----------
@@ -152,6 +158,10 @@ def described(
     """
     if part is None or isinstance(part, bool | int | float | str):
         return part
+    if isinstance(part, np.generic):
+        return part.item()
+    if isinstance(part, np.ndarray):
+        return digest_of([], f"{part.dtype} {part.shape} {part.tobytes()!r}")
     if id(part) in seen:
         return "itself"
     again = functools.partial(described, options=options, seen=seen | {id(part)})
@@ -172,7 +182,7 @@ def described(
         closed = inspect.getclosurevars(part).nonlocals
         # What it closes over and can fill may change while it runs: a list of what it has seen.
         closed = {k: v for k, v in closed.items() if not isinstance(v, list | dict | set)}
-        written = _numbers(part.__code__) if name.endswith("<lambda>") else []
+        written = _written(part.__code__) if name.endswith("<lambda>") else []
         return [name, *map(again, (part.__defaults__, part.__kwdefaults__, written, closed))]
     if inspect.ismethod(part):  # whose options are those of what it is bound to
         name, part = again(part.__func__), part.__self__
@@ -180,10 +190,11 @@ def described(
     return [name, again(own)] if own else name
 
 
-def _numbers(code: CodeType) -> list[Any]:
-    """List the numbers in the code of a function and of those inside it."""
-    inner = [_numbers(const) for const in code.co_consts if isinstance(const, CodeType)]
-    return [const for const in code.co_consts if isinstance(const, int | float)] + inner
+def _written(code: CodeType) -> list[Any]:
+    """List numbers, texts and names in the code of a function and of those inside it."""
+    inner = [_written(const) for const in code.co_consts if isinstance(const, CodeType)]
+    own = [const for const in code.co_consts if isinstance(const, int | float | str)]
+    return [*own, *code.co_names, *inner]
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def whole_batch(count: int, generator: torch.Generator) -> Iterator[slice]:
 
     Inside, two kinds of PyTorch's functions are about the whole batch:
 
-    - Numbers drawn from `generator`, one entry an image, are drawn for all images alike on every
+    - Numbers drawn from `generator`, one entry per image, are drawn for all images alike on every
       rank, of which each keeps its own: noise is addressed by an image's place in the batch.
     - Batch normalisation in training mode takes mean and variance over all ranks' images, in the
       forward and the backward pass, as ``torch.nn.SyncBatchNorm`` does on GPUs alone.
@@ -155,7 +155,7 @@ class _WholeBatch(TorchFunctionMode):
     def draw(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Draw for all images, keep this rank's; draws that are not one an image are alike."""
+        """Draw for all images, keep this rank's; draws that are not one per image are alike."""
         of_images = [a for a in args if isinstance(a, Tensor) and a.shape[:1] == (self.local,)]
         if function in (torch.randperm, torch.multinomial):
             raise ValueError(f"{function.__name__} draws for one rank's images: use torch.rand")

@@ -167,7 +167,7 @@ def vote_counts(
     sigma : float, > 0
         Noise level of the vote.
     n : int
-        Votes an image.
+        Votes per image.
     seed : int, default=0
         Of the attack's randomness and of the vote.
     **options
@@ -265,7 +265,7 @@ def counts_inside(
     x : Tensor of shape (B, C, H, W), float, in [0, 1]
         Images.
     certificates : Certificates
-        One an image.
+        One per image.
     sigma : float, > 0
         Noise level.
     first_id : int, default=0
@@ -275,7 +275,7 @@ def counts_inside(
     steps, draws : int, default=20, 16
         Of ``smoothed_pgd``.
     n : int, default=1000
-        Votes an image.
+        Votes per image.
     seed : int, default=0
         Of all noise.
 
@@ -289,7 +289,7 @@ def counts_inside(
         raise ValueError(f"share={share}: beyond the radius nothing is certified")
     if len(certificates.prediction) != len(x):
         told = f"{len(certificates.prediction)} certificates for {len(x)} images"
-        raise ValueError(f"{told}: give one an image")
+        raise ValueError(f"{told}: give one per image")
     found = torch.from_numpy((certificates.prediction != ABSTAIN) & (certificates.radius > 0))
     attacked = x.contiguous(memory_format=torch.channels_last).clone()
     for i in found.nonzero()[:, 0].tolist():

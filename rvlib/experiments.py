@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks import autoattack, fgsm, pgd, smoothed_pgd
 from rvlib.data import DATASETS
+from rvlib.device import described
 from rvlib.models import MODELS
 from rvlib.objectives import Objective, adversarial, gaussian, mixed, standard
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
@@ -58,6 +59,7 @@ ATTACKS: dict[str, Attack] = {
 }
 """Attacks by name: the first four are those of Table 1.  Add your own: any callable
 ``attack(model, x, y) -> x_adv``."""
+OWN_ATTACKS = dict(ATTACKS)
 
 EPS_8 = Linf(8 / 255)
 """The l-infinity ball in which the field compares; its l2 ball is ``TRUE_L2``."""
@@ -128,7 +130,12 @@ def attack_record(name: str, attack: Attack) -> dict[str, Any]:
     defaults = {"steps": 0, "step_size": 0.0, "random_start": False, "restarts": 1, "sigma": None}
     record = {"name": name, "threat": threat_name(attack)} | defaults
     # A loss among the options is a function: its name stands for it.
-    named = {k: getattr(v, "__name__", str(v)) if callable(v) else v for k, v in options.items()}
+    named = {
+        k: getattr(v, "__name__", None) or described(v) if callable(v) else v
+        for k, v in options.items()
+    }
+    if name in ATTACKS and attack is not OWN_ATTACKS.get(name):  # yours may be another tomorrow
+        named["function"] = described(attack)
     return record | {k: v for k, v in named.items() if k != "threat"}
 
 

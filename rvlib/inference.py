@@ -76,7 +76,7 @@ def in_batches(function: Callable[..., Tensor], size: int | None, *parts: Any) -
     Parameters
     ----------
     function : callable
-        Maps one batch of every part to a tensor with one row an image.
+        Maps one batch of every part to a tensor with one row per image.
     size : int or None
         Images a batch; None stands for 256 on a CPU and all of them on a GPU.
     *parts : Tensor or range or ThreatModel or anything

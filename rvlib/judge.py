@@ -254,8 +254,6 @@ def _options(part: Any, known: frozenset[nn.Module]) -> Any:
     """Tell an object from others of its class: by its attributes, a network by its digest."""
     if isinstance(part, nn.Module):
         return {} if part in known else network_digest(part, known)
-    if isinstance(part, np.ndarray | np.generic):
-        return digest_of([], f"{part.dtype} {part.shape} {part.tobytes()!r}")
     plain = not (isinstance(part, type | ModuleType) or inspect.isroutine(part))
     return vars(part) if plain and hasattr(part, "__dict__") else {}
 

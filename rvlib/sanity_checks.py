@@ -119,7 +119,7 @@ def sanity(
     if fallen is not None:
         if (fallen.shape, fallen.dtype) != (y.shape, torch.bool):
             said = f"fallen is {fallen.dtype} of shape {tuple(fallen.shape)}"
-            raise ValueError(f"{said}: one bool an image")
+            raise ValueError(f"{said}: one bool per image")
         fallen = fallen.to(x.device)
     check_answers(model, x)
     step = 2.5 / steps if step_size is None else step_size / threat.eps

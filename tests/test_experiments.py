@@ -1,6 +1,7 @@
 """rvlib.experiments: the report's numbers, and recipes that make what they say."""
 
 import dataclasses
+import json
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from rvlib import experiments as ex
-from rvlib.attacks import margin, pgd, smoothed_pgd
+from rvlib.attacks import fgsm, margin, pgd, smoothed_pgd
 from rvlib.modern import MODERN
 from rvlib.objectives import adversarial, gaussian, mixed, standard
 from rvlib.threat_models import L2, Linf, PixelL2
@@ -201,6 +202,22 @@ def test_profiles():
     cells = ex.table1_cells(full)
     assert len(cells) == 5 * 7 + 9
     assert all(defence in ex.TITLES and attack in ex.TITLES for defence, attack in cells)
+
+
+def test_another_attack_of_the_same_name_is_another_one(monkeypatch):
+    kinds = [partial(fgsm, threat=ex.LINF), partial(pgd, threat=ex.LINF), lambda model, x, y: x]
+    records = []
+    for attack in kinds:
+        monkeypatch.setitem(ex.ATTACKS, "mine", attack)
+        records.append(ex.attack_record("mine", attack))
+    assert len({str(record) for record in records}) == len(kinds)
+    assert json.loads(json.dumps(records)) == records
+    assert "function" not in ex.attack_record("fgsm", ex.ATTACKS["fgsm"])
+
+
+def test_an_option_without_a_name_is_the_same_in_every_process():
+    attack: Any = partial(pgd, loss=partial(torch.clamp, min=5.0))
+    assert ex.attack_record("x", attack)["loss"] == ["clamp", [], {"min": 5.0}]
 
 
 def test_an_unknown_objective_is_refused():

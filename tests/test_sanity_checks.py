@@ -299,8 +299,8 @@ def test_a_tie_is_not_correct():
     ("options", "words"),
     [
         ({"steps": 0}, "steps=0"),
-        ({"fallen": torch.zeros(1, dtype=torch.bool)}, "one bool an image"),
-        ({"fallen": torch.zeros(COUNT)}, "one bool an image"),
+        ({"fallen": torch.zeros(1, dtype=torch.bool)}, "one bool per image"),
+        ({"fallen": torch.zeros(COUNT)}, "one bool per image"),
     ],
 )
 def test_options_that_make_no_check_are_named(standard, images, options, words):

@@ -815,6 +815,20 @@ def test_numpy_numbers_are_numbers(tmp_path):
     assert result.history[-1]["natural"] == 0.5
 
 
+class Weighted:
+    """An objective that is an object, or its method, with a weight."""
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __call__(self, model, x, y, generator):
+        value, logits = standard(model, x, y, generator)
+        return Loss(self.weight * value, logits)
+
+    def loss(self, model, x, y, generator):
+        return self(model, x, y, generator)
+
+
 OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "noise": ({"objective": gaussian(0.25)}, {"objective": gaussian(1.0)}),
     "radius": (
@@ -828,6 +842,17 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "rate": (
         {"optimizer": lambda p: AdamW(p, lr=1e-3)},
         {"optimizer": lambda p: AdamW(p, lr=1e-2)},
+    ),
+    "an object": ({"objective": Weighted(1.0)}, {"objective": Weighted(9.0)}),
+    "a method": ({"objective": Weighted(1.0).loss}, {"objective": Weighted(9.0).loss}),
+    "NumPy's": ({"objective": gaussian(np.float32(0.25))}, {"objective": gaussian(np.float32(1))}),
+    "another schedule": (
+        {"schedule": lambda o, n: lr_scheduler.CosineAnnealingLR(o, n)},
+        {"schedule": lambda o, n: lr_scheduler.PolynomialLR(o, n)},
+    ),
+    "a word of a schedule": (
+        {"schedule": lambda o, n: lr_scheduler.OneCycleLR(o, 1, n, anneal_strategy="cos")},
+        {"schedule": lambda o, n: lr_scheduler.OneCycleLR(o, 1, n, anneal_strategy="linear")},
     ),
     "schedule": (
         {"schedule": lambda o, n: lr_scheduler.StepLR(o, 2)},

@@ -84,7 +84,7 @@ def autoattack(
     y : Tensor of shape (B,), int64, in {0, ..., K-1}
         True labels.
     threat : ThreatModel
-        Norm and radius, one value or one an image.
+        Norm and radius, one value or one per image.
     version : {"fast", "standard", "rand"}, default="fast"
         The attacks.
     generator : torch.Generator, optional
@@ -157,7 +157,7 @@ def autoattack_stages(
     y : Tensor of shape (B,), int64, in {0, ..., K-1}
         True labels.
     threat : ThreatModel
-        Norm and radius, one value or one an image.
+        Norm and radius, one value or one per image.
     version : {"fast", "standard", "rand"}, default="fast"
         As for ``autoattack``.
     generator, batch_size : optional

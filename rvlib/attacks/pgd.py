@@ -56,7 +56,7 @@ def pgd(
     y : Tensor of shape (B,), int64, in {0, ..., K-1}
         True labels.
     threat : ThreatModel
-        Norm and radius; ``threat.eps`` is in pixel units of [0, 1], one value or one an image.
+        Norm and radius; ``threat.eps`` is in pixel units of [0, 1], one value or one per image.
     steps : int, default=10
         Number of gradient steps.
     step_size : float or Tensor of shape (B,), default=2.5 * threat.eps / steps
@@ -122,7 +122,7 @@ def pgd(
         raise ValueError(f"steps={steps}, restarts={restarts}: an attack takes at least one")
     if targets is not None:
         if targets.dim() != 1:
-            raise ValueError(f"targets have shape {tuple(targets.shape)}: give one an image")
+            raise ValueError(f"targets have shape {tuple(targets.shape)}: give one per image")
         targets = targets.clone()  # of inference mode, perhaps
     eta = step_length(step_size, threat, steps, x)
 

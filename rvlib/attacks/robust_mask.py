@@ -98,7 +98,7 @@ def robust_mask(
     if restarts > 1 and not random_start:
         raise ValueError(f"restarts={restarts} would all start at the image: use random_start=True")
     if mask is not None and (mask.shape, mask.dtype) != (y.shape, torch.bool):
-        raise ValueError(f"mask is {mask.dtype} of shape {tuple(mask.shape)}: one bool an image")
+        raise ValueError(f"mask is {mask.dtype} of shape {tuple(mask.shape)}: one bool per image")
     eta = step_length(step_size, threat, steps, x)
     nan = torch.zeros((), dtype=torch.bool, device=x.device)
 

@@ -42,7 +42,7 @@ def smoothed_pgd(
     y : Tensor of shape (B,), int64
         True labels.
     threat : ThreatModel
-        Norm and radius, one value or one an image.
+        Norm and radius, one value or one per image.
     sigma : float, > 0
         Standard deviation of the smoothing noise, in pixel units.
     draws : int, default=16

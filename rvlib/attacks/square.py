@@ -53,7 +53,7 @@ def square(
     threat : Linf or L2
         The ball; the search is made for these two alone.
     queries : int, default=1000
-        Proposals an image, at most.
+        Proposals per image, at most.
     area : float, in (0, 1], default=0.8
         Share of the image that the first squares cover; it is halved eight times on the way.
     generator : torch.Generator, optional

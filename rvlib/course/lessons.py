@@ -325,7 +325,7 @@ def compare_attacks(run: Run, images: int = 256) -> pd.DataFrame:
     -------
     DataFrame
         One line a network, attack and budget: columns ``network``, ``attack``, ``steps``, the
-        ``accuracy`` in percent and the mean ``passes``, forwards and backwards, an image.
+        ``accuracy`` in percent and the mean ``passes``, forwards and backwards, per image.
     """
     count = min(images, run.profile.certified)
     run.train(*((name, 0) for name in COMPARED))
@@ -788,7 +788,7 @@ TEST_SIGMAS = (0.0, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5)
 AVERAGED = (0, 1, 4, 16)
 """Noisy copies over which the attack averages its gradient; 0: it attacks the network itself."""
 ANSWERS = 100
-"""Random answers an image, over which an accuracy is averaged."""
+"""Random answers per image, over which an accuracy is averaged."""
 
 
 def answer_at_random(run: Run) -> pd.DataFrame:

@@ -85,7 +85,7 @@ def training_table(folder: Path) -> pd.DataFrame:
     -------
     DataFrame
         One line a network: ``defence, network, objective, parameters, epochs`` (planned) and
-        ``done``; ``forwards`` and ``backwards``, passes an image and epoch; ``minutes`` and
+        ``done``; ``forwards`` and ``backwards``, passes per image and epoch; ``minutes`` and
         ``device``; ``best_epoch``, the one shipped; in percent ``last`` and ``best``, the accuracy
         that chooses, and ``highest_last``, the highest that the weights themselves had.
     """

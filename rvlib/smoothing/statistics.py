@@ -242,7 +242,7 @@ def vote(counts: ArrayLike, alpha: float) -> Integers:
     Returns
     -------
     ndarray of int64, shape (B,)
-        Classes or ABSTAIN.  With probability at least 1 - `alpha` an image's answer is ABSTAIN
+        Classes or ABSTAIN.  With probability at least 1 - `alpha` per image's answer is ABSTAIN
         or the class that the smoothed network truly prefers (proposition 1 of the paper).
 
     Raises
@@ -273,10 +273,10 @@ def certificate(counts0: ArrayLike, counts: ArrayLike, alpha: float, sigma: floa
     Parameters
     ----------
     counts0 : array-like of int, shape (B, K)
-        Votes for the selection (n0 an image).  Never part of `counts`: a class chosen on the
+        Votes for the selection (n0 per image).  Never part of `counts`: a class chosen on the
         sample that then judges it would be judged too well.
     counts : array-like of int, shape (B, K)
-        Votes for the estimation (n an image).
+        Votes for the estimation (n per image).
     alpha : float, in (0, 1)
         Failure probability of one image's certificate.
     sigma : float, > 0
@@ -394,7 +394,7 @@ def correct_radii(certificates: Certificates, labels: ArrayLike) -> Floats:
     Parameters
     ----------
     certificates : Certificates
-        One an image.
+        One per image.
     labels : array-like of int, shape (N,)
         True labels.
 

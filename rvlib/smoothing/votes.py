@@ -65,7 +65,7 @@ def sample_under_noise(
     seed : int, default=0
         Part of the noise's address.
     image_ids : sequence of int, optional
-        One number an image: part of its noise's address, so that each has noise of its own and the
+        One number per image: part of its noise's address, so that each has noise of its own and the
         images' errors are independent.
     noise : {"gaussian", "grid"}, default="gaussian"
         ``"grid"`` rounds the noise to whole steps of 1/255, exactly: every sum is exact, and the
@@ -91,7 +91,7 @@ def sample_under_noise(
     -----
     Each image's votes are an independent sample, which is all that its answer and its certificate
     rest on.  Sharing noise changes only that failures of similar images may come together.  Where
-    the first layer is a plain convolution it is applied once an image and once a draw
+    the first layer is a plain convolution it is applied once per image and once per draw
     (``split_first_layer``).
 
     References
@@ -134,9 +134,9 @@ def sample_under_noise(
 
 
 def check_ids(image_ids: Sequence[int] | None, x: Tensor) -> None:
-    """Refuse anything but one number an image."""
+    """Refuse anything but one number per image."""
     if image_ids is not None and len(image_ids) != len(x):
-        raise ValueError(f"{len(image_ids)} image_ids for {len(x)} images: give one an image")
+        raise ValueError(f"{len(image_ids)} image_ids for {len(x)} images: give one per image")
 
 
 def _block(pixels: Tensor, address: tuple[int | str, ...]) -> tuple[int, tuple[int | str, ...]]:

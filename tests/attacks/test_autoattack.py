@@ -327,7 +327,7 @@ def test_what_is_made_for_other_balls_is_left_out_and_said(many):
 # ---- passes -------------------------------------------------------------------------------------
 
 PUBLISHED = {"apgd-ce": 202, "apgd-t": 1827, "fab-t": 2700, "square": 5001}
-"""Worst case of the published code, forward and backward passes an image."""
+"""Worst case of the published code, forward and backward passes per image."""
 
 
 def own_passes(steps, queries):

@@ -106,7 +106,7 @@ def test_more_restarts_only_take_away(model, many):
 
 @pytest.mark.parametrize("ball", [Linf, L2])
 def test_a_linear_network_falls_at_its_distance(linear, ball):
-    """In a sweep over radii, and with all radii at once, one an image."""
+    """In a sweep over radii, and with all radii at once, one per image."""
     network, normal = linear
     x = 0.45 + 0.1 * torch.rand(30, 3, 2, 2, generator=seeded(), dtype=torch.float64)
     with torch.no_grad():
