@@ -130,13 +130,16 @@ def attack_record(name: str, attack: Attack) -> dict[str, Any]:
     defaults = {"steps": 0, "step_size": 0.0, "random_start": False, "restarts": 1, "sigma": None}
     record = {"name": name, "threat": threat_name(attack)} | defaults
     # A loss among the options is a function: its name stands for it.
-    named = {
-        k: getattr(v, "__name__", None) or described(v) if callable(v) else v
-        for k, v in options.items()
-    }
+    named = {k: _named(v) if callable(v) else v for k, v in options.items()}
     if name in ATTACKS and attack is not OWN_ATTACKS.get(name):  # yours may be another tomorrow
         named["function"] = described(attack)
     return record | {k: v for k, v in named.items() if k != "threat"}
+
+
+def _named(option: Any) -> Any:
+    if isinstance(option, nn.Module):
+        return str(option)
+    return getattr(option, "__name__", None) or described(option)
 
 
 def threat_name(attack: Attack) -> str:

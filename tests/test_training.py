@@ -829,6 +829,8 @@ class Weighted:
         return self(model, x, y, generator)
 
 
+NUMPYS: Any = np.float32(0.25), np.float32(1)
+
 OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "noise": ({"objective": gaussian(0.25)}, {"objective": gaussian(1.0)}),
     "radius": (
@@ -845,7 +847,7 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "an object": ({"objective": Weighted(1.0)}, {"objective": Weighted(9.0)}),
     "a method": ({"objective": Weighted(1.0).loss}, {"objective": Weighted(9.0).loss}),
-    "NumPy's": ({"objective": gaussian(np.float32(0.25))}, {"objective": gaussian(np.float32(1))}),
+    "NumPy's": ({"objective": gaussian(NUMPYS[0])}, {"objective": gaussian(NUMPYS[1])}),
     "another schedule": (
         {"schedule": lambda o, n: lr_scheduler.CosineAnnealingLR(o, n)},
         {"schedule": lambda o, n: lr_scheduler.PolynomialLR(o, n)},
