@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 import scipy
@@ -155,7 +156,8 @@ class _Curves:
             sigma: axes.plot(GRID, 0 * GRID, label=f"σ = {sigma:.2f}", **look)[0]
             for sigma, look in zip(SIGMAS, looks, strict=True)
         }
-        self.radius = axes.axvline(0, color="0.5", linewidth=1.5, label="R of the vote")
+        look: dict[str, Any] = {"color": "0.2", "markersize": 11, "clip_on": False, "zorder": 5}
+        (self.radius,) = axes.plot([0], [0], "^", label="R of the vote", **look)
         self.title = axes.set_title(" ")
         axes.set(xlim=(0, GRID[-1]), ylim=(0, 80))
         axes.set(xlabel="l2 radius (pixel units)", ylabel="certified accuracy, %")
@@ -175,7 +177,7 @@ class _Curves:
             grid = GRID[: np.searchsorted(GRID, caps[sigma]) + 1]
             line.set_data(grid, 100 * certified_accuracy(found[sigma], grid.tolist()))
             line.set_linewidth(4 if sigma == chosen else 1.8)
-        self.radius.set_xdata([within, within])
+        self.radius.set_xdata([within])
         self.title.set_text(f"{len(found[chosen])} images, N = {n:,} votes each")
 
 
