@@ -79,6 +79,13 @@ def check_labels(y: Tensor, x: Tensor) -> int:
     return int(high)
 
 
+def check_mask(mask: Tensor, y: Tensor, name: str) -> None:
+    """Refuse anything but one bool per image."""
+    if (mask.shape, mask.dtype) != (y.shape, torch.bool):
+        told = f"{name} is {mask.dtype} of shape {tuple(mask.shape)}"
+        raise ValueError(f"{told}: one bool per image")
+
+
 def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> nn.Module:
     """Show the network one image; refuse what is no network for these images and labels.
 

@@ -39,7 +39,7 @@ from rvlib.evaluation import (
 from rvlib.experiments import ALPHA, N0, SIGMA, Profile
 from rvlib.inference import logits_of
 from rvlib.models import MODELS, WeightsError, load_weights, read_record, save_weights, to_device
-from rvlib.modern import MODERN, SPLIT, ModernProfile
+from rvlib.modern import MODERN, ModernProfile
 from rvlib.progress import progress
 from rvlib.results import (
     Results,
@@ -566,14 +566,12 @@ def measurements(run: Run) -> list[Measurement]:
 def _modern(run: Run) -> list[Measurement]:
     """List the measurements of Part II: attacked networks, and certified ones."""
     found = []
-    for name, attack, count in run.profile.cells():  # type: ignore[attr-defined]
-        make = partial(run.answers, name, attack, split="test", count=count)
-        found.append(Measurement(("test", name, 0, attack), count, make))
-    for name, recipe in MODERN.items():
-        if recipe.sigma:
-            make = partial(run.certifying_votes, SPLIT, name, name, recipe.sigma)
-            place = (SPLIT, name, 0, "certificates")
-            found.append(Measurement(place, run.profile.certified, make))
+    for split, name, what, count in run.profile.places():  # type: ignore[attr-defined]
+        if what == "certificates":
+            make = partial(run.certifying_votes, split, name, name, MODERN[name].sigma or 0.0)
+        else:
+            make = partial(run.answers, name, what, split=split, count=count)
+        found.append(Measurement((split, name, 0, what), count, make))
     return found
 
 

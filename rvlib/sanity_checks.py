@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks import autoattack, fgsm, input_gradient, pgd, square
 from rvlib.attacks.gradient import fooled
-from rvlib.checks import check_attack
+from rvlib.checks import check_attack, check_mask
 from rvlib.device import fork_rng
 from rvlib.inference import CPU_BATCH, Wrapper, eval_mode, in_batches, logits_of
 from rvlib.smoothing.noise import stream
@@ -117,9 +117,7 @@ def sanity(
     if steps < 1:
         raise ValueError(f"steps={steps}: an attack takes at least one")
     if fallen is not None:
-        if (fallen.shape, fallen.dtype) != (y.shape, torch.bool):
-            said = f"fallen is {fallen.dtype} of shape {tuple(fallen.shape)}"
-            raise ValueError(f"{said}: one bool per image")
+        check_mask(fallen, y, "fallen")
         fallen = fallen.to(x.device)
     check_answers(model, x)
     step = 2.5 / steps if step_size is None else step_size / threat.eps

@@ -196,7 +196,7 @@ def fit(
         recipe["average"] = [average, average_from]
     optimizes = [type(state.optimizer).__name__, state.optimizer.defaults]
     parts = described([objective, optimizes, schedule, augment])
-    whole = schedule or "progress" in inspect.signature(objective).parameters
+    whole = schedule or _asks_for_progress(objective)
     recipe |= {"parts": [*parts, str(autocast)], "of": epochs if whole else None}
     if schedule is not None and isinstance(train, DataLoader):
         recipe["steps"] = len(batches)
@@ -560,9 +560,13 @@ def _set_random_states(states: list[Tensor], device: torch.device) -> None:
         torch.get_device_module(device).set_rng_state(state, device)
 
 
+def _asks_for_progress(objective: Objective) -> bool:
+    return "progress" in inspect.signature(objective).parameters
+
+
 def _with_progress(objective: Objective) -> Callable[..., Loss]:
     """Make an objective one of five arguments, the last one the share of the training done."""
-    if "progress" in inspect.signature(objective).parameters:
+    if _asks_for_progress(objective):
         return lambda model, x, y, noise, done: objective(model, x, y, noise, progress=done)  # type: ignore[call-arg]
     return lambda model, x, y, noise, done: objective(model, x, y, noise)
 

@@ -16,7 +16,7 @@ from rvlib.attacks.gradient import (
     logits_and_gradient,
     step_length,
 )
-from rvlib.checks import is_checked_once
+from rvlib.checks import check_mask, is_checked_once
 from rvlib.inference import in_batches, logits_of, select
 from rvlib.threat_models import ThreatModel
 
@@ -97,8 +97,8 @@ def robust_mask(
         raise ValueError(f"steps={steps}, restarts={restarts}: an attack takes at least one")
     if restarts > 1 and not random_start:
         raise ValueError(f"restarts={restarts} would all start at the image: use random_start=True")
-    if mask is not None and (mask.shape, mask.dtype) != (y.shape, torch.bool):
-        raise ValueError(f"mask is {mask.dtype} of shape {tuple(mask.shape)}: one bool per image")
+    if mask is not None:
+        check_mask(mask, y, "mask")
     eta = step_length(step_size, threat, steps, x)
     nan = torch.zeros((), dtype=torch.bool, device=x.device)
 

@@ -50,12 +50,9 @@ def rows(folder: Path, split: str, name: str, what: str, count: int) -> Results 
 
 def measured(folder: Path) -> list[Path]:
     """List the measurements that are whole."""
-    places = [("test", *cell) for cell in PROFILE.cells()]
-    smoothed = [name for name, recipe in MODERN.items() if recipe.sigma]
-    places += [(SPLIT, name, "certificates", PROFILE.certified) for name in smoothed]
     return [
         folder / "rows" / split / name / "seed-0" / what
-        for split, name, what, count in places
+        for split, name, what, count in PROFILE.places()
         if rows(folder, split, name, what, count) is not None
     ]
 

@@ -242,7 +242,7 @@ def vote(counts: ArrayLike, alpha: float) -> Integers:
     Returns
     -------
     ndarray of int64, shape (B,)
-        Classes or ABSTAIN.  With probability at least 1 - `alpha` per image's answer is ABSTAIN
+        Classes or ABSTAIN.  With probability at least 1 - `alpha` an image's answer is ABSTAIN
         or the class that the smoothed network truly prefers (proposition 1 of the paper).
 
     Raises
