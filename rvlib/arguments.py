@@ -17,12 +17,13 @@ from rvlib.attacks import input_gradient
 from rvlib.attacks.autoattack import VERSIONS
 from rvlib.checks import check_labels, check_network
 from rvlib.data import DATASETS, image_folder, load
-from rvlib.judge import floats, is_random
+from rvlib.evaluation import floats
+from rvlib.judge import is_random
 from rvlib.smoothing import stream
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
 
 WORST = {"apgd-ce": 300, "apgd-t": 2700, "fab-t": 3600, "square": 5000}
-"""Passes an image, forwards and backwards, where it withstands all of an attack."""
+"""Passes per image, forwards and backwards, where it withstands all of an attack."""
 WORST_RANDOM = 9000
 """Of ``rand``: two times 101 steps of 20 answers."""
 TIMED = 64
@@ -76,12 +77,12 @@ def find_data(text: str, model: nn.Module, size: int | None = None) -> tuple[Ten
 def find_network(text: str) -> nn.Module:
     """Load a shipped network by name, or call ``module:function``, which returns your own."""
     if ":" not in text:
-        from rvlib.modern import MODERN
+        from rvlib.modern import MODERN, PROFILE
         from rvlib.pipeline import Run
 
         run = Run.open("lesson")
         if text in MODERN:
-            run = replace(run, models=run.published.parent / "modern" / "models")
+            run = replace(run, models=run.published.parent / PROFILE.name / "models")
         return run.model(text)
     module, _, function = text.partition(":")
     sys.path.insert(0, str(Path.cwd()))  # as python -m does: a file beside you is importable

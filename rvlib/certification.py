@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from rvlib.checks import check_images, check_labels, check_network
 from rvlib.device import arithmetic, digest_of, provenance
-from rvlib.judge import floats, network_digest
+from rvlib.evaluation import floats
+from rvlib.judge import check_given, network_digest
 from rvlib.progress import progress
 from rvlib.results import atomic_write, counts, missing, open_results, read, texts, write_shard
 from rvlib.smoothing import (
@@ -86,6 +87,7 @@ def certify_images(
     Incomplete
         If votes of other parts are missing; this part's are then written.
     """
+    check_given(model, data)
     images, labels = data
     check_n(np.array(n), smallest_n_to_certify(alpha), "certify", alpha)
     check_sigma(sigma)

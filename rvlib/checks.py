@@ -1,6 +1,7 @@
 """The mistakes that people make, each caught once, where a public function is entered."""
 
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -8,12 +9,21 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 
-from rvlib.inference import Wrapper, eval_mode
+from rvlib.device import fork_rng
+from rvlib.inference import Wrapper, eval_mode, logits_of
 from rvlib.threat_models import L2, ThreatModel
 
 ROUNDING = 1e-6
 """How far a pixel may lie outside [0, 1]: float32 rounding, no more."""
 
+APART = 0.05
+"""Share of the largest logit that rounding never changes an answer by, not in half precision."""
+
+_gentle: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+"""Networks seen to leave their images as they were."""
+
+_independent: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+"""Networks seen to answer to each image alone."""
 
 _passed: ContextVar[dict[nn.Module, nn.Module] | None] = ContextVar("passed", default=None)
 
@@ -55,18 +65,25 @@ def check_images(x: Tensor) -> None:
 
 
 def check_labels(y: Tensor, x: Tensor) -> int:
-    """Refuse anything but one class index an image; return the largest."""
+    """Refuse anything but one class index per image; return the largest."""
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
         kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
         raise TypeError(f"labels are {kind}, not an int64 tensor: use torch.as_tensor(y).long()")
     if y.shape != x.shape[:1]:
-        raise ValueError(f"labels have shape {tuple(y.shape)} for {len(x)} images: one an image")
+        raise ValueError(f"labels have shape {tuple(y.shape)} for {len(x)} images: one per image")
     if y.device != x.device:
         raise ValueError(f"labels are on {y.device}, images on {x.device}: use y.to(x.device)")
     low, high = torch.stack(y.aminmax()).tolist()
     if low < 0:
         raise ValueError(f"label {low} is negative: classes are 0, ..., K-1")
     return int(high)
+
+
+def check_mask(mask: Tensor, y: Tensor, name: str) -> None:
+    """Refuse anything but one bool per image."""
+    if (mask.shape, mask.dtype) != (y.shape, torch.bool):
+        told = f"{name} is {mask.dtype} of shape {tuple(mask.shape)}"
+        raise ValueError(f"{told}: one bool per image")
 
 
 def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> nn.Module:
@@ -105,7 +122,11 @@ def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> nn.Mo
     sigmoids = high <= 1 and logits.shape[1] > 3  # of few classes, logits may lie there by chance
     if low >= 0 and (sigmoids or abs(total - 1) < 1e-4):
         warnings.warn("the network seems to return probabilities: return logits", stacklevel=4)
-    return model if image._version == version else OnCopies(model)
+    # A change through ``.data`` counts as no version; comparing waits for the device.
+    if image._version != version or not (model in _gentle or torch.equal(image, x[:1])):
+        return OnCopies(model)
+    _gentle.add(model)
+    return model
 
 
 class OnCopies(Wrapper):
@@ -153,10 +174,29 @@ def check_voters(model: nn.Module, x: Tensor) -> None:
         checked = check_network(model, x)
         if passed is not None:
             passed[model] = checked
+    if model not in _independent:
+        _check_independent(model, x)
+        _independent.add(model)
+
+
+def _check_independent(model: nn.Module, x: Tensor) -> None:
+    """Refuse a network whose votes depend on one another: nothing would be certified."""
+    brighter = torch.linspace(0, 1, 4, device=x.device, dtype=x.dtype)
+    copies = x[:1] + brighter[:, None, None, None]
+    with eval_mode(model), fork_rng(x.device):
+        together, alone = logits_of(model, copies), logits_of(model, copies, 1)
+        far = APART * together.abs().max()
+        if (together - alone).abs().max() > far:
+            again = logits_of(model, copies)  # a random network's answers differ in any case
+            if not (together - again).abs().max() > far:
+                raise ValueError(
+                    "the network's answers depend on the other images of the batch (BatchNorm "
+                    "without running statistics?): its votes are not independent"
+                )
 
 
 def check_targets(targets: Tensor, x: Tensor) -> int:
-    """Refuse anything but class indices, one or several an image; return the largest."""
+    """Refuse anything but class indices, one or several per image; return the largest."""
     if not isinstance(targets, Tensor) or targets.dim() not in (1, 2) or not targets.numel():
         raise TypeError("targets are no tensor of class indices of shape (B,) or (B, T)")
     columns = targets.unbind(1) if targets.dim() == 2 else (targets,)

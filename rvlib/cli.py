@@ -21,7 +21,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if "RVLIB_PARENT" in os.environ:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)  # a log file shows lines as they come
+        # A log file shows lines as they come; a terminal without Greek letters shows "?".
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")
     warnings.formatwarning = lambda message, *_: f"rvlib: {message}\n"
     try:
         arguments.run(arguments)
@@ -37,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _end_with_parent() -> None:
-    """End when the process does that started this one: it holds the other end of stdin."""
+    """End with the process that started this one, which holds the other end of stdin."""
     sys.stdin.buffer.read(1)
     os._exit(1)
 
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("network", metavar="MODEL", help="a shipped name, or module:function")
     judge.add_argument("--data", default="cifar10:test", help="data set[:split], or image folder")
     judge.add_argument("--threat", default="linf:8/255", help="default: linf:8/255")
-    judge.add_argument("--attack", default="fast", help="fast (default), standard or rand")
+    judge.add_argument("--attack", help="fast (default), standard or rand")
     judge.add_argument("--images", type=_positive, default=1000, help="default: the first 1000")
     judge.add_argument("--sigma", type=float, help="judge the smoothed network of this noise")
     judge.add_argument("--keep-images", action="store_true", help="write the attacked images, too")
@@ -206,18 +207,19 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from rvlib.results import Incomplete
 
     threat = named.parse_threat(arguments.threat)
-    if arguments.sigma is not None and arguments.keep_images:
-        raise ValueError("--keep-images is for the ensemble: leave out --sigma")
+    if arguments.sigma is not None and (arguments.keep_images or arguments.attack):
+        raise ValueError("--attack and --keep-images are for the ensemble: leave out --sigma")
+    attack = arguments.attack or "fast"
     model, data, out, shard = _given(arguments, "evaluate")
-    if arguments.sigma is None and arguments.attack in VERSIONS:
-        seconds = named.seconds_at_most(model, data, arguments.attack) / shard[1]
+    if arguments.sigma is None and attack in VERSIONS:
+        seconds = named.seconds_at_most(model, data, attack) / shard[1]
         print(
             f"at most {seconds / 60:.0f} min where all images stand; resumes after a stop ({out})"
         )
     try:
         verdict = evaluate(
             *(model, data, threat),
-            attack=arguments.attack,
+            attack=attack,
             sigma=arguments.sigma,
             name=arguments.network,
             out=out,

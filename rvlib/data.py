@@ -411,7 +411,10 @@ def register_image_folder(
     read = partial(_read_folders, folders, size)
     arrays = read(folders["train"], folders)
     count, height, width, channels = arrays["train_images"].shape
-    splits = _usual_splits(min(1024, count // 5) if heldout is None else heldout)
+    heldout = min(1024, count // 5) if heldout is None else heldout
+    if not 0 <= heldout < count:
+        raise ValueError(f"heldout={heldout} of {count} images: leave some to train on")
+    splits = _usual_splits(heldout)
     return register(
         Dataset(
             name=name,

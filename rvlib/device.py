@@ -8,13 +8,14 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 import rvlib
@@ -127,34 +128,53 @@ def digest_of(tensors: Iterable[torch.Tensor], text: str = "") -> str:
     return digest.hexdigest()[:16]
 
 
-def described(part: Any, seen: frozenset[int] = frozenset()) -> Any:
-    """Describe a function or an object by its name and options, a lambda by its numbers, too.
+def fields(part: Any) -> Any:
+    """Options of an object: those attributes that are values or functions; of a network none."""
+    if isinstance(part, type | ModuleType | torch.nn.Module) or inspect.isroutine(part):
+        return {}
+    values = bool | int | float | str | np.generic | np.ndarray | torch.Tensor
+    own = getattr(part, "__dict__", {}).items()
+    whole = dataclasses.is_dataclass(part)
+    return {k: v for k, v in own if whole or isinstance(v, values) or callable(v)}
+
+
+def described(
+    part: Any, options: Callable[[Any], Any] = fields, seen: frozenset[int] = frozenset()
+) -> Any:
+    """Describe a function or an object by its name and options, a lambda by what is written in it.
 
     Parameters
     ----------
     part : Any
         A function (with what it closes over), a ``functools.partial``, an object.
+    options : callable, default=fields
+        Gives the options of an object, or of that which a method is bound to; of a network by
+        default none.
 
     Returns
     -------
     Any
-        Plain values: two that differ are two different recipes.  Of a network the name alone.
+        Plain values: two that differ are two different recipes.
     """
     if part is None or isinstance(part, bool | int | float | str):
         return part
+    if isinstance(part, np.generic):
+        return part.item()
+    if isinstance(part, np.ndarray):
+        return digest_of([], f"{part.dtype} {part.shape} {part.tobytes()!r}")
     if id(part) in seen:
         return "itself"
-    seen |= {id(part)}
+    again = functools.partial(described, options=options, seen=seen | {id(part)})
     if isinstance(part, Mapping):
-        return {str(key): described(value, seen) for key, value in part.items()}
+        return {str(key): again(value) for key, value in part.items()}
     if isinstance(part, list | tuple):
-        return [described(value, seen) for value in part]
+        return [again(value) for value in part]
     if isinstance(part, set | frozenset):  # of no order of their own
-        return sorted(str(described(value, seen)) for value in part)
+        return sorted(str(again(value)) for value in part)
     if isinstance(part, torch.Tensor):
         return digest_of([part])
     if isinstance(part, functools.partial):
-        return [described(each, seen) for each in (part.func, part.args, part.keywords)]
+        return [again(each) for each in (part.func, part.args, part.keywords)]
     name = getattr(part, "__qualname__", type(part).__qualname__)
     if inspect.isfunction(part):
         if "<" not in name:  # found by its name: its code may be tidied between two runs
@@ -162,17 +182,19 @@ def described(part: Any, seen: frozenset[int] = frozenset()) -> Any:
         closed = inspect.getclosurevars(part).nonlocals
         # What it closes over and can fill may change while it runs: a list of what it has seen.
         closed = {k: v for k, v in closed.items() if not isinstance(v, list | dict | set)}
-        written = _numbers(part.__code__) if name.endswith("<lambda>") else []
-        options = [part.__defaults__, part.__kwdefaults__, written, closed]
-        return [name, *(described(each, seen) for each in options)]
-    own = vars(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else {}
-    return [name, described(own, seen)] if own else name
+        written = _written(part.__code__) if name.endswith("<lambda>") else []
+        return [name, *map(again, (part.__defaults__, part.__kwdefaults__, written, closed))]
+    if inspect.ismethod(part):  # whose options are those of what it is bound to
+        name, part = again(part.__func__), part.__self__
+    own = options(part)
+    return [name, again(own)] if own else name
 
 
-def _numbers(code: CodeType) -> list[Any]:
-    """List the numbers in the code of a function and of those inside it."""
-    inner = [_numbers(const) for const in code.co_consts if isinstance(const, CodeType)]
-    return [const for const in code.co_consts if isinstance(const, int | float)] + inner
+def _written(code: CodeType) -> list[Any]:
+    """List numbers, texts and names in the code of a function and of those inside it."""
+    inner = [_written(const) for const in code.co_consts if isinstance(const, CodeType)]
+    own = [const for const in code.co_consts if isinstance(const, int | float | str)]
+    return [*own, *code.co_names, *inner]
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
@@ -181,10 +203,11 @@ def provenance(device: torch.device) -> dict[str, Any]:
     Returns
     -------
     dict
-        Versions, the commit of rvlib's own checkout, device, threads, arithmetic, date; on a GPU
-        also whether the same work gives the same bits.
+        Versions, the commit of rvlib's own checkout, device, threads, arithmetic, date; the set of
+        instructions of a CPU, and of a GPU whether the same work gives the same bits.
     """
     deterministic = torch.are_deterministic_algorithms_enabled()
+    cpu = {"instructions": torch.backends.cpu.get_cpu_capability()}  # others round differently
     return {
         "rvlib": rvlib.__version__,
         "commit": _commit(),
@@ -193,7 +216,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "arithmetic": arithmetic(device),
-        **({} if device.type == "cpu" else {"deterministic": deterministic}),
+        **(cpu if device.type == "cpu" else {"deterministic": deterministic}),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

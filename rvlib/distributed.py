@@ -82,13 +82,23 @@ def add_over_ranks(tensors: Sequence[Tensor]) -> None:
         tensor.copy_(part.view_as(tensor))
 
 
+def check_in_step(generator: torch.Generator) -> None:
+    """Refuse a training of whose ranks some have drawn other numbers than rank 0."""
+    state = generator.get_state()
+    if not torch.equal(agreed(state), state):
+        raise ValueError(
+            "the ranks have drawn different numbers: objective and augmentation must draw one "
+            "entry per image, or the same on every rank"
+        )
+
+
 @contextmanager
 def whole_batch(count: int, generator: torch.Generator) -> Iterator[slice]:
     """Compute on this rank's images of a batch as one process would compute on all of them.
 
     Inside, two kinds of PyTorch's functions are about the whole batch:
 
-    - Numbers drawn from `generator`, one entry an image, are drawn for all images alike on every
+    - Numbers drawn from `generator`, one entry per image, are drawn for all images alike on every
       rank, of which each keeps its own: noise is addressed by an image's place in the batch.
     - Batch normalisation in training mode takes mean and variance over all ranks' images, in the
       forward and the backward pass, as ``torch.nn.SyncBatchNorm`` does on GPUs alone.
@@ -113,6 +123,8 @@ def whole_batch(count: int, generator: torch.Generator) -> Iterator[slice]:
         yield slice(None)
         return
     part = slice(rank() * count // world(), (rank() + 1) * count // world())
+    if count < world():
+        raise ValueError(f"a batch of {count} images for {world()} ranks: each needs one")
     with _WholeBatch(count, part, generator):
         yield part
 
@@ -143,8 +155,10 @@ class _WholeBatch(TorchFunctionMode):
     def draw(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Draw for all images, keep this rank's; draws that are not one an image are alike."""
+        """Draw for all images, keep this rank's; draws that are not one per image are alike."""
         of_images = [a for a in args if isinstance(a, Tensor) and a.shape[:1] == (self.local,)]
+        if function in (torch.randperm, torch.multinomial):
+            raise ValueError(f"{function.__name__} draws for one rank's images: use torch.rand")
         if of_images:
             return self.draw_like(function, of_images[0], args, kwargs)
         if function in (torch.rand, torch.randn) and args and isinstance(args[0], int):
@@ -154,9 +168,9 @@ class _WholeBatch(TorchFunctionMode):
             mine = isinstance(size, tuple | list) and tuple(size[:1]) == (self.local,)
             return (self.count, *size[1:]) if mine else size
 
-        more = tuple(map(whole, args)), {name: whole(value) for name, value in kwargs.items()}
-        drawn = function(*more[0], **more[1])
-        return drawn if more == (args, kwargs) else drawn[self.part]
+        sizes, named = tuple(map(whole, args)), {name: whole(v) for name, v in kwargs.items()}
+        drawn = function(*sizes, **named)
+        return drawn if (sizes, named) == (args, kwargs) else drawn[self.part]
 
     def draw_like(
         self, function: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: Any
@@ -196,8 +210,10 @@ class _WholeBatch(TorchFunctionMode):
             running_mean.lerp_(mean.detach(), momentum)
             running_var.lerp_(var.detach() * n / (n - 1), momentum)
         z = z * (var + eps).rsqrt().view(shape)
-        if weight is not None and bias is not None:
-            z = z * weight.view(shape) + bias.view(shape)
+        if weight is not None:
+            z = z * weight.view(shape)
+        if bias is not None:
+            z = z + bias.view(shape)
         return z.to(x.dtype)
 
 

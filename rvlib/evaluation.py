@@ -1,5 +1,6 @@
 """What is the network worth?  Answers under attack, votes and certificates, image by image."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from rvlib.attacks import smoothed_pgd
 from rvlib.attacks.gradient import configured
-from rvlib.checks import check_images, check_labels
+from rvlib.checks import OnCopies, check_images, check_labels, check_network
 from rvlib.data import to_float
 from rvlib.device import fork_rng
 from rvlib.inference import eval_mode, logits_of
@@ -31,6 +32,12 @@ def device_of(model: nn.Module, x: Tensor) -> torch.device:
     """Device of a network's parameters; without any, that of the images."""
     parameter = next(model.parameters(), None)
     return x.device if parameter is None else parameter.device
+
+
+def floats(images: Tensor, model: nn.Module) -> Tensor:
+    """Pixels in [0, 1] on the network's device."""
+    x = to_float(images) if images.dtype == torch.uint8 else images
+    return x.to(device_of(model, x))
 
 
 def attacked_batches(
@@ -70,12 +77,15 @@ def attacked_batches(
         Their labels.
     """
     call, first = configured(attack), first_id
-    for x, y in _batches(images, labels, batch_size):
-        device = device_of(model, x)
-        x, y = (to_float(x) if x.dtype == torch.uint8 else x).to(device), y.to(device)
+    for x, y, largest in _batches(images, labels, batch_size):
+        x = floats(x, model)
+        y = y.to(x.device)
+        if first == first_id:
+            check_images(x)
+            model = check_network(model, x, max(largest, check_labels(y, x)))
         x = x.contiguous(memory_format=torch.channels_last)
         with eval_mode(model):
-            x_adv = call(model, x.clone(), y.clone(), stream(device, seed, "attack", first))
+            x_adv = call(model, x.clone(), y.clone(), stream(x.device, seed, "attack", first))
         if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
             raise ValueError(f"the attack returned no images of shape {tuple(x.shape)}")
         check_images(x_adv)
@@ -85,14 +95,18 @@ def attacked_batches(
 
 def _batches(
     images: Tensor | DataLoader[Any], labels: Tensor | None, size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Batches of images and labels, and the largest label where all are known."""
     if isinstance(images, Tensor):
         if labels is None:
             raise TypeError("images without labels: give both tensors, or a DataLoader of batches")
-        check_labels(labels, images)
-        yield from zip(images.split(size), labels.split(size), strict=True)
+        if size < 1 or not len(images):
+            raise ValueError(f"{len(images)} images, batch_size={size}: give at least one")
+        largest = check_labels(labels, images)
+        for x, y in zip(images.split(size), labels.split(size), strict=True):
+            yield x, y, largest
     else:
-        yield from ((x, torch.as_tensor(y)) for x, y in images)
+        yield from ((x, torch.as_tensor(y), -1) for x, y in images)
 
 
 def predictions(
@@ -114,13 +128,14 @@ def predictions(
     Returns
     -------
     Tensor of shape (N,), int64, on the CPU
-        The network's answers; the share that equals the label bounds the robust accuracy from
-        above.
+        The network's answers, of a tie the first class; the share that equals the label bounds the
+        robust accuracy from above.
 
     Raises
     ------
     ValueError
-        If the attack leaves the box or the network gives NaN.
+        If images, labels and network do not fit, the attack leaves the box, or the network gives
+        NaN.
     """
     answers = []
     for x_adv, _ in attacked_batches(model, images, labels, attack, **options):
@@ -152,7 +167,7 @@ def vote_counts(
     sigma : float, > 0
         Noise level of the vote.
     n : int
-        Votes an image.
+        Votes per image.
     seed : int, default=0
         Of the attack's randomness and of the vote.
     **options
@@ -250,7 +265,7 @@ def counts_inside(
     x : Tensor of shape (B, C, H, W), float, in [0, 1]
         Images.
     certificates : Certificates
-        One an image.
+        One per image.
     sigma : float, > 0
         Noise level.
     first_id : int, default=0
@@ -260,7 +275,7 @@ def counts_inside(
     steps, draws : int, default=20, 16
         Of ``smoothed_pgd``.
     n : int, default=1000
-        Votes an image.
+        Votes per image.
     seed : int, default=0
         Of all noise.
 
@@ -272,6 +287,9 @@ def counts_inside(
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share={share}: beyond the radius nothing is certified")
+    if len(certificates.prediction) != len(x):
+        told = f"{len(certificates.prediction)} certificates for {len(x)} images"
+        raise ValueError(f"{told}: give one per image")
     found = torch.from_numpy((certificates.prediction != ABSTAIN) & (certificates.radius > 0))
     attacked = x.contiguous(memory_format=torch.channels_last).clone()
     for i in found.nonzero()[:, 0].tolist():
@@ -367,9 +385,15 @@ def from_torchattacks(attack: Any, threat: ThreatModel) -> AnyAttack:
 
     def call(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         made = getattr(attack, "model", None)
-        if isinstance(made, nn.Module) and made is not model:
+        if not isinstance(made, nn.Module):
+            return attack(model)(x, y)
+        if isinstance(model, OnCopies) and made is model.model:
+            safe = copy.copy(attack)
+            safe.model = model
+            return safe(x, y)
+        if made is not model:
             raise ValueError("the attack was made for another network than the one evaluated")
-        return (attack if isinstance(made, nn.Module) else attack(model))(x, y)
+        return attack(x, y)
 
     return checked_attack(call, threat)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks import autoattack, fgsm, pgd, smoothed_pgd
 from rvlib.data import DATASETS
+from rvlib.device import described
 from rvlib.models import MODELS
 from rvlib.objectives import Objective, adversarial, gaussian, mixed, standard
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
@@ -58,6 +59,7 @@ ATTACKS: dict[str, Attack] = {
 }
 """Attacks by name: the first four are those of Table 1.  Add your own: any callable
 ``attack(model, x, y) -> x_adv``."""
+OWN_ATTACKS = dict(ATTACKS)
 
 EPS_8 = Linf(8 / 255)
 """The l-infinity ball in which the field compares; its l2 ball is ``TRUE_L2``."""
@@ -128,8 +130,16 @@ def attack_record(name: str, attack: Attack) -> dict[str, Any]:
     defaults = {"steps": 0, "step_size": 0.0, "random_start": False, "restarts": 1, "sigma": None}
     record = {"name": name, "threat": threat_name(attack)} | defaults
     # A loss among the options is a function: its name stands for it.
-    named = {k: getattr(v, "__name__", str(v)) if callable(v) else v for k, v in options.items()}
+    named = {k: _named(v) if callable(v) else v for k, v in options.items()}
+    if name in ATTACKS and attack is not OWN_ATTACKS.get(name):  # yours may be another tomorrow
+        named["function"] = described(attack)
     return record | {k: v for k, v in named.items() if k != "threat"}
+
+
+def _named(option: Any) -> Any:
+    if isinstance(option, nn.Module):
+        return str(option)
+    return getattr(option, "__name__", None) or described(option)
 
 
 def threat_name(attack: Attack) -> str:
@@ -213,11 +223,13 @@ class Recipe:
     def make_objective(self) -> Objective:
         """Make the loss that this network minimises."""
         attacks = [ATTACKS[name] for name in self.attacks]
-        if self.objective == "gaussian":
-            return gaussian(self.sigma or 0.0)
-        if self.objective == "adversarial":
-            return adversarial(attacks[0])
-        return mixed(attacks) if self.objective == "mixed" else standard
+        makers: dict[str, Callable[[], Objective]] = {
+            "standard": lambda: standard,
+            "gaussian": lambda: gaussian(self.sigma or 0.0),
+            "adversarial": lambda: adversarial(attacks[0]),
+            "mixed": lambda: mixed(attacks),
+        }
+        return _find("objective", self.objective, makers)()
 
     @property
     def probes(self) -> dict[str, Attack]:
@@ -260,9 +272,8 @@ def smoothed_name(sigma: float) -> str:
 
 def network_of(defence: str) -> str:
     """Name of the network that is measured under this name: of a smoothed one its base."""
-    noisy = {noisy_name(sigma, twice): sigma for sigma, _, _, twice in grid_cells()}
-    sigma = (NOISE_OF | noisy).get(defence)
-    return defence if sigma is None else gaussian_name(sigma)
+    kind, _, sigma = defence.rpartition("-")
+    return f"gaussian-{sigma}" if kind in ("smoothed", "noisy", "noisy-twice") else defence
 
 
 NOISE_OF = {smoothed_name(sigma): sigma for sigma in SIGMAS}
@@ -375,8 +386,9 @@ class Profile:
 
     def check_networks(self, names: Iterable[str]) -> None:
         """Refuse networks that a run of this profile does not train."""
+        own = {name for name, _ in self.trained()}
         for name in names:
-            if find_recipe(name).name not in {trained for trained, _ in self.trained()}:
+            if find_recipe(name).name not in own:
                 other = "full" if self.name == "modern" else "modern"
                 raise ValueError(f"profile {self.name!r} has no {name}: try --profile {other}")
 

@@ -76,11 +76,11 @@ def in_batches(function: Callable[..., Tensor], size: int | None, *parts: Any) -
     Parameters
     ----------
     function : callable
-        Maps one batch of every part to a tensor with one row an image.
+        Maps one batch of every part to a tensor with one row per image.
     size : int or None
         Images a batch; None stands for 256 on a CPU and all of them on a GPU.
-    *parts : Tensor or ThreatModel or anything
-        The images first.  Tensors and balls are split, everything else is handed on.
+    *parts : Tensor or range or ThreatModel or anything
+        The images first.  Tensors, ranges and balls are split, everything else is handed on.
 
     Returns
     -------
@@ -104,8 +104,8 @@ def in_batches(function: Callable[..., Tensor], size: int | None, *parts: Any) -
 
 
 def select(part: Any, s: Any) -> Any:
-    """Pick some images of a tensor or of a ball; anything else belongs to all of them."""
-    if isinstance(part, Tensor) and part.dim():
+    """Pick some images of a tensor, range or ball; anything else belongs to all of them."""
+    if isinstance(part, range) or (isinstance(part, Tensor) and part.dim()):
         return part[s]
     return part.at(s) if hasattr(part, "at") else part
 

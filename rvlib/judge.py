@@ -6,7 +6,9 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,14 +20,13 @@ from rvlib.attacks import smoothed_pgd
 from rvlib.attacks.autoattack import LEFT_OUT, VERSIONS, autoattack_stages, shortcoming
 from rvlib.attacks.gradient import fooled
 from rvlib.checks import check_attack, check_labels, check_network
-from rvlib.data import to_float
 from rvlib.device import arithmetic, described, digest_of, provenance, seeded
-from rvlib.evaluation import checked_attack, device_of
+from rvlib.evaluation import checked_attack, device_of, floats
 from rvlib.experiments import ALPHA, attack_record
 from rvlib.inference import Wrapper, eval_mode, logits_of
 from rvlib.progress import progress
 from rvlib.results import atomic_write, missing, open_results, read, write_shard
-from rvlib.sanity_checks import SAME, Check, sanity
+from rvlib.sanity_checks import SAME, Check, check_answers, sanity
 from rvlib.smoothing import certify, largest_radius, predict, stream, wilson
 from rvlib.smoothing.statistics import check_sigma
 from rvlib.threat_models import L2, PixelL2, ThreatModel
@@ -107,7 +108,7 @@ def evaluate(
     others = others or {}
     _check_given(model, data, threat, attack, others, sigma)
     images, labels = data
-    x = floats(images[: min(len(images), 32)], model)
+    x = floats(images[:32], model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = check_attack(model, x, labels[: len(x)].to(x.device), threat)
@@ -119,7 +120,10 @@ def evaluate(
     if sigma is not None:
         version, step = "vote", _smoothed(threat, sigma, seed)
     else:
-        version = "rand" if is_random(model, x) else attack
+        version = "rand" if (random := is_random(model, x)) else attack
+        with eval_mode(model):
+            if not random:
+                check_answers(model, x)
         step = _ensemble(threat, version, others, seed, kept)
     identity = {
         **{"network": network_digest(model), "data": digest_of(data)},
@@ -154,21 +158,29 @@ def _check_given(
     model: Any, data: Any, threat: Any, attack: str, others: Mapping[str, Any], sigma: Any
 ) -> None:
     """Refuse what is no network, no images with labels, or no name of a version or attack."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"the network is {type(model).__name__}, not a torch.nn.Module")
-    if not (isinstance(data, tuple) and [isinstance(part, Tensor) for part in data] == [True] * 2):
-        raise TypeError("data is no pair of tensors (images, labels); of a DataLoader, join them")
+    check_given(model, data)
     if attack not in VERSIONS:
         raise ValueError(f"attack={attack!r} is none of {', '.join(VERSIONS)}")
-    if isinstance(getattr(threat, "eps", None), Tensor):
+    eps = getattr(threat, "eps", None)
+    if isinstance(eps, Tensor):
         raise ValueError("the ball has a radius for each image: evaluate with one for all")
     if sigma is not None:
         check_sigma(sigma)
+    elif eps == 0:
+        raise ValueError("eps=0: no attack moves anything in this ball, write Linf(8 / 255), say")
     if sigma is not None and others:
         raise ValueError("other attacks are for the network itself: leave out others, or sigma")
     ends = tuple(f" {kind}" for kind in PASSES)
     if taken := sorted(k for k in others if k in RESERVED or k.endswith(ends)):
         raise ValueError(f"an attack of your own is called {taken[0]!r}, as a column is: rename it")
+
+
+def check_given(model: Any, data: Any) -> None:
+    """Refuse what is no network, or no images with labels."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the network is {type(model).__name__}, not a torch.nn.Module")
+    if not (isinstance(data, tuple) and [isinstance(part, Tensor) for part in data] == [True] * 2):
+        raise TypeError("data is no pair of tensors (images, labels); of a DataLoader, join them")
 
 
 @contextmanager
@@ -182,45 +194,83 @@ def _said_once(doubts: list[str]) -> Iterator[None]:
 
 def _described(attack: Callable[..., Tensor]) -> dict[str, Any]:
     """Describe an attack by its options and its source: rows of another one are not continued."""
-    code = f"{_source(getattr(attack, 'func', attack))} {described(attack)}"
-    return attack_record("", attack) | {"code": digest_of([], code)}
+    return attack_record("", attack) | {"code": digest_of([], _told(attack))}
 
 
 def _out_of_reach(threat: L2, sigma: float) -> list[str]:
     """Say so where even votes that all agree certify less than the radius."""
     cap = largest_radius(CERTIFYING, ALPHA, sigma)
-    eps = float(torch.as_tensor(threat.eps).max())
-    if cap >= eps:
+    if cap >= threat.eps:
         return []
-    return [f"certificates: {CERTIFYING:,} votes at σ = {sigma:g} reach {cap:.2f}, not {eps:g}"]
+    reached = f"{CERTIFYING:,} votes at σ = {sigma:g} reach {cap:.2f}"
+    return [f"certificates: {reached}, not {threat.eps:g}"]
 
 
-def floats(images: Tensor, model: nn.Module) -> Tensor:
-    """Pixels in [0, 1] on the network's device."""
-    x = to_float(images) if images.dtype == torch.uint8 else images
-    return x.to(device_of(model, x))
+def network_digest(model: nn.Module, known: frozenset[nn.Module] = frozenset()) -> str:
+    """Digest of what a network computes: its weights, its modules, what they hold, their code.
 
-
-def network_digest(model: nn.Module) -> str:
-    """Digest of what a network computes: its weights, its modules, their options and code."""
-    state, own = model.state_dict(), []
-    for module in model.modules():
-        if isinstance(module, Wrapper):  # which counts passes, say
-            continue
-        kept = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str)}
-        kept.pop("training", None)
-        torchs = type(module).__module__.startswith("torch.")
-        own.append(f"{kept} {'' if torchs else _source(type(module))}")
+    Networks that are `known` count for nothing where a module holds them: another one has them.
+    """
+    known |= {*model.modules()}
+    state: dict[str, Any] = {**model.state_dict(), **dict(model.named_buffers())}
+    own = [_module(m, known) for m in model.modules() if not isinstance(m, Wrapper)]
+    own += [f"{k} {_told(v, known)}" for k, v in state.items() if not isinstance(v, Tensor)]
     shown = re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # addresses of functions it prints
-    return digest_of(state.values(), "\n".join([shown, *state, *own]))
+    tensors = [v for v in state.values() if isinstance(v, Tensor)]
+    return digest_of(tensors, "\n".join([shown, *state, *own]))
+
+
+def _module(module: nn.Module, known: frozenset[nn.Module]) -> str:
+    """Options and code of a module, and what it holds beside weights, modules and classes."""
+    if isinstance(module, torch.jit.ScriptModule):  # a part that is never called has no graph
+        graph = str(getattr(module, "graph", ""))
+        return re.sub(r" # .*|\.___torch_mangle_\d+", "", graph)  # where it was written, and when
+    if type(module).__module__.startswith("torch._dynamo."):  # what it compiled is a module, too
+        return ""
+    torchs = type(module).__module__.startswith("torch.")
+    kept, held = {}, []
+    for name, value in vars(module).items():
+        if isinstance(value, bool | int | float | str):
+            kept[name] = value
+        elif name.endswith("_hooks") and isinstance(value, dict):
+            held += [_told(hook, known) for hook in value.values()]
+        elif callable(value) or not (torchs or value is None or name in vars(nn.Module())):
+            held += [] if isinstance(value, type) else [f"{name} {_told(value, known)}"]
+    kept.pop("training", None)
+    if isinstance(module, torch.fx.GraphModule):
+        held.append(str(module.code))
+    classes = [] if torchs else [c for c in type(module).__mro__ if c not in nn.Module.__mro__]
+    code = "\n".join(map(_source, classes))
+    return "\n".join([f"{kept} {code}", *held])
+
+
+def _told(thing: Any, known: frozenset[nn.Module] = frozenset()) -> str:
+    """Options of an attack, or of what a module holds, and its source if it is code."""
+    source = _source(getattr(thing, "func", thing)) if callable(thing) else ""
+    return f"{source} {described(thing, partial(_options, known=known))}"
+
+
+def _options(part: Any, known: frozenset[nn.Module]) -> Any:
+    """Tell an object from others of its class: by its attributes, a network by its digest."""
+    if isinstance(part, nn.Module):
+        return {} if part in known else network_digest(part, known)
+    plain = not (isinstance(part, type | ModuleType) or inspect.isroutine(part))
+    return vars(part) if plain and hasattr(part, "__dict__") else {}
 
 
 def _source(thing: Any) -> str:
-    """Source of a function or class; the name of what was typed at a prompt."""
+    """Source of a function or class; of a class typed into a notebook that of its methods."""
+    thing = thing if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing)
     try:
         return inspect.getsource(thing)
     except (OSError, TypeError):
-        return str(getattr(thing, "__qualname__", type(thing).__qualname__))
+        parts = [str(getattr(thing, "__qualname__", type(thing).__qualname__))]
+        for name, value in vars(thing).items() if inspect.isclass(thing) else ():
+            if isinstance(value, FunctionType | staticmethod | classmethod):
+                parts.append(_source(value))
+            elif name[:2] != "__":
+                parts.append(f"{name} {described(value)}")
+        return "\n".join(parts)
 
 
 def is_random(model: nn.Module, x: Tensor) -> bool:

@@ -196,6 +196,12 @@ class ModernProfile(Profile):
                 cells.append((name, "autoattack-linf-8", self.standard // 50))
         return cells
 
+    def places(self) -> list[tuple[str, str, str, int]]:
+        """List split, network, attack or ``certificates``, and images of every measurement."""
+        smoothed = [name for name, recipe in MODERN.items() if recipe.sigma]
+        found = [("test", *cell) for cell in self.cells()]
+        return found + [(SPLIT, name, "certificates", self.certified) for name in smoothed]
+
 
 PROFILE = ModernProfile("modern", trains=True, certified=500, ns=(100, 1000, 10_000))
 """``rvlib train --profile modern`` and ``rvlib measure --profile modern`` make Part II."""

@@ -39,7 +39,7 @@ from rvlib.evaluation import (
 from rvlib.experiments import ALPHA, N0, SIGMA, Profile
 from rvlib.inference import logits_of
 from rvlib.models import MODELS, WeightsError, load_weights, read_record, save_weights, to_device
-from rvlib.modern import MODERN, SPLIT, ModernProfile
+from rvlib.modern import MODERN, ModernProfile
 from rvlib.progress import progress
 from rvlib.results import (
     Results,
@@ -233,7 +233,7 @@ class Run:
         root, build = self.published.parents[1], self.models.parents[1]
         places = {"RVLIB_ROOT": str(root.resolve()), "RVLIB_BUILD": str(build.resolve())}
         places["RVLIB_PARENT"] = "stdin"
-        stdin, held = os.pipe()  # closes with this process, at which the others end
+        stdin, held = os.pipe()  # closes with this process: its children then end, too
 
         def start(pair: tuple[str, int]) -> None:
             words = [pair[0], "--training-seed", str(pair[1]), "--device", str(self.device)]
@@ -252,7 +252,7 @@ class Run:
         recipe, path = ex.find_recipe(name), self.weights(name, seed)
         if path.with_suffix(".json").exists():
             return
-        checkpoint = self.out / "checkpoints" / name / f"seed-{seed}.pt"
+        checkpoint = self.models.parent / "checkpoints" / name / f"seed-{seed}.pt"
         model, started = recipe.build(seed), time.monotonic()
         with one_thread(self.device):
             result = fit(
@@ -566,14 +566,12 @@ def measurements(run: Run) -> list[Measurement]:
 def _modern(run: Run) -> list[Measurement]:
     """List the measurements of Part II: attacked networks, and certified ones."""
     found = []
-    for name, attack, count in run.profile.cells():  # type: ignore[attr-defined]
-        make = partial(run.answers, name, attack, split="test", count=count)
-        found.append(Measurement(("test", name, 0, attack), count, make))
-    for name, recipe in MODERN.items():
-        if recipe.sigma:
-            make = partial(run.certifying_votes, SPLIT, name, name, recipe.sigma)
-            place = (SPLIT, name, 0, "certificates")
-            found.append(Measurement(place, run.profile.certified, make))
+    for split, name, what, count in run.profile.places():  # type: ignore[attr-defined]
+        if what == "certificates":
+            make = partial(run.certifying_votes, split, name, name, MODERN[name].sigma or 0.0)
+        else:
+            make = partial(run.answers, name, what, split=split, count=count)
+        found.append(Measurement((split, name, 0, what), count, make))
     return found
 
 
@@ -659,7 +657,7 @@ def single_threaded(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _follow_parent() -> None:
-    """End at Ctrl-C, and when the process does that started this one."""
+    """End at Ctrl-C, and with the process that started this one."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,7 +1,8 @@
-"""A measurement on disk: a folder with its identity and one row an image, in shards.
+"""A measurement on disk: a folder with its identity and one row per image, in shards.
 
 ``meta.json`` is the identity: what was measured (model, attack, noise, weights, data, seed).  Two
-measurements with the same identity have the same rows.  ``FIRST-END.csv`` holds the rows of the
+measurements with the same identity have the same rows (random starts: if their shards begin at the
+same images, of which each shard's draws are).  ``FIRST-END.csv`` holds the rows of the
 images FIRST to END - 1; its first line is ``# `` and how these came about (commit, versions,
 device, date) as JSON.  ``pandas.read_csv(path, comment="#")`` reads it too.
 
@@ -245,7 +246,7 @@ def write_shard(
     first : int
         Index of the first image.
     columns : DataFrame or dict of str to sequence
-        One value an image: ``label``, then ``prediction``, ``counts`` or others.  ``index`` is put
+        One value per image: ``label``, then ``prediction``, ``counts`` or others.  ``index`` is put
         before them.
     provenance : dict
         How they came about.

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.attacks import autoattack, fgsm, input_gradient, pgd, square
-from rvlib.checks import check_attack
+from rvlib.attacks.gradient import fooled
+from rvlib.checks import check_attack, check_mask
 from rvlib.device import fork_rng
-from rvlib.inference import CPU_BATCH, eval_mode, in_batches, logits_of
+from rvlib.inference import CPU_BATCH, Wrapper, eval_mode, in_batches, logits_of
 from rvlib.smoothing.noise import stream
 from rvlib.threat_models import L2, Linf, ThreatModel
 
@@ -113,7 +114,12 @@ def sanity(
     model = check_attack(model, x, y, threat)
     if isinstance(threat.eps, Tensor) or threat.eps == 0:
         raise ValueError(f"eps={threat.eps}: give one radius, as in Linf(8 / 255)")
-    _check_answers(model, x)
+    if steps < 1:
+        raise ValueError(f"steps={steps}: an attack takes at least one")
+    if fallen is not None:
+        check_mask(fallen, y, "fallen")
+        fallen = fallen.to(x.device)
+    check_answers(model, x)
     step = 2.5 / steps if step_size is None else step_size / threat.eps
     with eval_mode(model):
         return _checks(
@@ -122,11 +128,12 @@ def sanity(
         )
 
 
-def _check_answers(model: nn.Module, x: Tensor) -> None:
+def check_answers(model: nn.Module, x: Tensor) -> None:
     """Refuse a network that has no one answer to an image."""
     graphs = [m for m in model.modules() if isinstance(m, torch.fx.GraphModule)]
-    exported = {part for graph in graphs for part in graph.modules()}  # whose flags say nothing
-    parts = (m for m in model.modules() if m not in exported and getattr(m, "training", False))
+    silent = {part for graph in graphs for part in graph.modules()}  # whose flags say nothing
+    silent |= {m for m in model.modules() if isinstance(m, Wrapper)}
+    parts = (m for m in model.modules() if m not in silent and getattr(m, "training", False))
     training = dict.fromkeys(type(m).__name__ for m in parts)
     if training:
         raise ValueError(f"the network is in training mode ({', '.join(training)}): model.eval()")
@@ -151,7 +158,8 @@ def _check_answers(model: nn.Module, x: Tensor) -> None:
 def to_8_bits(x_adv: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
     """Round attacked images to the 255 levels of an image file without leaving the ball.
 
-    Where no level lies between a pixel of `x` and the attacked one, it is that of `x`.
+    Where no level lies between a pixel of `x` and the attacked one, it is that of `x`.  Where `x`
+    lies between levels, up to a thousandth of one is left of the ball.
     """
     delta = threat.project((LEVELS * x_adv).round() / LEVELS - x)
     levels = LEVELS * (x + delta)
@@ -196,8 +204,8 @@ class _Base:
         )
 
     def fooled(self, images: Tensor) -> Tensor:
-        """Whether each image is misclassified, shape (B,)."""
-        return logits_of(self.model, images).argmax(1) != self.y
+        """Whether each image is misclassified, shape (B,): a tie is not correct."""
+        return fooled(logits_of(self.model, images), self.y)
 
     def percent(self, fooled: Tensor) -> str:
         return f"{100 * (1 - fooled.double().mean().item()):.1f} %"
@@ -258,7 +266,10 @@ def _checks(
     if transfer_from is not None:
         transferred = base.fooled(base.pgd(threat, transfer_from))
         checks.append(base.compare("transfer", "another network's PGD", transferred, *white))
-    return [*checks, _gradients(base), _stored(base, x_adv, found), *_leaking(base, one_step)]
+    checks.append(_gradients(base))
+    if x.element_size() >= 4:  # half precision has no such levels
+        checks.append(_stored(base, x_adv, found))
+    return [*checks, *_leaking(base, one_step)]
 
 
 def _inside(base: _Base, x_adv: Tensor) -> Check:
@@ -346,7 +357,7 @@ def _leaking(base: _Base, true: Tensor) -> list[Check]:
     answers = logits_of(base.model, base.x).argmax(1)
     own = base.fooled(fgsm(base.model, base.x, answers, base.threat))
     weaker = [
-        ("label leaking", "no attack", answers != base.y),
+        ("label leaking", "no attack", base.fooled(base.x)),
         ("own answer", "FGSM on the own answer", own),
     ]
     return [base.compare(*each, "FGSM on the true label", true) for each in weaker]

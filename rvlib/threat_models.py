@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Radius = float | Tensor
-"""One radius, or one an image: a tensor of shape (B,)."""
+"""One radius, or one per image: a tensor of shape (B,)."""
 
 
 class ThreatModel(Protocol):
@@ -23,14 +23,14 @@ class ThreatModel(Protocol):
 
     @property
     def eps(self) -> Radius:
-        """Radius in pixel units of [0, 1], a float or one value an image (B,)."""
+        """Radius in pixel units of [0, 1], a float or one value per image (B,)."""
 
     @property
     def name(self) -> str:
         """Norm and radius, as tables print them."""
 
     def at(self, index: Any) -> Self:
-        """Return the ball for some of the images only: itself unless `eps` is one an image."""
+        """Return the ball for some of the images only: itself unless `eps` is one per image."""
 
     def norm(self, delta: Tensor) -> Tensor:
         """Length of each image's perturbation, shape (B,)."""
@@ -46,11 +46,11 @@ class ThreatModel(Protocol):
 
 
 def per_image(value: Radius) -> Radius:
-    """Shape a value an image for arithmetic with images: (B,) becomes (B, 1, 1, 1)."""
+    """Shape a value per image for arithmetic with images: (B,) becomes (B, 1, 1, 1)."""
     return value.view(-1, 1, 1, 1) if isinstance(value, Tensor) and value.dim() else value
 
 
-def _length(v: Tensor, dim: tuple[int, ...]) -> Tensor:
+def lengths(v: Tensor, dim: tuple[int, ...]) -> Tensor:
     """Euclidean length along `dim`, which stays as dimensions of size one."""
     if dim == (1,):  # a CPU adds up neighbours in memory thirty times faster
         v = v.contiguous(memory_format=torch.channels_last)
@@ -65,12 +65,12 @@ def _unit(v: Tensor, dim: tuple[int, ...]) -> Tensor:
     """
     tiny = torch.finfo(v.dtype).tiny
     v = v * v.abs().amax(dim, keepdim=True).clamp_min(tiny).log2().floor().neg().exp2()
-    return v / _length(v, dim).clamp_min(tiny)
+    return v / lengths(v, dim).clamp_min(tiny)
 
 
 def _shrink(delta: Tensor, eps: Radius, dim: tuple[int, ...]) -> Tensor:
     """Scale vectors longer than `eps` down to that length."""
-    length = _length(delta, dim)
+    length = lengths(delta, dim)
     return delta * (per_image(eps) / length.clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1)
 
 
@@ -108,7 +108,7 @@ class _Ball:
         return f"{self._norm} {self.eps:.6g}"
 
     def at(self, index: Any) -> Self:
-        """Return the ball for some of the images only: itself unless `eps` is one an image."""
+        """Return the ball for some of the images only: itself unless `eps` is one per image."""
         return replace(self, eps=self.eps[index]) if isinstance(self.eps, Tensor) else self
 
 
@@ -119,7 +119,7 @@ class Linf(_Ball):
     Parameters
     ----------
     eps : float or Tensor of shape (B,), in [0, 1]
-        Radius in pixel units; 8/255 is the usual value on CIFAR-10.  One an image if a tensor.
+        Radius in pixel units; 8/255 is the usual value on CIFAR-10.  One per image if a tensor.
 
     Raises
     ------
@@ -166,7 +166,7 @@ class L2(_Ball):
     Parameters
     ----------
     eps : float or Tensor of shape (B,), >= 0
-        Radius in pixel units; 0.5 is the usual value on CIFAR-10.  One an image if a tensor.
+        Radius in pixel units; 0.5 is the usual value on CIFAR-10.  One per image if a tensor.
 
     Raises
     ------
@@ -218,7 +218,7 @@ class PixelL2(_Ball):
     Parameters
     ----------
     eps : float or Tensor of shape (B,), in [0, 2]
-        Radius of each pixel's colour vector in pixel units.  One an image if a tensor.
+        Radius of each pixel's colour vector in pixel units.  One per image if a tensor.
 
     Raises
     ------
@@ -241,7 +241,7 @@ class PixelL2(_Ball):
 
     def norm(self, delta: Tensor) -> Tensor:
         """Largest colour-vector length of each image's perturbation, shape (B,)."""
-        return _length(delta, (1,)).flatten(1).amax(1)
+        return lengths(delta, (1,)).flatten(1).amax(1)
 
     def project(self, delta: Tensor) -> Tensor:
         """Shrink each pixel's colour vector to length at most eps."""

@@ -5,6 +5,7 @@ import inspect
 import io
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,16 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 from rvlib.checks import check_images, check_labels, check_network, checked_once
 from rvlib.data import to_float
 from rvlib.device import described, digest_of, pick_device, seeded
-from rvlib.distributed import add_over_ranks, agreed, rank, whole_batch, world
+from rvlib.distributed import add_over_ranks, agreed, check_in_step, rank, whole_batch, world
+from rvlib.inference import eval_mode
 from rvlib.models import WeightsError, to_device
 from rvlib.objectives import Loss, Objective
 from rvlib.progress import progress
@@ -135,7 +139,8 @@ def fit(
         Stop after an epoch in which this accuracy collapses: to less than this share of the best.
     checkpoint : Path or str, optional
         Written after each epoch and every 5 minutes, read at the start: a killed training
-        continues, bit for bit; that of a loader from the end of an epoch.
+        continues, bit for bit; that of a loader from the end of an epoch, if its order comes from
+        PyTorch's generator, its own or its sampler's, and its workers do not persist.
     identity : dict, optional
         What the checkpoint must be of, beside the arguments above.
     device : torch.device or str, default="cpu"
@@ -178,8 +183,9 @@ def fit(
     if world() > 1:
         model.load_state_dict(agreed({k: v.cpu() for k, v in model.state_dict().items()}))
     state = _State(model.train(), make(model.parameters()), seed, device)
-    if isinstance(train, DataLoader) and train.generator is not None:
-        state.order = train.generator  # whose state a checkpoint holds, then
+    if isinstance(train, DataLoader):  # a checkpoint holds the state of its generator
+        own = train.generator or getattr(train.sampler, "generator", None)
+        state.order = own or state.order
     if average is not None:
         state.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average))
     if schedule is not None:
@@ -190,10 +196,15 @@ def fit(
         recipe["average"] = [average, average_from]
     optimizes = [type(state.optimizer).__name__, state.optimizer.defaults]
     parts = described([objective, optimizes, schedule, augment])
-    recipe |= {"parts": [*parts, str(autocast)], "of": schedule and epochs}
+    whole = schedule or _asks_for_progress(objective)
+    recipe |= {"parts": [*parts, str(autocast)], "of": epochs if whole else None}
+    if schedule is not None and isinstance(train, DataLoader):
+        recipe["steps"] = len(batches)
     file = None if checkpoint is None else Path(checkpoint)
     if file is not None:
-        state.identity = plain({**(identity or {}), "fit": recipe, "data": _digest(train)})
+        _check_writable(file.parent)
+        state.identity = plain({**(identity or {}), "fit": recipe})
+        state.identity["data"] = "a loader" if isinstance(train, DataLoader) else digest_of(train)
         state.load(file, epochs)
     if rank() > 0:  # rank 0 writes and tells
         file = log = None
@@ -204,6 +215,7 @@ def fit(
         averages = state.averaged is not None and epoch >= average_from
         with _seeded(device, seed, epoch), checked_once():
             entry = run.train(epoch, averages)
+            check_in_step(state.noise)
             if averages:
                 run.estimate_statistics(epoch)
         averaged = state.averaged.module if averages else None
@@ -262,8 +274,8 @@ class _State:
         content = {
             "identity": self.identity,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+            "optimizer": _own_numbers(self.optimizer.state_dict()),
+            "scheduler": _own_numbers(self.scheduler.state_dict()) if self.scheduler else None,
             "averaged": self.averaged.state_dict() if self.averaged else None,
             "halfway": self.halfway,
             "order": self.halfway.get("order", self.order.get_state()),
@@ -280,6 +292,7 @@ class _State:
         if not saved:
             return
         identity, done = saved["identity"], len(saved["fit"]["history"])
+        done += bool(saved.get("halfway"))  # in the middle of one more
         if identity != self.identity:
             raise WeightsError(f"{path} belongs to another training: delete it or move it away")
         if done > epochs:
@@ -302,13 +315,28 @@ class _State:
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint; nothing where there is none."""
     try:
-        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        _ = saved["identity"], saved["fit"]["history"]
+        content = path.read_bytes()  # a disk that does not answer is no damaged file
     except FileNotFoundError:
         return {}
+    try:
+        file = io.BytesIO(content)
+        saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        _ = saved["identity"], saved["fit"]["history"]
     except Exception as error:
         raise WeightsError(f"{path} cannot be read: delete it and train again") from error
     return saved
+
+
+def _own_numbers(state: Any) -> Any:
+    """Replace NumPy's numbers, which a checkpoint that runs nothing cannot hold, by Python's."""
+    return tree_map(lambda value: value.item() if isinstance(value, np.generic) else value, state)
+
+
+def _check_writable(folder: Path) -> None:
+    """Find out before the first step whether a checkpoint can be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} cannot be written: choose another checkpoint")
 
 
 class _Shuffled:
@@ -370,7 +398,11 @@ def _check_start(model: nn.Module, train: Data, batch_size: int, device: torch.d
     """Refuse before the first step what would fail after an epoch's work."""
     if isinstance(train, DataLoader):
         with _seeded(device):  # a loader that shuffles draws its order
-            images, labels = map(torch.as_tensor, next(iter(train)))
+            batch = next(iter(train), None)
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            found = "no batch" if batch is None else type(batch).__name__
+            raise TypeError(f"the loader gives {found}, not batches (images, labels)")
+        images, labels = map(torch.as_tensor, batch)
     else:
         images, labels = train
     x = _floats(images[:1]).to(device)
@@ -528,9 +560,13 @@ def _set_random_states(states: list[Tensor], device: torch.device) -> None:
         torch.get_device_module(device).set_rng_state(state, device)
 
 
+def _asks_for_progress(objective: Objective) -> bool:
+    return "progress" in inspect.signature(objective).parameters
+
+
 def _with_progress(objective: Objective) -> Callable[..., Loss]:
     """Make an objective one of five arguments, the last one the share of the training done."""
-    if "progress" in inspect.signature(objective).parameters:
+    if _asks_for_progress(objective):
         return lambda model, x, y, noise, done: objective(model, x, y, noise, progress=done)  # type: ignore[call-arg]
     return lambda model, x, y, noise, done: objective(model, x, y, noise)
 
@@ -569,13 +605,11 @@ def _monitored(
 ) -> dict[str, float]:
     if monitor is None:
         return {}
-    found = {name: float(value) for name, value in monitor(model).items()}
+    with eval_mode(model):
+        found = {name: float(value) for name, value in monitor(model).items()}
     if select not in found:
         raise ValueError(f"select={select!r} is none of the monitor's {', '.join(found)}")
-    of_average = monitor(averaged) if averaged is not None else {}
-    return found | {f"averaged {k}": float(v) for k, v in of_average.items()}
-
-
-def _digest(train: Data) -> str:
-    """Digest of training images and labels; a loader has none."""
-    return "a loader" if isinstance(train, DataLoader) else digest_of(train)
+    if averaged is None:
+        return found
+    with eval_mode(averaged):
+        return found | {f"averaged {k}": float(v) for k, v in monitor(averaged).items()}

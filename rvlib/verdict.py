@@ -34,11 +34,11 @@ class Verdict:
     version : str
         ``fast``, ``standard``, ``rand``, or ``vote`` for a smoothed network.
     rows : DataFrame
-        One line an image: its label, and whether the network was right on the clean image and still
-        stood after each attack.
+        One line per image: its label, and whether the network was right on the clean image and
+        still stood after each attack.
     stages : DataFrame
         One line an attack: ``attack``, images ``n`` and ``correct``, ``accuracy`` in percent with
-        Wilson's 95 % interval ``ci_low`` and ``ci_high``, passes an image.
+        Wilson's 95 % interval ``ci_low`` and ``ci_high``, passes per image.
     checks : list of Check
         Of ``sanity``.
     notes : list of str
@@ -73,7 +73,7 @@ class Verdict:
             "raise it.",
         ]
         if "certified" in line.index:
-            holds = ": no attack can change them, with an error probability of 0.001 an image"
+            holds = ": no attack can change them, with an error probability of 0.001 per image"
             share = line.loc["certified"]
             said.append(f"{_percent(share)} are certified{holds if share['correct'] else ''}.")
         failed = [check for check in self.checks if not check.passed]

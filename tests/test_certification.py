@@ -122,3 +122,16 @@ def test_another_network_of_the_same_weights_is_refused(tmp_path):
     other = Other(*network())
     with pytest.raises(ValueError, match="network is"):
         certify_images(other, (X, other(X).argmax(1)), SIGMA, n=N, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "words"),
+    [
+        (lambda x: x, (X, Y), "the network is function"),
+        (network(), (X.numpy(), Y.numpy()), "no pair of tensors"),
+        (network(), [(X, Y)], "no pair of tensors"),
+    ],
+)
+def test_what_cannot_be_certified_is_one_line(tmp_path, model, data, words):
+    with pytest.raises(TypeError, match=words):
+        certify_images(model, data, SIGMA, out=tmp_path, n=N)

@@ -211,6 +211,7 @@ def test_training_of_some_networks(calls, words, pairs):
         (["report", "--profile", "modern"], "is for rvlib train, measure and publish"),
         (["evaluate", "standard", "--size", "16"], "--size is for folders"),
         (["evaluate", "standard", "--sigma", "1", "--keep-images"], "leave out --sigma"),
+        (["evaluate", "standard", "--sigma", "1", "--attack", "standard"], "leave out --sigma"),
     ],
 )
 def test_what_does_not_fit_together_is_one_line(words, told, capsys):

@@ -4,7 +4,6 @@ In a process of its own: PyTorch's compiler is slow to import, and what compiles
 threads, after which no other test could fork.
 """
 
-from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 
 from rvlib.attacks import log_odds
 from rvlib.attacks.pgd import ascend
-from rvlib.inference import in_batches
 from rvlib.objectives import standard
 from rvlib.smoothing.votes import tally
 from rvlib.threat_models import L2, Linf, PixelL2
@@ -40,9 +38,9 @@ def climb(threat: Any) -> None:
 
 def vote(batch_size: int) -> None:
     draws = torch.randn(20, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    network = partial(in_batches, make_toy().eval(), batch_size)
+    network = make_toy().eval()
     with torch.no_grad():
-        found, expected = (f(network, IMAGES, draws) for f in both(tally))
+        found, expected = (f(network, IMAGES, draws, batch_size) for f in both(tally))
     assert torch.equal(found[0], expected[0])
     assert found[0].sum(1).tolist() == [20] * 4
     torch.testing.assert_close(found[1], expected[1])

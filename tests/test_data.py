@@ -384,6 +384,9 @@ def test_registered_image_folder_is_loaded_and_verified(tmp_path, pets):
     assert data.register_image_folder("pets", pets, test=pets, size=4).digest == entry.digest
     with pytest.raises(ValueError, match="'pets' is the name of other data"):
         data.register_image_folder("pets", pets, size=5)
+    for heldout in (-1, 20):
+        with pytest.raises(ValueError, match="of 20 images: leave some to train on"):
+            data.register_image_folder("more pets", pets, size=4, heldout=heldout)
     Image.new("RGB", (9, 9)).save(pets / "dog" / "new.png")
     assert "wrong SHA-256 sum): register it anew" in error_of(fetch, "pets")
     (pets / "dog").rename(pets / "wolf")

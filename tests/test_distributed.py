@@ -312,6 +312,44 @@ def test_ranks_that_do_not_meet_are_told_what_to_set(monkeypatch):
             pass
 
 
+@pytest.mark.parametrize("options", [{"weight": 5.0}, {"bias": 2.0}, {}])
+def test_a_batch_is_normalised_with_weight_or_bias_alone(monkeypatch, options):
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    given: Any = {name: torch.full((2,), value) for name, value in options.items()}
+    expected = nn.functional.batch_norm(x, None, None, training=True, **given)
+    with distributed._WholeBatch(6, slice(0, 6), torch.Generator()):
+        found = nn.functional.batch_norm(x, None, None, training=True, **given)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_ranks_that_fall_out_of_step_are_stopped(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    distributed.check_in_step(generator)
+    other = torch.Generator().manual_seed(1).get_state()
+    monkeypatch.setattr(distributed, "agreed", lambda state: other)
+    with pytest.raises(ValueError, match="have drawn different numbers"):
+        distributed.check_in_step(generator)
+
+
+def test_a_batch_without_an_image_for_each_rank_is_refused(monkeypatch):
+    ranks(monkeypatch, 1, 4)
+    with pytest.raises(ValueError, match="3 images for 4 ranks"):
+        with whole_batch(3, torch.Generator()):
+            pass
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [torch.randperm, lambda n, generator: torch.multinomial(torch.ones(9), n, generator=generator)],
+)
+def test_an_order_of_one_ranks_images_is_refused(monkeypatch, draw):
+    ranks(monkeypatch, 1, 2)
+    generator = torch.Generator().manual_seed(0)
+    with whole_batch(6, generator), pytest.raises(ValueError, match="for one rank's images: use"):
+        draw(3, generator=generator)
+
+
 @pytest.mark.parametrize("draw", [torch.normal, torch.bernoulli])
 def test_draws_from_the_values_of_some_images_are_refused(monkeypatch, draw):
     ranks(monkeypatch, 1, 2)

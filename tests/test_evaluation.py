@@ -367,3 +367,59 @@ def test_labels_that_do_not_fit_are_named(model, images):
     x, short = images[:4].float() / 255, torch.zeros(3, dtype=torch.long)
     with pytest.raises(ValueError, match="labels have shape"):
         rv.nested_counts(model, x, 0.25, [100], labels=short)
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x.flatten(1), 0
+
+
+@pytest.mark.parametrize(
+    ("network", "label", "options", "words"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(2, 1)), 0, {}, "a single logit"),
+        (Pair(), 0, {}, "returned tuple"),
+        (nn.Flatten(), 7, {}, "label 7 is no class"),
+        (nn.Flatten(), 0, {"batch_size": 0}, "batch_size=0: give at least one"),
+    ],
+)
+def test_what_does_not_fit_is_named_whatever_the_attack(images, network, label, options, words):
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    labels[-1] = label
+    with pytest.raises(ValueError, match=words):
+        rv.predictions(network, images, labels, natural, **options)
+
+
+def test_of_no_images_there_are_no_answers(model, images, labels):
+    with pytest.raises(ValueError, match="0 images"):
+        rv.predictions(model, images[:0], labels[:0], natural)
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_there_is_one_certificate_an_image(model, count):
+    certificates = Certificates(np.zeros(count, np.int64), np.full(count, 0.1))
+    with pytest.raises(ValueError, match=f"{count} certificates for 4 images"):
+        counts_inside(model, torch.rand(4, 1, 1, 2), certificates, 0.25, steps=1, n=100)
+
+
+class Object:
+    """An attack of torchattacks' kind, made for a network."""
+
+    def __init__(self, network):
+        self.model = network
+
+    def __call__(self, x, y):
+        return x + 0 * torch.autograd.grad(self.model(x.requires_grad_()).sum(), x)[0]
+
+
+def test_an_attack_made_for_a_network_that_overwrites_its_images_is_one_for_it(images, labels):
+    class Halves(nn.Module):
+        def forward(self, x):
+            return x.sub_(0.5).flatten(1)
+
+    model = Halves()
+    made = Object(model)
+    attack = rv.from_torchattacks(made, rv.Linf(0.1))
+    expected = rv.predictions(model, images, labels, natural)
+    assert torch.equal(rv.predictions(model, images, labels, attack), expected)
+    assert made.model is model

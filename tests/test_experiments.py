@@ -1,5 +1,7 @@
 """rvlib.experiments: the report's numbers, and recipes that make what they say."""
 
+import dataclasses
+import json
 from functools import partial
 from typing import Any
 
@@ -7,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from rvlib import experiments as ex
-from rvlib.attacks import margin, pgd, smoothed_pgd
+from rvlib.attacks import fgsm, margin, pgd, smoothed_pgd
 from rvlib.modern import MODERN
 from rvlib.objectives import adversarial, gaussian, mixed, standard
 from rvlib.threat_models import L2, Linf, PixelL2
@@ -200,6 +203,32 @@ def test_profiles():
     cells = ex.table1_cells(full)
     assert len(cells) == 5 * 7 + 9
     assert all(defence in ex.TITLES and attack in ex.TITLES for defence, attack in cells)
+
+
+def test_another_attack_of_the_same_name_is_another_one(monkeypatch):
+    kinds: list[Any] = [
+        partial(fgsm, threat=ex.LINF),
+        partial(pgd, threat=ex.LINF),
+        lambda model, x, y: x,
+    ]
+    records = []
+    for attack in kinds:
+        monkeypatch.setitem(ex.ATTACKS, "mine", attack)
+        records.append(ex.attack_record("mine", attack))
+    assert len({str(record) for record in records}) == len(kinds)
+    assert json.loads(json.dumps(records)) == records
+    assert "function" not in ex.attack_record("fgsm", ex.ATTACKS["fgsm"])
+
+
+def test_an_option_without_a_name_is_the_same_in_every_process():
+    attack: Any = partial(pgd, loss=partial(cross_entropy, label_smoothing=0.1))
+    record = ex.attack_record("x", attack)
+    assert record["loss"] == ["cross_entropy", [], {"label_smoothing": 0.1}]
+
+
+def test_an_unknown_objective_is_refused():
+    with pytest.raises(ValueError, match="'adverserial'"):
+        dataclasses.replace(ex.RECIPES["standard"], objective="adverserial").make_objective()
 
 
 @pytest.mark.parametrize("find", [ex.find_attack, ex.find_recipe, ex.find_profile])

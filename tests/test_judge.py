@@ -2,11 +2,14 @@
 
 import functools
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from torch import nn
 
@@ -308,6 +311,13 @@ def test_a_smoothed_network_is_certified_attacked_and_clean_in_this_order(monkey
     assert "no attack can change" not in beyond
 
 
+class Centred(nn.Module):
+    """Answers to an image by how it differs from the others of its batch."""
+
+    def forward(self, x):
+        return linear()(x - x.mean(0))
+
+
 def test_a_network_that_returns_probabilities_is_named_once(unchecked):
     network = nn.Sequential(linear(), nn.Softmax(1)).eval()
     with pytest.warns(UserWarning, match="seems to return probabilities") as caught:
@@ -325,12 +335,15 @@ def test_a_network_that_returns_probabilities_is_named_once(unchecked):
         (linear(), (X, Y), {"sigma": 0}, "is no noise level"),
         (linear(), (X, Y), {"attack": "best"}, "none of fast, standard, rand"),
         (linear(), (X, Y), {"others": {"w forwards": rv.fgsm}}, "'w forwards', as a column is"),
+        (linear(), (X, Y), {"threat": Linf(0.0)}, "eps=0"),
+        (Centred(), (X, Y), {}, "depend on the other images"),
         (linear(), (X, Y), {"threat": Linf(torch.full((40,), 0.1))}, "one for all"),
         (linear(), (X, torch.cat([Y[:39], torch.tensor([7])])), {}, "label 7 is no class"),
         (nn.Conv2d(1, 2, 1), (X, Y), {}, r"does not take images of shape \(3, 2, 2\)"),
     ],
 )
-def test_what_cannot_be_evaluated_is_one_line(model, data, options, words):
+def test_what_cannot_be_evaluated_is_one_line(model, data, options, words, monkeypatch):
+    monkeypatch.setattr(judge, "autoattack_stages", None)  # found before the ensemble runs
     with pytest.raises((TypeError, ValueError), match=words):
         rv.evaluate(model, data, **{"threat": Linf(0.05)} | options)
 
@@ -494,3 +507,137 @@ def test_a_network_outside_of_pytorch_falls_to_the_attack_without_gradients(quic
     verdict = rv.evaluate(Outside(), (X, Y), Linf(0.1), attack="standard")
     assert "zero gradients" in {check.name for check in verdict.checks if not check.passed}
     assert verdict.robust < 50
+
+
+class Holds(nn.Module):
+    """The same weights, and something that no ``state_dict`` knows of."""
+
+    def __init__(self, held):
+        super().__init__()
+        self.network, self.held = linear(), held
+
+    def forward(self, x):
+        return self.network(x)
+
+
+class Buffered(Holds):
+    def __init__(self, held):
+        super().__init__(None)
+        self.register_buffer("mean", torch.tensor(held), persistent=False)
+
+
+class Extra(Holds):
+    def get_extra_state(self):
+        return {"held": self.held}
+
+
+def hooked(scale):
+    network = Holds(None)
+    network.register_forward_hook(lambda module, given, answer: scale * answer)
+    return network
+
+
+def patched(scale):
+    network = linear()
+    network.forward = types.MethodType(lambda self, x: scale * x, network)
+    return network
+
+
+def inheriting(sign):
+    class Base(nn.Module):
+        def forward(self, x):
+            return x + 1 if sign > 0 else x - 1
+
+    class Other(nn.Module):
+        def forward(self, x):
+            return x - 1
+
+    class Net(Base if sign > 0 else Other):  # type: ignore[misc]
+        pass
+
+    return Net()
+
+
+def traced(scale):
+    return torch.jit.trace(Scaled(scale), X[:1])
+
+
+def quantised(seed):
+    kinds = {nn.Linear}
+    return torch.ao.quantization.quantize_dynamic(linear(int(seed)), kinds, dtype=torch.qint8)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *[Buffered, Extra, hooked, patched, inheriting, traced, quantised],
+        *[lambda held: Holds((held,)), lambda held: Holds(torch.tensor(held))],
+        *[lambda held: Holds(np.array(held)), lambda held: Holds([linear(int(held))])],
+        lambda held: Holds(torch.tanh if held > 0 else torch.neg),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # what PyTorch says of tracing and quantising
+def test_a_networks_identity_is_all_that_its_answers_rest_on(make):
+    one, same, other = (judge.network_digest(make(held)) for held in (1.0, 1.0, -1.0))
+    assert one == same != other
+
+
+def test_a_module_that_holds_itself_has_an_identity():
+    one, other = Holds([]), Holds([])
+    one.held, other.held = [one], [other]
+    assert judge.network_digest(one) == judge.network_digest(other)
+
+
+def test_a_compiled_network_keeps_its_identity():
+    network = linear()
+    one, other = list[Any](torch.compile(network, backend="eager") for _ in range(2))
+    before = judge.network_digest(one)
+    one(X[:3])
+    assert judge.network_digest(one) == before == judge.network_digest(other)
+
+
+NOTEBOOK = """
+from torch import nn
+class Net(nn.Module):
+    def forward(self, x):
+        return {}x
+"""
+
+
+def test_in_a_notebook_the_code_of_a_class_counts():
+    shell, found = InteractiveShell.instance(), []
+    for sign in ("", "-", ""):
+        assert shell.run_cell(NOTEBOOK.format(sign)).success
+        found.append(judge.network_digest(shell.user_ns["Net"]()))
+    assert found[0] == found[2] != found[1]
+
+
+class Mine:
+    """An attack that keeps its options."""
+
+    def __init__(self, steps):
+        self.steps, self.model = steps, None
+
+    def __call__(self, model, x, y):
+        return x
+
+    def run(self, model, x, y):
+        return x
+
+
+def transfer(model, x, y, source):
+    return rv.pgd(source, x, y, Linf(0.05))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *[Mine, lambda steps: Mine(steps).run],
+        lambda steps: rv.from_torchattacks(Mine(steps), Linf(0.05)),
+        lambda steps: rv.from_foolbox(Mine(steps), Linf(0.05)),
+        lambda seed: functools.partial(transfer, source=linear(seed)),
+    ],
+)
+def test_an_attacks_identity_is_its_options_and_networks(make):
+    one, same, other = (judge._described(make(steps)) for steps in (1, 1, 2))
+    assert one == same != other

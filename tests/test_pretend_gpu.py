@@ -91,7 +91,7 @@ def test_it_counts_kernels_waits_and_copies(gpu):
 A_FEW = 25
 """Waits and copies of a call, whatever its size."""
 MANY = {"autoattack": 150, "sanity": 250, "evaluate": 250, "evaluate smoothed": 100}
-MANY |= {"certify_at": 60}
+MANY |= {"certify_at": 60, "autoattack, eps on the CPU": 150, "sanity, fallen on the CPU": 250}
 """Those that make several calls, or look after each hundred votes."""
 
 

@@ -10,6 +10,8 @@ from torch import nn
 
 import rvlib as rv
 from rvlib.attacks import pgd
+from rvlib.checks import OnCopies
+from rvlib.inference import eval_mode
 from rvlib.models import to_device
 from rvlib.sanity_checks import to_8_bits
 from rvlib.threat_models import L2, Linf, PixelL2
@@ -268,3 +270,46 @@ def test_of_few_images_none_is_excused(standard, count, excused):
         weak[excused] = True
         assert not base.compare("one", "weak", weak, "strong", strong).passed
         assert base.compare("one", "strong", strong, "weak", weak).passed
+
+
+def test_a_network_in_training_mode_that_overwrites_its_images_is_checked():
+    class InPlace(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.sub_(0.5))
+
+    torch.manual_seed(0)
+    x, y = torch.rand(24, 3, 4, 4), torch.zeros(24, dtype=torch.int64)
+    model = InPlace(nn.Flatten(), nn.Linear(48, 3))  # in training mode
+    wrapped = OnCopies(model)
+    with eval_mode(wrapped):
+        assert sanity(wrapped, x, y, **QUICK)
+
+
+def test_a_tie_is_not_correct():
+    x, y = torch.rand(24, 3, 4, 4), torch.zeros(24, dtype=torch.int64)
+    tied = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    nn.init.zeros_(tied[1].weight)  # type: ignore[arg-type]
+    nn.init.ones_(tied[1].bias)  # type: ignore[arg-type]
+    found = {check.name: check.finding for check in sanity(tied.eval(), x, y, **QUICK)}
+    assert "accuracies 0.0 % and 0.0 %" in found["more steps"]
+    assert "accuracies 0.0 % and 0.0 %" in found["label leaking"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"steps": 0}, "steps=0"),
+        ({"fallen": torch.zeros(1, dtype=torch.bool)}, "one bool per image"),
+        ({"fallen": torch.zeros(COUNT)}, "one bool per image"),
+    ],
+)
+def test_options_that_make_no_check_are_named(standard, images, options, words):
+    with pytest.raises(ValueError, match=words):
+        sanity(standard, *images, BALL, **QUICK | options)
+
+
+def test_half_precision_has_no_levels_of_8_bits():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).bfloat16().eval()
+    x, y = torch.rand(24, 3, 4, 4).bfloat16(), torch.zeros(24, dtype=torch.int64)
+    assert "8 bits" not in [check.name for check in sanity(model, x, y, **QUICK)]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, lr_scheduler
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from rvlib.attacks import pgd
 from rvlib.data import to_float
@@ -530,6 +530,23 @@ def test_more_epochs_go_on_and_fewer_are_refused(tmp_path):
     assert same(untouched, net())
 
 
+def test_fewer_epochs_than_begun_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("rvlib.training.EVERY", 0)
+    steps = itertools.count(1)
+
+    def mortal(model, x, y, generator):
+        if next(steps) == 5:  # of three an epoch
+            raise KeyboardInterrupt
+        return standard(model, x, y, generator)
+
+    options = {"objective": mortal, "checkpoint": tmp_path / "c"}
+    with pytest.raises(KeyboardInterrupt):
+        quietly(net(), epochs=3, **options)
+    with pytest.raises(WeightsError, match="2 epochs, not 1"):
+        quietly(net(), epochs=1, **options)
+    assert len(quietly(net(), epochs=2, **options).history) == 2
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     unbroken, resumed = net(), net()
     quietly(unbroken)
@@ -582,6 +599,55 @@ def test_another_length_of_a_schedule_is_another_training(tmp_path):
         quietly(net(), epochs=2, **options)
 
 
+def test_another_length_is_another_training_where_the_objective_asks_for_progress(tmp_path):
+    quietly(net(), nuat(Linf(0.1)), epochs=1, checkpoint=tmp_path / "c")
+    with pytest.raises(WeightsError, match="another training"):
+        quietly(net(), nuat(Linf(0.1)), epochs=2, checkpoint=tmp_path / "c")
+
+
+def test_a_schedule_over_a_loader_of_other_batches_is_another_training(tmp_path):
+    data = TensorDataset(to_float(TRAIN[0]), TRAIN[1])
+    options = {"schedule": lr_scheduler.CosineAnnealingLR, "checkpoint": tmp_path / "c"}
+    quietly(net(), train=DataLoader(data, 8), epochs=1, **options)
+    with pytest.raises(WeightsError, match="another training"):
+        quietly(net(), train=DataLoader(data, 4), epochs=1, **options)
+
+
+def test_numbers_of_numpy_in_a_schedule_do_not_spoil_the_checkpoint(tmp_path):
+    def schedule(optimizer, steps):
+        return lr_scheduler.LambdaLR(optimizer, lambda t: np.interp([t], [0, steps], [0.1, 1])[0])
+
+    options = {"schedule": schedule, "optimizer": lambda p: SGD(p, lr=np.float64(0.1))}
+    unbroken, resumed = net(), net()
+    quietly(unbroken, **options)
+    with pytest.raises(KeyboardInterrupt):
+        quietly(net(), checkpoint=tmp_path / "c", log=die_after(2), **options)
+    quietly(resumed, checkpoint=tmp_path / "c", **options)
+    assert same(resumed, unbroken)
+
+
+def die_after(lines):
+    left = iter(range(lines))
+
+    def log(line):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    return log
+
+
+def test_a_monitor_measures_in_evaluation_mode():
+    def monitor(model):
+        return {"natural": float(model.training), "mean": model(to_float(IMAGES)).mean().item()}
+
+    model, alone = net(), net()
+    history = quietly(model, monitor=monitor, average=0.9).history
+    quietly(alone)
+    assert all(entry["natural"] == entry["averaged natural"] == 0 for entry in history)
+    assert same(model, alone)
+    assert model.training
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     quietly(net(), epochs=1, checkpoint=tmp_path / "c")
     with pytest.raises(WeightsError, match=r"another network[^\n]*$"):
@@ -617,7 +683,17 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, thing):
     assert not sprung.exists()
 
 
+def test_what_cannot_be_read_or_written_is_not_called_damaged(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        quietly(net(), checkpoint=tmp_path)
+    (tmp_path / "file").touch()
+    refused("file", NotADirectoryError, checkpoint=tmp_path / "file" / "deeper" / "c")
+
+
 # ---- what makes no training -----------------------------------------------------------------
+
+
+WORDS: Any = [{"x": IMAGES[0], "y": 1}] * 4
 
 
 def refused(match, kind: type[Exception] = ValueError, model=None, **options):
@@ -682,6 +758,8 @@ def test_gradients_that_are_off_are_refused():
         ({"train": (IMAGES.float(), TRAIN[1])}, ValueError),
         ({"train": (IMAGES.long(), TRAIN[1])}, TypeError),
         ({"train": IMAGES}, TypeError),
+        ({"train": DataLoader(TensorDataset(*TRAIN), 64, drop_last=True)}, TypeError),
+        ({"train": DataLoader(WORDS, 2)}, TypeError),
         ({"device": "nowhere"}, ValueError),
     ],
     ids=lambda o: str(o)[:30],
@@ -737,6 +815,22 @@ def test_numpy_numbers_are_numbers(tmp_path):
     assert result.history[-1]["natural"] == 0.5
 
 
+class Weighted:
+    """An objective that is an object, or its method, with a weight."""
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __call__(self, model, x, y, generator):
+        value, logits = standard(model, x, y, generator)
+        return Loss(self.weight * value, logits)
+
+    def loss(self, model, x, y, generator):
+        return self(model, x, y, generator)
+
+
+NUMPYS: Any = np.float32(0.25), np.float32(1)
+
 OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "noise": ({"objective": gaussian(0.25)}, {"objective": gaussian(1.0)}),
     "radius": (
@@ -750,6 +844,17 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "rate": (
         {"optimizer": lambda p: AdamW(p, lr=1e-3)},
         {"optimizer": lambda p: AdamW(p, lr=1e-2)},
+    ),
+    "an object": ({"objective": Weighted(1.0)}, {"objective": Weighted(9.0)}),
+    "a method": ({"objective": Weighted(1.0).loss}, {"objective": Weighted(9.0).loss}),
+    "NumPy's": ({"objective": gaussian(NUMPYS[0])}, {"objective": gaussian(NUMPYS[1])}),
+    "another schedule": (
+        {"schedule": lambda o, n: lr_scheduler.CosineAnnealingLR(o, n)},
+        {"schedule": lambda o, n: lr_scheduler.PolynomialLR(o, n)},
+    ),
+    "a word of a schedule": (
+        {"schedule": lambda o, n: lr_scheduler.OneCycleLR(o, 1, n, anneal_strategy="cos")},
+        {"schedule": lambda o, n: lr_scheduler.OneCycleLR(o, 1, n, anneal_strategy="linear")},
     ),
     "schedule": (
         {"schedule": lambda o, n: lr_scheduler.StepLR(o, 2)},
@@ -791,9 +896,12 @@ def test_a_collapsed_training_stays_stopped(tmp_path):
         assert model.training
 
 
-def test_a_loader_with_a_generator_goes_on_where_it_was(tmp_path):
+@pytest.mark.parametrize("whose", ["loader", "sampler"])
+def test_a_loader_with_a_generator_goes_on_where_it_was(tmp_path, whose):
     def loader():
         data = TensorDataset(to_float(TRAIN[0]), TRAIN[1])
+        if whose == "sampler":
+            return DataLoader(data, 8, sampler=RandomSampler(data, generator=seeded(3)))
         return DataLoader(data, 8, shuffle=True, generator=seeded(3))
 
     unbroken, resumed = net(), net()

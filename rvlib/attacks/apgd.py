@@ -64,7 +64,7 @@ def apgd(
     y : Tensor of shape (B,), int64, in {0, ..., K-1}
         True labels.
     threat : ThreatModel
-        Norm and radius, one value or one an image.
+        Norm and radius, one value or one per image.
     steps : int, default=100
         Number of steps.
     restarts : int, default=1
@@ -218,9 +218,9 @@ def _run(
 
 @dataclass
 class _Ascent:
-    """Where the rows of a run are: one row an image and target."""
+    """Where the rows of a run are: one row per image and target."""
 
-    per: int  # rows an image
+    per: int  # rows per image
     x: Tensor
     y: Tensor
     threat: ThreatModel

@@ -60,7 +60,7 @@ def fab(
     y : Tensor of shape (B,), int64, in {0, ..., K-1}
         True labels.
     threat : Linf or L2
-        Norm and radius, one value or one an image.
+        Norm and radius, one value or one per image.
     steps : int, default=100
         Number of steps.
     targets : Tensor of shape (B,) or (B, T), int64, optional

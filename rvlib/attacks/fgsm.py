@@ -45,7 +45,8 @@ def fgsm(
     -------
     Tensor of shape (B, C, H, W), float, in [0, 1]
         Attacked images, detached, with ``threat.norm(x_adv - x) <= threat.eps`` (``L2`` and
-        ``PixelL2``: up to the rounding of the norm itself, a millionth of it).
+        ``PixelL2``: up to the rounding of the norm itself, a millionth of it; in half precision a
+        thousandth).
 
     Raises
     ------

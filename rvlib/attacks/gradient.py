@@ -15,7 +15,7 @@ from rvlib.inference import eval_mode, in_batches
 from rvlib.threat_models import ThreatModel, per_image
 
 Loss = Callable[..., Tensor]
-"""What an attack raises: ``loss(logits, y)``, one value an image (B,); with targets
+"""What an attack raises: ``loss(logits, y)``, one value per image (B,); with targets
 ``loss(logits, y, target)``."""
 
 
@@ -43,7 +43,7 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (B,)
-        One value an image, positive where :math:`p_y < 1/2`.
+        One value per image, positive where :math:`p_y < 1/2`.
 
     References
     ----------
@@ -160,7 +160,7 @@ def input_gradient(
     Returns
     -------
     Tensor of shape (B, C, H, W)
-        One gradient an image, of a network in evaluation mode independent of the others in the
+        One gradient per image, of a network in evaluation mode independent of the others in the
         batch; zero where the pixels reach no logit.  Parameters' ``.grad`` stay untouched.
     """
     return logits_and_gradient(model, x, y, loss, targets)[1]
@@ -182,7 +182,7 @@ def logits_and_gradient(
             value = loss(logits, y) if targets is None else loss(logits, y, targets)
             if value.shape != y.shape:
                 told = f"the loss gave {tuple(value.shape)} for {len(y)} images"
-                raise ValueError(f"{told}: one value an image, reduction='none'")
+                raise ValueError(f"{told}: one value per image, reduction='none'")
             # The sum, not the mean: a gradient must not depend on the size of its batch.
             value = value.sum()
         (gradient,) = torch.autograd.grad(value, x, slope, allow_unused=True)
@@ -198,8 +198,8 @@ Attack = TypeVar("Attack", bound=Callable[..., Tensor])
 def attack(function: Attack) -> Attack:
     """Make a function an attack: check its input, run it in evaluation mode, keep it in the ball.
 
-    Images that it returns are detached and lie in the box and, as computed in their own precision,
-    in the ball; a mask (bool) is left as it is.
+    Images that it returns are detached and lie in the box and, as computed in float32 or wider, in
+    the ball; a mask (bool) is left as it is.
     """
 
     @functools.wraps(function)
@@ -231,7 +231,7 @@ def attack(function: Attack) -> Attack:
 def step_length(
     step_size: float | Tensor | None, threat: ThreatModel, steps: int, x: Tensor
 ) -> float | Tensor:
-    """Check a step size, one or one an image, and shape it; by default 2.5 eps / steps."""
+    """Check a step size, one or one per image, and shape it; by default 2.5 eps / steps."""
     if step_size is None:
         return per_image(2.5 * threat.eps / steps)
     if isinstance(step_size, Tensor):
@@ -244,7 +244,7 @@ def step_length(
 
 
 def like(threat: ThreatModel, x: Tensor) -> ThreatModel:
-    """Give radii, one an image, the precision and the device of the images."""
+    """Give radii, one per image, the precision and the device of the images."""
     return replace(threat, eps=threat.eps.to(x))  # type: ignore[type-var, union-attr]
 
 

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from rvlib.attacks.gradient import (
     Loss,
     attack,
+    fooled,
     input_gradient,
     inside,
     log_odds,
     step_length,
 )
+from rvlib.attacks.targets import choose
 from rvlib.inference import in_batches, logits_of, select
 from rvlib.threat_models import ThreatModel
 
@@ -54,7 +56,7 @@ def pgd(
     y : Tensor of shape (B,), int64, in {0, ..., K-1}
         True labels.
     threat : ThreatModel
-        Norm and radius; ``threat.eps`` is in pixel units of [0, 1], one value or one an image.
+        Norm and radius; ``threat.eps`` is in pixel units of [0, 1], one value or one per image.
     steps : int, default=10
         Number of gradient steps.
     step_size : float or Tensor of shape (B,), default=2.5 * threat.eps / steps
@@ -79,8 +81,9 @@ def pgd(
     -------
     Tensor of shape (B, C, H, W), float, in [0, 1]
         Attacked images, detached, with ``threat.norm(x_adv - x) <= threat.eps`` (``L2`` and
-        ``PixelL2``: up to the rounding of the norm itself, a millionth of it).  An image that was
-        fooled in any restart is fooled in the result.
+        ``PixelL2``: up to the rounding of the norm itself, a millionth of it; in half precision a
+        thousandth).  An image that was fooled in any restart is fooled in the result, unless
+        rounding at the edge of the ball takes it back.
 
     Raises
     ------
@@ -119,7 +122,7 @@ def pgd(
         raise ValueError(f"steps={steps}, restarts={restarts}: an attack takes at least one")
     if targets is not None:
         if targets.dim() != 1:
-            raise ValueError(f"targets have shape {tuple(targets.shape)}: give one an image")
+            raise ValueError(f"targets have shape {tuple(targets.shape)}: give one per image")
         targets = targets.clone()  # of inference mode, perhaps
     eta = step_length(step_size, threat, steps, x)
 
@@ -175,16 +178,19 @@ def worst_of_restarts(
     def harm(x_adv: Tensor, which: Tensor | slice) -> Tensor:
         logits, label = logits_of(model, x_adv, batch_size), y[which]
         if targets is None:
-            return loss(logits, label).masked_fill(logits.argmax(1) != label, torch.inf)
+            return loss(logits, label).masked_fill(fooled(logits, label), torch.inf)
         target = targets[which]
         return loss(logits, label, target).masked_fill(logits.argmax(1) == target, torch.inf)
 
     x_adv = run()
+    worst = harm(x_adv, slice(None))
     for _ in range(restarts - 1):
-        standing = (harm(x_adv, slice(None)) < torch.inf).nonzero()[:, 0]
+        standing = (worst < torch.inf).nonzero()[:, 0]
         if not len(standing):
             break
-        again, before = run(standing), x_adv[standing]
-        better = harm(again, standing) > harm(before, standing)
-        x_adv[standing] = torch.where(better[:, None, None, None], again, before)
+        again = run(standing)
+        value = harm(again, standing)
+        better = value > worst[standing]
+        x_adv[standing] = choose(better, again, x_adv[standing])
+        worst[standing] = torch.where(better, value, worst[standing])
     return x_adv

@@ -10,12 +10,13 @@ from rvlib.attacks.gradient import (
     GRADIENT_IS_NAN,
     Loss,
     attack,
+    fooled,
     inside,
     log_odds,
     logits_and_gradient,
     step_length,
 )
-from rvlib.checks import is_checked_once
+from rvlib.checks import check_mask, is_checked_once
 from rvlib.inference import in_batches, logits_of, select
 from rvlib.threat_models import ThreatModel
 
@@ -40,7 +41,7 @@ def robust_mask(
 
     The same iteration as ``pgd``, but each image leaves it with the first iterate
 
-    .. math:: \arg\max_k f_k(x^t) \ne y
+    .. math:: \max_{k \ne y} f_k(x^t) \ge f_y(x^t)
 
     so that the fewer images stand, the less there is to do.  Every iterate counts and not only the
     last: the accuracy is never higher than that on what ``pgd`` returns for the same starts.
@@ -70,8 +71,8 @@ def robust_mask(
     Returns
     -------
     Tensor of shape (B,), bool
-        Whether the network classifies `x` and every iterate as `y`.  The mean is an upper bound on
-        the robust accuracy.
+        Whether the network classifies `x` and every iterate as `y`, a tie being wrong.  The mean is
+        an upper bound on the robust accuracy.
 
     Raises
     ------
@@ -96,8 +97,8 @@ def robust_mask(
         raise ValueError(f"steps={steps}, restarts={restarts}: an attack takes at least one")
     if restarts > 1 and not random_start:
         raise ValueError(f"restarts={restarts} would all start at the image: use random_start=True")
-    if mask is not None and (mask.shape, mask.dtype) != (y.shape, torch.bool):
-        raise ValueError(f"mask is {mask.dtype} of shape {tuple(mask.shape)}: one bool an image")
+    if mask is not None:
+        check_mask(mask, y, "mask")
     eta = step_length(step_size, threat, steps, x)
     nan = torch.zeros((), dtype=torch.bool, device=x.device)
 
@@ -107,7 +108,7 @@ def robust_mask(
         for step in range(steps):
             logits, gradient = logits_and_gradient(model, x_t, y, loss)
             nan.logical_or_(logits.isnan().any())
-            right = right & (logits.argmax(1) == y)
+            right = right & ~fooled(logits, y)
             if y.device.type == "cpu" or step & (step - 1) == 0:  # a look waits for a GPU
                 keep = right.nonzero()[:, 0]
                 if not len(keep):
@@ -121,10 +122,11 @@ def robust_mask(
                 x_t = inside(x_0, x_t, ball)
         logits = logits_of(model, x_t)
         nan.logical_or_(logits.isnan().any())
-        result[left] = right & (logits.argmax(1) == y)
+        result[left] = right & ~fooled(logits, y)
         return result
 
-    standing = torch.ones_like(y, dtype=torch.bool) if mask is None else mask.clone()
+    every = torch.ones_like(y, dtype=torch.bool)
+    standing = every if mask is None else mask.to(x.device, copy=True)
 
     def still(found: Callable[..., Tensor], *parts: Any) -> None:
         which = standing.nonzero()[:, 0]
@@ -132,7 +134,7 @@ def robust_mask(
             standing[which] = in_batches(found, batch_size, *(select(p, which) for p in parts))
 
     if mask is None or random_start:  # else the first iterate is the image
-        still(lambda x, y: logits_of(model, x).argmax(1) == y, x, y)
+        still(lambda x, y: ~fooled(logits_of(model, x), y), x, y)
     for _ in range(restarts):
         start = (x + threat.sample(x, generator)).clamp(0, 1) if random_start else x
         still(stands, x, y, start, threat, eta)

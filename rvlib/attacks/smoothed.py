@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rvlib.attacks.gradient import attack, log_odds, step_length
+from rvlib.attacks.gradient import attack, input_gradient, log_odds, step_length
 from rvlib.inference import in_batches
 from rvlib.smoothing.statistics import check_sigma
 from rvlib.threat_models import ThreatModel
@@ -42,7 +42,7 @@ def smoothed_pgd(
     y : Tensor of shape (B,), int64
         True labels.
     threat : ThreatModel
-        Norm and radius, one value or one an image.
+        Norm and radius, one value or one per image.
     sigma : float, > 0
         Standard deviation of the smoothing noise, in pixel units.
     draws : int, default=16
@@ -80,7 +80,9 @@ def smoothed_pgd(
     if min(steps, draws) < 1:
         raise ValueError(f"steps={steps}, draws={draws}: an attack takes at least one")
     eta = step_length(step_size, threat, steps, x)
-    size = batch_size or max(1, 512 // draws if x.device.type == "cpu" else len(x))
+    size = batch_size
+    if size is None:
+        size = max(1, 512 // draws if x.device.type == "cpu" else len(x))
     x_t = x
     for _ in range(steps):
         gradient = noisy_gradient(model, x_t, y, sigma, draws, generator, size)
@@ -102,15 +104,19 @@ def noisy_gradient(
     # (B, m, H, W, C): noise in the memory layout that convolutions are fastest in.
     noise = x.new_empty((len(x), draws, *x.shape[2:], x.shape[1])).normal_(generator=generator)
 
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        m = log_odds(logits, y.repeat_interleave(draws)).view(-1, draws)
+        # The mean of p = 1 / (1 + e^m) falls by the mean of p (1 - p) dm: with weights that sum
+        # to one this direction survives sure answers, too.
+        weights = (F.logsigmoid(m) + F.logsigmoid(-m)).detach().softmax(1)
+        return (weights * m).sum(1)
+
     def gradient(x: Tensor, y: Tensor, noise: Tensor) -> Tensor:
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
+        def answers(x: Tensor) -> Tensor:
             copies = (x.permute(0, 2, 3, 1)[:, None] + sigma * noise).flatten(0, 1)
-            logits = model(copies.permute(0, 3, 1, 2))
-            m = log_odds(logits, y.repeat_interleave(draws)).view(-1, draws)
-            # The mean of p = 1 / (1 + e^m) falls by the mean of p (1 - p) dm: with weights that sum
-            # to one this direction survives sure answers, too.
-            weights = (F.logsigmoid(m) + F.logsigmoid(-m)).detach().softmax(1)
-            return torch.autograd.grad((weights * m).sum(), x)[0]
+            logits: Tensor = model(copies.permute(0, 3, 1, 2))
+            return logits
+
+        return input_gradient(answers, x, y, loss)  # type: ignore[arg-type]
 
     return in_batches(gradient, batch_size, x, y, noise)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rvlib.attacks.gradient import attack, inside, margin
 from rvlib.attacks.windows import Corner, halves, read, write
 from rvlib.inference import logits_of
-from rvlib.threat_models import L2, Linf, ThreatModel, per_image
+from rvlib.threat_models import L2, Linf, ThreatModel, lengths, per_image
 
 HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
 """Queries of 10,000 after which the squares' area is halved; fewer queries shrink the list."""
@@ -53,7 +53,7 @@ def square(
     threat : Linf or L2
         The ball; the search is made for these two alone.
     queries : int, default=1000
-        Proposals an image, at most.
+        Proposals per image, at most.
     area : float, in (0, 1], default=0.8
         Share of the image that the first squares cover; it is halved eight times on the way.
     generator : torch.Generator, optional
@@ -79,7 +79,9 @@ def square(
     Notes
     -----
     Unlike in the paper the first proposal, too, must raise the margin.  Proposals are drawn for the
-    whole batch: an image's do not depend on which others still stand.
+    whole batch: an image's do not depend on which others still stand.  The squares shrink by the
+    share of the queries that is done, which AutoAttack's call of Square (``resc_schedule=False``)
+    does not: there they shrink by their number, as in 10,000 queries.
 
     References
     ----------
@@ -205,8 +207,8 @@ def _bumps(x: Tensor, threat: ThreatModel, generator: torch.Generator | None) ->
             here, there, row, column = (part[left] for part in (here, there, *place))
             nu, eta = now - clean, _bump_on(x.device, x.dtype, side)
             eta = torch.where(turned[:, :1] > 0, eta[row, column], eta[column, row])
-            unused = (eps**2 - _length(nu, (1, 2, 3)) ** 2).clamp_min(0)
-            available = (_length(nu * (here | there), (2, 3)) ** 2 + unused / channels).sqrt()
+            unused = (eps**2 - lengths(nu, (1, 2, 3)) ** 2).clamp_min(0)
+            available = (lengths(nu * (here | there), (2, 3)) ** 2 + unused / channels).sqrt()
             moved = available * _unit(rho * eta * here + _unit(nu * here))
             nu = pick(here, moved, nu * ~there)
             return inside(clean, clean + nu, ball), None
@@ -279,10 +281,6 @@ def _corner(x: Tensor, side: int, generator: torch.Generator | None) -> list[Ten
     ]
 
 
-def _length(v: Tensor, dim: tuple[int, ...]) -> Tensor:
-    return torch.linalg.vector_norm(v, dim=dim, keepdim=True)
-
-
 def _unit(v: Tensor) -> Tensor:
     """Divide every channel by its length; a channel of zeros stays."""
-    return v / _length(v, (2, 3)).clamp_min(torch.finfo(v.dtype).tiny)
+    return v / lengths(v, (2, 3)).clamp_min(torch.finfo(v.dtype).tiny)

@@ -27,8 +27,9 @@ def side_by_side(targets: Tensor) -> Tensor:
 
 def images_a_batch(batch_size: int | None, x: Tensor, per: int) -> int:
     """How many images, of `per` rows each, make a forward pass of `batch_size` rows."""
-    size = batch_size or (CPU_BATCH if x.device.type == "cpu" else len(x) * per)
-    return max(1, size // per)
+    if batch_size is None:
+        batch_size = CPU_BATCH if x.device.type == "cpu" else len(x) * per
+    return min(batch_size, max(1, batch_size // per))  # what is no size is left to be refused
 
 
 def rows_of(images: Tensor, per: int) -> Tensor:

@@ -2,11 +2,13 @@
 
 import copy
 import inspect
+import math
 import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 Solution = Callable[..., Any]
@@ -30,12 +32,15 @@ class Call(NamedTuple):
         Whether it left gradients in the parameters of a network.
     mode : str, default=""
         Mode that it left a network in, if that is another than before: training or evaluation.
+    slope : float, optional
+        Of a loss: the norm of its gradient in the parameters of the networks.
     """
 
     result: Any
     changed: int | None = None
     filled: bool = False
     mode: str = ""
+    slope: float | None = None
 
 
 Ask = Callable[[tuple[Any, ...]], Call]
@@ -68,11 +73,23 @@ def observe(solution: Solution, arguments: tuple[Any, ...]) -> Call:
         if state(before) != state(after)
     )
     networks = [argument for argument in given if isinstance(argument, nn.Module)]
-    filled = any(p.grad is not None for network in networks for p in network.parameters())
+    weights = [p for network in networks for p in network.parameters()]
+    filled = any(p.grad is not None for p in weights)
     modes = [n.training for n in networks]
     before = [n.training for n in arguments if isinstance(n, nn.Module)]
     mode = ("training" if any(modes) else "evaluation") if modes != before else ""
-    return Call(result, next(changed, None), filled, mode)
+    return Call(result, next(changed, None), filled, mode, _slope(result, weights))
+
+
+def _slope(loss: Any, weights: list[nn.Parameter]) -> float | None:
+    """Norm of a loss's gradient, as a training step would take it."""
+    if not (weights and isinstance(loss, Tensor) and loss.requires_grad and loss.numel() == 1):
+        return None
+    try:
+        found = torch.autograd.grad(loss, weights, allow_unused=True)
+    except RuntimeError:  # the function went backwards itself
+        return None
+    return math.hypot(*(g.norm().item() for g in found if g is not None))
 
 
 def in_one_line(error: Exception, student: Solution) -> str:

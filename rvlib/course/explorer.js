@@ -72,18 +72,24 @@ function makeControl({ label, values, start, menu, plays, blinks }, moved) {
 const makeButton = (textContent, title, click) => {
   const button = make("button", { type: "button", textContent, title });
   button.ariaLabel = title;
-  button.addEventListener("click", () => click(button));
+  button.addEventListener("click", click);
   return button;
 };
 
 // A button that does something again and again, until it is pressed once more.
 function makeTimer(symbol, title, milliseconds, act) {
   let timer = 0;
-  return makeButton(symbol, title, (button) => {
+  const button = makeButton(symbol, title, () => {
     const tick = () => button.isConnected ? act() : clearInterval(timer);
     timer = timer ? clearInterval(timer) : setInterval(tick, milliseconds);
     button.ariaPressed = Boolean(timer);
   });
+  button.ariaPressed = false;
+  return button;
+}
+
+function stopTimers(root) {
+  for (const timer of root.querySelectorAll(".sliders [aria-pressed=true]")) timer.click();
 }
 
 // Reset, full screen, and "guess first": each move is covered until the reader asks for it.
@@ -99,17 +105,20 @@ function makeTools(root, controls, picture, below) {
     else cover.remove();
     below.firstChild.style.visibility = hidden ? "hidden" : "";
   };
-  const guess = makeButton("guess", "Guess first: cover the picture after each move", (button) => {
-    button.ariaPressed = button.ariaPressed !== "true";
-    if (button.ariaPressed !== "true") hide(false);
+  const guess = makeButton("guess", "Guess first: cover the picture after each move", () => {
+    guess.ariaPressed = guess.ariaPressed !== "true";
+    if (guess.ariaPressed !== "true") hide(false);
   });
+  guess.ariaPressed = false;
   const reset = makeButton("reset", "Reset: all as at the start", () => {
+    stopTimers(root);
     for (const control of controls) control.set(control.start);
     controls[0].go(controls[0].start);
     hide(false);
   });
   const full = makeButton("full screen", "Full screen", () =>
     document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen());
+  full.hidden = !document.fullscreenEnabled; // in some frames it is not allowed
   below.append(make("div", { className: "tools" }, guess, reset, full));
   return (control) => {
     last = control;
@@ -138,7 +147,11 @@ function build(root, { name, controls, width, height }, moved) {
   return {
     frame, overlay, positions,
     set: (at) => made.forEach((control, i) => control.set(at[i])),
-    disable: () => made.forEach((control) => { control.input.disabled = true; }),
+    disable: () => {
+      stopTimers(root);
+      root.querySelectorAll(":is(.sliders, .tools) :is(input, select, button)")
+        .forEach((control) => { control.disabled = true; });
+    },
     say: (text) => { status.textContent = text; },
     show: (text) => { frame.alt = status.textContent = text; },
   };
@@ -159,7 +172,7 @@ function render({ model, el }) {
   const show = () => {
     const { positions, text } = model.get("frame");
     if (positions.join() === page.positions().join()) clearTimeout(timer);
-    else page.set(positions), page.set(model.get("positions"));
+    else page.set(model.get("positions"));
     URL.revokeObjectURL(address);
     address = URL.createObjectURL(new Blob([model.get("png")], { type: "image/png" }));
     page.frame.src = address;

@@ -123,9 +123,7 @@ def show_figure(figure: Figure, alt: str) -> Shown:
     return Shown(content.getvalue(), alt)
 
 
-def show_attack(
-    x: Tensor, x_adv: Tensor, y: Tensor, answers: Tensor, classes: Sequence[str] = CLASSES
-) -> Shown:
+def show_attack(x: Tensor, x_adv: Tensor, y: Tensor, answers: Tensor) -> Shown:
     """Show clean images, the perturbations (amplified, grey is zero) and the attacked images.
 
     Parameters
@@ -134,8 +132,6 @@ def show_attack(
         Before and after.
     y, answers : Tensor of shape (B,), int64
         True labels, and the network's answers to the attacked images.
-    classes : sequence of str
-        Names of the classes.
 
     Returns
     -------
@@ -146,7 +142,7 @@ def show_attack(
     scale = max(float(delta.abs().max()), 1e-9)
     rows = (x, 0.5 + delta / (2 * scale), x_adv)
     names = ("clean", f"perturbation\n±{scale:.3f}", "attacked")
-    labels, read = ([classes[c] for c in part.tolist()] for part in (y, answers))
+    labels, read = ([CLASSES[c] for c in part.tolist()] for part in (y, answers))
     fooled = int((answers != y).sum())
     alt = f"{len(x)} images, their perturbations, the attacked images: {fooled} are misclassified. "
     alt += "; ".join(f"{a} → {b}" for a, b in zip(labels, read, strict=True))
@@ -198,7 +194,7 @@ def show_balls(
             draw_ball(scatter, ball, float(ball.eps))
             scatter.plot(*delta[:2].flatten(1).numpy(), ".", color=BLUE, markersize=3, alpha=0.5)
             limit = (-1.2 * largest, 1.2 * largest)
-            scatter.set(xlim=limit, ylim=limit, aspect="equal", title=name, xlabel="red")
+            scatter.set(xlim=limit, ylim=limit, aspect="equal", title=name, xlabel="change in red")
             scatter.locator_params(nbins=3)
             scale = max(float(delta.abs().max()), 1e-9)
             change.imshow(pixels(0.5 + delta / (2 * scale)))
@@ -207,7 +203,7 @@ def show_balls(
             image.set(title=answers[name])
             for ax in (change, image):
                 ax.set(xticks=[], yticks=[])
-        axes[0, 0].set_ylabel("green")
+        axes[0, 0].set_ylabel("change in green")
     alt = "One image attacked in balls of the same radius. " + "; ".join(
         f"{name}: largest change {float(delta.abs().max()):.2g}, Euclidean norm "
         f"{float(delta.norm()):.2f}, classified as {answers[name]}"
@@ -232,6 +228,8 @@ def show_curves(
     alt: str,
     mark: float | None = None,
     log: bool = False,
+    level: float | None = None,
+    ylim: tuple[float, float] | None = None,
 ) -> Shown:
     """Draw up to five curves over one axis, told apart by colour, marker and line style.
 
@@ -249,6 +247,10 @@ def show_curves(
         A value of `x` to mark with a vertical line.
     log : bool, default=False
         Whether `x` has a logarithmic axis.
+    level : float, optional
+        A value to mark with a horizontal line.
+    ylim : (low, high), optional
+        What the vertical axis shows.
 
     Returns
     -------
@@ -264,7 +266,10 @@ def show_curves(
             axes.plot(x, values, label=name, **curve_style(k))
         if mark is not None:
             axes.axvline(mark, color="0.4", linewidth=1)
-        axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
+        if level is not None:
+            axes.axhline(level, color="0.4", linewidth=1)
+        axes.update_datalim([(at, 0) for at in (min(x), max(x))], updatey=False)  # of nan, too
+        axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear", ylim=ylim)
         if isinstance(x, range):  # epochs, steps
             axes.locator_params("x", integer=True)
         figure.legend(loc="outside upper left", ncols=2 if len(curves) > 3 else 3)
@@ -326,7 +331,7 @@ def show_progress(
     """
     with style():
         figure = Figure(figsize=(8, 4), layout="constrained")
-        panels = figure.subplots(1, len(attacks), squeeze=False)[0]
+        panels = figure.subplots(1, len(attacks), squeeze=False, sharey=True)[0]
         for axes, attack in zip(panels, attacks, strict=True):
             for k, (name, history) in enumerate(histories.items()):
                 axes.plot([entry[attack] for entry in history], label=name, **curve_style(k))
@@ -342,7 +347,7 @@ def show_progress(
     return show_figure(figure, ends or "Nothing is trained yet.")
 
 
-def show_votes(counts: Tensor, label: int, classes: Sequence[str] = CLASSES) -> Shown:
+def show_votes(counts: Tensor, label: int) -> Shown:
     """Draw the votes for one image as bars, the true class hatched.
 
     Parameters
@@ -351,8 +356,6 @@ def show_votes(counts: Tensor, label: int, classes: Sequence[str] = CLASSES) -> 
         Votes by class.
     label : int
         The true class.
-    classes : sequence of str
-        Names of the classes.
 
     Returns
     -------
@@ -362,14 +365,14 @@ def show_votes(counts: Tensor, label: int, classes: Sequence[str] = CLASSES) -> 
     with style():
         figure = Figure(figsize=(8, 3.8), layout="constrained")
         axes: Axes = figure.subplots()
-        bars = axes.bar(classes, counts.tolist(), color=BLUE)
+        bars = axes.bar(CLASSES, counts.tolist(), color=BLUE)
         bars[label].set_hatch("//")
         axes.bar_label(bars, padding=2)
         axes.margins(y=0.12)
         axes.set(xlabel="class (true class hatched)", ylabel="votes")
         axes.tick_params(axis="x", rotation=30)
-    votes = ", ".join(f"{classes[k]} {counts[k]}" for k in counts.argsort(descending=True)[:3])
-    return show_figure(figure, f"Votes by class: {votes}; the true class is {classes[label]}.")
+    votes = ", ".join(f"{CLASSES[k]} {counts[k]}" for k in counts.argsort(descending=True)[:3])
+    return show_figure(figure, f"Votes by class: {votes}; the true class is {CLASSES[label]}.")
 
 
 def show_certified(table: pd.DataFrame) -> Shown:

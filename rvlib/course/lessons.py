@@ -21,12 +21,14 @@ from rvlib.attacks import (
     dlr,
     fgsm,
     input_gradient,
+    log_odds,
     margin,
     pgd,
     robust_mask,
     smoothed_pgd,
 )
 from rvlib.attacks.passes import Passes
+from rvlib.attacks.pgd import ascend
 from rvlib.course.defences import Rounded as Rounded
 from rvlib.course.figures import show_progress
 from rvlib.data import DATASETS, load
@@ -271,8 +273,8 @@ def iterates(
     path = [x]
     with eval_mode(model):
         for _ in range(steps):
-            x_t = path[-1] + step_size * threat.steepest(input_gradient(model, path[-1], y))
-            path.append((x + threat.project(x_t - x)).clamp(0, 1))
+            at = path[-1]
+            path.append(ascend(model, x, y, at, threat, step_size, None, steps=1, loss=log_odds))
     return path
 
 
@@ -323,7 +325,7 @@ def compare_attacks(run: Run, images: int = 256) -> pd.DataFrame:
     -------
     DataFrame
         One line a network, attack and budget: columns ``network``, ``attack``, ``steps``, the
-        ``accuracy`` in percent and the mean ``passes``, forwards and backwards, an image.
+        ``accuracy`` in percent and the mean ``passes``, forwards and backwards, per image.
     """
     count = min(images, run.profile.certified)
     run.train(*((name, 0) for name in COMPARED))
@@ -714,16 +716,16 @@ def evidence_curves(
     Returns
     -------
     dict of str to ndarray of float64
-        Powers of ten, cut at -3 and 5, by share; and :math:`1 / \alpha`, which certifies.
+        Powers of ten, by share; :math:`1 / \alpha` certifies.
     """
     p0 = float(scipy.stats.norm.cdf(radius / sigma))
-    curves = {
-        f"{share:.0%} of the votes": (
-            log_e_value([round(share * n) for n in ns], ns, p0, prior=PRIOR) / np.log(10)
-        ).clip(-3, 5)
+    return {
+        f"{share:.0%} of the votes": log_e_value(
+            *([round(share * n) for n in ns], ns, p0), prior=PRIOR
+        )
+        / np.log(10)
         for share in shares
     }
-    return curves | {"certified from here": np.full(len(ns), -np.log10(ALPHA))}
 
 
 class Outcome(NamedTuple):
@@ -786,7 +788,7 @@ TEST_SIGMAS = (0.0, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5)
 AVERAGED = (0, 1, 4, 16)
 """Noisy copies over which the attack averages its gradient; 0: it attacks the network itself."""
 ANSWERS = 100
-"""Random answers an image, over which an accuracy is averaged."""
+"""Random answers per image, over which an accuracy is averaged."""
 
 
 def answer_at_random(run: Run) -> pd.DataFrame:

@@ -141,8 +141,8 @@ def _plain(value: Any) -> Any:
         return value.as_subclass(Tensor).clone().cpu()  # without the storage that it may share
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
         return {"array": torch.tensor(np.asarray(value, dtype=float)), "kind": value.dtype.kind}
-    if type(value) in (list, tuple):
-        return type(value)(map(_plain, value))
+    if isinstance(value, list | tuple):  # a named tuple as a plain one
+        return (list if isinstance(value, list) else tuple)(map(_plain, value))
     return {"type": type(value).__name__}
 
 

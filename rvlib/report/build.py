@@ -81,14 +81,11 @@ USUAL = {"arithmetic": "float32", "device": "cpu"}
 
 
 def _rows_facts(run: Run) -> dict[str, Any]:
-    """Say which code measured the rows, in which arithmetic, how many images at a time."""
+    """Say which code measured the rows, in which arithmetic."""
     commits: Counter[str] = Counter()
     function: dict[str, Any] = {}
     for measurement in measurements(run):
         found = measurement.make()
         commits.update({told.get("commit", "unknown") for told in found.provenances})
         function |= {key: found.meta.get(key, usual) for key, usual in USUAL.items()}
-        if "unit" in found.provenances[0]:
-            kind = "voted" if "sigma" in found.meta else "attacked"
-            function[kind] = found.provenances[0]["unit"]
     return {"rows_from": dict(commits.most_common()), "rows_function": function}

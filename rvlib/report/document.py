@@ -310,14 +310,13 @@ def judge(claim: Claim, cells: pd.DataFrame) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``text, pairs, agree, against`` (numbers of pairs) and ``verdict``.
+        ``agree, against`` (numbers of pairs) and ``verdict``.
     """
     low, high = cells["ci_low"], cells["ci_high"]
     agree = sum(bool(low[more] > high[less]) for more, less in claim.pairs)
     against = sum(bool(low[less] > high[more]) for more, less in claim.pairs)
     verdict = _verdict(len(claim.pairs), agree, against)
-    counted = {"pairs": len(claim.pairs), "agree": agree, "against": against}
-    return {"text": claim.text, **counted, "verdict": verdict}
+    return {"agree": agree, "against": against, "verdict": verdict}
 
 
 def _verdict(pairs: int, agree: int, against: int) -> str:

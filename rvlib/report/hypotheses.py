@@ -7,7 +7,7 @@ values that it prints, each taken for another run's:
 .. math:: y_c \sim \mathcal{N}\big( \bar a_c,\;
     s_c^2 (1 + 1/m) + 2 \bar a_c (1 - \bar a_c) / n \big)
 
-for attack c, with :math:`\bar a_c` the mean accuracy of m training seeds on n images and
+for attack c, with :math:`\bar a_c` the mean accuracy of m training seeds on n answered images and
 :math:`s_c^2` their variance, pooled over the noise levels.  The second part is the difference of
 two samples of n images; an answer drawn at random is part of such a sample.  The four are taken as
 independent, which they are not quite (one network, the same images): ratios of likelihoods
@@ -104,13 +104,10 @@ def noise_table(run: Run) -> pd.DataFrame:
     for sigma, attack, seed, twice in ex.grid_cells():
         frame = run.under_noise(sigma, attack, seed, twice).frame.astype("int64")
         weights = read_record(run.weights(ex.gaussian_name(sigma), seed))["sha256"]
-        line = {"sigma": sigma, "seed": seed, "attack": attack, "noise": _noise(twice)}
+        line = {"sigma": sigma, "seed": seed, "attack": attack}
+        line |= {"noise": "twice" if twice else "once"}
         lines.append(line | _right_answers(frame) | {"weights": weights[:12]})
     return pd.DataFrame(lines)
-
-
-def _noise(twice: bool) -> str:
-    return "twice" if twice else "once"
 
 
 def _right_answers(frame: pd.DataFrame) -> dict[str, float]:
@@ -170,8 +167,10 @@ def hypotheses(table: pd.DataFrame) -> pd.DataFrame:
         percent, and of the cell that fits worst its name, distance in points and in standard
         errors.
     """
-    every, counts, images = list(grid()), Counts(table), table["n"].min()
-    shares = {(h, a): [k / n for k, n in counts(h, a)] for h in every for a in REPORT_ATTACKS}
+    every, counts = list(grid()), Counts(table)
+    counted = {(h, a): counts(h, a) for h in every for a in REPORT_ATTACKS}
+    shares = {key: [k / n for k, n in pairs] for key, pairs in counted.items()}
+    answered = {key: np.mean([n for _, n in pairs]) for key, pairs in counted.items()}
     variances = defaultdict(list)
     for (h, attack), values in shares.items():
         variances[_kind(h, attack)].append(np.var(values, ddof=1))
@@ -182,6 +181,7 @@ def hypotheses(table: pd.DataFrame) -> pd.DataFrame:
         printed = np.array([REPORT_TABLE1[column][a] for a in REPORT_ATTACKS])
         mean = np.array([means[h, a] for a in REPORT_ATTACKS])
         spread = np.array([spreads[_kind(h, a)] for a in REPORT_ATTACKS])
+        images = np.array([answered[h, a] for a in REPORT_ATTACKS])
         share = mean.clip(0.5 / images, 1 - 0.5 / images)  # 0 of n is not certainty
         sampling = 2 * share * (1 - share) / images
         error = 100 * np.sqrt(spread * (1 + 1 / ex.GRID_SEEDS) + sampling)

@@ -34,10 +34,27 @@ def shipped_tables(report: Path | None = None, **options: Any) -> dict[str, pd.D
     return {name: pd.read_csv(folder / f"{name}.csv", **options) for name in names}
 
 
+def weights_of(folder: Path, name: str) -> Path:
+    """Where the weights of a network of Part II lie."""
+    return folder / "models" / name / "seed-0.safetensors"
+
+
 def rows(folder: Path, split: str, name: str, what: str, count: int) -> Results | None:
-    """Read a measurement of Part II; None if it was not made."""
-    place = folder / "rows" / split / name / "seed-0" / what
-    return None if missing(place, count, count) else read(place, count)
+    """Read a measurement of Part II; None if it was not made of the weights that are there."""
+    place, weights = folder / "rows" / split / name / "seed-0" / what, weights_of(folder, name)
+    if missing(place, count, count) or not weights.with_suffix(".json").exists():
+        return None
+    found = read(place, count)
+    return found if found.meta["weights"] == read_record(weights)["sha256"] else None
+
+
+def measured(folder: Path) -> list[Path]:
+    """List the measurements that are whole."""
+    return [
+        folder / "rows" / split / name / "seed-0" / what
+        for split, name, what, count in PROFILE.places()
+        if rows(folder, split, name, what, count) is not None
+    ]
 
 
 @lru_cache
@@ -65,7 +82,7 @@ def training_table(folder: Path) -> pd.DataFrame:
     -------
     DataFrame
         One line a network: ``defence, network, objective, parameters, epochs`` (planned) and
-        ``done``; ``forwards`` and ``backwards``, passes an image and epoch; ``minutes`` and
+        ``done``; ``forwards`` and ``backwards``, passes per image and epoch; ``minutes`` and
         ``device``; ``best_epoch``, the one shipped; in percent ``last`` and ``best``, the accuracy
         that chooses, and ``highest_last``, the highest that the weights themselves had.
     """
@@ -76,7 +93,7 @@ def training_table(folder: Path) -> pd.DataFrame:
         line: dict[str, Any] = {"defence": name, "network": recipe.network}
         line |= {"objective": recipe.objective, "parameters": size, "epochs": recipe.epochs}
         line |= {"done": 0, "forwards": forwards, "backwards": backwards}
-        weights = folder / "models" / name / "seed-0.safetensors"
+        weights = weights_of(folder, name)
         if weights.with_suffix(".json").exists():
             record, key = read_record(weights), recipe.select
             chosen = [entry.get(f"averaged {key}", entry[key]) for entry in record["history"]]
@@ -86,7 +103,8 @@ def training_table(folder: Path) -> pd.DataFrame:
             line |= {"last": 100 * own[-1], "highest_last": 100 * max(own)}
             line |= {"best": 100 * chosen[record["best_epoch"] - 1]}
         lines.append(line)
-    return pd.DataFrame(lines)
+    table = pd.DataFrame(lines)
+    return table.astype({"best_epoch": "Int64"}) if "best_epoch" in table else table
 
 
 def accuracy_table(folder: Path) -> pd.DataFrame:
@@ -110,7 +128,8 @@ def accuracy_table(folder: Path) -> pd.DataFrame:
             line |= {"n": counted.n, "correct": counted.correct, "accuracy": counted.percent}
             line |= dict(zip(("ci_low", "ci_high"), counted.interval, strict=True))
         lines.append(line)
-    return pd.DataFrame(lines)
+    table = pd.DataFrame(lines)
+    return table.astype({"correct": "Int64"}) if "correct" in table else table
 
 
 def certified_table(folder: Path) -> pd.DataFrame:
@@ -156,7 +175,7 @@ def histories(folder: Path, *names: str, averaged: bool = False) -> dict[str, li
     """
     found = {}
     for name in names:
-        weights = folder / "models" / name / "seed-0.safetensors"
+        weights = weights_of(folder, name)
         if weights.with_suffix(".json").exists():
             key = "averaged " * averaged + MODERN[name].select
             history = read_record(weights)["history"]

@@ -52,7 +52,7 @@ def publish(run: Run, root: Path | None = None) -> list[Path]:
 def publish_part_two(run: Run, root: Path | None = None) -> list[Path]:
     """Add the networks of Part II that a run has to those that are shipped; tables of them all."""
     report = (root or repository()) / "report" / PROFILE.name
-    made = [*run.out.glob("models/*"), *run.out.glob("rows/*/*/*/*")]  # a network, a measurement
+    made = [*run.out.glob("models/*"), *part_two.measured(run.out)]
     if not made:
         raise ValueError(f"{run.out} has no network: rvlib train --profile {PROFILE.name} NAME")
     copied = [_replace(path, report / path.relative_to(run.out)) for path in sorted(made)]

@@ -23,7 +23,7 @@ from rvlib.smoothing.statistics import (
     smallest_n_to_predict,
     vote,
 )
-from rvlib.smoothing.votes import CHUNK, SEQUENTIAL, Noise, sample_under_noise
+from rvlib.smoothing.votes import CHUNK, SEQUENTIAL, Noise, check_ids, sample_under_noise
 
 FUTILITY_ALPHA = 0.01
 """Error of giving up on an image that more votes would have certified."""
@@ -78,7 +78,7 @@ def predict(
     sigma : float, > 0
         Standard deviation of the noise, in pixel units.
     n : int, default=1000
-        Votes an image; any number.
+        Votes per image; any number.
     alpha : float, default=0.001
         Failure probability of one image's answer.
     **options
@@ -88,7 +88,7 @@ def predict(
     -------
     ndarray of int64, shape (B,)
         Classes or ``ABSTAIN``; wrong about the true smoothed network with probability at most
-        `alpha` an image.
+        `alpha` per image.
 
     Raises
     ------
@@ -204,7 +204,7 @@ def certify_at(
     Returns
     -------
     Certified
-        A certificate is false with probability at most `alpha` an image, however often one looks.
+        A certificate is false with probability at most `alpha` per image, however often one looks.
         Giving up is not guaranteed to be right: it costs accuracy, never soundness.
 
     Raises
@@ -228,6 +228,7 @@ def certify_at(
             f"radius={radius} can never be certified by {n_max} votes at sigma={sigma}"
         )
     ids = options.pop("image_ids", None)
+    check_ids(ids, x)
 
     def sample(which: Tensor, n: int, first: int, purpose: str) -> Integers:
         some = None if ids is None else [ids[int(i)] for i in which]

@@ -9,7 +9,8 @@ one it was, and the law of the noise is not quite Gaussian [1]_.  With pixels th
     \qquad \delta \sim \mathcal{N}(0, \sigma^2 I)
 
 is what rounding makes of the real noisy image.  The certificate is that of the network after
-rounding, and holds for it as the theorem says.
+rounding, and holds for it as the theorem says.  Such noise reaches to nine standard deviations;
+plain Gaussian noise on a CPU, made of 24-bit uniform numbers, ends at 5.77 of them.
 
 References
 ----------
@@ -60,6 +61,12 @@ def stream(device: torch.device | str, *address: int | str) -> torch.Generator:
     -------
     torch.Generator
         On a CPU and on each model of GPU different numbers, always the same there.
+
+    Notes
+    -----
+    PyTorch's generator on a CPU reads 32 bits of the seed: of many streams two may coincide, among
+    10,000 images of 1,000 blocks each about 11,600 pairs of ten million.  Hardly ever do two of one
+    image, whose certificate therefore stays what it is.
 
     Examples
     --------

@@ -273,10 +273,10 @@ def certificate(counts0: ArrayLike, counts: ArrayLike, alpha: float, sigma: floa
     Parameters
     ----------
     counts0 : array-like of int, shape (B, K)
-        Votes for the selection (n0 an image).  Never part of `counts`: a class chosen on the
+        Votes for the selection (n0 per image).  Never part of `counts`: a class chosen on the
         sample that then judges it would be judged too well.
     counts : array-like of int, shape (B, K)
-        Votes for the estimation (n an image).
+        Votes for the estimation (n per image).
     alpha : float, in (0, 1)
         Failure probability of one image's certificate.
     sigma : float, > 0
@@ -367,8 +367,8 @@ def log_e_value(
     >>> bool(log_e_value(95, 100, 0.5) > np.log(1000))
     True
     """
-    if not 0 < p0 < 1:
-        raise ValueError(f"p0={p0} must be in (0, 1): the probability to exceed")
+    if not 0 < p0 < 1 or not (larger or 1 - p0 < 1):
+        raise ValueError(f"p0={p0} must be in (0, 1), and so must 1 - p0 as computed")
     k, n = (v.astype(np.float64) for v in _check_trials(k, n))
     if not prior > 0:
         raise ValueError(f"prior={prior} must be > 0: 1 for uniform weights, 1/2 for Jeffreys'")
@@ -394,7 +394,7 @@ def correct_radii(certificates: Certificates, labels: ArrayLike) -> Floats:
     Parameters
     ----------
     certificates : Certificates
-        One an image.
+        One per image.
     labels : array-like of int, shape (N,)
         True labels.
 
@@ -410,6 +410,8 @@ def correct_radii(certificates: Certificates, labels: ArrayLike) -> Floats:
     """
     answers, radius = (np.asarray(part) for part in certificates)
     labels = np.asarray(labels)
+    if labels.dtype.kind not in "biuf":
+        raise TypeError(f"labels are {labels.dtype}, no numbers of classes 0, ..., K-1")
     if labels.shape != answers.shape:
         raise ValueError(f"{labels.size} labels for {answers.size} certificates: give one each")
     right = (answers == labels) & (answers != ABSTAIN)
@@ -465,11 +467,18 @@ def average_certified_radius(radii: ArrayLike) -> float:
     float
         In pixel units.
 
+    Raises
+    ------
+    ValueError
+        If there is no image.
+
     Examples
     --------
     >>> average_certified_radius(np.array([-1.0, 0.5, 0.5, 1.0]))
     0.5
     """
+    if not np.size(radii):
+        raise ValueError("no images: there is no mean of none")
     return float(np.maximum(radii, 0).mean())
 
 
@@ -547,7 +556,7 @@ def prediction_interval(shares: Sequence[float], n: int, confidence: float = 0.9
     ------
     ValueError
         If there are fewer than two shares, as one seed says nothing about their spread; or if one
-        is no share.
+        is no share, `n` is below 1 or `confidence` outside (0, 1).
 
     References
     ----------
@@ -560,6 +569,8 @@ def prediction_interval(shares: Sequence[float], n: int, confidence: float = 0.9
     """
     if len(shares) < 2 or not all(0 <= share <= 1 for share in shares):
         raise ValueError(f"shares={shares}: give at least two, each in [0, 1] (0.56, not 56)")
+    if n < 1 or not 0 < confidence < 1:
+        raise ValueError(f"n={n}, confidence={confidence}: give at least one image, and 0.95, say")
     mean, spread = statistics.mean(shares), statistics.stdev(shares)
     tail = (1 - confidence) / 2
     seeds = scipy.stats.t.isf(tail, len(shares) - 1) * spread * math.sqrt(1 + 1 / len(shares))

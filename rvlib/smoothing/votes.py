@@ -1,7 +1,6 @@
 """Counting votes under noise: many images at once, on the device, without any statistics."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -66,7 +65,7 @@ def sample_under_noise(
     seed : int, default=0
         Part of the noise's address.
     image_ids : sequence of int, optional
-        One number an image: part of its noise's address, so that each has noise of its own and the
+        One number per image: part of its noise's address, so that each has noise of its own and the
         images' errors are independent.
     noise : {"gaussian", "grid"}, default="gaussian"
         ``"grid"`` rounds the noise to whole steps of 1/255, exactly: every sum is exact, and the
@@ -92,7 +91,7 @@ def sample_under_noise(
     -----
     Each image's votes are an independent sample, which is all that its answer and its certificate
     rest on.  Sharing noise changes only that failures of similar images may come together.  Where
-    the first layer is a plain convolution it is applied once an image and once a draw
+    the first layer is a plain convolution it is applied once per image and once per draw
     (``split_first_layer``).
 
     References
@@ -110,16 +109,15 @@ def sample_under_noise(
             [  0, 200]])
     """
     check_voters(model, x)
+    check_ids(image_ids, x)
     check_sigma(sigma)
     if noise not in get_args(Noise):
         raise ValueError(f"unknown noise {noise!r}: choose from {', '.join(get_args(Noise))}")
     if n < 1 or first < 0 or first % CHUNK:
         raise ValueError(f"n={n}, first={first}: need n >= 1 draws after a multiple of {CHUNK}")
-    if image_ids is not None and len(image_ids) != len(x):
-        raise ValueError(f"{len(image_ids)} image_ids for {len(x)} images: give one an image")
     pixels = to_grid(x) if noise == "grid" else x
     pixels = pixels.detach().contiguous(memory_format=torch.channels_last)
-    size = batch_size or (200 if x.device.type == "cpu" else 10_000)
+    size = (200 if x.device.type == "cpu" else 10_000) if batch_size is None else batch_size
     with eval_mode(model), torch.no_grad():
         if image_ids is None:
             draws = _draws(pixels, sigma, noise, n, first, size // len(x), (seed, purpose))
@@ -133,6 +131,12 @@ def sample_under_noise(
                 for address in [(seed, purpose, "image", int(i))]
             ]
         ).cpu()
+
+
+def check_ids(image_ids: Sequence[int] | None, x: Tensor) -> None:
+    """Refuse anything but one number per image."""
+    if image_ids is not None and len(image_ids) != len(x):
+        raise ValueError(f"{len(image_ids)} image_ids for {len(x)} images: give one per image")
 
 
 def _block(pixels: Tensor, address: tuple[int | str, ...]) -> tuple[int, tuple[int | str, ...]]:
@@ -186,12 +190,11 @@ def _count(
     def answers(copies: Tensor) -> Tensor:
         return rest(copies / scale if scale != 1 else copies)
 
-    network = partial(in_batches, answers, max(batch_size, 1))
     for drawn in draws:
         of_draw = first(drawn)
         for image in range(0, len(pixels), max(1, batch_size // len(drawn))):
             some = of_image[image : image + max(1, batch_size // len(drawn))]
-            votes, total = tally(network, some, of_draw)
+            votes, total = tally(answers, some, of_draw, batch_size)
             if not len(counts):
                 counts = votes.new_zeros((len(pixels), votes.shape[1]))
             counts[image : image + len(some)].add_(votes)
@@ -202,14 +205,19 @@ def _count(
 
 
 def tally(
-    network: Callable[[Tensor], Tensor], of_image: Tensor, of_draw: Tensor
+    network: Callable[[Tensor], Tensor], of_image: Tensor, of_draw: Tensor, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Count the answers (I, K) to I images under D draws, one batch, without a wait.
+    """Count the answers (I, K) to I images under D draws without a wait.
 
     The second result is the sum of the winning logits: NaN where one is.
     """
-    pairs = (of_image[:, None] + of_draw).flatten(0, 1)  # (I * D, C, H, W)
-    logits = network(pairs)
+
+    def logits_of(rows: range) -> Tensor:
+        # Made anew where memory ran out: the network may have overwritten the first ones.
+        pairs = (of_image[:, None] + of_draw).flatten(0, 1)  # (I * D, C, H, W)
+        return network(pairs[rows.start : rows.stop])
+
+    logits = in_batches(logits_of, batch_size, range(len(of_image) * len(of_draw)))
     largest, answers = logits.max(1)
     answers = answers.view(len(of_image), -1)  # (I, D)
     counts = answers.new_zeros((len(of_image), logits.shape[1]))

@@ -327,7 +327,7 @@ def test_what_is_made_for_other_balls_is_left_out_and_said(many):
 # ---- passes -------------------------------------------------------------------------------------
 
 PUBLISHED = {"apgd-ce": 202, "apgd-t": 1827, "fab-t": 2700, "square": 5001}
-"""Worst case of the published code, forward and backward passes an image."""
+"""Worst case of the published code, forward and backward passes per image."""
 
 
 def own_passes(steps, queries):
@@ -402,3 +402,11 @@ def test_a_random_network_falls_by_the_mean_of_its_answers():
         assert counts(far[1])[-1] == 0
         assert fooled(Noisy()(far[0]), y).float().mean() > 0.9
         assert counts(near[1])[-1] > 30
+
+
+def test_of_one_target_there_is_one_part():
+    model, x = linear_network(2, 12), double(2, 3, 2, 2)
+    y = logits_of(model, x).argmax(1)
+    _, stages = stages_of(model, x, y, Linf(1e-6))
+    (few,) = (s.forwards for s in stages if s.name == "apgd-t")
+    assert few == own_passes(STEPS, QUERIES)["apgd-ce"][0] + 1 + 1 / len(x)

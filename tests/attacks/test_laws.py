@@ -279,6 +279,14 @@ class Unseen(InPlace):
         return self.network(x)
 
 
+class Data(InPlace):
+    """The same, where no version of the tensor counts it."""
+
+    def forward(self, x):
+        x.data.sub_(0.5).mul_(4)
+        return self.network(x)
+
+
 class OutOfPlace(InPlace):
     """The same function."""
 
@@ -287,7 +295,7 @@ class OutOfPlace(InPlace):
 
 
 @once
-@pytest.mark.parametrize(("overwrites", "grad"), [(InPlace, False), (Unseen, True)])
+@pytest.mark.parametrize(("overwrites", "grad"), [(InPlace, False), (Unseen, True), (Data, False)])
 def test_the_callers_tensors_are_never_touched(attack, ball, grad, overwrites, toys, batch):
     x, y = (part.clone() for part in batch)
     threat: Any = dataclasses.replace(BALLS[ball], eps=torch.tensor(EACH))

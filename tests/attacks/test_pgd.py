@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import rvlib as rv
 from rvlib import attacks
 from rvlib.threat_models import Linf
 
@@ -247,3 +248,25 @@ def test_restarts_of_a_targeted_attack_go_on_until_the_target_is_reached():
             *(Corners(), x, y, Linf(0.5)), **options, generator=seeded(), batch_size=batch_size
         )
         assert torch.equal(Corners()(x_adv).argmax(1), targets)
+
+
+class Constant(nn.Module):
+    """The same logits for every image."""
+
+    def __init__(self, *logits):
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, x):
+        return self.logits + 0 * x.flatten(1)[:, :1]
+
+
+@pytest.mark.parametrize(
+    ("logits", "passes"),
+    [((2.0, 0.0), 1 + 3 * (2 * 16 + 16)), ((0.0, 0.0), 1 + 2 * 16 + 16)],
+    ids=["stands", "tied"],
+)
+def test_every_run_is_judged_once_and_a_tie_is_not_correct(logits, passes):
+    counting = rv.Passes(Constant(*logits))
+    pgd(counting, *ONE_PIXEL, Linf(0.1), steps=2, restarts=3)
+    assert counting.forwards == passes

@@ -106,7 +106,7 @@ def test_more_restarts_only_take_away(model, many):
 
 @pytest.mark.parametrize("ball", [Linf, L2])
 def test_a_linear_network_falls_at_its_distance(linear, ball):
-    """In a sweep over radii, and with all radii at once, one an image."""
+    """In a sweep over radii, and with all radii at once, one per image."""
     network, normal = linear
     x = 0.45 + 0.1 * torch.rand(30, 3, 2, 2, generator=seeded(), dtype=torch.float64)
     with torch.no_grad():
@@ -169,3 +169,12 @@ def test_in_half_precision_only_what_lies_in_the_ball_counts():
     x, y = x.expand(1, 3, 1, 1), torch.tensor([0])
     for restarts in (1, 3):
         assert robust_mask(Above(), x, y, Linf(0.03), restarts=restarts).all()
+
+
+def test_a_tie_is_not_correct(batch):
+    class Tied(nn.Module):
+        def forward(self, x):
+            return x.flatten(1).sum(1, keepdim=True).expand(-1, 2)
+
+    x, y = batch[0], torch.zeros(4, dtype=torch.int64)
+    assert not robust_mask(Tied(), x, y, Linf(0.1)).any()

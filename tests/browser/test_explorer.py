@@ -1,11 +1,13 @@
 """An exported explorer, on a page and on a slide: all of it is seen, full screen, too."""
 
+import json
+
 import nbformat
 import numpy as np
 import pytest
 
 from rvlib.course.slides import build_slides
-from rvlib.course.static import export
+from rvlib.course.static import SCRIPT, export
 from rvlib.pipeline import Run, repository
 from tests.browser.explorers import explorers
 
@@ -113,3 +115,45 @@ def test_reset_uncovers(explorer):
     explorer.root.get_by_role("button", name="Reset").click()
     assert not explorer.root.get_by_role("button", name="Show").count()
     assert explorer.root.get_by_role("status").is_visible()
+
+
+def test_reset_stops_what_plays(explorer, watched):
+    play = explorer.root.get_by_role("button", name="Play")
+    assert play.get_attribute("aria-pressed") == "false"
+    play.click()
+    explorer.root.get_by_role("button", name="Reset").click()
+    assert play.get_attribute("aria-pressed") == "false"
+    before = explorer.look()
+    watched.page.wait_for_timeout(1000)
+    assert explorer.look() == before
+
+
+# The page of a live explorer, with a kernel that never answers, where full screen is not allowed.
+LIVE = """<!DOCTYPE html><meta charset="utf-8"><title>live</title><body><script type="module">
+Object.defineProperty(document, "fullscreenEnabled", { value: false });
+const values = %s, heard = {};
+const model = {
+  get: (name) => values[name], set: (name, value) => { values[name] = value; }, save_changes() {},
+  on: (name, act) => { heard[name] = act; },
+};
+window.die = () => heard.comm_live_update();
+%s
+render({ model, el: document.body });
+</script>"""
+
+
+def test_without_its_kernel_an_explorer_rests(watched, tmp_path):
+    flags = {"menu": False, "plays": True, "blinks": True, "start": 1, "values": ["0", "1", "2"]}
+    spec = {"name": "live", "controls": [{"label": "ε"} | flags], "width": 720, "height": 360}
+    values = {"spec": spec, "positions": [1], "frame": {"positions": [1], "text": ""}, "png": []}
+    script = SCRIPT.read_text(encoding="utf-8").replace("export default { render };", "")
+    (tmp_path / "live.html").write_text(LIVE % (json.dumps(values), script), encoding="utf-8")
+    (explorer,) = watched.go(tmp_path / "live.html")
+    assert not explorer.root.get_by_role("button", name="Full screen").count()
+    explorer.root.get_by_role("button", name="Play").click()
+    watched.page.evaluate("die()")
+    watched.page.wait_for_timeout(1500)  # until it would play, and then wait for the kernel
+    assert explorer.look()[2] == "The kernel of this picture is gone. Run its cell again."
+    assert explorer.position(explorer.controls[0])[0] == 1
+    assert explorer.root.locator(":is(input, button):enabled").count() == 0
+    watched.assert_quiet()

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import time
 from functools import cache
 
 import numpy as np
@@ -240,8 +241,9 @@ def test_bounds_and_quantiles_are_scipys(engine):
         expected = rv.lower_confidence_bound(*np.transpose(trials), alpha)
         np.testing.assert_allclose(found, expected, rtol=1e-9)
     p = np.concatenate([np.linspace(0.01, 0.99, 99), 1 - np.geomspace(1e-8, 1e-3, 20)])
-    found = engine.evaluate("p => p.map(inverseNormal)", p.tolist())
-    np.testing.assert_allclose(found, norm.ppf(p), rtol=1e-8, atol=1e-12)
+    upper = p[p >= 0.5]
+    found = engine.evaluate("p => p.map(inverseNormal)", upper.tolist())
+    np.testing.assert_allclose(found, norm.ppf(upper), rtol=1e-8, atol=1e-12)
     radii = engine.evaluate("p => p.map((share) => certifiedRadius(share, 0.25))", p.tolist())
     np.testing.assert_allclose(radii, rv.certified_radius(p, 0.25), rtol=1e-8, atol=1e-12)
 
@@ -284,7 +286,53 @@ def test_the_page_attacks_from_disk_and_asks_for_nothing(file, watched, artefact
     watched.page.get_by_label("kind").select_option("fgsm")
     assert rest(watched)[0].startswith("Fooled: ")
     assert watched.page.get_by_label("restarts").is_disabled()
+    assert "steps=10&restarts=1" in watched.page.evaluate("location.hash")
     watched.assert_quiet()
+
+
+def test_an_older_browser_runs_it_and_what_does_not_run_is_said(file, watched, tmp_path):
+    text, name = file.read_text(encoding="utf-8"), list(NETWORKS)[1]
+    worker = '<script type="text/plain" id="worker">'
+    for old, new in (
+        (worker, f"{worker}\ndelete Array.prototype.toReversed;"),
+        (f'"{name}":"', f'"{name}":"?'),  # no base64
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (tmp_path / "old.html").write_text(text, encoding="utf-8")
+    runs, broken = visit(watched, tmp_path / "old.html", "two=on")
+    assert runs.startswith("Fooled: ")
+    assert broken.startswith("This browser cannot run the page's worker: ")
+
+
+# What a side says at every step of a path, if these are the network's answers there.
+SAY = """(answers) => {
+  const path = answers.map((_, step) => new Float32Array(PIXELS).fill(Math.min(step, 1) / 255));
+  const losses = answers.map(() => 0), before = answers[0];
+  const found = { before, truth: 0, runs: [losses], path, losses, answers };
+  const own = Worker, root = document.querySelectorAll(".side")[1];
+  window.Worker = class {
+    postMessage({ id, task }) { if (task) this.onmessage({ data: { id, ...found } }); }
+  };
+  const side = makeSide(root, data);
+  window.Worker = own;
+  const said = answers.map((_, at) => {
+    side.show({ mode: "attack", x: path[0], label: 0, at, within: "1/255" });
+    return root.querySelector(".verdict").textContent;
+  });
+  return [said, root.querySelector(".change + figcaption").textContent];
+}"""
+
+
+def test_every_step_says_whether_it_fools(engine):
+    sure, fooled = [0.997, 0.003, *[0] * 8], [0.4, 0.6, *[0] * 8]
+    (first, middle, last), change = engine.evaluate(SAY, [sure, fooled, sure])
+    assert middle.startswith("Fooled: “airplane” (>99 %) without an attack, “automobile” (60 %)")
+    for words in (first, last):
+        assert re.match(r"Not at this step: .* here; another step fools it\. ", words)
+    assert change == "change × 130"
+    said, _ = engine.evaluate(SAY, [sure, sure])
+    assert all(words.startswith("This attack does not fool it: ") for words in said)
 
 
 RECORD = """window.all = [];
@@ -319,9 +367,28 @@ def test_votes_stream_in_and_the_certificate_is_the_librarys(file, watched, arte
     watched.assert_quiet()
 
 
+def test_what_is_switched_off_stops(file, watched):
+    page, start = watched.page, time.monotonic()
+    visit(watched, file, "mode=vote&network=gaussian-0.25&n=100&strike=on")
+    seconds = time.monotonic() - start
+    page.evaluate("""() => {
+      for (const on of [false, true, false]) {
+        for (const name of ["strike", "two"]) field(name).checked = on;
+        update();
+      }
+    }""")
+    page.wait_for_timeout(1000 * seconds)  # all of it could be computed once more
+    assert "attacked picture" not in page.inner_text(".pictures")
+    assert not page.locator(".verdict").nth(1).text_content()  # nobody sees it
+    page.get_by_label("two networks").check()
+    assert all("of 100 votes" in words for words in rest(watched))
+    watched.assert_quiet()
+
+
 def test_a_vote_without_a_majority_certifies_nothing(file, watched):
-    (said,) = visit(watched, file, "mode=vote&picture=cifar-1&sigma=1&n=100")
-    assert said.endswith("; not surely above one half, so nothing is certified.")
+    (said,) = visit(watched, file, "mode=vote&picture=cifar-1&sigma=1&n=100&strike=on")
+    end = "; not surely above one half, so nothing is certified. There is no radius to attack at."
+    assert said.endswith(end)
 
 
 def test_the_address_restores_the_state(file, watched):
@@ -346,29 +413,42 @@ def test_the_address_restores_the_state(file, watched):
 
 
 def test_an_address_that_means_nothing_is_named(file, watched):
-    visit(watched, file, "network=vgg&eps=9999&own=x&picture=cifar-7")
+    visit(watched, file, "network=vgg&eps=9999&own=x&picture=cifar-7&seed=nonsense&two=yes")
     note = watched.page.inner_text("#note")
-    assert note == "This page has no own=x, network=vgg, eps=9999; the usual value is shown."
+    refused = "own=x, network=vgg, seed=nonsense, two=yes, eps=9999"
+    assert note == f"This page has no {refused}; the usual value is shown."
+    assert watched.page.evaluate("form.elements.seed.value") == "0"
     assert watched.page.get_by_role("combobox", name="First network").input_value() == "standard"
     assert watched.page.get_by_label("radius ε").input_value() == "8"
+    watched.page.get_by_label("radius ε").press("ArrowRight")
+    assert watched.page.inner_text("#note") == ""  # it was about another state
 
 
 def test_a_file_becomes_the_picture_and_part_of_the_address(file, watched, tmp_path):
     watched.page.set_viewport_size({"width": 390, "height": 844})
-    visit(watched, file)
+    tray = watched.page.locator("#tray")
+
+    def seen(picture):
+        around, inside = tray.bounding_box(), picture.bounding_box()
+        left = inside["x"] - around["x"]
+        return 0 <= left <= around["width"] - inside["width"]
+
+    visit(watched, file, "picture=car")
+    assert seen(tray.locator("label:has(:checked)"))
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "own.png")
-    watched.page.set_input_files("#file", tmp_path / "own.png")
-    watched.page.wait_for_function("form.elements.picture.value === 'own'")
+    for _ in range(2):  # the same file may be given again
+        tray.get_by_role("radio", name="drawn by this page: ship").check()
+        watched.page.set_input_files("#file", tmp_path / "own.png")
+        watched.page.wait_for_function("form.elements.picture.value === 'own'")
     rest(watched)
-    tray, own = (watched.page.locator(f"#{i}").bounding_box() for i in ("tray", "own-picture"))
-    assert tray["x"] < own["x"] < own["x"] + own["width"] <= tray["x"] + tray["width"]
+    assert seen(watched.page.locator("#own-picture"))
     table = watched.page.locator(".answers:visible")
     assert "(its answer)" in table.inner_text()
     watched.page.get_by_label("true class").select_option("cat")
     rest(watched)
     assert "cat (true)" in table.inner_text()
-    shown = "Array.from(chosen().bytes)"
+    shown = "Array.from(chosen().x, (value) => Math.round(255 * value))"
     assert watched.page.evaluate(shown) == pixels.transpose(2, 0, 1).ravel().tolist()
     visit(watched, file, watched.page.evaluate("location.hash.slice(1)"))
     assert watched.page.evaluate(shown) == pixels.transpose(2, 0, 1).ravel().tolist()
@@ -385,14 +465,56 @@ def test_drawing_by_keys_and_the_camera(file, watched):
     page.get_by_text("Draw on it").click()
     page.get_by_role("button", name="White sheet").click()
     page.locator("#pen canvas").press("ArrowRight")
-    inked = "chosen().bytes.filter((value) => value < 255).length"
+    inked = "chosen().x.filter((value) => value < 1).length"
     assert 0 < page.evaluate(inked) <= 12  # a pen of 2 x 2 pixels
-    page.get_by_role("button", name="Camera").click()
+    page.get_by_role("radio", name="drawn by this page: ship").check()
+    sheet = page.locator("#pen canvas").evaluate_handle("sheet => sheet.getContext('2d')")
+    same = "sheet => toPlanes(bytesOn(sheet)).every((value, i) => value === chosen().x[i])"
+    assert page.evaluate(same, sheet)  # and no longer the one that was drawn
+    page.evaluate("""() => {
+      const media = navigator.mediaDevices, lend = media.getUserMedia.bind(media);
+      window.lent = [];
+      media.getUserMedia = async (wanted) => lent[lent.push(await lend(wanted)) - 1];
+      for (let click = 0; click < 2; click++) document.getElementById("camera").click();
+    }""")
     page.get_by_role("button", name="Take the picture").click()
     page.get_by_role("button", name="Camera").wait_for()
     assert page.evaluate(inked) > 100
+    assert page.evaluate("lent.map((stream) => stream.active)") == [False]
     rest(watched)
     watched.assert_quiet()
+
+
+def test_drawing_by_mouse(file, watched):
+    visit(watched, file)
+    page, mouse = watched.page, watched.page.mouse
+    page.get_by_text("Draw on it").click()
+    page.get_by_role("button", name="White sheet").click()
+    box = page.locator("#pen canvas").bounding_box()
+    left, middle = box["x"] + 10, box["y"] + box["height"] / 2
+    inked = "chosen().x.slice(2048).filter((value) => value < 1).length"
+    mouse.move(left, box["y"] - 40)
+    mouse.down()
+    mouse.move(left, middle)  # a drag that began outside
+    mouse.up()
+    mouse.click(left, middle, button="right")
+    assert page.evaluate(inked) == 0
+    mouse.move(left, middle)
+    mouse.down()
+    mouse.move(left + 160, middle)  # in one go
+    mouse.up()
+    assert 50 <= page.evaluate(inked) <= 60
+    watched.assert_quiet()
+
+
+def test_paper_is_white_and_shows_bars(file, watched):
+    visit(watched, file)
+    watched.page.emulate_media(media="print", color_scheme="dark")
+    colour, printed = watched.page.evaluate("""() => [
+      getComputedStyle(document.body).backgroundColor,
+      getComputedStyle(document.querySelector(".bar")).printColorAdjust,
+    ]""")
+    assert (colour, printed) == ("rgb(255, 255, 255)", "exact")
 
 
 NAMELESS = """() => [

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import stats
+from torch import Tensor
 
 import rvlib as rv
 from rvlib.course import exercises
@@ -45,7 +46,7 @@ STUDENTS = {
         what is added | x + clip(eps * g.sign())
         ±`eps` | (x + eps * g.sign()).clamp(-eps, eps)
         softmax | clip(x + eps * slope(lambda x: model(x).softmax(1), x, y).sign())
-        black or white | clip(x + 8 * g.sign())
+        black or white | clip(x + 8 * g.sign()) ; clip(x + g.sign())
         black or white | clip(x + 255 * eps * g.sign()) ; x + 255 * eps * g.sign()
         leave [0, 1] | x + eps * g.sign()
         predictions | clip(x + eps * slope(model, x, model(x).argmax(1)).sign())
@@ -60,7 +61,7 @@ STUDENTS = {
         pixel units. | 255 * x + torch.trunc(d) ; (255 * x_adv).to(torch.uint8)
         pixel units. | torch.round(255 * x_adv)
         1/256 | x + torch.trunc(256 * (x_adv - x)) / 256 ; torch.floor(256 * x_adv) / 256
-        1/256 | torch.round(256 * x_adv) / 256
+        1/256 | torch.round(256 * x_adv) / 256 ; x + torch.trunc(256 * (x_adv - x)) / 255
         turned around | x - torch.trunc(d) / 255
         only the perturbation | torch.trunc(d) / 255
         before rounding | x + torch.trunc(x_adv - x)
@@ -149,7 +150,11 @@ STUDENTS = {
         drops, hits = (kind(lambda t: p[t] < p[t - 1] - 20) for kind in (when, both))
         right | first(hits)
         one too small | first(hits) and first(hits) - 1 ; first(hits, 0) - 1
-        Without a collapse | first(hits, 0) ; first(hits, -1) ; first(hits, len(p))
+        valid indices | first(hits, 0) ; first(hits, -1) ; first(hits, len(p))
+        `argmax` | int(np.argmax([t in hits for t in range(1, len(p) + 1)])) + 1
+        `argmax` | int(np.argmax((np.diff(p) < -20) & (np.diff(f) >= 0))) + 2
+        *first* epoch: | first(when(lambda t: p[0] - p[t] > 20))
+        *first* epoch: | first(both(lambda t: p[0] - p[t] > 20))
         under FGSM, which | first(when(lambda t: f[t - 1] - f[t] > 20))
         under FGSM, which | first(when(lambda t: f[t] - f[t - 1] > 20))
         *last* such | first(hits[::-1])
@@ -493,6 +498,21 @@ def test_a_memorised_answer_fails_in_unseen_cases(name):
         ("pgd", "x + 0.3 * (0.5 - x).sign() ", "your perturbation of image "),
         ("training_loss", "9 * model(x).sum().abs() + 99", "a mean lies between them."),
         ("vote", "17", "yours is 17, no class from 0 to 2 nor -1."),
+        (
+            "noisy_copies",
+            "x + sigma * torch.randn(n, 3, 6, 1, generator=generator)",
+            "The standard deviation of the noise within a row: yours is ",
+        ),
+        (
+            "noisy_copies",
+            "x + sigma * torch.randn(n // 2, 3, 6, 6, generator=generator).repeat(2, 1, 1, 1)",
+            "the same noise, or its negative: yours is 1, the right answer is 0.",
+        ),
+        (
+            "noisy_copies",
+            "x + sigma * torch.cat([d := torch.randn(n // 2, *x.shape, generator=generator), -d])",
+            "the same noise, or its negative: yours is 1, the right answer is 0.",
+        ),
         ("lower_bound", "0.97", "but a lower bound lies between 0 and the share 0.8."),
         ("radius", "5", "that of the share of votes itself."),
         ("certified_accuracy", "0.99", "between 0 and the clean accuracy 0.6."),
@@ -613,9 +633,9 @@ def test_the_entry_that_differs_most_is_shown():
 
 def test_samples_are_compared_by_their_statistics():
     text = CHECKS["noisy_copies"].verdict(
-        lambda x, sigma, n, g: x + 0.4 * torch.randn(n, *x.shape, generator=g)
+        lambda x, sigma, n, g: x + 0.3 * torch.randn(n, *x.shape, generator=g)
     )
-    assert "The standard deviation of the noise: yours is 0.4" in text
+    assert "The standard deviation of the noise: yours is 0.3" in text
 
 
 # --- Exceptions -----------------------------------------------------------------------------------
@@ -742,6 +762,21 @@ def test_a_side_effect_is_named(name, change, words):
     text = CHECKS[name].verdict(student)
     assert text.startswith("**Almost.** The values are right, but ")
     assert words in text
+
+
+@pytest.mark.parametrize("part", ["clean", "attacked"])
+@pytest.mark.parametrize("cut", [Tensor.detach, Tensor.item])
+def test_a_loss_that_trains_on_one_half_is_no_right_loss(cut, part):
+    def student(model, attack, x, y, alpha):
+        x_adv = attack(model.eval(), x, y)
+        model.train()
+        images = {"clean": x, "attacked": x_adv}
+        losses = {name: F.cross_entropy(model(z), y) for name, z in images.items()}
+        losses[part] = cut(losses[part])
+        return alpha * losses["clean"] + (1 - alpha) * losses["attacked"]
+
+    text = CHECKS["training_loss"].verdict(student)
+    assert text.startswith("**Almost.** The values are right, but a part of the loss has lost its")
 
 
 def test_gradients_left_in_the_network_are_named():

@@ -10,9 +10,10 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+import rvlib as rv
 from rvlib.cli import main
 from rvlib.course import exercises, grading, sandbox
-from rvlib.course.calls import Call, Failure
+from rvlib.course.calls import Call, Failure, observe
 from rvlib.course.grading import grade, grade_cells, needed
 from rvlib.pipeline import repository
 
@@ -186,6 +187,18 @@ def test_a_result_comes_back_as_it_was(value):
     again = sandbox.unpack(sandbox.pack(Call(value, 2, True)))
     assert again == Call(value, 2, True)
     assert type(again.result) is type(value)
+
+
+def test_a_named_tuple_comes_back_as_a_tuple():
+    again = sandbox.unpack(sandbox.pack(Call(rv.wilson(1, 4))))
+    assert again.result == tuple(rv.wilson(1, 4))
+
+
+def test_a_loss_comes_back_with_what_it_would_train():
+    step = exercises.check_training_loss
+    call = observe(step.answers[0], step.cases[0])
+    assert call.slope
+    assert sandbox.unpack(sandbox.pack(call)).slope == call.slope
 
 
 def test_only_what_a_function_uses_is_run():

@@ -163,6 +163,10 @@ CALLS: dict[str, Callable[[str], Any]] = {
     ),
     "square linf": attacking(rv.square, LINF, queries=30),
     "square l2": attacking(rv.square, L2, queries=15),
+    "robust_mask, mask on the CPU": attacking(
+        rv.robust_mask, LINF, steps=2, mask=torch.arange(IMAGES) > 1
+    ),
+    "autoattack, eps on the CPU": attacking(rv.autoattack, rv.Linf(torch.full((IMAGES,), 0.1))),
     "fab": attacking(rv.fab, LINF, steps=4, draws_from=False),
     "autoattack": attacking(rv.autoattack, WIDE),
     "gradient": lambda d: rv.input_gradient(network(d), *images(d)),
@@ -188,6 +192,13 @@ CALLS: dict[str, Callable[[str], Any]] = {
     "sanity": lambda d: [
         check[1:3]
         for check in rv.sanity(network(d), *images(d), WIDE, steps=4, restarts=2, queries=30)
+    ],
+    "sanity, fallen on the CPU": lambda d: [
+        check[1:3]
+        for check in rv.sanity(
+            *(network(d), *images(d), WIDE),
+            **{"steps": 2, "restarts": 2, "queries": 10, "fallen": torch.arange(IMAGES) > 1},
+        )
     ],
     "fit standard": fitting(rv.standard, augment=crop_and_flip),
     "fit gaussian, averaged": fitting(rv.gaussian(0.25), average=0.9),

@@ -109,8 +109,10 @@ def test_the_likelihood_by_hand(found):
     for attack, printed in ex.REPORT_TABLE1[column].items():
         each = [percent(TABLE, hyp.Hypothesis(s, **chosen), attack) for s in ex.GRID_SIGMAS]
         between_seeds = np.mean([np.var(values, ddof=1) for values in each])
-        p = each[2].mean() / 100
-        errors[attack] = np.sqrt(between_seeds * 4 / 3 + 1e4 * 2 * p * (1 - p) / N)
+        p, h = each[2].mean() / 100, hyp.Hypothesis(0.35, **chosen)
+        n = np.mean([answered for _, answered in hyp.Counts(TABLE)(h, attack)])
+        assert n < N
+        errors[attack] = np.sqrt(between_seeds * 4 / 3 + 1e4 * 2 * p * (1 - p) / n)
         off[attack] = 100 * p - printed
     expected = sum(norm.logpdf(off[a], scale=errors[a]) for a in off)
     assert line["log_likelihood"] == pytest.approx(expected)

@@ -46,7 +46,15 @@ def test_nothing_is_there_yet(tmp_path):
     assert probabilities(tmp_path, SMOOTH) is None
 
 
+def record(folder, name, **facts):
+    path = part_two.weights_of(folder, name).with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"sha256": "of now", "recipe": {}} | facts))
+
+
 def write(folder, split, name, what, columns, **meta):
+    record(folder, name)
+    meta = {"weights": "of now"} | meta
     place = folder / "rows" / split / name / "seed-0" / what
     open_results(place, meta)
     write_shard(place, 0, columns, {})
@@ -59,6 +67,20 @@ def test_accuracies_known_by_heart(tmp_path, monkeypatch):
     (line,) = text(accuracy_table(tmp_path)).to_dict("records")
     assert (line["n"], line["correct"], line["accuracy"]) == ("4", "3", "75.00")
     assert (line["ci_low"], line["ci_high"]) == ("30.06", "95.44")
+
+
+def test_rows_of_weights_that_are_gone_are_no_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(type(PROFILE), "cells", lambda self: [("lenet-nuat", "natural", 2)])
+    columns, attack = {"label": [1, 2], "prediction": [1, 0]}, {"threat": "-"}
+    write(tmp_path, "test", "lenet-nuat", "natural", columns, attack=attack, weights="of before")
+    assert accuracy_table(tmp_path)["n"].tolist() == [0]
+    assert part_two.measured(tmp_path) == []
+    record(tmp_path, "lenet-nuat", sha256="of before")
+    assert accuracy_table(tmp_path)["n"].tolist() == [2]
+    (place,) = part_two.measured(tmp_path)
+    assert place.name == "natural"
+    monkeypatch.setattr(type(PROFILE), "cells", lambda self: [("lenet-nuat", "natural", 3)])
+    assert part_two.measured(tmp_path) == []  # not whole
 
 
 @pytest.fixture
@@ -108,10 +130,8 @@ def test_a_training_is_described_by_its_record(tmp_path):
         {"natural": 0.6, "pgd-8": 0.25, "averaged pgd-8": 0.35},
         {"natural": 0.7, "pgd-8": 0.20, "averaged pgd-8": 0.33},
     ]
-    record = {"epochs": 3, "seconds": 90, "device": "a CPU", "best_epoch": 2, "history": history}
-    path = tmp_path / "models" / "lenet-nuat" / "seed-0.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(record | {"sha256": "", "recipe": {}}))
+    facts = {"epochs": 3, "seconds": 90, "device": "a CPU", "best_epoch": 2, "history": history}
+    record(tmp_path, "lenet-nuat", **facts)
     line = training_table(tmp_path).set_index("defence").loc["lenet-nuat"]
     assert (line["done"], line["minutes"], line["device"]) == (3, 1.5, "a CPU")
     assert (line["best_epoch"], line["best"], line["last"]) == (2, 35.0, 20.0)
@@ -135,6 +155,6 @@ def test_the_average_has_a_history_of_its_own():
     assert len(own) == len(average) == 30
     assert not np.isnan(own).any()
     assert np.isnan(average).nonzero()[0].tolist() == list(range(10))  # it begins after a third
-    record = training_table(part_two.shipped()).set_index("defence").loc[name]
-    assert max(own) == record["highest_last"]
-    assert average[int(record["best_epoch"]) - 1] == record["best"]
+    line = training_table(part_two.shipped()).set_index("defence").loc[name]
+    assert max(own) == line["highest_last"]
+    assert average[line["best_epoch"] - 1] == line["best"]

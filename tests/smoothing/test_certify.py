@@ -236,7 +236,7 @@ def test_the_network_is_checked_once_not_at_every_look():
     model, x = HalfSpace(), images_at([0.2])
     found = certify_at(model, x, 0.2, SIGMA, n_max=1000)
     assert found.votes[0] == 1100  # at the very edge: eleven samples, two checks
-    assert model.calls == 11 + 2
+    assert model.calls == 11 + 2 + 5  # that votes are independent is checked once, in five passes
 
 
 @pytest.mark.parametrize(
@@ -256,3 +256,9 @@ def test_the_network_is_checked_once_not_at_every_look():
 def test_what_makes_no_sense_is_refused(options):
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         certify_at(HalfSpace(), images_at([0.1]), **({"radius": 0.1, "sigma": SIGMA} | options))
+
+
+@pytest.mark.parametrize("ids", [[0, 1], range(9)])
+def test_there_is_one_id_an_image(ids):
+    with pytest.raises(ValueError, match=f"{len(ids)} image_ids for 4 images"):
+        certify_at(HalfSpace(), images_at([0.1] * 4), 0.1, SIGMA, image_ids=ids)

@@ -443,3 +443,18 @@ def test_prediction_interval_by_hand():
 def test_a_prior_without_weight_above_the_probability_is_refused():
     with pytest.raises(ValueError, match="prior=100"):
         log_e_value(999_900, 1_000_000, 0.9999, prior=100.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: correct_radii(Certificates(*np.array([[1], [1]])), ["1"]), TypeError, "labels"),
+        (lambda: average_certified_radius([]), ValueError, "no images"),
+        (lambda: prediction_interval([0.5, 0.6], 0), ValueError, "n=0"),
+        (lambda: prediction_interval([0.5, 0.6], 100, 1.5), ValueError, "confidence=1.5"),
+        (lambda: log_e_value(3, 10, 1e-20, larger=False), ValueError, "p0=1e-20 must"),
+    ],
+)
+def test_what_has_no_answer_is_named(call, error, words):
+    with pytest.raises(error, match=words):
+        call()

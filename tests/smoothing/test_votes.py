@@ -16,6 +16,7 @@ from scipy.stats import chi2_contingency, norm
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
+from rvlib import checks
 from rvlib.inference import MaxPool2, split_first_layer
 from rvlib.models import lenet
 from rvlib.smoothing import certify, certify_at, predict, sample_under_noise, stream, votes
@@ -69,6 +70,7 @@ class Recorder(nn.Module):
     def __init__(self):
         super().__init__()
         self.seen, self.states = [], []
+        checks._independent.add(self)  # or it would see the images of that check, too
 
     def forward(self, x):
         self.seen.append(x.clone())
@@ -559,3 +561,64 @@ def test_votes_of_nan_are_refused():
 
     with pytest.raises(ValueError, match="NaN"):
         counts_of(torch.zeros(1, 3, 4, 4), 100, sigma=1.0, model=Sometimes())
+
+
+class Full(nn.Module):
+    """Memory that is too small for more than `limit` images."""
+
+    limit = 10**9
+
+    def forward(self, x):
+        if len(x) > self.limit:
+            raise torch.OutOfMemoryError("out of memory")
+        return x
+
+
+class Sub(nn.Module):
+    def forward(self, x):
+        return x.sub_(0.5)
+
+
+@pytest.mark.parametrize(
+    "first", [[Sub()], [nn.Conv2d(3, 3, 1), nn.SiLU(inplace=True)]], ids=["images", "features"]
+)
+def test_votes_that_did_not_fit_into_memory_are_cast_on_fresh_copies(first):
+    torch.manual_seed(0)
+    full = Full()
+    for layer in first[:-1]:
+        nn.init.normal_(layer.weight, std=5)
+    model = nn.Sequential(*first, full, nn.Flatten(), nn.Linear(48, 3)).eval()
+    x = torch.rand(4, 3, 4, 4)
+    expected = sample_under_noise(model, x, 0.25, 200)
+    full.limit = 100
+    assert torch.equal(sample_under_noise(model, x, 0.25, 200), expected)
+
+
+def test_a_network_whose_votes_depend_on_one_another_is_refused():
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.Flatten(), nn.Linear(64, 3)).eval()
+    calls: list[Any] = [
+        lambda x: sample_under_noise(model, x, 0.25, 100),
+        lambda x: certify(model, x, 0.25),
+        lambda x: certify_at(model, x, 0.1, 0.25),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="its votes are not independent"):
+            call(torch.rand(3, 3, 4, 4))
+
+
+def test_a_random_network_votes():
+    model = nn.Sequential(nn.Flatten(), AlwaysDropout(), nn.Linear(48, 3)).eval()
+    assert sample_under_noise(model, torch.rand(1, 3, 4, 4), 0.25, 100).sum() == 100
+
+
+class AlwaysDropout(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, training=True)
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_batch_holds_at_least_one_copy(size):
+    with pytest.raises(ValueError, match=f"batch_size={size}: give at least one image"):
+        sample_under_noise(Recorder(), torch.rand(1, 3, 4, 4), 0.25, 100, batch_size=size)

@@ -10,7 +10,7 @@ from scipy.stats import beta, norm
 
 from rvlib.course.calls import Solution
 from rvlib.course.exercises import solutions
-from rvlib.course.exercises.exercise import Exercise, two_at_once
+from rvlib.course.exercises.exercise import Exercise, two_at_once, within
 from rvlib.experiments import ALPHA
 from rvlib.smoothing.statistics import largest_radius, lower_confidence_bound, wilson
 
@@ -38,11 +38,7 @@ def _tail(b: float = 1, level: Callable[[float], float] = lambda alpha: alpha) -
 
 
 def _below_share(result: float, k: int, n: int, alpha: float) -> str:
-    if 0 <= result <= k / n:
-        return ""
-    return (
-        f"yours is {float(result):.4g}, but a lower bound lies between 0 and the share {k / n:.4g}"
-    )
+    return within(result, k / n, f"a lower bound lies between 0 and the share {k / n:.4g}")
 
 
 def _more_votes(rng: np.random.Generator) -> list[tuple[int, int, float]]:
@@ -169,10 +165,8 @@ def _at_most_of_shares(
 ) -> str:
     share = counts[counts0.argmax()] / counts.sum()
     most = max(0.0, float(sigma * norm.ppf(share)))
-    if 0 <= result <= most:
-        return ""
-    told = f"yours is {float(result):.4g}, but a radius lies between 0 and {most:.4g}"
-    return f"{told}, that of the share of votes itself"
+    words = f"a radius lies between 0 and {most:.4g}, that of the share of votes itself"
+    return within(result, most, words)
 
 
 def _more_samples(rng: np.random.Generator) -> list[tuple[Any, ...]]:

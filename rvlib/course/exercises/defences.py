@@ -21,7 +21,7 @@ IMAGES, MORE = 64, 128
 POOL = 512
 """Held-out images: the first ones are attacked in the notebook, more of the others in grading."""
 ANSWERS = 20
-"""Answers an image, over which the accuracy of a random defence is averaged."""
+"""Answers per image, over which the accuracy of a random defence is averaged."""
 
 
 @cache

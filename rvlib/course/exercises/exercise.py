@@ -1,5 +1,6 @@
 """An exercise: a task, small cases, and a table of known mistakes with what to say about each."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -264,7 +265,7 @@ class Exercise(Check):
         return ""
 
     def _side_effect(self, call: Call) -> str:
-        right = observe(self.answers[0], self.cases[0]).result
+        right, *_, slope = observe(self.answers[0], self.cases[0])
         if call.mode:
             return f"your function leaves the network in {call.mode} mode: set it back"
         if call.changed is not None:
@@ -277,6 +278,8 @@ class Exercise(Check):
                 "`loss.backward()` also fills the `.grad` of the network's parameters, which "
                 "the next training step would use: call `torch.autograd.grad(loss, x)` instead"
             )
+        if call.slope and slope and not math.isclose(call.slope, slope, rel_tol=1e-3):
+            return "a part of the loss has lost its graph: no `.item()`, `.detach()` or `no_grad`"
         return fault(call.result, right) if isinstance(right, Tensor) else ""
 
 
@@ -302,6 +305,12 @@ def two_at_once(
         if not parts.keys() & others.keys():
             rows += [f"Two mistakes at once. {one} {two}", make(**parts, **others)]
     return rows
+
+
+def within(result: float, most: float, words: str) -> str:
+    """Say so where a number does not lie between 0 and the most that it can be."""
+    right = 0 <= result <= most + 1e-9
+    return "" if right else f"yours is {float(result):.4g}, but {words}"
 
 
 def numbers(value: Any) -> NDArray[np.float64] | None:

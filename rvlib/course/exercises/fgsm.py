@@ -71,8 +71,8 @@ check_fgsm = Exercise(
         *_step(power=2),
         "`eps` is already in pixel units of [0, 1]: do not divide it by 255.",
         *_step(scale=1 / 255),
-        "Pixels lie in [0, 1]: a step of 8, or of 255 times `eps`, turns every channel black or "
-        "white. Use `eps` as it is given.",
+        "Pixels lie in [0, 1]: a step of 1 (is `eps` missing?), of 8, or of 255 times `eps` turns "
+        "every channel black or white. Use `eps` as it is given.",
         *_step(scale=255),
         "This does not depend on `eps`: use the argument instead of a number.",
         lambda model, x, y, eps: _step()[0](model, x, y, 8 / 255),
@@ -153,7 +153,7 @@ def _more_attacks(rng: np.random.Generator) -> list[tuple[Tensor, Tensor]]:
 check_eight_bit = Exercise(
     signature="my_eight_bit(x, x_adv)",
     task="`x_adv` with every channel at a whole level of 255, no further from `x` than before.",
-    cases=[_attacked(EPS), _attacked(0.025)],
+    cases=[_attacked(EPS), _attacked(0.025), _attacked(6.99 / 255)],
     answers=[solutions.my_eight_bit],
     mistakes=[
         "Nothing is rounded: most channels lie between two levels, and 8 bits cannot store that.",
@@ -173,6 +173,7 @@ check_eight_bit = Exercise(
         _rounded(_toward_clean, 256),
         _rounded(lambda clean, attacked: attacked.floor(), 256),
         _rounded(lambda clean, attacked: attacked.round(), 256),
+        lambda x, x_adv: x + (256 * (x_adv - x)).trunc() / 255,
         "The perturbation is turned around: it is `x_adv - x`.",
         _rounded(lambda clean, attacked: clean + (clean - attacked).trunc()),
         "This is only the perturbation: add it to `x`.",

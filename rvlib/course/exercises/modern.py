@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rvlib.course.calls import Solution
 from rvlib.course.examples import gradient, small_batch
 from rvlib.course.exercises import solutions
-from rvlib.course.exercises.exercise import Exercise, two_at_once
+from rvlib.course.exercises.exercise import Exercise, two_at_once, within
 from rvlib.course.exercises.fgsm import in_box
 
 # --- N-FGSM ---------------------------------------------------------------------------------------
@@ -132,12 +132,8 @@ def _among_certified(radii: Shares) -> Shares:
 
 def _no_more_than_the_largest(result: float, p: Shares, sigma: float) -> str:
     largest = max(0.0, float(sigma * norm.ppf(p.max())))
-    if 0 <= result <= largest + 1e-9:
-        return ""
-    return (
-        f"yours is {float(result):.4g}, but an average of the radii lies between 0 and the "
-        f"largest, {largest:.4g}"
-    )
+    words = f"an average of the radii lies between 0 and the largest, {largest:.4g}"
+    return within(result, largest, words)
 
 
 def _more_shares(rng: np.random.Generator) -> list[tuple[Shares, float]]:

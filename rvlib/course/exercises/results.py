@@ -10,7 +10,7 @@ from scipy.stats import binomtest, norm
 
 from rvlib.course.calls import Solution
 from rvlib.course.exercises import solutions
-from rvlib.course.exercises.exercise import Exercise, two_at_once
+from rvlib.course.exercises.exercise import Exercise, two_at_once, within
 from rvlib.smoothing.statistics import ABSTAIN
 
 # --- The interval ---------------------------------------------------------------------------------
@@ -156,9 +156,7 @@ def _at_most_clean(
     r: float,
 ) -> str:
     clean = float((answers == labels).mean())
-    if 0 <= result <= clean:
-        return ""
-    return f"yours is {float(result):.4g}, but it lies between 0 and the clean accuracy {clean:.4g}"
+    return within(result, clean, f"it lies between 0 and the clean accuracy {clean:.4g}")
 
 
 def _more_images(rng: np.random.Generator) -> list[tuple[Any, ...]]:

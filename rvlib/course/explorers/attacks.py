@@ -43,11 +43,12 @@ def explore_attacks(measured: pd.DataFrame, images: int) -> Explorer:
         at, best = BUDGETS.index(steps), accuracy[ENSEMBLE, BUDGETS[-1]]
         against.show(curves, "PGD", at)
         bars.show(curves["PGD"][at], best)
-        last = min(curves, key=lambda name: curves[name][at])
+        least = min(curve[at] for curve in curves.values())
+        strongest = " and ".join(name for name, curve in curves.items() if curve[at] == least)
         return (
             f"{title(network)}, l∞ ball of {LINF.eps}, {images} images: PGD with {steps} steps "
-            f"leaves {curves['PGD'][at]:.1f} %, the strongest of the four ({last}) "
-            f"{curves[last][at]:.1f} %, the ensemble {best:.1f} %."
+            f"leaves {curves['PGD'][at]:.1f} %, the strongest of the four ({strongest}) "
+            f"{least:.1f} %, the ensemble {best:.1f} %."
         )
 
     controls = [

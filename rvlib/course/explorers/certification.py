@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import numpy as np
 import scipy
@@ -155,8 +156,8 @@ class _Curves:
             sigma: axes.plot(GRID, 0 * GRID, label=f"σ = {sigma:.2f}", **look)[0]
             for sigma, look in zip(SIGMAS, looks, strict=True)
         }
-        (self.radius,) = axes.plot([0], [76], "v", color="0.2", markersize=10, clip_on=False)
-        self.radius.set_label("R of the vote")
+        look: dict[str, Any] = {"color": "0.2", "markersize": 11, "clip_on": False, "zorder": 5}
+        (self.radius,) = axes.plot([0], [0], "^", label="R of the vote", **look)
         self.title = axes.set_title(" ")
         axes.set(xlim=(0, GRID[-1]), ylim=(0, 80))
         axes.set(xlabel="l2 radius (pixel units)", ylabel="certified accuracy, %")

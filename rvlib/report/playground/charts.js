@@ -24,7 +24,7 @@ function paint(canvas, x, description) {
   canvas.ariaLabel = description;
 }
 
-const percent = (p) => (p > 0 && p < 0.005 ? "<1 %" : `${Math.round(100 * p)} %`);
+const percent = (p) => (p > 0 && p < 0.005 ? "<1 %" : p >= 0.995 && p < 1 ? ">99 %" : `${Math.round(100 * p)} %`);
 
 // A row a class: a bar and a number for the picture, the same for the attacked one if there is one.
 // One class has a mark behind its name.
@@ -47,7 +47,7 @@ function showAnswers(table, classes, [marked, mark], [title, before], [titleAfte
 
 const BOX = { left: 46, right: 294, top: 12, bottom: 128 };
 
-// Lines [{ points: [[x, y], ...], className }], axes { label, min, max, ticks, log }, marks.
+// Lines [{ points: [[x, y], ...], className }], axes { label, min, max, ticks, log, text }, marks.
 function showLines(svg, description, { x, y, lines, marks = [], levels = [] }) {
   const place = ({ min, max, log }, value, from, to) => {
     const [a, b, v] = log ? [min, max, value].map(Math.log) : [min, max, value];
@@ -58,7 +58,7 @@ function showLines(svg, description, { x, y, lines, marks = [], levels = [] }) {
   const { left, right, top, bottom } = BOX, parts = [];
   for (const tick of y.ticks) {
     parts.push(draw("line", { x1: left, x2: right, y1: py(tick), y2: py(tick), class: "grid" }));
-    parts.push(draw("text", { x: left - 5, y: py(tick) + 4, "text-anchor": "end" }, y.text?.(tick) ?? tick));
+    parts.push(draw("text", { x: left - 5, y: py(tick) + 4, "text-anchor": "end" }, tick));
   }
   for (const tick of x.ticks) {
     parts.push(draw("text", { x: px(tick), y: bottom + 15, "text-anchor": "middle" }, x.text?.(tick) ?? tick));

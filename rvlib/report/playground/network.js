@@ -44,8 +44,8 @@ function makeNetwork(values) {
       return x;
     },
     backward(slope) {
-      for (const layer of linears.toReversed()) slope = connectBack(layer, slope);
-      for (const layer of convolutions.toReversed()) slope = convolveBack(layer, slope);
+      for (const layer of linears.slice().reverse()) slope = connectBack(layer, slope);
+      for (const layer of convolutions.slice().reverse()) slope = convolveBack(layer, slope);
       return slope;
     },
   };

@@ -35,25 +35,33 @@ const START = {
   seed: "0", sigma: "0.25", n: "1000", reach: "1",
 };
 
+// Fields without a choice hold any text: whether it means something.
+const MEANS = { own: isPicture, seed: (text) => /^\d{1,9}$/.test(text) };
+
 // Fills the form; what it cannot hold is named, and the usual value is taken.
 function restore(hash) {
   const given = Object.fromEntries(new URLSearchParams(hash)), refused = [];
   const wanted = { ...START, ...given };
+  const refuse = (name) => refused.push(`${name}=${given[name].slice(0, 20)}`);
   const set = (name, value) => {
     field(name).value = value;
     return field(name).value === value;
   };
   field("at").max = START.at;
   for (const name of Object.keys(START)) {
-    const valid = name === "own" ? isPicture(wanted.own) : set(name, wanted[name]);
-    if (!valid) refused.push(`${name}=${wanted[name].slice(0, 20)}`);
-    if (!valid && name !== "own") set(name, START[name]);
+    if (set(name, wanted[name]) && (MEANS[name]?.(wanted[name]) ?? true)) continue;
+    refuse(name);
+    set(name, START[name]);
   }
-  setOwn(isPicture(wanted.own) ? wanted.own : "");
-  for (const name of ["two", "strike"]) field(name).checked = given[name] === "on";
+  setOwn(field("own").value);
+  seeChosen();
+  for (const name of ["two", "strike"]) {
+    field(name).checked = given[name] === "on";
+    if (name in given && !field(name).checked) refuse(name);
+  }
   scaleEps();
   if (given.eps && !set("eps", given.eps)) {
-    refused.push(`eps=${given.eps.slice(0, 20)}`);
+    refuse("eps");
     scaleEps();
   }
   note.textContent = refused.length ? `This page has no ${refused.join(", ")}; the usual value is shown.` : "";
@@ -72,14 +80,19 @@ function setOwn(text) {
   field("own").value = text;
   const label = document.getElementById("own-picture");
   label.hidden = !text;
-  label.parentElement.scrollLeft = label.offsetLeft; // on a phone it would be out of sight
   if (text) paint(label.querySelector("canvas"), toPlanes(bytesOf(text)), "your own picture");
   else if (field("picture").value === "own") field("picture").value = START.picture;
+}
+
+function seeChosen() {
+  const { parentElement: label } = form.querySelector("[name=picture]:checked"), tray = label.parentElement;
+  tray.scrollLeft = label.offsetLeft - tray.offsetLeft; // on a phone it would be out of sight
 }
 
 function useOwn(bytes) {
   setOwn(toBase64(bytes));
   field("picture").value = "own";
+  seeChosen();
   field("label").value = "";
   note.textContent = "";
   update();
@@ -98,18 +111,23 @@ function followSteps(steps) {
   if (value === max) field("at").value = steps;
 }
 
+const pen = document.getElementById("pen");
+const showOnSheet = makePad(pen.querySelector("canvas"), pen.querySelector("input"), useOwn);
+
 let picture = { key: "", x: null, label: null };
 function chosen() {
   const name = field("picture").value, key = name === "own" ? field("own").value : name;
   if (key !== picture.key) {
     const { bytes, label } = name === "own" ? { bytes: bytesOf(key), label: null } : known[name];
-    picture = { key, bytes, x: toPlanes(bytes), label };
+    picture = { key, x: toPlanes(bytes), label };
+    showOnSheet(picture.x);
   }
   return picture;
 }
 
 function writeAddress() {
   const values = new FormData(form);
+  for (const name of ["steps", "restarts"]) values.set(name, field(name).value); // FGSM disables them
   if (values.get("picture") !== "own") values.delete("own");
   history.replaceState(null, "", `#${new URLSearchParams(values)}`);
 }
@@ -137,8 +155,9 @@ function update() {
   field("label").options[0].textContent = label === null ? "what the network says" : data.classes[label];
   const two = field("two").checked;
   document.getElementById("sides").className = two ? "two" : "one";
-  show[0]({ ...options, network: field("network").value });
-  if (two) show[1]({ ...options, network: field("second").value });
+  sides[0].show({ ...options, network: field("network").value });
+  if (two) sides[1].show({ ...options, network: field("second").value });
+  else sides[1].rest();
 }
 
 async function attempt(work) {
@@ -154,6 +173,7 @@ function listen() {
   form.addEventListener("submit", (event) => event.preventDefault());
   document.addEventListener("input", ({ target }) => {
     if (target.form !== form || target.type === "file") return;
+    note.textContent = ""; // it was about what stood here before
     if (target.name === "attack") scaleEps();
     if (target.name === "picture") field("label").value = ""; // it was that of the other picture
     update();
@@ -169,42 +189,44 @@ function listen() {
     update();
     writeAddress();
   });
+  pen.querySelector("button").addEventListener("click", () => useOwn(new Uint8Array(PIXELS).fill(255)));
+  listenToFiles();
+  listenToCamera();
+}
+
+function listenToFiles() {
   const file = document.getElementById("file");
-  file.addEventListener("change", () => file.files[0]
-    && attempt(async () => useOwn(await bytesOfFile(file.files[0]))));
+  let last = 0; // of files given one after another the last counts, whichever is read first
+  const take = (given) => attempt(async () => {
+    const mine = ++last, bytes = await bytesOfFile(given);
+    if (mine === last) useOwn(bytes);
+  });
+  file.addEventListener("change", () => {
+    if (file.files[0]) take(file.files[0]);
+    file.value = ""; // the same file may be given again
+  });
   document.addEventListener("dragover", (event) => event.preventDefault());
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     const [dropped] = event.dataTransfer.files;
-    if (dropped) attempt(async () => useOwn(await bytesOfFile(dropped)));
-  });
-  listenToPen();
-  listenToCamera();
-}
-
-function listenToPen() {
-  const box = document.getElementById("pen"), canvas = box.querySelector("canvas");
-  const begin = makePad(canvas, box.querySelector("input"), useOwn);
-  box.addEventListener("toggle", () => box.open && begin(chosen().bytes));
-  box.querySelector("button").addEventListener("click", () => {
-    const white = new Uint8Array(PIXELS).fill(255);
-    begin(white);
-    useOwn(white);
+    if (dropped) take(dropped);
   });
 }
 
 function listenToCamera() {
   const button = document.getElementById("camera"), video = document.querySelector("video");
-  let take = null;
+  let take = null, opening = false;
   button.addEventListener("click", () => attempt(async () => {
+    if (opening) return; // two clicks would open two cameras, and end one
     if (take) useOwn(take());
-    take = take ? null : await openCamera(video);
+    opening = !take;
+    take = take ? null : await openCamera(video).finally(() => { opening = false; });
     video.hidden = !take;
     button.textContent = take ? "Take the picture" : "Camera";
   }));
 }
 
-const show = [...document.querySelectorAll(".side")].map((root) => makeSide(root, data));
+const sides = [...document.querySelectorAll(".side")].map((root) => makeSide(root, data));
 fillForm();
 restore(location.hash.slice(1));
 listen();

@@ -78,8 +78,9 @@ function collect({ classes, pictures }) {
 
 async function bytesOfFile(file) {
   try {
-    const picture = await createImageBitmap(file);
-    return bytesFrom(picture, picture.width, picture.height);
+    const picture = await createImageBitmap(file), bytes = bytesFrom(picture, picture.width, picture.height);
+    picture.close();
+    return bytes;
   } catch {
     throw new Error(`${file.name} is no picture that this browser reads: give a PNG or a JPEG file.`);
   }
@@ -87,31 +88,41 @@ async function bytesOfFile(file) {
 
 // A pen on a canvas, for mouse, finger and keys; `changed(bytes)` after each stroke.
 function makePad(canvas, colour, changed) {
-  const context = canvas.getContext("2d", { willReadFrequently: true }), pen = { x: 16, y: 16 };
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  let pen = { x: 16, y: 16 };
   const dot = (x, y) => {
     context.fillStyle = colour.value;
     context.fillRect(Math.round(x) - 1, Math.round(y) - 1, 2, 2);
   };
-  const follow = (event) => {
-    const box = canvas.getBoundingClientRect();
-    dot((32 * (event.clientX - box.left)) / box.width, (32 * (event.clientY - box.top)) / box.height);
+  // Dots without a gap from where the pen is; where it does not move, one.
+  const drawTo = ({ x, y }) => {
+    const steps = Math.ceil(Math.hypot(x - pen.x, y - pen.y)) || 1;
+    for (let i = 1; i <= steps; i++) dot(pen.x + ((x - pen.x) * i) / steps, pen.y + ((y - pen.y) * i) / steps);
+    pen = { x, y };
   };
+  const place = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return { x: (32 * (event.clientX - box.left)) / box.width, y: (32 * (event.clientY - box.top)) / box.height };
+  };
+  // A stroke is what the first finger, or the left button, does until it is lifted.
   canvas.addEventListener("pointerdown", (event) => {
+    if (event.button || !event.isPrimary) return;
     canvas.setPointerCapture(event.pointerId);
-    follow(event);
+    pen = place(event);
+    drawTo(pen);
   });
-  canvas.addEventListener("pointermove", (event) => event.buttons && follow(event));
-  canvas.addEventListener("pointerup", () => changed(bytesOn(context)));
+  canvas.addEventListener("pointermove", (event) => {
+    if (event.isPrimary && canvas.hasPointerCapture(event.pointerId)) drawTo(place(event));
+  });
+  canvas.addEventListener("lostpointercapture", () => changed(bytesOn(context)));
   canvas.addEventListener("keydown", (event) => {
     const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [];
     if (dx === undefined) return;
     event.preventDefault();
-    pen.x = Math.min(Math.max(pen.x + dx, 1), 31);
-    pen.y = Math.min(Math.max(pen.y + dy, 1), 31);
-    dot(pen.x, pen.y);
+    drawTo({ x: Math.min(Math.max(pen.x + dx, 1), 31), y: Math.min(Math.max(pen.y + dy, 1), 31) });
     changed(bytesOn(context));
   });
-  return (bytes) => paint(canvas, toPlanes(bytes), canvas.ariaLabel);
+  return (x) => paint(canvas, x, canvas.ariaLabel);
 }
 
 // Shows the camera's picture in `video`; the returned function takes it and ends the camera.

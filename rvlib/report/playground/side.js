@@ -20,6 +20,8 @@ function makeSide(root, { classes, weights, alpha }) {
     root.ariaBusy = "true";
     worker.postMessage({ id: ++id, task, alpha, ...options, ...more });
   };
+  // What still comes from the task that runs is not heard.
+  const stop = () => worker.postMessage({ stop: ++id });
   // Words are read aloud only when the numbers have come to rest.
   const say = (text, done = true) => {
     part("verdict").textContent = text;
@@ -32,7 +34,8 @@ function makeSide(root, { classes, weights, alpha }) {
   const change = (x, attacked) => {
     const delta = attacked.map((a, i) => a - x[i]), most = delta.reduce((m, d) => Math.max(m, Math.abs(d)), 0);
     const times = most ? 0.5 / most : 1;
-    picture("change", delta.map((d) => 0.5 + times * d), most ? `change × ${times.toPrecision(2)}` : "no change");
+    const title = most ? `change × ${Number(times.toPrecision(2))}` : "no change";
+    picture("change", delta.map((d) => 0.5 + times * d), title);
     return delta;
   };
 
@@ -50,10 +53,11 @@ function makeSide(root, { classes, weights, alpha }) {
     const size = `The change is at most ${within}; its l2 length is ${length.toFixed(2)}.`;
     const start = `${quote(was)} (${percent(before[was])}) without an attack`;
     const end = `${quote(answer)} (${percent(answers[step][answer])})`;
+    const fools = answers.some((some) => argmax(some) !== truth);
     say(was !== truth ? `Wrong already: ${start}, and the true class is ${quote(truth)}.`
       : answer !== truth ? `Fooled: ${start}, ${end} with it. ${size}`
-      : step < last ? `Not yet: ${start}, ${end} at this step. ${size}`
-      : `This attack does not fool it: ${start}, ${end} with it. A stronger one may. ${size}`);
+      : fools ? `Not at this step: ${start}, ${end} here; another step fools it. ${size}`
+      : `This attack does not fool it: ${start}, ${end} at step ${step}. A stronger one may. ${size}`);
   }
 
   function showPath(runs, losses, answers, truth, step) {
@@ -92,7 +96,7 @@ function makeSide(root, { classes, weights, alpha }) {
     const { selected, radius } = votes.clean.at(-1), eps = options.reach * radius;
     Object.assign(votes, { attacked: [], picture: null, reach: isStruck() && options.reach });
     showVotes();
-    if (!isStruck()) return;
+    if (!isStruck()) return stop();
     // 1 - 1e-6: inside, whatever rounding does.
     ask("strike", { label: selected, eps: eps * (1 - 1e-6) }, ({ attacked }) => {
       votes.picture = attacked;
@@ -147,19 +151,20 @@ function makeSide(root, { classes, weights, alpha }) {
       + `R = ${down(radius)} (l2) alters it; so many votes certify at most ${down(cap)}.`;
   }
 
-  function afterStrike({ selected, votes }, then) {
-    const { reach } = options;
-    if (!isStruck() || votes < options.n) return "";
+  function afterStrike({ selected, votes, radius }, then) {
+    const { strike, reach } = options;
+    if (!strike || votes < options.n) return "";
+    if (!radius) return "There is no radius to attack at.";
     if (then?.votes !== options.n) return "The attack on the vote is being computed and counted.";
     const answer = argmax(then.counts), share = percent(then.counts[answer] / then.votes);
     const where = `Attacked ${reach <= 1 ? "inside" : "outside"} the ball, at ${reach} R`;
     if (answer === selected) return `${where}: still ${quote(answer)}, by ${share} of the votes.`;
-    return reach <= 1 ? `${where}: ${quote(answer)} by ${share}. A certificate fails with probability ${alpha}.`
+    return reach <= 1 ? `${where}: ${quote(answer)} by ${share}. A certificate fails with probability at most ${alpha}.`
       : `${where}, where nothing is promised: ${quote(answer)}, by ${share} of the votes.`;
   }
 
   // Computes what has changed, and shows it.
-  return function show(wanted) {
+  function show(wanted) {
     options = wanted;
     const { mode, network, x, label, attack, eps, steps, restarts, seed, sigma, n } = options;
     const key = mode === "attack" ? [network, x, label, attack, eps, steps, restarts, seed]
@@ -176,7 +181,15 @@ function makeSide(root, { classes, weights, alpha }) {
       found = more;
       showAttack();
     });
-  };
+  }
+
+  // While the side is hidden: what is not complete is begun again when it is shown.
+  function rest() {
+    if (root.ariaBusy === "true") computed = [];
+    stop();
+  }
+
+  return { show, rest };
 }
 
 const powers = (n) => Array.from({ length: Math.round(Math.log10(n)) }, (_, i) => 10 ** (i + 1));

@@ -44,7 +44,6 @@ function lowerConfidenceBound(k, n, alpha) {
 // Inverse of the normal distribution function for p in [1/2, 1) by Newton's method from the
 // left, which only rises: beyond zero the function is concave. Its series is DLMF 7.6.2.
 function inverseNormal(p) {
-  if (p < 0.5) return -inverseNormal(1 - p);
   for (let x = 0, i = 0; ; i++) {
     const density = Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI);
     let sum = 0;

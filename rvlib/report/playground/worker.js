@@ -1,5 +1,5 @@
 // Runs beside the page: a task comes as a message, findings go back with the task's number. A newer
-// task stops the one that runs, at its next pause.
+// task, or the word to stop, ends the one that runs, at its next pause.
 
 const SELECTION = 100; // votes that choose the class, apart from those that bound its probability
 const DRAWS = 16; // noisy copies for a gradient of the attack on the vote
@@ -10,7 +10,8 @@ const networks = {};
 
 onmessage = ({ data }) => {
   if (data.weights) weights = data.weights;
-  else run(data);
+  else if (data.stop) current = data.stop;
+  else run(data).catch((error) => setTimeout(() => { throw error; })); // so that the page hears of it
 };
 
 async function run({ id, task, network, ...options }) {
