@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+import scipy  # scipy.stats takes a second to load: at its first use
 
 from rvlib import experiments as ex
 from rvlib.experiments import REPORT_ATTACKS, REPORT_TABLE1
@@ -187,7 +187,7 @@ def hypotheses(table: pd.DataFrame) -> pd.DataFrame:
         error = 100 * np.sqrt(spread * (1 + 1 / ex.GRID_SEEDS) + sampling)
         off = 100 * mean - printed
         worst = int(np.abs(off / error).argmax())
-        fit = {"log_likelihood": norm.logpdf(off, scale=error).sum()}
+        fit = {"log_likelihood": scipy.stats.norm.logpdf(off, scale=error).sum()}
         fit |= dict(zip(REPORT_ATTACKS, 100 * mean, strict=True))
         fit |= {"worst": REPORT_ATTACKS[worst], "points": off[worst]}
         lines.append({"column": column, **vars(h), **fit, "errors_off": (off / error)[worst]})

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy  # scipy.stats takes a second to load: at its first use
 from numpy.typing import NDArray
-from scipy.stats import binom, binomtest
 
 from rvlib import experiments as ex
 from rvlib.experiments import ALPHA, REPORT_ATTACKS, REPORT_TABLE1, SIGMA, SIGMAS, TITLES
@@ -135,9 +135,11 @@ def mcnemar_table(run: Run) -> pd.DataFrame:
             only = [
                 int((right[a] & ~right[b]).sum()) for a, b in ((first, second), (second, first))
             ]
-            p = max(binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0, SMALLEST)
+            p = scipy.stats.binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
             pair = {"attack": attack, "defence": first, "other": second}
-            lines.append(pair | {"only_first": only[0], "only_second": only[1], "p": p})
+            lines.append(
+                pair | {"only_first": only[0], "only_second": only[1], "p": max(p, SMALLEST)}
+            )
     table = pd.DataFrame(lines)
     order = table["p"].sort_values(kind="stable").index
     steps = table["p"][order] * np.arange(len(table), 0, -1)
@@ -342,7 +344,7 @@ def _inside_line(results: Results) -> dict[str, Any]:
         answers = st.vote(counts(attacked, "counts"), meta["alpha"])
         stands = int((answers == attacked["certified"].to_numpy()).sum())
         close = int((answers == ABSTAIN).sum())
-        plausible = int(binom.isf(0.001, len(attacked), chance))
+        plausible = int(scipy.stats.binom.isf(0.001, len(attacked), chance))
     return {
         "sigma": meta["sigma"],
         "certified_n": max(meta["ns"]),
