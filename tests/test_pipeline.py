@@ -293,6 +293,8 @@ def test_a_process_each_measures_what_one_process_does(tmp_path, monkeypatch):
 def test_published_rows_are_missing_only_where_all_is_measured_anew(tmp_path):
     lesson = dataclasses.replace(Run.open("lesson"), out=tmp_path)
     assert ("heldout", "standard", 0, "pgd-linf") not in pipeline.missing_images(lesson)
+    another = dataclasses.replace(lesson, seed=1)  # whose attacks nobody has shipped
+    assert pipeline.missing_images(another)["heldout", "standard", 0, "pgd-linf"] == 1024
     course = dataclasses.replace(Run.open("course"), out=tmp_path)
     assert pipeline.missing_images(course)["heldout", "standard", 0, "pgd-linf"] == 1024
 
@@ -495,6 +497,8 @@ def test_a_lesson_reads_published_rows_where_they_are_the_same_measurement(monke
     found = run.accuracy("standard", "pgd-linf")
     assert (found.n, run.accuracy("smoothed-0.25", "natural").n) == (1024, 1024)
     assert run.certificates(0.5).frame.shape[0] == 1024
+    on_a_gpu = dataclasses.replace(run, device=torch.device("cuda"))
+    assert on_a_gpu.accuracy("standard", "pgd-linf") == found
     assert not list(tmp_path.iterdir())
     other = shipped(monkeypatch, tmp_path, "lesson", seed=1)
     assert other.accuracy("standard", "fgsm", count=4).n == 4
