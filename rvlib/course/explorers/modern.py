@@ -96,7 +96,7 @@ class _Points:
         }
         (self.here,) = axes.plot([], [], **HERE)
         (self.ends,) = axes.plot([], [], "-_", color="k", markersize=12)
-        self.name = axes.text(0, 0, "", ha="center", va="bottom")
+        self.name = axes.text(0, 0, "", ha="center")
         self.title = axes.set_title(" ", loc="right")
         axes.set(xscale="log", xlim=(2, 60), ylim=(0, 100))
         axes.set(xlabel="passes of the training, millions", ylabel="accuracy, %")
@@ -115,5 +115,7 @@ class _Points:
         x, line = self.passes[chosen], lines.loc[chosen]
         self.here.set_data([x], [line["accuracy"]])
         self.ends.set_data([x, x], [line["ci_low"], line["ci_high"]])
-        self.name.set(position=(x, line["ci_high"] + 3), text=title(chosen))
+        low = line["ci_low"] < 20  # the name stands above, elsewhere below
+        y, side = (line["ci_high"] + 3, "bottom") if low else (line["ci_low"] - 3, "top")
+        self.name.set(position=(x, y), va=side, text=title(chosen))
         self.title.set_text(attack)
