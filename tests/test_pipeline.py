@@ -177,7 +177,7 @@ def test_a_run_measures_what_is_missing_and_reads_the_rest(tiny, tmp_path):
 
 def test_an_estimate_counts_passes_and_votes(tiny, monkeypatch):
     run = tiny("a")
-    monkeypatch.setattr(pipeline, "_seconds", lambda work, device, times=3: 1.0)
+    monkeypatch.setattr(pipeline, "seconds", lambda work, device, times=3: 1.0)
     monkeypatch.setattr(pipeline, "cores", lambda: 2)
     monkeypatch.setattr(pipeline, "missing_images", lambda run: {})
     # Two epochs of 48 images in four networks: a step of all eight images is a second.
@@ -696,7 +696,7 @@ def test_a_network_that_is_named_is_trained_once_and_before_its_measurements(tin
 
 def test_an_estimate_of_some_networks_is_of_these(tiny, monkeypatch):
     run = tiny("a")
-    monkeypatch.setattr(pipeline, "_seconds", lambda work, device, times=3: 1.0)
+    monkeypatch.setattr(pipeline, "seconds", lambda work, device, times=3: 1.0)
     assert 0 < estimate(run, "standard") < estimate(run)
 
 
