@@ -4,9 +4,9 @@ import importlib
 import inspect
 import os
 import sys
-import time
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rvlib.checks import check_labels, check_network
 from rvlib.data import DATASETS, image_folder, load
 from rvlib.evaluation import floats
 from rvlib.judge import is_random
+from rvlib.pipeline import Run, seconds
 from rvlib.smoothing import stream
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
 
@@ -78,7 +79,6 @@ def find_network(text: str) -> nn.Module:
     """Load a shipped network by name, or call ``module:function``, which returns your own."""
     if ":" not in text:
         from rvlib.modern import MODERN, PROFILE
-        from rvlib.pipeline import Run
 
         run = Run.open("lesson")
         if text in MODERN:
@@ -87,16 +87,13 @@ def find_network(text: str) -> nn.Module:
     module, _, function = text.partition(":")
     sys.path.insert(0, str(Path.cwd()))  # as python -m does: a file beside you is importable
     try:
-        try:
-            make = getattr(importlib.import_module(module), function)
-            inspect.signature(make).bind()
-        except (ImportError, AttributeError, TypeError) as error:
-            raise ValueError(
-                f"{text!r} cannot be called ({error}): write module:function, without arguments"
-            ) from error
-        model = make()
-    finally:
-        sys.path.pop(0)
+        make = getattr(importlib.import_module(module), function)
+        inspect.signature(make).bind()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{text!r} cannot be called ({error}): write module:function, without arguments"
+        ) from error
+    model = make()
     if not isinstance(model, nn.Module):
         raise ValueError(f"{text} returned {type(model).__name__}, not a torch.nn.Module")
     return model.eval()
@@ -141,12 +138,9 @@ def seconds_at_most(model: nn.Module, data: tuple[Tensor, Tensor], version: str)
     """Seconds of an ensemble that no image falls to, from the time of a few passes."""
     x = floats(data[0][:TIMED], model)
     y = data[1][:TIMED].to(x.device)
-    check_network(model, x, check_labels(y, x))
-    input_gradient(model, x, y)
-    started = time.perf_counter()
-    for _ in range(3):
-        input_gradient(model, x, y)
-    one_pass = (time.perf_counter() - started) / 6 / len(x)
+    model = check_network(model, x, check_labels(y, x))
+    step = partial(input_gradient, model, x, y)  # a pass forward and one backward
+    one_pass = seconds(step, x.device) / 2 / len(x)
     if version == "rand" or is_random(model, x):
         return one_pass * len(data[0]) * WORST_RANDOM
     return one_pass * len(data[0]) * sum(WORST[name] for name in VERSIONS[version])

@@ -193,6 +193,12 @@ def _check_independent(model: nn.Module, x: Tensor) -> None:
                     "the network's answers depend on the other images of the batch (BatchNorm "
                     "without running statistics?): its votes are not independent"
                 )
+            same = logits_of(model, x[:1].repeat(32, 1, 1, 1))
+            if not (same - same[:1]).abs().max() > far:
+                raise ValueError(
+                    "the network is random, and draws once for all images of a batch: its votes "
+                    "are not independent. Let it draw for each image"
+                )
 
 
 def check_targets(targets: Tensor, x: Tensor) -> int:

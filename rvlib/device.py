@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -191,10 +191,25 @@ def described(
 
 
 def _written(code: CodeType) -> list[Any]:
-    """List numbers, texts and names in the code of a function and of those inside it."""
+    """List operations, numbers, texts and names of a function and of those inside it."""
     inner = [_written(const) for const in code.co_consts if isinstance(const, CodeType)]
     own = [const for const in code.co_consts if isinstance(const, int | float | str)]
-    return [*own, *code.co_names, *inner]
+    return [digest_of([], code.co_code.hex()), *own, *code.co_names, *inner]
+
+
+def source_of(thing: Any) -> str:
+    """Source of a function or class; of a class typed into a notebook that of its methods."""
+    thing = thing if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing)
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):
+        parts = [str(getattr(thing, "__qualname__", type(thing).__qualname__))]
+        for name, value in vars(thing).items() if inspect.isclass(thing) else ():
+            if isinstance(value, FunctionType | staticmethod | classmethod):
+                parts.append(source_of(value))
+            elif name[:2] != "__":
+                parts.append(f"{name} {described(value)}")
+        return "\n".join(parts)
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

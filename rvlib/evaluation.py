@@ -106,7 +106,14 @@ def _batches(
         for x, y in zip(images.split(size), labels.split(size), strict=True):
             yield x, y, largest
     else:
-        yield from ((x, torch.as_tensor(y), -1) for x, y in images)
+        empty = True
+        for batch in images:
+            if not isinstance(batch, list | tuple) or len(batch) != 2:
+                raise TypeError("the loader gives something else than batches (images, labels)")
+            yield batch[0], torch.as_tensor(batch[1]), -1
+            empty = False
+        if empty:
+            raise ValueError("the loader gives no batch")
 
 
 def predictions(

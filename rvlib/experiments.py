@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks import autoattack, fgsm, pgd, smoothed_pgd
 from rvlib.data import DATASETS
-from rvlib.device import described
+from rvlib.device import described, digest_of, source_of
 from rvlib.models import MODELS
 from rvlib.objectives import Objective, adversarial, gaussian, mixed, standard
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
@@ -129,16 +129,17 @@ def attack_record(name: str, attack: Attack) -> dict[str, Any]:
     options = getattr(attack, "keywords", {})
     defaults = {"steps": 0, "step_size": 0.0, "random_start": False, "restarts": 1, "sigma": None}
     record = {"name": name, "threat": threat_name(attack)} | defaults
-    # A loss among the options is a function: its name stands for it.
-    named = {k: _named(v) if callable(v) else v for k, v in options.items()}
+    named = {k: _named(v) for k, v in options.items()}
     if name in ATTACKS and attack is not OWN_ATTACKS.get(name):  # yours may be another tomorrow
-        named["function"] = described(attack)
+        source = source_of(getattr(attack, "func", attack))
+        named["function"] = [described(attack), digest_of([], source)]
     return record | {k: v for k, v in named.items() if k != "threat"}
 
 
 def _named(option: Any) -> Any:
     if isinstance(option, nn.Module):
         return str(option)
+    # A loss among the options is a function: its name stands for it.
     return getattr(option, "__name__", None) or described(option)
 
 

@@ -1,6 +1,7 @@
 """How do I evaluate my defence?  One call: the ensemble, the checks, a page in words."""
 
 import inspect
+import io
 import re
 import tempfile
 import warnings
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from rvlib.attacks import smoothed_pgd
 from rvlib.attacks.autoattack import LEFT_OUT, VERSIONS, autoattack_stages, shortcoming
 from rvlib.attacks.gradient import fooled
 from rvlib.checks import check_attack, check_labels, check_network
-from rvlib.device import arithmetic, described, digest_of, provenance, seeded
+from rvlib.device import arithmetic, described, digest_of, provenance, seeded, source_of
 from rvlib.evaluation import checked_attack, device_of, floats
 from rvlib.experiments import ALPHA, attack_record
 from rvlib.inference import Wrapper, eval_mode, logits_of
@@ -29,7 +30,7 @@ from rvlib.results import atomic_write, missing, open_results, read, write_shard
 from rvlib.sanity_checks import SAME, Check, check_answers, sanity
 from rvlib.smoothing import certify, largest_radius, predict, stream, wilson
 from rvlib.smoothing.statistics import check_sigma
-from rvlib.threat_models import L2, PixelL2, ThreatModel
+from rvlib.threat_models import L2, Linf, ThreatModel
 from rvlib.verdict import TITLES, Verdict
 
 SHARD = 64
@@ -127,7 +128,7 @@ def evaluate(
         step = _ensemble(threat, version, others, seed, kept)
     identity = {
         **{"network": network_digest(model), "data": digest_of(data)},
-        **{"threat": threat.name, "version": version},
+        **{"threat": threat.name, "ball": _ball(threat), "version": version},
         "others": {name: _described(call) for name, call in others.items()},
         **{"sigma": sigma, "seed": seed, "arithmetic": arithmetic(device_of(model, x))},
     }
@@ -197,6 +198,13 @@ def _described(attack: Callable[..., Tensor]) -> dict[str, Any]:
     return attack_record("", attack) | {"code": digest_of([], _told(attack))}
 
 
+def _ball(threat: ThreatModel) -> Any:
+    """Describe a ball by all that it holds, one of your own by its source, too."""
+    if type(threat).__module__ == ThreatModel.__module__:
+        return described(threat)
+    return [described(threat), digest_of([], source_of(threat))]
+
+
 def _out_of_reach(threat: L2, sigma: float) -> list[str]:
     """Say so where even votes that all agree certify less than the radius."""
     cap = largest_radius(CERTIFYING, ALPHA, sigma)
@@ -240,13 +248,13 @@ def _module(module: nn.Module, known: frozenset[nn.Module]) -> str:
     if isinstance(module, torch.fx.GraphModule):
         held.append(str(module.code))
     classes = [] if torchs else [c for c in type(module).__mro__ if c not in nn.Module.__mro__]
-    code = "\n".join(map(_source, classes))
+    code = "\n".join(map(source_of, classes))
     return "\n".join([f"{kept} {code}", *held])
 
 
 def _told(thing: Any, known: frozenset[nn.Module] = frozenset()) -> str:
     """Options of an attack, or of what a module holds, and its source if it is code."""
-    source = _source(getattr(thing, "func", thing)) if callable(thing) else ""
+    source = source_of(getattr(thing, "func", thing)) if callable(thing) else ""
     return f"{source} {described(thing, partial(_options, known=known))}"
 
 
@@ -256,21 +264,6 @@ def _options(part: Any, known: frozenset[nn.Module]) -> Any:
         return {} if part in known else network_digest(part, known)
     plain = not (isinstance(part, type | ModuleType) or inspect.isroutine(part))
     return vars(part) if plain and hasattr(part, "__dict__") else {}
-
-
-def _source(thing: Any) -> str:
-    """Source of a function or class; of a class typed into a notebook that of its methods."""
-    thing = thing if inspect.isclass(thing) or inspect.isroutine(thing) else type(thing)
-    try:
-        return inspect.getsource(thing)
-    except (OSError, TypeError):
-        parts = [str(getattr(thing, "__qualname__", type(thing).__qualname__))]
-        for name, value in vars(thing).items() if inspect.isclass(thing) else ():
-            if isinstance(value, FunctionType | staticmethod | classmethod):
-                parts.append(_source(value))
-            elif name[:2] != "__":
-                parts.append(f"{name} {described(value)}")
-        return "\n".join(parts)
 
 
 def is_random(model: nn.Module, x: Tensor) -> bool:
@@ -301,10 +294,12 @@ def _ensemble(
         x_adv, stages = autoattack_stages(model, x, y, threat, version=version, generator=draws)
         if kept is not None:
             kept.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(_images_of(kept, first), images=x_adv.float().cpu().numpy())
+            file = io.BytesIO()
+            np.savez_compressed(file, images=x_adv.float().cpu().numpy())
+            atomic_write(_images_of(kept, first), file.getvalue())
         columns: dict[str, Any] = {}
         before = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        for stage in stages:
+        for stage in (stage for stage in stages if stage.note != LEFT_OUT):
             columns[stage.name] = stage.stands.long().tolist()
             for kind in PASSES:
                 cost = getattr(stage, kind) * before.double()
@@ -384,16 +379,15 @@ def _checked(
     seed: int,
 ) -> tuple[list[Check], list[str]]:
     """Check the worst case of all attacks on the first images, and say what was left out."""
-    notes = []
-    if version == "fast":
-        notes.append("FAB and Square (attack='standard' runs them)")
     if version == "rand" and is_random(model, floats(data[0][:32], model)):
-        notes.append("the sanity checks: the network is random, so it was attacked in the mean")
-        return [], notes
+        return [], ["the sanity checks: the network is random, so it was attacked in the mean"]
     if version == "vote":
         return [], ["the sanity checks: they are for the network itself"]
-    if isinstance(threat, PixelL2):
-        notes.append("FAB and Square in the pixel-l2 ball: they are for l-infinity and l2")
+    notes = []
+    if not isinstance(threat, Linf | L2):
+        notes.append(f"FAB and Square: they are for l-infinity and l2, not for {threat.name}")
+    elif version != "standard":
+        notes.append("FAB and Square (attack='standard' runs them)")
     x, y = floats(data[0][:CHECKED], model), data[1][:CHECKED]
     stands = _standing(rows)["worst case"].to_numpy()[: len(x)]
     fallen = torch.as_tensor(stands == 0, device=x.device)

@@ -180,6 +180,8 @@ def trades(
     .. [1] Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy",
        ICML 2019, equation (5) and algorithm 1.  arXiv:1901.08573.
     """
+    if steps < 1:
+        raise ValueError(f"steps={steps}: an attack takes at least one")
     eta = per_image(2.5 * threat.eps / steps)
 
     def objective(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Loss:

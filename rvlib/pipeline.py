@@ -513,13 +513,15 @@ class Run:
             "split": split,
             "seed": self.seed,
         }
+        # What is shipped is shown on any device, but not where another arithmetic was asked for.
+        plain = not torch.is_autocast_enabled(self.device.type)
+        if self.profile.reads_published and plain and self._is_published(place, identity, count):
+            return read(self.published / place, count)
         # Another arithmetic is another function, and another device has other noise.
         if arithmetic(self.device) != "float32":
             identity["arithmetic"] = arithmetic(self.device)
         if self.device.type != "cpu":
             identity["device"] = self.device.type
-        if self.profile.reads_published and self._is_published(place, identity, count):
-            return read(self.published / place, count)
         folder = self.rows / place
         open_results(folder, identity)
         todo = missing(folder, count, size)
@@ -679,7 +681,8 @@ def missing_images(run: Run) -> dict[tuple[str, str, int, str], int]:
     left = {}
     for m in measurements(run):
         split, defence, seed, what = m.place
-        folders = [run.rows, *([run.published] if run.profile.reads_published else [])]
+        published = run.profile.reads_published and run.seed == 0
+        folders = [run.rows, *([run.published] if published else [])]
         place = Path(split, defence, f"seed-{seed}", what)
         count = min(sum(map(len, missing(f / place, m.count, m.count))) for f in folders)
         if count:
@@ -756,9 +759,9 @@ def estimate(run: Run, *names: str) -> float:
         x, y = run.images(TIMED.get(name, 32))
         passes = partial(_passes, model, x, y)
         hundred = partial(vote_counts, model, x, y, ex.natural, 0.25, 100)
-        measuring += attacking[name] * _seconds(passes, run.device) / len(x)
+        measuring += attacking[name] * seconds(passes, run.device) / len(x)
         if voting[name]:
-            measuring += voting[name] * _seconds(hundred, run.device) / (100 * len(x))
+            measuring += voting[name] * seconds(hundred, run.device) / (100 * len(x))
     return training / (cores() if run.device.type == "cpu" else 1) + measuring
 
 
@@ -768,7 +771,7 @@ def _of_training(recipe: ex.Recipe, run: Run) -> float:
     x, y = run.images(32)
     draws = torch.Generator(run.device).manual_seed(0)
     step = lambda: objective(network, x, y, draws).value.backward()  # noqa: E731
-    return _seconds(step, run.device, times=1) / len(x)
+    return seconds(step, run.device, times=1) / len(x)
 
 
 def _steps(attack: ex.Attack) -> int:
@@ -783,7 +786,8 @@ def _passes(network: nn.Module, x: Tensor, y: Tensor) -> None:
     nn.functional.cross_entropy(network(x), y).backward()
 
 
-def _seconds(work: Callable[[], Any], device: torch.device, times: int = 3) -> float:
+def seconds(work: Callable[[], Any], device: torch.device, times: int = 3) -> float:
+    """Time some work after a warm-up: mean seconds of a call."""
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -833,10 +837,12 @@ def check(run: Run) -> pd.DataFrame:
         "seed": run.seed,
         "threat": ex.LINF.name,
     } | options
-    folders = [run.out] + ([run.published.parent] if run.profile.reads_published else [])
-    for folder in folders:
+    known = {run.out: identity}
+    if run.profile.reads_published:
+        known[run.published.parent] = identity | {"device": "cpu", "arithmetic": "float32"}
+    for folder, wanted in known.items():
         record = folder / "tables" / "sanity.json"
-        if record.exists() and json.loads(record.read_text())["identity"] == plain(identity):
+        if record.exists() and json.loads(record.read_text())["identity"] == plain(wanted):
             return pd.read_csv(record.with_suffix(".csv"), dtype=str)
     lines, x, y = [], *run.images(int(options.pop("images")))
     for defence in ex.DEFENCES:

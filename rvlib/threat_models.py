@@ -6,6 +6,7 @@ A new norm is one more frozen dataclass; no attack changes.
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Protocol, Self
 
 import torch
@@ -85,6 +86,9 @@ class _Ball:
     eps: Radius
 
     def __post_init__(self) -> None:
+        if not isinstance(self.eps, Tensor | Real):
+            kind = type(self.eps).__name__
+            raise TypeError(f"eps is {kind}: give a number, or a tensor of one per image")
         low, high = (
             (self.eps.min().item(), self.eps.max().item())
             if isinstance(self.eps, Tensor)

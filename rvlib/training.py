@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
-from rvlib.checks import check_images, check_labels, check_network, checked_once
+from rvlib.checks import OnCopies, check_images, check_labels, check_network, checked_once
 from rvlib.data import to_float
 from rvlib.device import described, digest_of, pick_device, seeded
 from rvlib.distributed import add_over_ranks, agreed, check_in_step, rank, whole_batch, world
@@ -95,7 +95,8 @@ def fit(
     Each step descends :math:`J(\theta, x, y)`, the `objective`, on one batch.  In a process group
     (``torch.distributed.init_process_group``, under torchrun) each rank computes on its part of
     every batch, and all train the network that one process would, up to rounding; rank 0 monitors,
-    logs and writes the checkpoint (``rvlib.distributed``).
+    logs and writes the checkpoint (``rvlib.distributed``).  Two things are each rank's own: the
+    nuclear norm of ``nuat``, and the masks of dropout, which are alike on all.
 
     Parameters
     ----------
@@ -132,7 +133,8 @@ def fit(
     seed : int, default=0
         Of the order of the images and of all noise.
     monitor : callable, optional
-        ``monitor(model)`` gives held-out accuracies by name after each epoch.
+        ``monitor(model)`` gives held-out accuracies by name, after each epoch, and once before the
+        first one, to see that it can.
     select : str, default="natural"
         Which of them chooses the best epoch.
     stop_below : float, in [0, 1), default=0
@@ -176,7 +178,7 @@ def fit(
     device = pick_device(str(device))
     model = to_device(model, device)
     batches = _batches(train, int(batch_size), device)
-    _check_start(model, train, batch_size, device)
+    overwrites = _check_start(model, train, batch_size, device) is not model
     fused = None if device.type == "cpu" else True  # one kernel for all parameters
     sgd = partial(torch.optim.SGD, weight_decay=float(weight_decay), fused=fused)
     make = optimizer or (lambda p: sgd(p, float(lr), float(momentum)))
@@ -188,14 +190,16 @@ def fit(
         state.order = own or state.order
     if average is not None:
         state.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average))
+    groups = [
+        {k: v for k, v in group.items() if k != "params"} for group in state.optimizer.param_groups
+    ]
     if schedule is not None:
         state.scheduler = schedule(state.optimizer, epochs * len(batches))
     numbers = {"batch_size": batch_size, "lr": lr, "momentum": momentum, "seed": seed}
     recipe = {**numbers, "weight_decay": weight_decay, "select": select, "device": device.type}
     if average is not None:
         recipe["average"] = [average, average_from]
-    optimizes = [type(state.optimizer).__name__, state.optimizer.defaults]
-    parts = described([objective, optimizes, schedule, augment])
+    parts = described([objective, [type(state.optimizer).__name__, *groups], schedule, augment])
     whole = schedule or _asks_for_progress(objective)
     recipe |= {"parts": [*parts, str(autocast)], "of": epochs if whole else None}
     if schedule is not None and isinstance(train, DataLoader):
@@ -204,11 +208,14 @@ def fit(
     if file is not None:
         _check_writable(file.parent)
         state.identity = plain({**(identity or {}), "fit": recipe})
-        state.identity["data"] = "a loader" if isinstance(train, DataLoader) else digest_of(train)
+        state.identity["data"] = _data_identity(train)
         state.load(file, epochs)
     if rank() > 0:  # rank 0 writes and tells
         file = log = None
-    run = _Epochs(state, _with_progress(objective), batches, augment, autocast, epochs, file)
+    if rank() == 0 and not state.fit.history:
+        _monitored(monitor, model, None, select)  # whether it can, before an epoch's work
+    progressing = _with_progress(objective)
+    run = _Epochs(state, progressing, batches, augment, autocast, epochs, file, overwrites)
     for epoch in range(len(state.fit.history), epochs):
         if state.collapsed(select, stop_below):
             break
@@ -379,6 +386,12 @@ class _Loaded:
 
 def _batches(train: Data, batch_size: int, device: torch.device) -> _Shuffled | _Loaded:
     if isinstance(train, DataLoader):
+        try:
+            len(train)
+        except TypeError:
+            raise TypeError(
+                "the loader does not know its length: its data set needs __len__"
+            ) from None
         return _Loaded(train, device)
     if not isinstance(train, Sequence) or len(train) != 2:
         raise TypeError(f"train is {type(train).__name__}: give (images, labels) or a DataLoader")
@@ -394,8 +407,18 @@ def _floats(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _check_start(model: nn.Module, train: Data, batch_size: int, device: torch.device) -> None:
-    """Refuse before the first step what would fail after an epoch's work."""
+def _data_identity(train: Data) -> str:
+    """Tell training data from others; a loader by the number and the size of its batches."""
+    if isinstance(train, DataLoader):
+        return f"a loader of {len(train)} batches of {train.batch_size}"
+    return digest_of(train)
+
+
+def _check_start(model: nn.Module, train: Data, batch_size: int, device: torch.device) -> nn.Module:
+    """Refuse before the first step what would fail after an epoch's work.
+
+    Returns what ``check_network`` does.
+    """
     if isinstance(train, DataLoader):
         with _seeded(device):  # a loader that shuffles draws its order
             batch = next(iter(train), None)
@@ -407,7 +430,7 @@ def _check_start(model: nn.Module, train: Data, batch_size: int, device: torch.d
         images, labels = train
     x = _floats(images[:1]).to(device)
     check_images(images if images.is_floating_point() else x)
-    check_network(model, x, check_labels(labels, images))
+    checked = check_network(model, x, check_labels(labels, images))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("the network has no parameter to train: use model.requires_grad_(True)")
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
@@ -420,6 +443,7 @@ def _check_start(model: nn.Module, train: Data, batch_size: int, device: torch.d
         )
     if smallest == 1:
         _check_one_image(model, x)
+    return checked
 
 
 def _smallest(train: Data, batch_size: int) -> int | None:
@@ -464,6 +488,7 @@ class _Epochs:
     autocast: torch.dtype | None
     epochs: int
     file: Path | None
+    overwrites: bool
 
     def loss(
         self, model: nn.Module, x: Tensor, y: Tensor, noise: torch.Generator, done: float
@@ -478,7 +503,8 @@ class _Epochs:
             if self.augment is not None:
                 x = self.augment(x, noise)
             with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
-                found = self.objective(model, x, y, noise, done)
+                network = OnCopies(model) if self.overwrites else model
+                found = self.objective(network, x, y, noise, done)
             if isinstance(found, Tensor):
                 raise TypeError("the objective returned a tensor, not Loss(loss, logits)")
             loss, logits = found

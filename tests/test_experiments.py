@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import linecache
 from functools import partial
 from typing import Any
 
@@ -174,6 +175,8 @@ def test_a_record_of_any_attack_is_plain():
     attack = partial(pgd, threat=L2(1.0), **options)
     record = ex.attack_record("mine", attack)
     assert (record["loss"], record["steps"], record["threat"]) == ("margin", 3, "l2 1")
+    record = ex.attack_record("object", partial(attack, ball=L2(0.5)))
+    assert json.loads(json.dumps(record))["ball"] == ["L2", {"eps": 0.5}]
     record = ex.attack_record("layer", partial(attack, loss=nn.CrossEntropyLoss()))
     assert record["loss"] == "CrossEntropyLoss()"
     assert ex.attack_record("plain", lambda model, x, y: x)["threat"] == "-"
@@ -205,11 +208,22 @@ def test_profiles():
     assert all(defence in ex.TITLES and attack in ex.TITLES for defence, attack in cells)
 
 
+def attack_of(eps):
+    """An attack as somebody types it, and types it again with another number."""
+    lines = ["def mine(model, x, y):", f"    return x + {eps}"]
+    filename, space = f"<typed {eps}>", dict[str, Any]()
+    linecache.cache[filename] = (0, None, [f"{line}\n" for line in lines], filename)
+    exec(compile("\n".join(lines), filename, "exec"), space)
+    return space["mine"]
+
+
 def test_another_attack_of_the_same_name_is_another_one(monkeypatch):
     kinds: list[Any] = [
         partial(fgsm, threat=ex.LINF),
         partial(pgd, threat=ex.LINF),
         lambda model, x, y: x,
+        lambda model, x, y: x + 0 * y,
+        *(attack_of(eps) for eps in (0.01, 0.02)),
     ]
     records = []
     for attack in kinds:

@@ -3,6 +3,7 @@
 import functools
 import sys
 import types
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ from torch import nn
 
 import rvlib as rv
 from rvlib import judge
-from rvlib.arguments import find_data, find_network, find_shard, parse_threat
+from rvlib.arguments import (
+    find_data,
+    find_network,
+    find_shard,
+    parse_threat,
+    seconds_at_most,
+)
 from rvlib.cli import main
 from rvlib.judge import is_random
 from rvlib.results import Incomplete
@@ -398,6 +405,15 @@ def own(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_a_network_may_import_what_lies_beside_it_when_it_answers(own, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (own / "beside.py").write_text("FACTOR = 2\n")
+    lazy = "class Lazy(nn.Module):\n    def forward(self, x):\n        import beside\n"
+    lazy += "        return beside.FACTOR * x.flatten(1)\n"
+    (own / "lazy.py").write_text(f"from torch import nn\n{lazy}")
+    assert find_network("lazy:Lazy")(X[:1]).shape == (1, 12)
+
+
 def test_a_new_user_gets_a_verdict_on_their_own_network(own, quick, capsys):
     command = ["evaluate", "mine:network", "--data", "photos", "--threat", "linf:2/255"]
     assert main([*command, "--images", "10"]) == 0
@@ -472,6 +488,66 @@ def test_rows_of_another_option_or_attack_are_refused(unchecked, tmp_path):
         rv.evaluate(Scaled(0.5), data, Linf(0.05), out=tmp_path, others={"mine": shifted(0.01)})
     with pytest.raises(ValueError, match=r"others\.mine\.code is"):
         rv.evaluate(Scaled(1.0), data, Linf(0.05), out=tmp_path, others={"mine": shifted(0.02)})
+
+
+@dataclass(frozen=True)
+class Coloured:
+    """A ball of one's own, whose name does not tell all of it."""
+
+    eps: float
+    shares: tuple[float, float, float]
+    name = "coloured"
+
+    def norm(self, delta):
+        return (delta.abs() / self._sides(delta)).flatten(1).amax(1)
+
+    def project(self, delta):
+        return delta.clamp(-self.eps * self._sides(delta), self.eps * self._sides(delta))
+
+    def steepest(self, grad):
+        return grad.sign() * self._sides(grad)
+
+    def sample(self, x, generator=None):
+        return self.project(2 * torch.rand(x.shape, generator=generator) - 1)
+
+    def at(self, index):
+        return self
+
+    def _sides(self, x):
+        return torch.tensor(self.shares)[:, None, None]
+
+
+def test_rows_of_another_ball_of_the_same_name_are_refused(unchecked, tmp_path):
+    rv.evaluate(linear(), (X[:8], Y[:8]), Coloured(0.1, (1.0, 1.0, 1.0)), out=tmp_path)
+    with pytest.raises(ValueError, match=r"ball is"):
+        rv.evaluate(linear(), (X[:8], Y[:8]), Coloured(0.1, (0.1, 1.0, 1.0)), out=tmp_path)
+
+
+def test_what_is_left_out_in_a_ball_of_ones_own_has_no_line(unchecked):
+    for attack in ("fast", "standard"):
+        verdict = rv.evaluate(linear(), (X, Y), Coloured(0.1, (1.0, 1.0, 1.0)), attack=attack)
+        assert verdict.stages["attack"].tolist() == ["clean", "apgd-ce", "apgd-t", "worst case"]
+        assert verdict.text().count("FAB and Square") == 1
+
+
+def test_images_that_were_not_written_whole_are_not_there(unchecked, tmp_path, monkeypatch):
+    def interrupted(file, images):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rv.evaluate(linear(), (X, Y), Linf(0.05), out=tmp_path, keep_images=True)
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+class Overwrites(Scaled):
+    def forward(self, x):
+        return super().forward(x.mul_(1.0).sub_(0.0))
+
+
+def test_the_time_of_a_network_that_overwrites_its_images_is_estimated():
+    assert seconds_at_most(Overwrites(1.0), (X[:4], Y[:4]), "fast") > 0
 
 
 def test_images_are_kept_even_where_the_rows_are_there(unchecked, tmp_path):

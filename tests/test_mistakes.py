@@ -109,6 +109,7 @@ def test_nhwc_images_are_named(batch):
         (robust_mask, {"restarts": 2, "random_start": False}, "random_start=True"),
         (robust_mask, {"mask": torch.ones(3, dtype=torch.bool)}, "one bool per image"),
         (pgd, {"loss": rv.towards, "targets": torch.tensor([1])}, "one per image"),
+        (pgd, {"targets": torch.ones(4).long()}, "loss=rvlib.towards"),
         (pgd, {"loss": rv.towards, "targets": torch.full((4,), 3)}, "label 3 is no class"),
         (pgd, {"loss": rv.towards, "targets": torch.ones(4, 2, dtype=torch.long)}, "one per image"),
         (apgd, {"loss": rv.towards, "targets": [1, 1, 1, 1]}, "no tensor of class indices"),

@@ -177,7 +177,7 @@ def test_a_run_measures_what_is_missing_and_reads_the_rest(tiny, tmp_path):
 
 def test_an_estimate_counts_passes_and_votes(tiny, monkeypatch):
     run = tiny("a")
-    monkeypatch.setattr(pipeline, "_seconds", lambda work, device, times=3: 1.0)
+    monkeypatch.setattr(pipeline, "seconds", lambda work, device, times=3: 1.0)
     monkeypatch.setattr(pipeline, "cores", lambda: 2)
     monkeypatch.setattr(pipeline, "missing_images", lambda run: {})
     # Two epochs of 48 images in four networks: a step of all eight images is a second.
@@ -293,6 +293,8 @@ def test_a_process_each_measures_what_one_process_does(tmp_path, monkeypatch):
 def test_published_rows_are_missing_only_where_all_is_measured_anew(tmp_path):
     lesson = dataclasses.replace(Run.open("lesson"), out=tmp_path)
     assert ("heldout", "standard", 0, "pgd-linf") not in pipeline.missing_images(lesson)
+    another = dataclasses.replace(lesson, seed=1)  # whose attacks nobody has shipped
+    assert pipeline.missing_images(another)["heldout", "standard", 0, "pgd-linf"] == 1024
     course = dataclasses.replace(Run.open("course"), out=tmp_path)
     assert pipeline.missing_images(course)["heldout", "standard", 0, "pgd-linf"] == 1024
 
@@ -495,6 +497,8 @@ def test_a_lesson_reads_published_rows_where_they_are_the_same_measurement(monke
     found = run.accuracy("standard", "pgd-linf")
     assert (found.n, run.accuracy("smoothed-0.25", "natural").n) == (1024, 1024)
     assert run.certificates(0.5).frame.shape[0] == 1024
+    on_a_gpu = dataclasses.replace(run, device=torch.device("cuda"))
+    assert on_a_gpu.accuracy("standard", "pgd-linf") == found
     assert not list(tmp_path.iterdir())
     other = shipped(monkeypatch, tmp_path, "lesson", seed=1)
     assert other.accuracy("standard", "fgsm", count=4).n == 4
@@ -692,7 +696,7 @@ def test_a_network_that_is_named_is_trained_once_and_before_its_measurements(tin
 
 def test_an_estimate_of_some_networks_is_of_these(tiny, monkeypatch):
     run = tiny("a")
-    monkeypatch.setattr(pipeline, "_seconds", lambda work, device, times=3: 1.0)
+    monkeypatch.setattr(pipeline, "seconds", lambda work, device, times=3: 1.0)
     assert 0 < estimate(run, "standard") < estimate(run)
 
 

@@ -123,6 +123,8 @@ def pgd(
     if targets is not None:
         if targets.dim() != 1:
             raise ValueError(f"targets have shape {tuple(targets.shape)}: give one per image")
+        if loss is log_odds:
+            raise ValueError("targets need a loss that reaches for them: give loss=rvlib.towards")
         targets = targets.clone()  # of inference mode, perhaps
     eta = step_length(step_size, threat, steps, x)
 
@@ -130,6 +132,8 @@ def pgd(
         start = (x + threat.sample(x, generator)).clamp(0, 1) if random_start else x
         parts = (x, y, start, threat, eta, targets)
         if which is not None:
+            if not len(which):
+                return start[which]
             parts = tuple(select(part, which) for part in parts)
         climb = partial(ascend, model, steps=steps, loss=loss)
         x_adv = in_batches(climb, batch_size, *parts)
@@ -186,9 +190,9 @@ def worst_of_restarts(
     worst = harm(x_adv, slice(None))
     for _ in range(restarts - 1):
         standing = (worst < torch.inf).nonzero()[:, 0]
+        again = run(standing)  # draws for all images: ranks of a training stay in step
         if not len(standing):
-            break
-        again = run(standing)
+            continue
         value = harm(again, standing)
         better = value > worst[standing]
         x_adv[standing] = choose(better, again, x_adv[standing])

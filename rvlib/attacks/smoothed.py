@@ -54,7 +54,8 @@ def smoothed_pgd(
     generator : torch.Generator, optional
         Source of the noise, on the device of `x`.
     batch_size : int, optional
-        Images a forward pass, each with its `draws` copies.
+        Images a forward pass, each with its `draws` copies.  The noise of a step is drawn for all
+        images at once: B * draws images of memory.
 
     Returns
     -------

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import typst
 
@@ -200,6 +201,7 @@ def find(run: dict[str, Any], tables: dict[str, pd.DataFrame]) -> dict[str, Any]
         "columns": {name: inside_by_column(rows) for name, rows in read.items()},
         "claims": [judge_readings(claim, read) for claim in CLAIMS],
         "tried": tried(tables["hypotheses"]),
+        "multiples": multiples(DATASETS["cifar10"].splits["heldout"][1].stop),
         "sigma": inside_by_sigma(tables["sigma"]),
         "vote": vote_attack_gain(cells),
         "stronger": stronger_attack(cells, run["defences"]),
@@ -280,6 +282,16 @@ def tried(table: pd.DataFrame) -> dict[str, Any]:
             ],
         }
     return {"combinations": int(len(table) / len(columns)), "columns": columns}
+
+
+def multiples(n: int) -> dict[str, int]:
+    """Count each printed column's multiples of 1/n, rounded or cut off: accuracies on n images."""
+    percent = 100 * np.arange(n + 1) / n
+    possible = {f"{p:.2f}" for p in (*percent, *np.floor(100 * percent) / 100)}
+    return {
+        column: sum(f"{value:.2f}" in possible for value in cells.values())
+        for column, cells in REPORT_TABLE1.items()
+    }
 
 
 def words(line: pd.Series) -> str:

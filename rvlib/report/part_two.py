@@ -151,8 +151,7 @@ def certified_table(folder: Path) -> pd.DataFrame:
     for name, recipe in MODERN.items():
         if not recipe.sigma:
             continue
-        found = rows(folder, SPLIT, name, "certificates", PROFILE.certified)
-        certified = None if found is None else radii(found, n)
+        certified = certified_radii(folder, name)
         for radius in RADII:
             line: dict[str, Any] = {"defence": name, "sigma": recipe.sigma, "radius": radius}
             line |= {"n": n, "images": 0, "public": PUBLIC.get(name, {}).get(radius, np.nan)}
@@ -166,6 +165,12 @@ def certified_table(folder: Path) -> pd.DataFrame:
                     line["reached"] = "yes" if line["public"] <= line["ci_high"] else "no"
             lines.append(line)
     return pd.DataFrame(lines)
+
+
+def certified_radii(folder: Path, name: str) -> NDArray[np.float64] | None:
+    """Compute each image's certified radius; -1 where the answer is wrong or withheld."""
+    found = rows(folder, SPLIT, name, "certificates", PROFILE.certified)
+    return None if found is None else radii(found, max(PROFILE.ns))
 
 
 def histories(folder: Path, *names: str, averaged: bool = False) -> dict[str, list[float]]:

@@ -53,6 +53,8 @@ def check_alpha(alpha: float) -> None:
 
 def check_n(counts: NDArray[Any], needed: int, verb: str, alpha: float) -> None:
     """Refuse too few votes ever to answer, or to certify, at this alpha."""
+    if counts.dtype.kind not in "iu":
+        raise TypeError(f"n={counts} is no integer")
     n = int(counts.min(initial=needed))
     if n < needed:
         raise ValueError(f"n={n} votes can never {verb} at alpha={alpha}: give n >= {needed}")

@@ -213,6 +213,17 @@ def test_more_restarts_are_never_weaker(threat, toys, batch):
     assert not torch.equal(results[0], results[-1])
 
 
+def test_restarts_draw_alike_whoever_has_fallen(batch):
+    """Ranks of a training, each with images of its own, draw from generators in one state."""
+    x = batch[0]
+    model, states = nn.Sequential(nn.Flatten(), nn.Linear(48, 4)), []
+    for labels in (model(x).argmin(1), model(x).argmax(1)):  # all wrong to begin with, all right
+        generator = seeded()
+        pgd(model, x, labels, Linf(1e-4), steps=1, restarts=3, generator=generator)
+        states.append(generator.get_state())
+    assert torch.equal(*states)
+
+
 # ---- targets ----------------------------------------------------------------------------------
 
 

@@ -247,6 +247,11 @@ def test_findings_known_by_heart(out):
     behind = [(line["sigma"], line["behind"]) for line in noisy["sigmas"]]
     assert behind == [("0.20", "3.25"), ("0.25", "0.00")]
     assert found["tried"]["columns"]["smoothed-0.25"]["words"].endswith("attack through the noise")
+    # 54.41 lies between 557 / 1024 = 54.39 % and 558 / 1024 = 54.49 %; 0.29 is 3 / 1024.
+    assert found["multiples"] == {
+        **dict.fromkeys(["standard", "standard-lr-0.001", "pgd-pixel-l2-at", "mixed-at"], 4),
+        **{"gaussian-0.25": 2, "pgd-linf-at": 3, "smoothed-0.25": 0},
+    }
     assert found["widest_table1"] == "11.9"
     assert found["vote"][0] == {"attack": "pgd-linf", "gain": "0.00"}
     assert found["stronger"] is None

@@ -608,6 +608,19 @@ def test_a_network_whose_votes_depend_on_one_another_is_refused():
             call(torch.rand(3, 3, 4, 4))
 
 
+class Together(nn.Module):
+    """A network that draws once for all images of a call."""
+
+    def forward(self, x):
+        return torch.randn(1, 2) + 0 * x.flatten(1)[:, :2]
+
+
+def test_a_network_that_draws_once_a_batch_has_no_independent_votes():
+    for call in (certify, sample_under_noise):
+        with pytest.raises(ValueError, match="draws once for all images"):
+            call(Together(), torch.rand(3, 3, 4, 4), 0.25, n=1000)
+
+
 def test_a_random_network_votes():
     model = nn.Sequential(nn.Flatten(), AlwaysDropout(), nn.Linear(48, 3)).eval()
     assert sample_under_noise(model, torch.rand(1, 3, 4, 4), 0.25, 100).sum() == 100

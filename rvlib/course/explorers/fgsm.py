@@ -81,7 +81,7 @@ def explore_fgsm(run: Run, images: int = 6, picture: Path | str | None = None) -
 
     words = [CLASSES[c] for c in y.tolist()]
     controls = [
-        Control("image", "image", range(len(x)), words=words, menu=True, exported=range(4)),
+        Control("image", "image", range(len(x)), words=words, menu=True, exported=(0, 1, 2, 5)),
         Control(
             "level", "ε in units of 1/255", LEVELS, START, [f"{level:.1f}" for level in LEVELS],
             exported=range(0, 17, 2), blinks=True,

@@ -47,6 +47,8 @@ def explore_modern(run: Run) -> Explorer:
         points = _Points(place(figure, 62, 56, 270, 262), passes[networks])
         axes = place(figure, 420, 56, 286, 262)
         smooth = Curves(axes, RADII, {name: _short(name) for name in curves})
+        for line in smooth.lines:
+            line.set_linestyle("")  # between two radii it may fall to nothing, at the largest one
         (public,) = axes.plot([], [], "s", color=ORANGE, markersize=10, markerfacecolor="none")
         axes.set(ylim=(0, 80), xlabel="l2 radius", ylabel="certified accuracy, %")
         figure.legend(*axes.get_legend_handles_labels(), loc="upper right", ncols=2)
@@ -94,13 +96,15 @@ class _Points:
         }
         (self.here,) = axes.plot([], [], **HERE)
         (self.ends,) = axes.plot([], [], "-_", color="k", markersize=12)
+        self.name = axes.text(0, 0, "", ha="center")
         self.title = axes.set_title(" ", loc="right")
         axes.set(xscale="log", xlim=(2, 60), ylim=(0, 100))
         axes.set(xlabel="passes of the training, millions", ylabel="accuracy, %")
         axes.set_xticks(ticks := (2, 5, 10, 20, 50), map(str, ticks))
         axes.minorticks_off()
         axes.legend(loc="upper left")
-        self.moving: list[Artist] = [*self.points.values(), self.here, self.ends, self.title]
+        texts = [self.name, self.title]
+        self.moving: list[Artist] = [*self.points.values(), self.here, self.ends, *texts]
 
     def show(self, lines: pd.DataFrame, chosen: str, attack: str) -> None:
         """Show the accuracies under one attack."""
@@ -111,4 +115,7 @@ class _Points:
         x, line = self.passes[chosen], lines.loc[chosen]
         self.here.set_data([x], [line["accuracy"]])
         self.ends.set_data([x, x], [line["ci_low"], line["ci_high"]])
+        low = line["ci_low"] < 20  # the name stands above, elsewhere below
+        y, side = (line["ci_high"] + 3, "bottom") if low else (line["ci_low"] - 3, "top")
+        self.name.set(position=(x, y), va=side, text=title(chosen))
         self.title.set_text(attack)
