@@ -323,8 +323,8 @@ SEEDS: dict[str, tuple[int, ...]] = {
     "pgd-pixel-l2-at": (0, 1, 2),
     "mixed-at": (0, 1, 3),
 }
-"""Training seeds of the networks that have more than one.  Seed 2 of ``mixed-at`` stayed at chance, a
-loss of ln 10 in all of six epochs, and was stopped: another seed stands for it."""
+"""Training seeds of the networks that have more than one.  Seed 2 of ``mixed-at`` stayed at chance,
+a loss of ln 10 in all of six epochs, and was stopped: another seed stands for it."""
 
 
 @dataclass(frozen=True)

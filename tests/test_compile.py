@@ -52,7 +52,7 @@ def learn(autocast: torch.dtype | None) -> None:
         model = make_toy().train()
         sgd = torch.optim.SGD(model.parameters(), 0.1)
         state, batches = _State(model, sgd, 0, torch.device("cpu")), _Shuffled(IMAGES, LABELS, 4)
-        epochs = _Epochs(state, _with_progress(standard), batches, None, autocast, 1, None)
+        epochs = _Epochs(state, _with_progress(standard), batches, None, autocast, 1, None, False)
         torch.manual_seed(0)  # of dropout
         of_batch = both(epochs.gradient)[which](model, IMAGES, LABELS, 0.0)
         results.append([of_batch, *(p.grad for p in model.parameters()), *model.buffers()])

@@ -198,7 +198,7 @@ def test_profiles():
     full = ex.PROFILES["full"]
     assert (full.heldout, full.test, full.votes, full.ns[-1]) == (1024, 10_000, 1000, 100_000)
     models = full.models()
-    assert len(models) == len(set(models)) == 22
+    assert len(models) == len(set(models)) == 26
     grid = {(f"gaussian-{s:.2f}", seed) for s in (0.2, 0.25, 0.35, 0.45, 0.5) for seed in range(3)}
     assert set(full.trained()) == {*models, *grid}
     assert ex.find_profile("course").trained() == []
