@@ -29,6 +29,7 @@ def test_a_notebook_as_a_page(notebook, site, watched, artefacts):
             explorer.walk(control)
     text = watched.page.inner_text("main")
     assert "course.say(f" not in text  # prose is shown once: without its source
+    assert "Colab" not in text  # its line is for the notebook itself
     assert not re.search(r"\$[^$\n]+\$", text)  # equations are rendered
     watched.assert_quiet()
 
