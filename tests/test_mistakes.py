@@ -3,12 +3,15 @@
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import rvlib as rv
 from rvlib import attacks
+from rvlib.evaluation import predictions
+from rvlib.experiments import natural
 
 # Called with ``*batch``, which mypy cannot count.
 apgd: Any = attacks.apgd
@@ -125,6 +128,21 @@ def test_nhwc_images_are_named(batch):
 def test_hyper_parameters_that_make_no_attack_are_refused(attack, options, words, batch):
     with pytest.raises((TypeError, ValueError), match=words):
         attack(Network(), *batch, rv.Linf(0.1), **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda x, y: rv.certify(Network(), x, 0.25, n=1e3), TypeError, "n=1000.0 is no integer"),
+        (lambda x, y: rv.trades(rv.Linf(0.1), steps=0), ValueError, "steps=0"),
+        (lambda x, y: rv.Linf(np.array([0.1, 0.2])), TypeError, "eps is ndarray"),
+        (lambda x, y: predictions(Network(), [], None, natural), ValueError, "no batch"),  # type: ignore[arg-type]
+        (lambda x, y: predictions(Network(), [(x, y, y)], None, natural), TypeError, "labels"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_would_fail_later_or_darkly_is_named(call, error, words, batch):
+    with pytest.raises(error, match=rf"{words}[^\n]*$"):
+        call(*batch)
 
 
 @pytest.mark.parametrize("attack", [square, fab])
