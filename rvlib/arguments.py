@@ -19,6 +19,7 @@ from rvlib.checks import check_labels, check_network
 from rvlib.data import DATASETS, image_folder, load
 from rvlib.evaluation import floats
 from rvlib.judge import is_random
+from rvlib.modern import MODERN, PROFILE
 from rvlib.pipeline import Run, seconds
 from rvlib.smoothing import stream
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
@@ -78,8 +79,6 @@ def find_data(text: str, model: nn.Module, size: int | None = None) -> tuple[Ten
 def find_network(text: str) -> nn.Module:
     """Load a shipped network by name, or call ``module:function``, which returns your own."""
     if ":" not in text:
-        from rvlib.modern import MODERN, PROFILE
-
         run = Run.open("lesson")
         if text in MODERN:
             run = replace(run, models=run.published.parent / PROFILE.name / "models")

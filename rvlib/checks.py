@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,14 @@ def check_labels(y: Tensor, x: Tensor) -> int:
     if low < 0:
         raise ValueError(f"label {low} is negative: classes are 0, ..., K-1")
     return int(high)
+
+
+def check_batch(batch: Any) -> tuple[Any, Any]:
+    """Refuse what a loader gives if it is no pair of images and labels."""
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
+        found = "no batch" if batch is None else type(batch).__name__
+        raise TypeError(f"the loader gives {found}, not batches (images, labels)")
+    return batch[0], batch[1]
 
 
 def check_mask(mask: Tensor, y: Tensor, name: str) -> None:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from rvlib.attacks import smoothed_pgd
 from rvlib.attacks.gradient import configured
-from rvlib.checks import OnCopies, check_images, check_labels, check_network
+from rvlib.checks import OnCopies, check_batch, check_images, check_labels, check_network
 from rvlib.data import to_float
 from rvlib.device import fork_rng
 from rvlib.inference import eval_mode, logits_of
@@ -107,10 +107,8 @@ def _batches(
             yield x, y, largest
     else:
         empty = True
-        for batch in images:
-            if not isinstance(batch, list | tuple) or len(batch) != 2:
-                raise TypeError("the loader gives something else than batches (images, labels)")
-            yield batch[0], torch.as_tensor(batch[1]), -1
+        for x, y in map(check_batch, images):
+            yield x, torch.as_tensor(y), -1
             empty = False
         if empty:
             raise ValueError("the loader gives no batch")

@@ -22,7 +22,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
-from rvlib.checks import OnCopies, check_images, check_labels, check_network, checked_once
+from rvlib.checks import (
+    OnCopies,
+    check_batch,
+    check_images,
+    check_labels,
+    check_network,
+    checked_once,
+)
 from rvlib.data import to_float
 from rvlib.device import described, digest_of, pick_device, seeded
 from rvlib.distributed import add_over_ranks, agreed, check_in_step, rank, whole_batch, world
@@ -202,8 +209,6 @@ def fit(
     parts = described([objective, [type(state.optimizer).__name__, *groups], schedule, augment])
     whole = schedule or _asks_for_progress(objective)
     recipe |= {"parts": [*parts, str(autocast)], "of": epochs if whole else None}
-    if schedule is not None and isinstance(train, DataLoader):
-        recipe["steps"] = len(batches)
     file = None if checkpoint is None else Path(checkpoint)
     if file is not None:
         _check_writable(file.parent)
@@ -422,10 +427,7 @@ def _check_start(model: nn.Module, train: Data, batch_size: int, device: torch.d
     if isinstance(train, DataLoader):
         with _seeded(device):  # a loader that shuffles draws its order
             batch = next(iter(train), None)
-        if not isinstance(batch, list | tuple) or len(batch) != 2:
-            found = "no batch" if batch is None else type(batch).__name__
-            raise TypeError(f"the loader gives {found}, not batches (images, labels)")
-        images, labels = map(torch.as_tensor, batch)
+        images, labels = map(torch.as_tensor, check_batch(batch))
     else:
         images, labels = train
     x = _floats(images[:1]).to(device)

@@ -10,7 +10,7 @@ from rvlib import experiments as ex
 from rvlib.data import DATASETS
 from rvlib.device import provenance
 from rvlib.models.weights import read_record
-from rvlib.pipeline import Run, measurements
+from rvlib.pipeline import USUAL, Run, measurements
 from rvlib.report.figures import draw_figure1, save_figure
 from rvlib.report.tables import all_tables, grid, markdown, write_csv
 from rvlib.results import atomic_write
@@ -74,10 +74,6 @@ def _records(run: Run) -> dict[str, Any]:
     paths = {f"{name} seed {seed}": run.weights(name, seed) for name, seed in run.profile.models()}
     records = {title: read_record(path) for title, path in paths.items() if path.exists()}
     return {title: {key: record[key] for key in kept} for title, record in records.items()}
-
-
-USUAL = {"arithmetic": "float32", "device": "cpu"}
-"""What an identity leaves out where it is the usual."""
 
 
 def _rows_facts(run: Run) -> dict[str, Any]:

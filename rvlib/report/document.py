@@ -26,6 +26,8 @@ from rvlib.report.part_two import shipped_tables
 from rvlib.report.tables import text
 from rvlib.results import atomic_write
 
+HELDOUT = DATASETS["cifar10"].splits["heldout"][1].stop
+"""Images that the report's accuracies are of."""
 TABLES = (
     *("table1", "further", "standard", "mcnemar", "seeds", "sigma", "readings"),
     *("certified", "jointly", "inside", "figure1", "sanity"),
@@ -176,7 +178,7 @@ def gather(out: Path) -> dict[str, Any]:
         "recipe": recipe.record() | {"parameters": parameters},
         "findings": findings,
         "side": cifar10.shape[-1],
-        "heldout": cifar10.splits["heldout"][1].stop,
+        "heldout": HELDOUT,
     }
 
 
@@ -201,7 +203,7 @@ def find(run: dict[str, Any], tables: dict[str, pd.DataFrame]) -> dict[str, Any]
         "columns": {name: inside_by_column(rows) for name, rows in read.items()},
         "claims": [judge_readings(claim, read) for claim in CLAIMS],
         "tried": tried(tables["hypotheses"]),
-        "multiples": multiples(DATASETS["cifar10"].splits["heldout"][1].stop),
+        "multiples": multiples(HELDOUT),
         "sigma": inside_by_sigma(tables["sigma"]),
         "vote": vote_attack_gain(cells),
         "stronger": stronger_attack(cells, run["defences"]),
