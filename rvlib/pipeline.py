@@ -2,22 +2,18 @@
 
 import itertools
 import json
-import multiprocessing
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -40,6 +36,7 @@ from rvlib.experiments import ALPHA, N0, SIGMA, Profile
 from rvlib.inference import logits_of
 from rvlib.models import MODELS, WeightsError, load_weights, read_record, save_weights, to_device
 from rvlib.modern import MODERN, ModernProfile
+from rvlib.processes import single_threaded
 from rvlib.progress import progress
 from rvlib.results import (
     Results,
@@ -647,31 +644,6 @@ def measure_everything(run: Run, *names: str) -> None:
         made = pool.map(_measure, itertools.repeat(replace(run, log=print)), todo)
         for _ in progress(made, "measurements", len(todo)):
             pass
-
-
-@contextmanager
-def single_threaded(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Open a pool of processes of one thread each, without progress bars.
-
-    Ctrl-C ends them at once; what they have written is kept.
-    """
-    spawn = multiprocessing.get_context("spawn")
-    with mock.patch.dict(os.environ, OMP_NUM_THREADS="1", RVLIB_STATIC="1"):
-        with ProcessPoolExecutor(jobs, spawn, _follow_parent) as pool:
-            yield pool
-
-
-def _follow_parent() -> None:
-    """End at Ctrl-C, and with the process that started this one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-def _end_after(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _measure(run: Run, place: tuple[str, str, int, str]) -> None:

@@ -703,7 +703,7 @@ def test_an_estimate_of_some_networks_is_of_these(tiny, monkeypatch):
 
 FOLLOWING = """
 import os, time
-from rvlib.pipeline import single_threaded
+from rvlib.processes import single_threaded
 if __name__ == "__main__":
     with single_threaded(1) as pool:
         print(pool.submit(os.getpid).result(), flush=True)

@@ -92,7 +92,8 @@ def run_notebooks(
     ValueError
         If a profile hands over a parameter that a notebook does not have; before anything runs.
     """
-    from rvlib.pipeline import repository, single_threaded
+    from rvlib.pipeline import repository
+    from rvlib.processes import single_threaded
 
     root = root or repository()
     parameters = profile_parameters(run.profile.name, root) | {"seed": run.seed}
