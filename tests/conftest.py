@@ -1,12 +1,15 @@
 """What several rooms' tests share: the three balls, and networks small enough to test with."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
+from jupyter_client.provisioning import local_provisioner
 from torch import nn
 
 from rvlib.threat_models import L2, Linf, PixelL2
+from tests.kernels import fork_kernel
 
 # The tests are many and tiny: threads would wait for each other, and for other jobs' threads.
 torch.set_num_threads(1)
@@ -14,13 +17,25 @@ torch.set_num_threads(1)
 # nbval's kernels draw an explorer's first frame, as JupyterLab does: all take 30 s of the tests.
 os.environ["RVLIB_STATIC"] = "0"
 
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+start_kernel = local_provisioner.launch_kernel
+
+
+def launch_kernel(command, cwd=None, **options):
+    """Fork the kernels of the notebooks; others start as they do."""
+    start = fork_kernel if Path(cwd or os.getcwd()) == NOTEBOOKS else start_kernel
+    return start(command, cwd=cwd, **options)
+
+
+local_provisioner.launch_kernel = launch_kernel
+
 collect_ignore = ["golden/make.py"]  # runs with the code before the rewrite only
 
-ONE_AFTER_THE_OTHER = ("tests/browser", "notebooks")
-"""Folders whose files share a JupyterLab, or one place to write; each takes as long as the rest."""
+ONE_AFTER_THE_OTHER = ("tests/browser", "notebooks", "tests/test_pretend_gpu.py")
+"""What takes longest; the files of a folder share a JupyterLab, or a place to write."""
 
-GUESTS = {"tests/report/test_reference.py": "tests/browser"}
-"""Files that look at what another room's tests have made, too."""
+GUESTS = {"tests/report/test_reference.py": "tests/browser", "tests/test_notebooks.py": "notebooks"}
+"""Files that use what another room's tests have made or started, too."""
 
 
 def pytest_collection_modifyitems(items):
