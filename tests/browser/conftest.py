@@ -26,7 +26,7 @@ ARTEFACTS = repository() / "build" / "browser"
 
 FLAGS = [
     "--no-sandbox",  # root has none
-    "--disable-gpu",
+    *["--disable-gpu", "--disable-gpu-compositing", "--disable-software-rasterizer"],
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--disable-component-update",

@@ -1,7 +1,9 @@
 """What users do, in small, on any device: the same calls on the CPU and on the pretend GPU."""
 
+import atexit
 import copy
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -39,6 +41,7 @@ OWN_BLOCK = votes._block
 def begin(library: Path) -> None:
     """Start a process that has the device, and draws noise in hundreds there, as on the CPU."""
     torch.set_num_threads(1)
+    atexit.register(os._exit, 0)  # Python takes seconds to take PyTorch down
     load(library)
     votes._block = lambda pixels, address: (votes.CHUNK, address)
 

@@ -130,7 +130,8 @@ def my_masked_attack(model, x, y, eps):
 def my_noisy_attack(model, x, y, eps):
     import rvlib as rv
 
-    return rv.smoothed_pgd(model.network, x, y, rv.Linf(eps), sigma=model.sigma, steps=20)
+    ball, options = rv.Linf(eps), {"draws": 8, "steps": 10}
+    return rv.smoothed_pgd(model.network, x, y, ball, sigma=model.sigma, **options)
 
 
 def my_detector_attack(model, x, y, eps):
