@@ -11,9 +11,8 @@ TOOL  := $(VENV)/.uv
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 GRADER := $(VENV)-nbgrader/.ready
-# Tests run side by side: tests/conftest.py says which must stay together. One thread each: threads
-# of several processes wait for each other. One process more than cores, as browsers wait.
-WORKERS ?= -n 3 --dist loadfile --no-loadscope-reorder
+# Tests run side by side, a process a core: tests/conftest.py says which must stay together.
+WORKERS ?= -n logical --dist loadfile --no-loadscope-reorder
 # Python keeps what it has compiled, whatever the environment says: or each process of the tests
 # compiles PyTorch's sources anew, in seconds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -57,7 +56,7 @@ bench: $(PEERS) ## measure the speed of attacks, votes and training beside other
 
 test: check chromium $(PEERS) ## make check, then every test, doctest and notebook, some in a browser
 	$(BIN)/rvlib data
-	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval-lax --nbval-current-env $(WORKERS)
+	$(BIN)/pytest --nbval-lax --nbval-current-env $(WORKERS)
 
 mutants: $(READY) ## plant faults in a copy of the library, one at a time; a test must see each
 	$(BIN)/python -m tests.mutants

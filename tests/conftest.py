@@ -1,18 +1,18 @@
-"""What several rooms' tests share: the three balls, and networks small enough to test with."""
+"""How tests run, and what several rooms' tests share: the three balls, networks, a batch.
+
+The process that hands out tests reads this, too: PyTorch is imported where a test needs it.
+"""
 
 import os
 from pathlib import Path
 
 import pytest
-import torch
 from jupyter_client.provisioning import local_provisioner
-from torch import nn
 
-from rvlib.threat_models import L2, Linf, PixelL2
 from tests.kernels import fork_kernel
 
 # The tests are many and tiny: threads would wait for each other, and for other jobs' threads.
-torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # nbval's kernels draw an explorer's first frame, as JupyterLab does: all take 30 s of the tests.
 os.environ["RVLIB_STATIC"] = "0"
@@ -23,7 +23,7 @@ start_kernel = local_provisioner.launch_kernel
 
 def launch_kernel(command, cwd=None, **options):
     """Fork the kernels of the notebooks; others start as they do."""
-    start = fork_kernel if Path(cwd or os.getcwd()) == NOTEBOOKS else start_kernel
+    start = fork_kernel if Path(cwd or Path.cwd()) == NOTEBOOKS else start_kernel
     return start(command, cwd=cwd, **options)
 
 
@@ -45,6 +45,8 @@ def pytest_collection_modifyitems(items):
 
 def pytest_runtest_setup(item):
     """Let attacks that are given no generator draw the same in every run of a test."""
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -76,43 +78,19 @@ def site():
     return build_site(Run.open("lesson", "cpu")).parent
 
 
-@pytest.fixture(params=[Linf(0.1), L2(0.5), PixelL2(0.15)], ids=["linf", "l2", "pixel-l2"])
+@pytest.fixture(params=["linf", "l2", "pixel-l2"])
 def threat(request):
     """Each ball in turn, of a radius that reaches the walls of the box."""
-    return request.param
+    from rvlib.threat_models import L2, Linf, PixelL2
 
-
-class Wrapped(nn.Module):
-    """The same function, of which nothing can be seen from outside."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x):
-        return self.network(x)
-
-
-def make_toy(classes=3):
-    """Make a network with all that an attack or a training could disturb; images (3, 4, 4)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        toy = nn.Sequential(
-            nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh()),
-            nn.Dropout(0.5),
-            nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh()),
-            nn.Flatten(),
-            nn.Linear(64, classes),
-        )
-        for module in toy.modules():
-            if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-                module.running_mean.uniform_(-0.2, 0.2)
-    return toy
+    return {"linf": Linf(0.1), "l2": L2(0.5), "pixel-l2": PixelL2(0.15)}[request.param]
 
 
 @pytest.fixture
 def toy():
     """Lend a toy network in training mode, one batch normalisation frozen by hand."""
+    from tests.networks import make_toy
+
     toy = make_toy().train()
     toy[2][1].eval()
     toy[2][1].requires_grad_(False)
@@ -122,12 +100,16 @@ def toy():
 @pytest.fixture
 def toys():
     """Lend the maker of toy networks, for tests that need several alike."""
+    from tests.networks import make_toy
+
     return make_toy
 
 
 @pytest.fixture
 def batch():
     """Four images (3, 4, 4) with pixels at, near and far from the walls of the box; labels."""
+    import torch
+
     generator = torch.Generator().manual_seed(0)
     x = (1.4 * torch.rand(4, 3, 4, 4, generator=generator) - 0.2).clamp(0, 1)
     return x, torch.tensor([0, 1, 2, 1])
@@ -136,6 +118,9 @@ def batch():
 @pytest.fixture
 def linear():
     """Two classes told apart by a plane: the network (double) and w_1 - w_0, shape (1, 3, 2, 2)."""
+    import torch
+    from torch import nn
+
     generator = torch.Generator().manual_seed(1)
     layer = nn.Linear(12, 2).double()
     with torch.no_grad():

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 PRELOADED = ["ipykernel.kernelapp", "matplotlib.pyplot", "rvlib.course", "rvlib.report.build"]
 
@@ -39,13 +40,13 @@ def fork_kernel(command: list[str], env: dict[str, str], cwd: str | None, **_: o
     server.set_forkserver_preload(PRELOADED)
     started, here = server.Pipe(duplex=False)
     command = [*command, f"--IPKernelApp.parent_handle={os.getpid()}"]  # so that it prints nothing
-    process = server.Process(target=_serve, args=(command, dict(env), cwd or os.getcwd(), here))
+    process = server.Process(target=_serve, args=(command, dict(env), cwd or Path.cwd(), here))
     process.start()
     started.recv()
     return Forked(process)
 
 
-def _serve(command: list[str], env: dict[str, str], cwd: str, started: Connection) -> None:
+def _serve(command: list[str], env: dict[str, str], cwd: str | Path, started: Connection) -> None:
     os.setsid()  # interrupts go to a kernel's group
     started.send(None)
     os.environ.clear()

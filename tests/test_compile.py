@@ -16,7 +16,7 @@ from rvlib.objectives import standard
 from rvlib.smoothing.votes import tally
 from rvlib.threat_models import L2, Linf, PixelL2
 from rvlib.training import _Epochs, _Shuffled, _State, _with_progress
-from tests.conftest import make_toy
+from tests.networks import make_toy
 
 IMAGES, LABELS = torch.linspace(0, 1, 4 * 48).view(4, 3, 4, 4).sin(), torch.tensor([0, 1, 2, 1])
 

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations
 
 from rvlib import attacks
 from rvlib.threat_models import L2, Linf, PixelL2
-from tests.conftest import Wrapped
+from tests.networks import Wrapped
 
 # Called with ``*batch``, which mypy cannot count.
 apgd: Any = attacks.apgd

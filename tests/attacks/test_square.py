@@ -11,7 +11,7 @@ from rvlib.attacks.square import bump, square_side
 from rvlib.attacks.windows import halves, read, write
 from rvlib.inference import MaxPool2, logits_of
 from rvlib.threat_models import L2, Linf
-from tests.conftest import Wrapped
+from tests.networks import Wrapped
 
 BALL = Linf(0.1)
 
