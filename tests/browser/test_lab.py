@@ -98,10 +98,10 @@ def page(front, lab):
     front.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.shutdown()")
 
 
-def test_every_explorer_answers_while_a_cell_runs(page):
+def test_explorers_answer_while_a_cell_runs(page):
     found = explorers(page)
     assert len(found) == len(CELLS) - 2
-    for explorer in found:
+    for explorer in (found[0], found[-1]):
         explorer.root.scroll_into_view_if_needed()
         # The exported pages' tests walk all controls: here the way to the kernel is tried.
         explorer.walk(explorer.controls[-1])

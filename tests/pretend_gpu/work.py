@@ -20,8 +20,8 @@ import rvlib as rv
 from benchmarks.jobs import Job
 from benchmarks.measure import run as run_job
 from rvlib import experiments as ex
+from rvlib import judge, pipeline
 from rvlib import objectives as obj
-from rvlib import pipeline
 from rvlib.attacks import gradient
 from rvlib.attacks.gradient import others
 from rvlib.models import to_device
@@ -133,6 +133,15 @@ def elsewhere(device: str) -> Any:
     return rv.predictions(network(device), *_data(), checked)
 
 
+def judged_smoothed(device: str) -> Any:
+    """Judge a smoothed network by few votes: rows."""
+    few = {"CERTIFYING": 500, "predict": partial(rv.predict, n=300)}
+    with mock.patch.multiple(judge, **few):
+        data = tuple(part[:1] for part in _data())
+        verdict = rv.evaluate(network(device, "gaussian-0.25"), data, L2, sigma=0.25)
+    return verdict.rows.to_dict("list")
+
+
 def judged(device: str) -> Any:
     """Judge a network in a ball where nearly all falls: rows, and what the checks found."""
     data = tuple(part[:IMAGES] for part in _data())
@@ -189,9 +198,7 @@ CALLS: dict[str, Callable[[str], Any]] = {
     ),
     "checked_attack": elsewhere,
     "evaluate": judged,
-    "evaluate smoothed": lambda d: rv.evaluate(
-        network(d, "gaussian-0.25"), tuple(p[:1] for p in _data()), L2, sigma=0.25
-    ).rows.to_dict("list"),
+    "evaluate smoothed": judged_smoothed,
     "sanity": lambda d: [
         check[1:3]
         for check in rv.sanity(network(d), *images(d), WIDE, steps=4, restarts=2, queries=30)
