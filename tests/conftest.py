@@ -5,8 +5,10 @@ The process that hands out tests reads this, too: PyTorch is imported where a te
 
 import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from jupyter_client.launcher import launch_kernel
 from jupyter_client.provisioning import local_provisioner
 
 from tests.kernels import fork_kernel
@@ -18,16 +20,15 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["RVLIB_STATIC"] = "0"
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-start_kernel = local_provisioner.launch_kernel
 
 
-def launch_kernel(command, cwd=None, **options):
+def start_kernel(command, cwd=None, **options):
     """Fork the kernels of the notebooks; others start as they do."""
-    start = fork_kernel if Path(cwd or Path.cwd()) == NOTEBOOKS else start_kernel
+    start = fork_kernel if Path(cwd or Path.cwd()) == NOTEBOOKS else launch_kernel
     return start(command, cwd=cwd, **options)
 
 
-local_provisioner.launch_kernel = launch_kernel
+mock.patch.object(local_provisioner, "launch_kernel", start_kernel).start()
 
 collect_ignore = ["golden/make.py"]  # runs with the code before the rewrite only
 

@@ -135,8 +135,7 @@ def elsewhere(device: str) -> Any:
 
 def judged_smoothed(device: str) -> Any:
     """Judge a smoothed network by few votes: rows."""
-    few = {"CERTIFYING": 500, "predict": partial(rv.predict, n=300)}
-    with mock.patch.multiple(judge, **few):
+    with mock.patch.multiple(judge, CERTIFYING=500, predict=partial(rv.predict, n=300)):
         data = tuple(part[:1] for part in _data())
         verdict = rv.evaluate(network(device, "gaussian-0.25"), data, L2, sigma=0.25)
     return verdict.rows.to_dict("list")
