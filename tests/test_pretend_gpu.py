@@ -181,7 +181,7 @@ def test_a_notebook_runs(gpu, tmp_path):
 
 @pytest.fixture(scope="module")
 def inputs(gpu, tmp_path_factory):
-    return gpu(prepare, tmp_path_factory.mktemp("bench") / "inputs.pt", "cpu", 32)
+    return gpu(prepare, tmp_path_factory.mktemp("bench") / "inputs.pt", "cpu", 8)
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)

@@ -25,6 +25,9 @@ PACKAGE = Path(rv.__file__).parent
 def test_importing_loads_no_torch():
     code = "import sys, rvlib; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+    # A process that drives a notebook has these, and a kernel beside it that has PyTorch.
+    code = "import sys, rvlib.processes, rvlib.report.notebooks; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_name_is_there_and_is_no_module():
