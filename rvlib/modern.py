@@ -129,7 +129,7 @@ MODERN_OBJECTIVES: dict[str, Callable[[Modern], Objective]] = {
 
 
 def _today() -> Iterator[Modern]:
-    small: dict[str, Any] = {"network": "resnet20", "batch_size": 256, "lr": 0.1, "bfloat16": True}
+    small: dict[str, Any] = {"network": "resnet20", "batch_size": 256, "lr": 0.1}
     small |= {"weight_decay": 1e-4, "schedule": "three-steps"}
     yield Modern("resnet20-gaussian-0.50", "gaussian", 0.5, epochs=90, **small)
     for sigma, weight in ((0.5, 10.0), (0.25, 20.0)):

@@ -5,10 +5,10 @@ const CSS = `
 .explorer { margin: 0; max-width: 720px; font: 16px/1.35 system-ui, sans-serif; color: #111 }
 .explorer, .explorer .picture { background: #fff }
 .explorer .sliders { display: flex; flex-wrap: wrap; gap: 2px 16px; padding: 2px 0 }
-.explorer .sliders > div { display: flex; align-items: center; gap: 6px; flex: 1 1 320px;
-  min-height: 28px }
+.explorer .sliders > div { display: flex; align-items: center; gap: 6px; flex-wrap: wrap;
+  flex: 1 1 min(320px, 100%); min-width: 0; min-height: 28px }
 .explorer label { flex: 0 0 auto; min-width: 7.2em }
-.explorer :is(input, select) { flex: 1 1 5em; min-width: 4em; margin: 0; font: inherit }
+.explorer :is(input, select) { flex: 1 1 5em; min-width: 0; margin: 0; font: inherit }
 .explorer .value { flex: 0 0 auto; min-width: 4.6em }
 .explorer button { font: inherit; padding: 0 8px }
 .explorer .picture { position: relative; aspect-ratio: var(--shape) }
@@ -103,6 +103,7 @@ function makeTools(root, controls, picture, below) {
   const hide = (hidden) => {
     if (hidden) picture.append(cover);
     else cover.remove();
+    picture.firstChild.setAttribute("aria-hidden", hidden); // its text would tell
     below.firstChild.style.visibility = hidden ? "hidden" : "";
   };
   const guess = makeButton("guess", "Guess first: cover the picture after each move", () => {
@@ -129,6 +130,7 @@ function makeTools(root, controls, picture, below) {
 // Builds the page's elements; `moved` is called with the positions of all controls.
 function build(root, { name, controls, width, height }, moved) {
   root.classList.add("explorer", `explorer-${name}`);
+  root.dataset.preventSwipe = ""; // on a slide a finger moves the slider, not the slide
   const positions = () => made.map((control) => control.position());
   const made = controls.map((control, i) => makeControl(control, () => {
     cover(made[i]);

@@ -105,7 +105,9 @@ def test_a_guess_that_was_shown_leaves_the_keys_with_the_slider(explorer):
     slider = explorer.controls[2]
     explorer.root.get_by_role("button", name="Guess first").click()
     slider.press("ArrowLeft")
+    assert not explorer.root.get_by_role("img").count()  # its text is not read out, either
     explorer.root.get_by_role("button", name="Show").click()
+    assert explorer.root.get_by_role("img").count() == 1
     assert slider.evaluate("slider => slider === document.activeElement")
 
 

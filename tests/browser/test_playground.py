@@ -284,10 +284,27 @@ def test_the_page_attacks_from_disk_and_asks_for_nothing(file, watched, artefact
     watched.page.get_by_label("show step").press("ArrowLeft")
     assert "step 9 of 10" in watched.page.inner_text(".pictures")
     watched.page.get_by_label("kind").select_option("fgsm")
-    assert rest(watched)[0].startswith("Fooled: ")
+    assert move(watched, "radius ε", "End").startswith("Fooled: ")
     assert watched.page.get_by_label("restarts").is_disabled()
+    watched.page.wait_for_function("location.hash.includes('attack=fgsm')")
     assert "steps=10&restarts=1" in watched.page.evaluate("location.hash")
     watched.assert_quiet()
+
+
+def test_radii_of_one_scale_stay_and_a_held_key_writes_the_address_once(file, watched):
+    visit(watched, file, "attack=fgsm&eps=16")
+    page = watched.page
+    page.evaluate("""() => {
+      window.written = [];
+      history.replaceState = (state, title, address) => written.push(address);
+    }""")
+    for attack, eps in (("pgd-linf", "16"), ("pgd-l2", "0.5"), ("pgd-pixel-l2", "8")):
+        page.get_by_label("kind").select_option(attack)
+        assert page.get_by_label("radius ε").input_value() == eps
+    for _ in range(5):
+        page.get_by_label("radius ε").press("ArrowRight")
+    page.wait_for_function("written.length")
+    assert [address.split("&eps=")[1][:2] for address in page.evaluate("written")] == ["13"]
 
 
 def test_an_older_browser_runs_it_and_what_does_not_run_is_said(file, watched, tmp_path):
@@ -402,6 +419,7 @@ def test_the_address_restores_the_state(file, watched):
         page.get_by_role("slider", name=label).press(key)
     page.get_by_role("button", name="Other random numbers").click()
     said = rest(watched)
+    page.wait_for_function("location.hash.includes('seed=1')")
     address = page.evaluate("location.href")
     form = page.evaluate("new URLSearchParams(new FormData(form)).toString()")
     visit(watched, file)
@@ -448,6 +466,7 @@ def test_a_file_becomes_the_picture_and_part_of_the_address(file, watched, tmp_p
     watched.page.get_by_label("true class").select_option("cat")
     rest(watched)
     assert "cat (true)" in table.inner_text()
+    watched.page.wait_for_function("location.hash.includes('label=3')")
     shown = "Array.from(chosen().x, (value) => Math.round(255 * value))"
     assert watched.page.evaluate(shown) == pixels.transpose(2, 0, 1).ravel().tolist()
     visit(watched, file, watched.page.evaluate("location.hash.slice(1)"))
@@ -471,16 +490,34 @@ def test_drawing_by_keys_and_the_camera(file, watched):
     sheet = page.locator("#pen canvas").evaluate_handle("sheet => sheet.getContext('2d')")
     same = "sheet => toPlanes(bytesOn(sheet)).every((value, i) => value === chosen().x[i])"
     assert page.evaluate(same, sheet)  # and no longer the one that was drawn
+    page.get_by_label("true class").select_option("cat")
+    page.locator("#pen canvas").press("ArrowRight")
+    page.get_by_role("radio", name="drawn by this page: automobile").check()
+    assert page.get_by_label("true class").input_value() == ""
+    page.locator("#pen canvas").press("ArrowRight")  # changes the picture, not its class
+    assert page.locator("[name=label] :checked").inner_text() == "automobile"
+    page.get_by_role("radio", name="drawn by this page: automobile").check()
+    page.wait_for_function("location.hash.includes('picture=car')")
+    page.reload()
+    assert page.get_by_role("radio", name="your own picture").is_visible()
     page.evaluate("""() => {
       const media = navigator.mediaDevices, lend = media.getUserMedia.bind(media);
       window.lent = [];
       media.getUserMedia = async (wanted) => lent[lent.push(await lend(wanted)) - 1];
       for (let click = 0; click < 2; click++) document.getElementById("camera").click();
     }""")
-    page.get_by_role("button", name="Take the picture").click()
+    take = page.get_by_role("button", name="Take the picture")
+    take.click()
     page.get_by_role("button", name="Camera").wait_for()
     assert page.evaluate(inked) > 100
-    assert page.evaluate("lent.map((stream) => stream.active)") == [False]
+    for ends in ("button", "radio"):  # without a picture of it
+        page.get_by_role("button", name="Camera").click()
+        take.wait_for()
+        names = {"button": "Cancel", "radio": "drawn by this page: ship"}
+        page.get_by_role(ends, name=names[ends]).click()
+        page.get_by_role("button", name="Camera").wait_for()
+    assert page.evaluate("lent.map((stream) => stream.active)") == [False] * 3
+    assert page.evaluate("form.elements.picture.value") == "ship"
     rest(watched)
     watched.assert_quiet()
 

@@ -34,14 +34,26 @@ def test_a_notebook_as_a_page(notebook, site, watched, artefacts):
     watched.assert_quiet()
 
 
-def test_every_page_is_reached_from_the_first(site, watched, artefacts):
+OUTSIDE = """() => [...document.querySelectorAll(".explorer")].flatMap((explorer) => {
+  const { right } = explorer.getBoundingClientRect();
+  return [...explorer.querySelectorAll("button, input, select, label, .value")]
+    .filter((part) => part.getBoundingClientRect().right > Math.min(right, innerWidth) + 1)
+    .map((part) => part.outerHTML);
+})"""
+
+
+def test_every_page_is_reached_from_the_first_and_its_explorers_fit_a_phone(
+    site, watched, artefacts
+):
     watched.go(site / "index.html")
     watched.page.screenshot(path=artefacts / "site-index.png", full_page=True)
     pages = {link.get_attribute("href") for link in watched.page.locator("main a").all()}
     assert {f"{notebook.stem}.html" for notebook in NOTEBOOKS} <= pages
     for name in sorted(page for page in pages if page.endswith(".html")):
+        watched.page.set_viewport_size({"width": 360, "height": 740})
         watched.go(site / name)
         assert watched.page.title()
+        assert watched.page.evaluate(OUTSIDE) == []
     watched.assert_quiet()
 
 

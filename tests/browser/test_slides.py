@@ -69,18 +69,37 @@ def test_the_number_of_a_slide_is_beside_the_arrows(slides, watched):
     assert number["x"] + number["width"] <= arrows["x"]
 
 
-def test_the_explorer_of_a_slide_is_live(slides, watched, artefacts):
+def test_the_explorer_of_a_slide_is_live_and_keeps_its_keys_and_fingers(slides, watched, artefacts):
     page = watched.page
     page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
-    page.goto(Path(slides["01_fgsm"]).as_uri())
+    page.goto(Path(slides["02_pgd"]).as_uri())
     page.wait_for_function("Reveal.isReady()")
     while not page.evaluate("Boolean(Reveal.getCurrentSlide().querySelector('.explorer'))"):
         page.evaluate("Reveal.next()")
     picture = page.screenshot(path=artefacts / "slides-explorer.png")
     before = page.evaluate("Reveal.getIndices()")
-    page.locator("section.present input[type=range]").focus()
-    page.keyboard.press("ArrowRight")
+    slider = page.locator("section.present input[type=range]").first
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
     page.wait_for_timeout(200)
     assert page.screenshot() != picture
-    assert page.evaluate("Reveal.getIndices()") == before  # the key moved the slider only
+    menu = page.locator("section.present select").first
+    at = menu.input_value()
+    menu.press("ArrowDown" if at == "0" else "ArrowUp")
+    assert menu.input_value() != at
+    guess = page.locator("section.present").get_by_role("button", name="Guess first")
+    guess.press(" ")
+    assert guess.get_attribute("aria-pressed") == "true"
+    box, finger = slider.bounding_box(), page.context.new_cdp_session(page)
+    assert box is not None
+    y, at = box["y"] + box["height"] / 2, slider.input_value()
+    for kind, share in (("touchStart", 0.1), ("touchMove", 0.5), ("touchMove", 0.9)):
+        touch = {"x": box["x"] + share * box["width"], "y": y}
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [touch]})
+    finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert slider.input_value() != at
+    assert page.evaluate("Reveal.getIndices()") == before  # none of it turned the slide
+    guess.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("Reveal.getIndices()") != before
     watched.assert_quiet()

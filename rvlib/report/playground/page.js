@@ -41,7 +41,8 @@ const MEANS = { own: isPicture, seed: (text) => /^\d{1,9}$/.test(text) };
 // Fills the form; what it cannot hold is named, and the usual value is taken.
 function restore(hash) {
   const given = Object.fromEntries(new URLSearchParams(hash)), refused = [];
-  const wanted = { ...START, ...given };
+  // One's own picture stays while another is looked at: in this entry of the history, or in the form.
+  const wanted = { ...START, own: history.state?.own ?? field("own").value, ...given };
   const refuse = (name) => refused.push(`${name}=${given[name].slice(0, 20)}`);
   const set = (name, value) => {
     field(name).value = value;
@@ -89,11 +90,12 @@ function seeChosen() {
   tray.scrollLeft = label.offsetLeft - tray.offsetLeft; // on a phone it would be out of sight
 }
 
-function useOwn(bytes) {
+function useOwn(bytes, label = "") {
+  closeCamera();
   setOwn(toBase64(bytes));
   field("picture").value = "own";
   seeChosen();
-  field("label").value = "";
+  field("label").value = label;
   note.textContent = "";
   update();
   writeAddress();
@@ -112,8 +114,11 @@ function followSteps(steps) {
 }
 
 const pen = document.getElementById("pen");
-const showOnSheet = makePad(pen.querySelector("canvas"), pen.querySelector("input"), useOwn);
+// A stroke changes the picture, and not its class.
+const showOnSheet = makePad(pen.querySelector("canvas"), pen.querySelector("input"),
+  (bytes) => useOwn(bytes, field("label").value || (picture.label ?? "")));
 
+let closeCamera = () => {};
 let picture = { key: "", x: null, label: null };
 function chosen() {
   const name = field("picture").value, key = name === "own" ? field("own").value : name;
@@ -125,11 +130,19 @@ function chosen() {
   return picture;
 }
 
+// Browsers limit how often an address may change: a key that is held changes the form more often.
+let writing = 0;
 function writeAddress() {
+  clearTimeout(writing);
+  writing = setTimeout(writeNow, 400);
+}
+
+function writeNow() {
   const values = new FormData(form);
   for (const name of ["steps", "restarts"]) values.set(name, field(name).value); // FGSM disables them
+  const own = values.get("own");
   if (values.get("picture") !== "own") values.delete("own");
-  history.replaceState(null, "", `#${new URLSearchParams(values)}`);
+  history.replaceState({ own }, "", `#${new URLSearchParams(values)}`);
 }
 
 // Reads the form, shows the numbers beside the sliders, asks the sides.
@@ -174,11 +187,13 @@ function listen() {
   document.addEventListener("input", ({ target }) => {
     if (target.form !== form || target.type === "file") return;
     note.textContent = ""; // it was about what stood here before
-    if (target.name === "attack") scaleEps();
-    if (target.name === "picture") field("label").value = ""; // it was that of the other picture
+    if (target.name === "attack" && RADII[target.value].max !== Number(field("eps").max)) scaleEps();
+    if (target.name === "picture") {
+      field("label").value = ""; // it was that of the other picture
+      closeCamera();
+    }
     update();
   });
-  // Not while a slider moves: browsers limit how often an address may change.
   document.addEventListener("change", ({ target }) => target.form === form && writeAddress());
   window.addEventListener("hashchange", () => {
     restore(location.hash.slice(1));
@@ -214,15 +229,24 @@ function listenToFiles() {
 }
 
 function listenToCamera() {
-  const button = document.getElementById("camera"), video = document.querySelector("video");
-  let take = null, opening = false;
+  const [button, cancel] = ["camera", "cancel"].map((id) => document.getElementById(id));
+  const video = document.querySelector("video");
+  let camera = null, opening = false;
+  const show = (opened) => {
+    camera = opened;
+    video.hidden = cancel.hidden = !camera;
+    button.textContent = camera ? "Take the picture" : "Camera";
+  };
+  closeCamera = () => {
+    camera?.close();
+    show(null);
+  };
+  cancel.addEventListener("click", closeCamera);
   button.addEventListener("click", () => attempt(async () => {
     if (opening) return; // two clicks would open two cameras, and end one
-    if (take) useOwn(take());
-    opening = !take;
-    take = take ? null : await openCamera(video).finally(() => { opening = false; });
-    video.hidden = !take;
-    button.textContent = take ? "Take the picture" : "Camera";
+    if (camera) return useOwn(camera.take());
+    opening = true;
+    show(await openCamera(video).finally(() => { opening = false; }));
   }));
 }
 

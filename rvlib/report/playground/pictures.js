@@ -125,7 +125,7 @@ function makePad(canvas, colour, changed) {
   return (x) => paint(canvas, x, canvas.ariaLabel);
 }
 
-// Shows the camera's picture in `video`; the returned function takes it and ends the camera.
+// Shows the camera's picture in `video`; returns how to take it, and how to end the camera.
 async function openCamera(video) {
   if (!navigator.mediaDevices) throw new Error("This browser lends no camera to a page from disk.");
   try {
@@ -134,10 +134,11 @@ async function openCamera(video) {
     throw new Error(`No camera (${error.name}): allow it for this page, or drop a file.`);
   }
   await video.play();
-  return () => {
-    const bytes = bytesFrom(video, video.videoWidth, video.videoHeight);
-    for (const track of video.srcObject.getTracks()) track.stop();
-    video.srcObject = null;
-    return bytes;
+  return {
+    take: () => bytesFrom(video, video.videoWidth, video.videoHeight),
+    close: () => {
+      for (const track of video.srcObject.getTracks()) track.stop();
+      video.srcObject = null;
+    },
   };
 }
