@@ -4,6 +4,7 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -88,11 +89,16 @@ def find_network(text: str) -> nn.Module:
     try:
         make = getattr(importlib.import_module(module), function)
         inspect.signature(make).bind()
-    except (ImportError, AttributeError, TypeError) as error:
+    except (ImportError, AttributeError, TypeError, SyntaxError) as error:
         raise ValueError(
             f"{text!r} cannot be called ({error}): write module:function, without arguments"
         ) from error
-    model = make()
+    try:
+        model = make()
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(where.filename).name}, line {where.lineno}"
+        raise ValueError(f"{text}: {type(error).__name__}: {error} ({place})") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{text} returned {type(model).__name__}, not a torch.nn.Module")
     return model.eval()

@@ -8,7 +8,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from rvlib.checks import check_images, check_labels, check_network
-from rvlib.device import arithmetic, digest_of, provenance
+from rvlib.device import arithmetic, digest_of, provenance, seeded
 from rvlib.evaluation import floats
 from rvlib.judge import check_given, network_digest
 from rvlib.progress import progress
@@ -19,6 +19,7 @@ from rvlib.smoothing import (
     certificate,
     certified_accuracy,
     sample_under_noise,
+    stream,
     wilson,
 )
 from rvlib.smoothing.noise import to_grid
@@ -110,14 +111,17 @@ def certify_images(
         x = floats(images[part.start : part.stop], model)
         columns: dict[str, object] = {"label": labels[part.start : part.stop].tolist()}
         for column, votes, purpose in (("selection", n0, "selection"), ("counts", n, "estimation")):
-            drawn = sample_under_noise(
-                *(model, x, sigma, votes),
-                purpose=purpose,
-                seed=seed,
-                image_ids=part,
-                noise=noise,
-                batch_size=batch_size,
-            )
+            # A network may draw, too: by the images, as the noise.
+            address = stream("cpu", seed, "network", purpose, part.start)
+            with seeded(x.device, address.initial_seed()):
+                drawn = sample_under_noise(
+                    *(model, x, sigma, votes),
+                    purpose=purpose,
+                    seed=seed,
+                    image_ids=part,
+                    noise=noise,
+                    batch_size=batch_size,
+                )
             columns[column] = texts(drawn)
         write_shard(folder, part.start, columns, provenance(x.device))
     rows = read(folder, len(images)).frame

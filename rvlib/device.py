@@ -1,6 +1,7 @@
 """Where to compute, and what a record says about it."""
 
 import dataclasses
+import dis
 import functools
 import hashlib
 import inspect
@@ -210,6 +211,57 @@ def source_of(thing: Any) -> str:
             elif name[:2] != "__":
                 parts.append(f"{name} {described(value)}")
         return "\n".join(parts)
+
+
+def code_of(thing: Any) -> str:
+    """Source of a function or class, and of the functions, classes and values that it uses.
+
+    Of what is installed only the name counts.  What is reached through the name of a module, and
+    lists, dictionaries and sets, which may change while the code runs, are left out.
+    """
+    told: dict[int, str] = {}
+    todo = [thing]
+    while todo:
+        part = todo.pop()
+        if id(part) in told:
+            continue
+        told[id(part)] = source_of(part)
+        for name, value in _used(part) if _is_own(part) else ():
+            if inspect.isfunction(value) or inspect.isclass(value):
+                todo += [value] if _is_own(value) else []
+            elif not isinstance(value, ModuleType | list | dict | set):
+                told[id(part)] += f"\n{name} = {described(value)}"
+    return "\n".join(told.values())
+
+
+def _is_own(thing: Any) -> bool:
+    """Whether a function or class is the user's: of a notebook, or of a file not installed."""
+    name = getattr(thing, "__module__", None) or ""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if name == "__main__":
+        return True
+    root = name.partition(".")[0]
+    installed = file is None or "site-packages" in file or root in sys.stdlib_module_names
+    return not installed and root != "rvlib"
+
+
+def _used(part: Any) -> list[tuple[str, Any]]:
+    """Names of its module that a function, or a method of a class, reads and does not write."""
+    members = vars(part).values() if inspect.isclass(part) else [part]
+    found: dict[str, Any] = {}
+    for member in members:
+        function = inspect.unwrap(getattr(member, "__func__", getattr(member, "fget", member)))
+        if inspect.isfunction(function):
+            written = {i.argval for i in dis.get_instructions(function) if "STORE_" in i.opname}
+            names = sorted(_names(function.__code__) - written)
+            found |= {n: function.__globals__[n] for n in names if n in function.__globals__}
+    return list(found.items())
+
+
+def _names(code: CodeType) -> set[str]:
+    """Names in a function, and in those inside it."""
+    inner = [_names(const) for const in code.co_consts if isinstance(const, CodeType)]
+    return set(code.co_names).union(*inner)
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

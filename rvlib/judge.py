@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import logging
 import re
 import tempfile
 import warnings
@@ -21,7 +22,7 @@ from rvlib.attacks import smoothed_pgd
 from rvlib.attacks.autoattack import LEFT_OUT, VERSIONS, autoattack_stages, shortcoming
 from rvlib.attacks.gradient import fooled
 from rvlib.checks import check_attack, check_labels, check_network
-from rvlib.device import arithmetic, described, digest_of, provenance, seeded, source_of
+from rvlib.device import arithmetic, code_of, described, digest_of, provenance, seeded, source_of
 from rvlib.evaluation import checked_attack, device_of, floats
 from rvlib.experiments import ALPHA, attack_record
 from rvlib.inference import Wrapper, eval_mode, logits_of
@@ -108,6 +109,8 @@ def evaluate(
     """
     others = others or {}
     _check_given(model, data, threat, attack, others, sigma)
+    if sigma is not None and (keep_images or attack != "fast"):
+        raise ValueError("attack and keep_images are for the network itself: omit them, or sigma")
     images, labels = data
     x = floats(images[:32], model)
     with warnings.catch_warnings(record=True) as caught:
@@ -137,6 +140,7 @@ def evaluate(
         open_results(folder, identity)
         parts = missing(folder, len(images), SHARD, shard)
         if kept is not None:  # rows that were measured without images are measured again
+            open_results(kept, identity)
             every = missing(kept, len(images), SHARD, shard)
             parts = [p for p in every if p in parts or not _images_of(kept, p.start).exists()]
         for part in progress(parts, name):
@@ -248,13 +252,13 @@ def _module(module: nn.Module, known: frozenset[nn.Module]) -> str:
     if isinstance(module, torch.fx.GraphModule):
         held.append(str(module.code))
     classes = [] if torchs else [c for c in type(module).__mro__ if c not in nn.Module.__mro__]
-    code = "\n".join(map(source_of, classes))
+    code = "\n".join(map(code_of, classes))
     return "\n".join([f"{kept} {code}", *held])
 
 
 def _told(thing: Any, known: frozenset[nn.Module] = frozenset()) -> str:
     """Options of an attack, or of what a module holds, and its source if it is code."""
-    source = source_of(getattr(thing, "func", thing)) if callable(thing) else ""
+    source = code_of(getattr(thing, "func", thing)) if callable(thing) else ""
     return f"{source} {described(thing, partial(_options, known=known))}"
 
 
@@ -262,8 +266,12 @@ def _options(part: Any, known: frozenset[nn.Module]) -> Any:
     """Tell an object from others of its class: by its attributes, a network by its digest."""
     if isinstance(part, nn.Module):
         return {} if part in known else network_digest(part, known)
-    plain = not (isinstance(part, type | ModuleType) or inspect.isroutine(part))
-    return vars(part) if plain and hasattr(part, "__dict__") else {}
+    if isinstance(part, type | ModuleType) or inspect.isroutine(part):
+        return {}
+    if isinstance(part, logging.Logger):  # which knows all others, and what they have said
+        return {"name": part.name}
+    shown = {"shown": re.sub(r" at 0x[0-9a-f]+", "", repr(part))}
+    return vars(part) if hasattr(part, "__dict__") else shown
 
 
 def is_random(model: nn.Module, x: Tensor) -> bool:
@@ -387,7 +395,7 @@ def _checked(
     if not isinstance(threat, Linf | L2):
         notes.append(f"FAB and Square: they are for l-infinity and l2, not for {threat.name}")
     elif version != "standard":
-        notes.append("FAB and Square (attack='standard' runs them)")
+        notes.append("FAB, and Square beyond the checks (attack='standard' runs both)")
     x, y = floats(data[0][:CHECKED], model), data[1][:CHECKED]
     stands = _standing(rows)["worst case"].to_numpy()[: len(x)]
     fallen = torch.as_tensor(stands == 0, device=x.device)

@@ -67,7 +67,7 @@ class Verdict:
         clean, worst = line.loc["clean"], line.loc["worst case"]
         said = [
             f"On {clean['n']:.0f} images {self.name} is right on {_percent(clean)} without an "
-            f"attack, and on {_percent(worst)} under every attack tried in the ball "
+            f"attack, and on {_percent(worst)} under every attack of the table in the ball "
             f"{self.threat.name}.",
             "The second number is an upper bound: a stronger attack can lower it, no attack can "
             "raise it.",

@@ -1,5 +1,7 @@
 """rvlib.certification: votes in parts are the votes of one run, and certificates read from them."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,24 @@ def test_rows_do_not_depend_on_the_number_of_parts(tmp_path, n):
     assert table.equals(whole)
     assert rows(tmp_path / "parts") == rows(tmp_path / "one")
     assert len(rows(tmp_path / "one")) == 3
+
+
+class Noisy(nn.Module):
+    """A network that draws for each image."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = network()
+
+    def forward(self, x):
+        return self.network(x) + 0.1 * torch.randn(len(x), 3)
+
+
+def test_rows_of_a_random_network_do_not_depend_on_the_number_of_parts(tmp_path):
+    for shard, out in (((2, 2), "parts"), ((1, 2), "parts"), ((1, 1), "one")):
+        with contextlib.suppress(Incomplete):
+            certify_images(Noisy(), (X, Y), SIGMA, out=tmp_path / out, n=N, shard=shard)
+    assert rows(tmp_path / "parts") == rows(tmp_path / "one")
 
 
 def test_another_alpha_draws_nothing_and_other_noise_is_refused(tmp_path, monkeypatch):

@@ -1,6 +1,9 @@
 """rvlib.judge: a verdict whose numbers are known, from any network, in words and on a page."""
 
 import functools
+import importlib
+import linecache
+import logging
 import sys
 import types
 from dataclasses import dataclass
@@ -93,7 +96,7 @@ def test_the_robust_accuracy_of_a_linear_network_is_found(threat, attack, quick,
     text = verdict.text()
     assert "right on 90.0 %" in text
     assert f"and on {verdict.robust:.1f} % (" in text
-    assert ("FAB and Square" in text) == (attack == "fast")
+    assert ("FAB, and Square" in text) == (attack == "fast")
 
 
 def test_a_network_keeps_its_mode(quick):
@@ -288,11 +291,14 @@ def in_environment(monkeypatch, environment):
 
 def test_the_attacked_images_are_written_on_request(tmp_path, unchecked):
     verdict = rv.evaluate(linear(), (X, Y), Linf(0.05), out=tmp_path, keep_images=True)
-    parts = [np.load(path)["images"] for path in sorted((tmp_path / "images").iterdir())]
+    parts = [np.load(path)["images"] for path in sorted((tmp_path / "images").glob("*.npz"))]
     x_adv = torch.from_numpy(np.concatenate(parts))
     assert (x_adv - X).abs().max() <= 0.05
     right = (linear()(x_adv).argmax(1) == Y).long()
     assert right.tolist() == verdict.rows["apgd-t"].astype(int).tolist()
+    (tmp_path / "rows").rename(tmp_path / "before")  # images of another ball are not kept as these
+    with pytest.raises(ValueError, match=r"images is of another measurement"):
+        rv.evaluate(linear(), (X, Y), Linf(0.06), out=tmp_path, keep_images=True)
 
 
 def test_a_smoothed_network_is_certified_attacked_and_clean_in_this_order(monkeypatch):
@@ -341,6 +347,8 @@ def test_a_network_that_returns_probabilities_is_named_once(unchecked):
         (linear(), (X, Y, ("a", "b")), {}, r"no pair of tensors \(images, labels\)"),
         (linear(), (X, Y), {"sigma": 0}, "is no noise level"),
         (linear(), (X, Y), {"attack": "best"}, "none of fast, standard, rand"),
+        (linear(), (X, Y), {"attack": "standard", "sigma": 0.25}, "omit them, or sigma"),
+        (linear(), (X, Y), {"keep_images": True, "sigma": 0.25}, "omit them, or sigma"),
         (linear(), (X, Y), {"others": {"w forwards": rv.fgsm}}, "'w forwards', as a column is"),
         (linear(), (X, Y), {"threat": Linf(0.0)}, "eps=0"),
         (Centred(), (X, Y), {}, "depend on the other images"),
@@ -412,6 +420,21 @@ def test_a_network_may_import_what_lies_beside_it_when_it_answers(own, monkeypat
     lazy += "        return beside.FACTOR * x.flatten(1)\n"
     (own / "lazy.py").write_text(f"from torch import nn\n{lazy}")
     assert find_network("lazy:Lazy")(X[:1]).shape == (1, 12)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def make():\n    return {}['model']", r"own:make: KeyError: 'model' \(own\.py, line 2\)"),
+        ("def make(:", "'own:make' cannot be called"),
+    ],
+)
+def test_code_of_a_users_network_that_fails_is_one_line(code, words, own, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (own / "own.py").write_text(code)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    with pytest.raises(ValueError, match=words):
+        find_network("own:make")
 
 
 def test_a_new_user_gets_a_verdict_on_their_own_network(own, quick, capsys):
@@ -656,6 +679,54 @@ def quantised(seed):
 def test_a_networks_identity_is_all_that_its_answers_rest_on(make):
     one, same, other = (judge.network_digest(make(held)) for held in (1.0, 1.0, -1.0))
     assert one == same != other
+
+
+FILE = """
+from torch import nn
+LEVELS, CALLS = {}, 0
+class Scale:
+    def by(self, x):
+        return {} * x
+def quantize(x):
+    return [Scale().by(x * LEVELS) for _ in range(1)][0]
+class Net(nn.Module):
+    def forward(self, x):
+        global CALLS
+        CALLS += 1
+        return quantize(x)
+"""
+
+
+def test_what_the_code_of_a_network_uses_is_part_of_its_identity(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def digest(levels, scale, calls=0):
+        (tmp_path / "defence_of_mine.py").write_text(FILE.format(levels, scale))
+        linecache.clearcache()
+        sys.modules.pop("defence_of_mine", None)
+        net = importlib.import_module("defence_of_mine").Net()
+        for _ in range(calls):
+            net(X)
+        return judge.network_digest(net)
+
+    assert digest(4, 1) == digest(4, 1, calls=3)
+    assert len({digest(4, 1), digest(5, 1), digest(4, 2)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        *[(range(9), range(9), range(2)), (torch.float32, torch.float32, torch.float16)],
+        *[(b"a", b"a", b"b"), (Path("a"), Path("a"), Path("b"))],
+        (logging.getLogger("a"), logging.getLogger("a"), logging.getLogger("b")),
+    ],
+    ids=lambda held: type(held).__name__,
+)
+def test_what_a_network_holds_is_part_of_its_identity(one, same, other):
+    before = judge.network_digest(Holds(one))
+    logging.getLogger(f"new {one}").setLevel(10)  # of which other loggers know
+    assert before == judge.network_digest(Holds(same)) != judge.network_digest(Holds(other))
 
 
 def test_a_module_that_holds_itself_has_an_identity():
