@@ -8,7 +8,7 @@ import pandas as pd
 from torch import Tensor, nn
 
 from rvlib.checks import check_images, check_labels, check_network
-from rvlib.device import arithmetic, digest_of, provenance, seeded
+from rvlib.device import arithmetic, digest_of, provenance
 from rvlib.evaluation import floats
 from rvlib.judge import check_given, network_digest
 from rvlib.progress import progress
@@ -19,10 +19,9 @@ from rvlib.smoothing import (
     certificate,
     certified_accuracy,
     sample_under_noise,
-    stream,
     wilson,
 )
-from rvlib.smoothing.noise import to_grid
+from rvlib.smoothing.noise import seeded, to_grid
 from rvlib.smoothing.statistics import (
     check_n,
     check_sigma,
@@ -112,8 +111,7 @@ def certify_images(
         columns: dict[str, object] = {"label": labels[part.start : part.stop].tolist()}
         for column, votes, purpose in (("selection", n0, "selection"), ("counts", n, "estimation")):
             # A network may draw, too: by the images, as the noise.
-            address = stream("cpu", seed, "network", purpose, part.start)
-            with seeded(x.device, address.initial_seed()):
+            with seeded(x.device, seed, "network", purpose, part.start):
                 drawn = sample_under_noise(
                     *(model, x, sigma, votes),
                     purpose=purpose,

@@ -9,8 +9,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -107,16 +107,6 @@ def fork_rng(device: torch.device) -> AbstractContextManager[None]:
     """Restore PyTorch's own generators afterwards, the CPU's and the device's."""
     devices = [] if device.type == "cpu" else [device]
     return torch.random.fork_rng(devices, device_type=device.type)
-
-
-@contextmanager
-def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed PyTorch's own generators, which layers draw from, and restore them afterwards."""
-    with fork_rng(device):
-        torch.default_generator.manual_seed(seed)
-        if device.type != "cpu":
-            torch.get_device_module(device).manual_seed(seed)
-        yield
 
 
 def digest_of(tensors: Iterable[torch.Tensor], text: str = "") -> str:

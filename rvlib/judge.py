@@ -22,7 +22,7 @@ from rvlib.attacks import smoothed_pgd
 from rvlib.attacks.autoattack import LEFT_OUT, VERSIONS, autoattack_stages, shortcoming
 from rvlib.attacks.gradient import fooled
 from rvlib.checks import check_attack, check_labels, check_network
-from rvlib.device import arithmetic, code_of, described, digest_of, provenance, seeded, source_of
+from rvlib.device import arithmetic, code_of, described, digest_of, provenance, source_of
 from rvlib.evaluation import checked_attack, device_of, floats
 from rvlib.experiments import ALPHA, attack_record
 from rvlib.inference import Wrapper, eval_mode, logits_of
@@ -30,6 +30,7 @@ from rvlib.progress import progress
 from rvlib.results import atomic_write, missing, open_results, read, write_shard
 from rvlib.sanity_checks import SAME, Check, check_answers, sanity
 from rvlib.smoothing import certify, largest_radius, predict, stream, wilson
+from rvlib.smoothing.noise import seeded
 from rvlib.smoothing.statistics import check_sigma
 from rvlib.threat_models import L2, Linf, ThreatModel
 from rvlib.verdict import TITLES, Verdict
@@ -108,9 +109,7 @@ def evaluate(
     .. [2] Croce, Hein, ICML 2020.  arXiv:2003.01690.
     """
     others = others or {}
-    _check_given(model, data, threat, attack, others, sigma)
-    if sigma is not None and (keep_images or attack != "fast"):
-        raise ValueError("attack and keep_images are for the network itself: omit them, or sigma")
+    _check_given(model, data, threat, attack, others, sigma, keep_images)
     images, labels = data
     x = floats(images[:32], model)
     with warnings.catch_warnings(record=True) as caught:
@@ -145,7 +144,7 @@ def evaluate(
             parts = [p for p in every if p in parts or not _images_of(kept, p.start).exists()]
         for part in progress(parts, name):
             x, y = floats(images[part.start : part.stop], model), labels[part.start : part.stop]
-            with seeded(x.device, stream("cpu", seed, "network", part.start).initial_seed()):
+            with seeded(x.device, seed, "network", part.start):
                 columns = {"label": y.tolist()} | step(model, x, y.to(x.device), part.start)
             write_shard(folder, part.start, columns, provenance(x.device))
         rows = read(folder, len(images)).frame
@@ -160,7 +159,13 @@ def evaluate(
 
 
 def _check_given(
-    model: Any, data: Any, threat: Any, attack: str, others: Mapping[str, Any], sigma: Any
+    model: Any,
+    data: Any,
+    threat: Any,
+    attack: str,
+    others: Mapping[str, Any],
+    sigma: Any,
+    keep_images: bool,
 ) -> None:
     """Refuse what is no network, no images with labels, or no name of a version or attack."""
     check_given(model, data)
@@ -175,6 +180,8 @@ def _check_given(
         raise ValueError("eps=0: no attack moves anything in this ball, write Linf(8 / 255), say")
     if sigma is not None and others:
         raise ValueError("other attacks are for the network itself: leave out others, or sigma")
+    if sigma is not None and (keep_images or attack != "fast"):
+        raise ValueError("attack and keep_images are for the network itself: omit them, or sigma")
     ends = tuple(f" {kind}" for kind in PASSES)
     if taken := sorted(k for k in others if k in RESERVED or k.endswith(ends)):
         raise ValueError(f"an attack of your own is called {taken[0]!r}, as a column is: rename it")
@@ -227,9 +234,8 @@ def network_digest(model: nn.Module, known: frozenset[nn.Module] = frozenset()) 
     state: dict[str, Any] = {**model.state_dict(), **dict(model.named_buffers())}
     own = [_module(m, known) for m in model.modules() if not isinstance(m, Wrapper)]
     own += [f"{k} {_told(v, known)}" for k, v in state.items() if not isinstance(v, Tensor)]
-    shown = re.sub(r" at 0x[0-9a-f]+", "", repr(model))  # addresses of functions it prints
     tensors = [v for v in state.values() if isinstance(v, Tensor)]
-    return digest_of(tensors, "\n".join([shown, *state, *own]))
+    return digest_of(tensors, "\n".join([_shown(model), *state, *own]))
 
 
 def _module(module: nn.Module, known: frozenset[nn.Module]) -> str:
@@ -270,8 +276,12 @@ def _options(part: Any, known: frozenset[nn.Module]) -> Any:
         return {}
     if isinstance(part, logging.Logger):  # which knows all others, and what they have said
         return {"name": part.name}
-    shown = {"shown": re.sub(r" at 0x[0-9a-f]+", "", repr(part))}
-    return vars(part) if hasattr(part, "__dict__") else shown
+    return vars(part) if hasattr(part, "__dict__") else {"shown": _shown(part)}
+
+
+def _shown(thing: Any) -> str:
+    """Print a thing, without the addresses of functions that are printed with it."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
 
 
 def is_random(model: nn.Module, x: Tensor) -> bool:

@@ -8,7 +8,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,14 +30,14 @@ from rvlib.checks import (
     checked_once,
 )
 from rvlib.data import to_float
-from rvlib.device import described, digest_of, pick_device, seeded
+from rvlib.device import described, digest_of, pick_device
 from rvlib.distributed import add_over_ranks, agreed, check_in_step, rank, whole_batch, world
 from rvlib.inference import eval_mode
 from rvlib.models import WeightsError, to_device
 from rvlib.objectives import Loss, Objective
 from rvlib.progress import progress
 from rvlib.results import atomic_write, plain
-from rvlib.smoothing.noise import stream
+from rvlib.smoothing.noise import seeded, stream
 
 EVERY = 300
 """Seconds between two checkpoints within an epoch."""
@@ -225,7 +224,7 @@ def fit(
         if state.collapsed(select, stop_below):
             break
         averages = state.averaged is not None and epoch >= average_from
-        with _seeded(device, seed, epoch), checked_once():
+        with seeded(device, "layers", seed, epoch), checked_once():
             entry = run.train(epoch, averages)
             check_in_step(state.noise)
             if averages:
@@ -425,7 +424,7 @@ def _check_start(model: nn.Module, train: Data, batch_size: int, device: torch.d
     Returns what ``check_network`` does.
     """
     if isinstance(train, DataLoader):
-        with _seeded(device):  # a loader that shuffles draws its order
+        with seeded(device, "layers"):  # a loader that shuffles draws its order
             batch = next(iter(train), None)
         images, labels = map(torch.as_tensor, check_batch(batch))
     else:
@@ -463,20 +462,13 @@ def _check_one_image(model: nn.Module, x: Tensor) -> None:
     if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         return
     try:
-        with torch.no_grad(), _seeded(x.device):
+        with torch.no_grad(), seeded(x.device, "layers"):
             copy.deepcopy(model).train()(x)
     except ValueError as error:
         raise ValueError(
             "the last batch would hold one image, which batch normalisation cannot train on: "
             "choose another batch_size"
         ) from error
-
-
-@contextmanager
-def _seeded(device: torch.device, *address: int) -> Iterator[None]:
-    """Seed PyTorch's own generators, which dropout and loaders draw from, and restore them."""
-    with seeded(device, stream("cpu", "layers", *address).initial_seed()):
-        yield
 
 
 @dataclass

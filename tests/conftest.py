@@ -24,8 +24,9 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 def start_kernel(command, cwd=None, **options):
     """Fork the kernels of the notebooks; others start as they do."""
-    start = fork_kernel if Path(cwd or Path.cwd()) == NOTEBOOKS else launch_kernel
-    return start(command, cwd=cwd, **options)
+    folder = cwd or str(Path.cwd())
+    start = fork_kernel if Path(folder) == NOTEBOOKS else launch_kernel
+    return start(command, cwd=folder, **options)
 
 
 mock.patch.object(local_provisioner, "launch_kernel", start_kernel).start()

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 PRELOADED = ["ipykernel.kernelapp", "matplotlib.pyplot", "rvlib.course", "rvlib.report.build"]
 
@@ -18,6 +17,7 @@ class Forked:
     stdin = stdout = stderr = None
 
     def __init__(self, process: BaseProcess):
+        assert process.pid is not None
         self._process, self.pid = process, process.pid
 
     def poll(self) -> int | None:
@@ -29,10 +29,10 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self._process.ident or 0, number)
+            os.kill(self.pid, number)
 
 
-def fork_kernel(command: list[str], env: dict[str, str], cwd: str | None, **_: object) -> Forked:
+def fork_kernel(command: list[str], env: dict[str, str], cwd: str, **_: object) -> Forked:
     """Start a kernel in place of ``jupyter_client.launcher.launch_kernel``."""
     # Matplotlib reads at its import what a kernel sets at its start.
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
@@ -40,13 +40,13 @@ def fork_kernel(command: list[str], env: dict[str, str], cwd: str | None, **_: o
     server.set_forkserver_preload(PRELOADED)
     started, here = server.Pipe(duplex=False)
     command = [*command, f"--IPKernelApp.parent_handle={os.getpid()}"]  # so that it prints nothing
-    process = server.Process(target=_serve, args=(command, dict(env), cwd or Path.cwd(), here))
+    process = server.Process(target=_serve, args=(command, dict(env), cwd, here))
     process.start()
     started.recv()
     return Forked(process)
 
 
-def _serve(command: list[str], env: dict[str, str], cwd: str | Path, started: Connection) -> None:
+def _serve(command: list[str], env: dict[str, str], cwd: str, started: Connection) -> None:
     os.setsid()  # interrupts go to a kernel's group
     started.send(None)
     os.environ.clear()

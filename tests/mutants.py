@@ -81,7 +81,7 @@ def copy_of(whole: Path, folder: str) -> Path:
 def run_tests(copy: Path, tests: list[str], timeout: float = TIMEOUT) -> tuple[int | None, str]:
     """Run tests to the first that fails; exit status (None if they hang) and output."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no"]
-    settings = {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    settings = {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(
         [*command, *tests],
         cwd=copy,

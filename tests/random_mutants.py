@@ -119,7 +119,7 @@ def meaning(source: str) -> str:
 def cover(whole: Path) -> None:
     """Run the tests once without a fault, and keep which of them passes through which line."""
     path = f"{whole}:{os.environ.get('PYTHONPATH', '')}"
-    settings = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COVERAGE_FILE": str(COVERAGE)}
+    settings = {"PYTHONPATH": path, "COVERAGE_FILE": str(COVERAGE)}
     options = ["-q", "-n", str(AT_ONCE), "--dist", "loadfile", "-p", "no:cacheprovider"]
     options += ["--cov=rvlib", "--cov=benchmarks", "--cov-report=", "--cov-context=test"]
     options += [f"--ignore=tests/{name}" for name in LEFT_OUT]

@@ -21,11 +21,14 @@ References
 
 import functools
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import mpmath
 import torch
 from torch import Tensor
 
+from rvlib.device import fork_rng
 from rvlib.smoothing.statistics import check_sigma
 
 GRID = 255
@@ -78,6 +81,17 @@ def stream(device: torch.device | str, *address: int | str) -> torch.Generator:
     digest = hashlib.sha256(repr(plain).encode()).digest()
     seed = int.from_bytes(digest[:8], "little") & (2**63 - 1)
     return torch.Generator(device).manual_seed(seed)
+
+
+@contextmanager
+def seeded(device: torch.device, *address: int | str) -> Iterator[None]:
+    """Seed PyTorch's own generators, which layers and loaders draw from, and restore them."""
+    seed = stream("cpu", *address).initial_seed()
+    with fork_rng(device):
+        torch.default_generator.manual_seed(seed)
+        if device.type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
+        yield
 
 
 def to_grid(x: Tensor) -> Tensor:

@@ -21,19 +21,9 @@ from rvlib.inference import MaxPool2, split_first_layer
 from rvlib.models import lenet
 from rvlib.smoothing import certify, certify_at, predict, sample_under_noise, stream, votes
 from rvlib.smoothing.noise import grid_noise
+from tests.networks import Wrapped
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
-
-
-class Opaque(nn.Module):
-    """Hides what is inside: nothing can be shared."""
-
-    def __init__(self, inside):
-        super().__init__()
-        self.inside = inside
-
-    def forward(self, x):
-        return self.inside(x)
 
 
 class Quantise(nn.Module):
@@ -177,7 +167,7 @@ CHANGES = {
 def same_votes(model, x, context: Any = nullcontext, **options):
     with context():
         counts = counts_of(x, 300, model=model, **options)
-        wrapped = counts_of(x, 300, model=Opaque(model), **options)
+        wrapped = counts_of(x, 300, model=Wrapped(model), **options)
     # A few in a hundred thousand votes may be decided by the rounding of a sum.
     assert (counts - wrapped).abs().sum() <= 2
     assert counts.sum(1).tolist() == [300] * len(x)
@@ -272,7 +262,7 @@ def test_a_certificate_is_that_of_the_network_itself():
     x = images(16, seed=3)
     for algorithm in (certify, predict):
         ours = algorithm(model, x, 0.25, n=400, alpha=0.05)
-        wrapped = algorithm(Opaque(model), x, 0.25, n=400, alpha=0.05)
+        wrapped = algorithm(Wrapped(model), x, 0.25, n=400, alpha=0.05)
         assert np.array_equal(np.array(ours), np.array(wrapped))
 
 
