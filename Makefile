@@ -10,6 +10,7 @@ BIN   := $(VENV)/bin
 TOOL  := $(VENV)/.uv
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
+BROWSER := chromium-headless-shell fonts-dejavu-core
 GRADER := $(VENV)-nbgrader/.ready
 # Tests run side by side, a process a core: tests/conftest.py says which must stay together.
 WORKERS ?= -n logical --dist loadfile --no-loadscope-reorder
@@ -70,8 +71,8 @@ browser: chromium ## only the tests in a real JupyterLab and Chromium
 chromium: $(READY) ## find a Chromium for the tests (Debian's is installed where that is allowed)
 	@found() { $(BIN)/python -m tests.browser.chromium; }; \
 	if ! found >/dev/null 2>&1 && [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
-	    echo "apt-get install chromium fonts-dejavu-core"; \
-	    { apt-get update && apt-get install -y chromium fonts-dejavu-core; } >/dev/null 2>&1; \
+	    echo "apt-get install $(BROWSER)"; \
+	    { apt-get update && apt-get install -y $(BROWSER); } >/dev/null 2>&1; \
 	fi; \
 	found
 

@@ -3,6 +3,7 @@
 The process that hands out tests reads this, too: PyTorch is imported where a test needs it.
 """
 
+import gc
 import os
 from pathlib import Path
 from unittest import mock
@@ -18,6 +19,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 # nbval's kernels draw an explorer's first frame, as JupyterLab does: all take 30 s of the tests.
 os.environ["RVLIB_STATIC"] = "0"
+
+# Looking for garbage after each 700 new objects takes a twentieth of the tests' time.
+gc.set_threshold(50_000)
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 

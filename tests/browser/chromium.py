@@ -7,10 +7,11 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+# The first has no window, and less to do.
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 MISSING = (
-    "no Chromium found: install one (Debian: sudo apt-get install chromium; elsewhere: "
-    ".venv/bin/playwright install chromium) or name it in the environment variable CHROMIUM"
+    "no Chromium found: install one (Debian: sudo apt-get install chromium-headless-shell; "
+    "elsewhere: .venv/bin/playwright install chromium) or name it in the variable CHROMIUM"
 )
 
 
