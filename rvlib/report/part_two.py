@@ -82,9 +82,9 @@ def training_table(folder: Path) -> pd.DataFrame:
     -------
     DataFrame
         One line a network: ``defence, network, objective, parameters, epochs`` (planned) and
-        ``done``; ``forwards`` and ``backwards``, passes per image and epoch; ``minutes`` and
-        ``device``; ``best_epoch``, the one shipped; in percent ``last`` and ``best``, the accuracy
-        that chooses, and ``highest_last``, the highest that the weights themselves had.
+        ``done``; ``forwards`` and ``backwards``, passes per image and epoch; ``device``;
+        ``best_epoch``, the one shipped; in percent ``last`` and ``best``, the accuracy that
+        chooses, and ``highest_last``, the highest that the weights themselves had.
     """
     lines = []
     for name, recipe in MODERN.items():
@@ -98,9 +98,9 @@ def training_table(folder: Path) -> pd.DataFrame:
             record, key = read_record(weights), recipe.select
             chosen = [entry.get(f"averaged {key}", entry[key]) for entry in record["history"]]
             own = [entry[key] for entry in record["history"]]
-            line |= {"done": record["epochs"], "minutes": record["seconds"] / 60}
-            line |= {"device": record["device"], "best_epoch": record["best_epoch"]}
-            line |= {"last": 100 * own[-1], "highest_last": 100 * max(own)}
+            line |= {"done": record["epochs"], "device": record["device"]}
+            line |= {"best_epoch": record["best_epoch"], "last": 100 * own[-1]}
+            line |= {"highest_last": 100 * max(own)}
             line |= {"best": 100 * chosen[record["best_epoch"] - 1]}
         lines.append(line)
     table = pd.DataFrame(lines)
