@@ -66,7 +66,9 @@ def _slope(logits: Tensor, y: Tensor) -> Tensor:
     r"""Gradient of the log odds, :math:`\partial m / \partial z`: the others' softmax, and -1."""
     z = others(logits, y)
     if z.device.type == "cpu":  # rounded as autograd does: the published rows rest on these bits
-        shares = (z - z.logsumexp(1, keepdim=True)).exp()
+        largest = z.amax(1, keepdim=True)
+        total = (z - largest).exp_().sum(1, keepdim=True)
+        shares = (z - total.log_().add_(largest)).exp_()
     else:
         shares = z.softmax(1)  # one kernel instead of eleven
     return shares.scatter_(1, y[:, None], -1)
@@ -256,10 +258,11 @@ def inside(x: Tensor, x_adv: Tensor, threat: ThreatModel) -> Tensor:
     # The nearest float32 number may lie above eps: a ball smaller by rounding lies inside.
     eps = threat.eps * (1 - torch.finfo(wide).eps)
     ball: ThreatModel = replace(threat, eps=eps)  # type: ignore[type-var]
-    delta = ball.project(x_adv.to(wide) - x.to(wide))
-    near = (x.to(wide) + delta).to(x.dtype)
-    excess = (near.to(wide) - x.to(wide)).abs_().sub_(delta.abs())
-    too_far = excess.sign_().clamp_min_(0).to(x.dtype)  # 1 or 0: numbers are faster than booleans
+    clean = x.to(wide)
+    delta = ball.project(x_adv.to(wide) - clean)
+    near = (clean + delta).to(x.dtype)
+    # 1 or 0, in place: numbers are faster than booleans.
+    too_far = (near.to(wide) - clean).abs_().gt_(delta.abs_()).to(x.dtype)
     return near.lerp(torch.nextafter(near, x), too_far).clamp_(0, 1)
 
 

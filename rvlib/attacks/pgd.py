@@ -164,7 +164,7 @@ def ascend(
     for _ in range(steps):
         gradient = input_gradient(model, x_t, y, loss, targets)
         x_t = x_t + eta * threat.steepest(gradient)
-        x_t = (x + threat.project(x_t - x)).clamp_(0, 1)
+        x_t = threat.project(x_t.sub_(x)).add_(x).clamp_(0, 1)
     return x_t
 
 
