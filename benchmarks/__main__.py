@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def main(words: list[str] | None = None) -> None:
     if not chosen:
         raise SystemExit(f"no job has {options.only!r} in its name")
     trained_on = 64 if options.quick else 4096
-    inputs = prepare(ROOT / "build" / "bench" / "inputs.pt", options.device, trained_on)
+    build = Path(os.environ.get("RVLIB_BUILD") or ROOT / "build")
+    inputs = prepare(build / "bench" / "inputs.pt", options.device, trained_on)
     by = _provenance(options.device)
     record = {**by, "rounds": options.rounds, "jobs": []}
     if options.update:

@@ -214,7 +214,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.sigma is None and attack in VERSIONS:
         seconds = named.seconds_at_most(model, data, attack) / shard[1]
         print(
-            f"at most {seconds / 60:.0f} min where all images stand; resumes after a stop ({out})"
+            f"attacks: at most {seconds / 60:.0f} min, where all images stand; then the sanity "
+            f"checks; resumes after a stop ({out})"
         )
     try:
         verdict = evaluate(

@@ -204,7 +204,7 @@ def source_of(thing: Any) -> str:
 
 
 def code_of(thing: Any) -> str:
-    """Source of a function or class, and of the functions, classes and values that it uses.
+    """Source of a function, class or callable object, of what it inherits and of what it uses.
 
     Of what is installed only the name counts.  What is reached through the name of a module, and
     lists, dictionaries and sets, which may change while the code runs, are left out.
@@ -213,18 +213,25 @@ def code_of(thing: Any) -> str:
     todo = [thing]
     while todo:
         part = todo.pop()
+        part = part if inspect.isclass(part) or inspect.isroutine(part) else type(part)
         if id(part) in told:
             continue
         told[id(part)] = source_of(part)
-        for name, value in _used(part) if _is_own(part) else ():
-            if inspect.isfunction(value) or inspect.isclass(value):
-                todo += [value] if _is_own(value) else []
-            elif not isinstance(value, ModuleType | list | dict | set):
+        if not is_own(part):
+            continue
+        todo += filter(is_own, getattr(part, "__mro__", ()))
+        for name, value in _used(part):
+            if isinstance(value, ModuleType | list | dict | set):
+                continue
+            code = inspect.isfunction(value) or inspect.isclass(value)
+            if not code:
                 told[id(part)] += f"\n{name} = {described(value)}"
+            if is_own(value if code else type(value)):
+                todo.append(value)
     return "\n".join(told.values())
 
 
-def _is_own(thing: Any) -> bool:
+def is_own(thing: Any) -> bool:
     """Whether a function or class is the user's: of a notebook, or of a file not installed."""
     name = getattr(thing, "__module__", None) or ""
     file = getattr(sys.modules.get(name), "__file__", None)

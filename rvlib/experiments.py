@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks import autoattack, fgsm, pgd, smoothed_pgd
 from rvlib.data import DATASETS
-from rvlib.device import described, digest_of, source_of
+from rvlib.device import code_of, described, digest_of
 from rvlib.models import MODELS
 from rvlib.objectives import Objective, adversarial, gaussian, mixed, standard
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
@@ -131,7 +131,7 @@ def attack_record(name: str, attack: Attack) -> dict[str, Any]:
     record = {"name": name, "threat": threat_name(attack)} | defaults
     named = {k: _named(v) for k, v in options.items()}
     if name in ATTACKS and attack is not OWN_ATTACKS.get(name):  # yours may be another tomorrow
-        source = source_of(getattr(attack, "func", attack))
+        source = code_of(getattr(attack, "func", attack))
         named["function"] = [described(attack), digest_of([], source)]
     return record | {k: v for k, v in named.items() if k != "threat"}
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rvlib import experiments as ex
 from rvlib.data import DATASETS, load, to_float
-from rvlib.device import arithmetic, pick_device, provenance
+from rvlib.device import arithmetic, code_of, digest_of, is_own, pick_device, provenance
 from rvlib.distributed import agreed, rank, world
 from rvlib.evaluation import (
     SHARE,
@@ -505,7 +505,7 @@ class Run:
     ) -> Results:
         """Read a measurement, after measuring what is missing of it, shard by shard."""
         place = Path(split) / defence / f"seed-{seed}" / name
-        ex.find_recipe(what["model"])
+        make = MODELS[ex.find_recipe(what["model"]).network]
         self.train((what["model"], seed))
         identity = what | {
             "weights": read_record(self.weights(what["model"], seed))["sha256"],
@@ -513,6 +513,8 @@ class Run:
             "split": split,
             "seed": self.seed,
         }
+        if is_own(make):  # whose weights may mean another function tomorrow
+            identity["network"] = digest_of([], code_of(make))
         # What is shipped is shown on any device, but not where another arithmetic was asked for.
         usual = not torch.is_autocast_enabled(self.device.type)
         if self.profile.reads_published and usual and self._is_published(place, identity, count):

@@ -1,8 +1,10 @@
 """rvlib.experiments: the report's numbers, and recipes that make what they say."""
 
 import dataclasses
+import importlib
 import json
 import linecache
+import sys
 from functools import partial
 from typing import Any
 
@@ -232,6 +234,23 @@ def test_another_attack_of_the_same_name_is_another_one(monkeypatch):
     assert len({str(record) for record in records}) == len(kinds)
     assert json.loads(json.dumps(records)) == records
     assert "function" not in ex.attack_record("fgsm", ex.ATTACKS["fgsm"])
+
+
+def test_what_an_attack_uses_makes_it_another_one(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    records = []
+    for far in (0.01, 0.02):
+        (tmp_path / "attack_of_mine.py").write_text(
+            f"class Mine:\n    def __call__(self, model, x, y):\n        return move(x)\n"
+            f"def move(x):\n    return x + {far}\n"
+        )
+        linecache.clearcache()
+        sys.modules.pop("attack_of_mine", None)
+        attack = importlib.import_module("attack_of_mine").Mine()
+        monkeypatch.setitem(ex.ATTACKS, "mine", attack)
+        records.append(ex.attack_record("mine", attack))
+    assert records[0] != records[1]
 
 
 def test_an_option_without_a_name_is_the_same_in_every_process():

@@ -687,8 +687,15 @@ LEVELS, CALLS = {}, 0
 class Scale:
     def by(self, x):
         return {} * x
+class Base:
+    def shift(self, x):
+        return x + {}
+class Shift(Base):
+    def __call__(self, x):
+        return self.shift(x)
+SHIFT = Shift()
 def quantize(x):
-    return [Scale().by(x * LEVELS) for _ in range(1)][0]
+    return [Scale().by(SHIFT(x) * LEVELS) for _ in range(1)][0]
 class Net(nn.Module):
     def forward(self, x):
         global CALLS
@@ -701,8 +708,8 @@ def test_what_the_code_of_a_network_uses_is_part_of_its_identity(tmp_path, monke
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
-    def digest(levels, scale, calls=0):
-        (tmp_path / "defence_of_mine.py").write_text(FILE.format(levels, scale))
+    def digest(levels, scale, shift=0, calls=0):
+        (tmp_path / "defence_of_mine.py").write_text(FILE.format(levels, scale, shift))
         linecache.clearcache()
         sys.modules.pop("defence_of_mine", None)
         net = importlib.import_module("defence_of_mine").Net()
@@ -711,7 +718,7 @@ def test_what_the_code_of_a_network_uses_is_part_of_its_identity(tmp_path, monke
         return judge.network_digest(net)
 
     assert digest(4, 1) == digest(4, 1, calls=3)
-    assert len({digest(4, 1), digest(5, 1), digest(4, 2)}) == 3
+    assert len({digest(4, 1), digest(5, 1), digest(4, 2), digest(4, 1, 2)}) == 4
 
 
 @pytest.mark.parametrize(

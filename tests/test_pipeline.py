@@ -382,6 +382,11 @@ def mine(classes=10):
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
 
 
+class Halved(nn.Flatten):
+    def forward(self, input):
+        return super().forward(input) / 2
+
+
 def shift(model, x, y):
     return (x + 0.1).clamp(0, 1)
 
@@ -408,6 +413,9 @@ def test_own_networks_attacks_and_recipes_work_in_several_trainings(tiny, monkey
     monkeypatch.setitem(ex.ATTACKS, "marginal", partial(marginal, loss=rv.dlr))
     with pytest.raises(ResultsError, match=r"attack\.loss is margin, not dlr"):
         run.answers("a", "marginal")
+    monkeypatch.setitem(rv.MODELS, "mine", lambda: nn.Sequential(Halved(), nn.Linear(3072, 10)))
+    with pytest.raises(ResultsError, match=r"network is \w+, not \w+"):
+        run.answers("a", "shift")
 
 
 def test_trainings_of_shipped_recipes_get_a_process_each(monkeypatch, tmp_path):

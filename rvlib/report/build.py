@@ -70,7 +70,7 @@ def facts(run: Run) -> dict[str, Any]:
 
 
 def _records(run: Run) -> dict[str, Any]:
-    kept = "sha256,epochs,seconds,commit,torch,device,date,best_epoch,best,last".split(",")
+    kept = "sha256,epochs,commit,torch,device,date,best_epoch,best,last".split(",")
     paths = {f"{name} seed {seed}": run.weights(name, seed) for name, seed in run.profile.models()}
     records = {title: read_record(path) for title, path in paths.items() if path.exists()}
     return {title: {key: record[key] for key in kept} for title, record in records.items()}

@@ -65,7 +65,7 @@ TRIED_LINES = [
 ]
 ATTACK = {"steps": 10, "step_size": 0.02, "random_start": False, "restarts": 1, "sigma": None}
 WEIGHTS = {
-    **{"sha256": "96b622ad41091cd2831e", "epochs": 30, "seconds": 311.2},
+    **{"sha256": "96b622ad41091cd2831e", "epochs": 30},
     **{"commit": "61669a24b278", "device": "a CPU", "last": {"natural": 0.5634}},
 }
 RUN = {
