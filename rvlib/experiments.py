@@ -5,6 +5,7 @@ The report's numbers stand in its section 3; what it leaves unsaid was inferred,
 """
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -273,8 +274,7 @@ def smoothed_name(sigma: float) -> str:
 
 def network_of(defence: str) -> str:
     """Name of the network that is measured under this name: of a smoothed one its base."""
-    kind, _, sigma = defence.rpartition("-")
-    return f"gaussian-{sigma}" if kind in ("smoothed", "noisy", "noisy-twice") else defence
+    return re.sub("smoothed|noisy-twice|noisy", "gaussian", defence)
 
 
 NOISE_OF = {smoothed_name(sigma): sigma for sigma in SIGMAS}
@@ -308,9 +308,9 @@ FURTHER = ("pgd-l2-at", SLOWER)
 
 def find_recipe(name: str) -> Recipe:
     """Look a network up by name."""
-    from rvlib.modern import MODERN  # it imports this module
+    from rvlib.modern import COLUMNS, MODERN  # it imports this module
 
-    return _find("network", name, MODERN | GRID_RECIPES | RECIPES)
+    return _find("network", name, MODERN | COLUMNS | GRID_RECIPES | RECIPES)
 
 
 # --- How much of it to run. -----------------------------------------------------------------------
@@ -492,9 +492,10 @@ TITLES = {
 
 def title(name: str) -> str:
     """Name in print of a defence or an attack."""
-    from rvlib.modern import MODERN  # it imports this module
+    from rvlib.modern import COLUMNS, MODERN  # it imports this module
 
-    return MODERN[name].title if name in MODERN else TITLES.get(name, name)
+    today = MODERN | COLUMNS
+    return today[name].title if name in today else TITLES.get(name, name)
 
 
 def table1_cells(profile: Profile) -> list[tuple[str, str]]:

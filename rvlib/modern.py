@@ -6,7 +6,21 @@ from typing import Any
 
 import torch
 
-from rvlib.experiments import EPS_8, Attack, Profile, Recipe, make_pgd, natural
+from rvlib.experiments import (
+    DEFENCES,
+    EPS_8,
+    NOISE_OF,
+    RECIPES,
+    REPORT_ATTACKS,
+    SIGMA,
+    TITLES,
+    Attack,
+    Profile,
+    Recipe,
+    make_pgd,
+    natural,
+    smoothed_name,
+)
 from rvlib.objectives import (
     Objective,
     adversarial,
@@ -116,6 +130,19 @@ class Modern(Recipe):
         }
 
 
+@dataclass(frozen=True)
+class Column(Modern):
+    """A defence of the report's Table 1, with the schedule, crops and averages of today."""
+
+    @property
+    def title(self) -> str:
+        """Name in print."""
+        return f"{TITLES[self.name.removeprefix('lenet-')]}, today"
+
+    probes, select = Recipe.probes, Recipe.select  # those of its column
+    make_objective = Recipe.make_objective
+
+
 MODERN_OBJECTIVES: dict[str, Callable[[Modern], Objective]] = {
     "pgd-at": lambda r: adversarial(make_pgd(EPS_8, 2 / 255), 0.0, r.label_smoothing),
     "trades": lambda r: trades(EPS_8, r.weight, label_smoothing=r.label_smoothing),
@@ -126,6 +153,9 @@ MODERN_OBJECTIVES: dict[str, Callable[[Modern], Objective]] = {
     "consistency": lambda r: consistency(r.sigma or 0.0, r.weight),
 }
 """Losses of ``Modern`` recipes, by name."""
+
+
+LENET: dict[str, Any] = {"batch_size": 128, "lr": 0.05, "weight_decay": 1e-4, "average": 0.999}
 
 
 def _today() -> Iterator[Modern]:
@@ -140,7 +170,6 @@ def _today() -> Iterator[Modern]:
     large: dict[str, Any] = {"batch_size": 128, "lr": 0.1, "average": 0.999, "bfloat16": True}
     large |= {"label_smoothing": 0.4, "stop_below": 0.5}
     yield Modern("resnet18-nuat", "nuat", network="resnet18", epochs=40, weight=4.0, **large)
-    lenet: dict[str, Any] = {"batch_size": 128, "lr": 0.05, "weight_decay": 1e-4, "average": 0.999}
     for objective, weight in (
         ("pgd-at", 0),
         ("trades", 6),
@@ -148,12 +177,23 @@ def _today() -> Iterator[Modern]:
         ("n-fgsm", 0),
         ("nuat", 4),
     ):
-        yield Modern(f"lenet-{objective}", objective, weight=float(weight), **lenet)
-    yield Modern("lenet-consistency-0.25", "consistency", 0.25, weight=20.0, **lenet)
+        yield Modern(f"lenet-{objective}", objective, weight=float(weight), **LENET)
+    yield Modern("lenet-consistency-0.25", "consistency", 0.25, weight=20.0, **LENET)
 
 
-MODERN = {recipe.name: recipe for recipe in _today()}
+def _columns() -> Iterator[Column]:
+    for name in DEFENCES:
+        same = {k: getattr(RECIPES[name], k) for k in ("objective", "sigma", "attacks")}
+        yield Column(f"lenet-{name}", **same, **LENET)
+
+
+MODERN: dict[str, Modern] = {recipe.name: recipe for recipe in _today()}
 """Networks of Part II of the report, by name."""
+COLUMNS: dict[str, Modern] = {recipe.name: recipe for recipe in _columns()}
+"""The report's own defences, trained with what helps today."""
+SMOOTHED_COLUMN = f"lenet-{smoothed_name(SIGMA)}"
+"""The vote over the one that is trained with noise."""
+NOISE_OF[SMOOTHED_COLUMN] = SIGMA
 
 SPLIT = "test-every-20th"
 """Images that the smoothed networks are certified on."""
@@ -180,7 +220,7 @@ class ModernProfile(Profile):
 
     def models(self) -> list[tuple[str, int]]:
         """List the networks with their training seed."""
-        return [(name, 0) for name in MODERN]
+        return [(name, 0) for name in MODERN | COLUMNS]
 
     def trained(self) -> list[tuple[str, int]]:
         """List the networks that a run trains itself: all."""
@@ -197,10 +237,18 @@ class ModernProfile(Profile):
                 cells.append((name, "autoattack-linf-8", self.standard // 50))
         return cells
 
+    def column_cells(self) -> list[tuple[str, str, int]]:
+        """List the same of the report's columns: Table 1's attacks, and the ensemble."""
+        cells = []
+        for name in (*COLUMNS, SMOOTHED_COLUMN):
+            more = () if name in NOISE_OF else ("ensemble-linf-8",)
+            cells += [(name, attack, self.standard) for attack in (*REPORT_ATTACKS, *more)]
+        return cells
+
     def places(self) -> list[tuple[str, str, str, int]]:
         """List split, network, attack or ``certificates``, and images of every measurement."""
         smoothed = [name for name, recipe in MODERN.items() if recipe.sigma]
-        found = [("test", *cell) for cell in self.cells()]
+        found = [("test", *cell) for cell in (*self.cells(), *self.column_cells())]
         return found + [(SPLIT, name, "certificates", self.certified) for name in smoothed]
 
 

@@ -352,7 +352,7 @@ class Run:
         call, n = ex.find_attack(attack), self.profile.votes
         count = count or self.count(split, attack)
         sigma = ex.NOISE_OF.get(defence)
-        model = defence if sigma is None else ex.gaussian_name(sigma)
+        model = ex.network_of(defence)
         what = {"model": model, "training_seed": seed, "attack": ex.attack_record(attack, call)}
 
         def classify(network: nn.Module, x: Tensor, y: Tensor, first: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from rvlib.attacks.passes import Passes
-from rvlib.experiments import title
+from rvlib.experiments import REPORT_TABLE1, network_of, title
 from rvlib.models import MODELS, read_record
 from rvlib.modern import MODERN, PROFILE, PUBLIC, RADII, SPLIT, Modern
 from rvlib.pipeline import accuracy, repository
@@ -28,9 +28,9 @@ def shipped(report: Path | None = None) -> Path:
 
 
 def shipped_tables(report: Path | None = None, **options: Any) -> dict[str, pd.DataFrame]:
-    """Read ``training``, ``accuracy`` and ``certified`` as shipped; `options` of ``read_csv``."""
+    """Read the tables of ``all_tables`` as shipped; `options` are those of ``read_csv``."""
     folder = shipped(report) / "tables"
-    names = ("training", "accuracy", "certified")
+    names = ("training", "accuracy", "certified", "columns")
     return {name: pd.read_csv(folder / f"{name}.csv", **options) for name in names}
 
 
@@ -41,7 +41,8 @@ def weights_of(folder: Path, name: str) -> Path:
 
 def rows(folder: Path, split: str, name: str, what: str, count: int) -> Results | None:
     """Read a measurement of Part II; None if it was not made of the weights that are there."""
-    place, weights = folder / "rows" / split / name / "seed-0" / what, weights_of(folder, name)
+    place = folder / "rows" / split / name / "seed-0" / what
+    weights = weights_of(folder, network_of(name))
     if missing(place, count, count) or not weights.with_suffix(".json").exists():
         return None
     found = read(place, count)
@@ -120,8 +121,39 @@ def accuracy_table(folder: Path) -> pd.DataFrame:
     DataFrame
         Columns ``defence, attack, n, correct, accuracy, ci_low, ci_high``; n = 0 where not run.
     """
+    return _counted(folder, PROFILE.cells())
+
+
+def columns_table(folder: Path) -> pd.DataFrame:
+    """Set the report's defences, trained with what helps today, beside its printed values.
+
+    Parameters
+    ----------
+    folder : Path
+        As ``shipped`` gives it.
+
+    Returns
+    -------
+    DataFrame
+        Columns as those of ``accuracy_table``, the ``column`` of Table 1, the ``report``'s value
+        where it has one, and whether it is ``reached``: not above ours.
+    """
+    table = _counted(folder, PROFILE.column_cells())
+    table.insert(1, "column", table["defence"].str.removeprefix("lenet-"))
+    keys = zip(table["column"], table["attack"], strict=True)
+    table["report"] = [REPORT_TABLE1[column].get(attack, np.nan) for column, attack in keys]
+    measured = (table["n"] > 0) & table["report"].notna()
+    table["reached"] = None
+    if measured.any():
+        above = table["accuracy"] >= table["report"]
+        table.loc[measured, "reached"] = above[measured].map({True: "yes", False: "no"})
+    return table
+
+
+def _counted(folder: Path, cells: list[tuple[str, str, int]]) -> pd.DataFrame:
+    """Count right answers by network and attack; n = 0 where not run."""
     lines = []
-    for name, attack, count in PROFILE.cells():
+    for name, attack, count in cells:
         line: dict[str, Any] = {"defence": name, "attack": attack, "n": 0}
         if (found := rows(folder, "test", name, attack, count)) is not None:
             counted = accuracy(found)
@@ -210,4 +242,5 @@ def all_tables(folder: Path) -> dict[str, pd.DataFrame]:
         "training": training_table(folder),
         "accuracy": accuracy_table(folder),
         "certified": certified_table(folder),
+        "columns": columns_table(folder),
     }
