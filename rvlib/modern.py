@@ -194,6 +194,7 @@ COLUMNS: dict[str, Modern] = {recipe.name: recipe for recipe in _columns()}
 SMOOTHED_COLUMN = f"lenet-{smoothed_name(SIGMA)}"
 """The vote over the one that is trained with noise."""
 NOISE_OF[SMOOTHED_COLUMN] = SIGMA
+TITLES[SMOOTHED_COLUMN] = f"{TITLES[smoothed_name(SIGMA)]}, today"
 
 SPLIT = "test-every-20th"
 """Images that the smoothed networks are certified on."""

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from rvlib import experiments as ex
 from rvlib.attacks import fgsm, margin, pgd, smoothed_pgd
-from rvlib.modern import MODERN
+from rvlib.modern import COLUMNS, MODERN, SMOOTHED_COLUMN
 from rvlib.objectives import adversarial, gaussian, mixed, standard
 from rvlib.threat_models import L2, Linf, PixelL2
 
@@ -129,6 +129,19 @@ def test_the_modern_recipes():
             assert recipe.select == ("natural" if recipe.objective == "standard" else "pgd-8")
 
 
+def test_the_columns_of_today_are_the_reports_defences():
+    same = ("objective", "sigma", "attacks", "network", "epochs", "probes", "select")
+    for name, column in zip(ex.DEFENCES, COLUMNS.values(), strict=True):
+        report = ex.RECIPES[name]
+        assert [getattr(column, key) for key in same] == [getattr(report, key) for key in same]
+        assert (column.split, column.selection) == ("train-rest", "selection")
+        assert column.title == f"{ex.title(name)}, today" == ex.title(column.name)
+        assert ex.find_recipe(column.name) is column
+        assert column.fit_options()["average"] == 0.999
+    base = ex.network_of(SMOOTHED_COLUMN)
+    assert COLUMNS[base].sigma == ex.NOISE_OF[SMOOTHED_COLUMN] == ex.SIGMA
+
+
 @pytest.mark.parametrize("name", ["three-steps", "one-cycle"])
 def test_learning_rates_of_the_modern_recipes(name):
     recipe = next(r for r in MODERN.values() if r.schedule == name)
@@ -151,9 +164,9 @@ def test_learning_rates_of_the_modern_recipes(name):
         assert max(rates[0], 10 * rates[-1]) < 0.05 * recipe.lr
 
 
-@pytest.mark.parametrize("name", MODERN)
+@pytest.mark.parametrize("name", MODERN | COLUMNS)
 def test_a_modern_recipe_takes_a_step_on_its_objective(name):
-    recipe = MODERN[name]
+    recipe = (MODERN | COLUMNS)[name]
     model = recipe.build(0).eval()
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)

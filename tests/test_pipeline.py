@@ -27,7 +27,7 @@ from rvlib import experiments as ex
 from rvlib.data import load, register_image_folder
 from rvlib.evaluation import vote_counts
 from rvlib.models import WeightsError, read_record
-from rvlib.modern import MODERN
+from rvlib.modern import COLUMNS, MODERN, SMOOTHED_COLUMN
 from rvlib.pipeline import Accuracy, Run, accuracy, certificates, cores, estimate
 from rvlib.pipeline import measure_everything as everything
 from rvlib.results import Results, ResultsError, counts, open_results, read, write_shard
@@ -201,7 +201,10 @@ def test_part_two_attacks_and_certifies_its_own_networks(tmp_path, monkeypatch):
     listed = pipeline.measurements(run)
     made = {m.place: m.count for m in listed}
     assert len(made) == len(listed)
-    assert {name for _, name, _, _ in made} == {*MODERN} == {n for n, _ in run.untrained()}
+    networks = {*MODERN, *COLUMNS}
+    assert {n for n, _ in run.untrained()} == networks
+    assert {name for _, name, _, _ in made} == networks | {SMOOTHED_COLUMN}
+    assert made["test", SMOOTHED_COLUMN, 0, "pgd-linf"] == 10_000
     assert made["test", "lenet-nuat", 0, "ensemble-linf-8"] == 10_000
     assert made["test", "resnet18-nuat", 0, "ensemble-linf-8"] == 1000
     assert made["test", "resnet18-nuat", 0, "autoattack-linf-8"] == 200

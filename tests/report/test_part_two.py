@@ -12,6 +12,7 @@ from rvlib.report.part_two import (
     accuracy_table,
     all_tables,
     certified_table,
+    columns_table,
     passes,
     probabilities,
     training_table,
@@ -67,6 +68,26 @@ def test_accuracies_known_by_heart(tmp_path, monkeypatch):
     (line,) = text(accuracy_table(tmp_path)).to_dict("records")
     assert (line["n"], line["correct"], line["accuracy"]) == ("4", "3", "75.00")
     assert (line["ci_low"], line["ci_high"]) == ("30.06", "95.44")
+
+
+def test_the_reports_value_is_reached_if_ours_is_not_below(tmp_path, monkeypatch):
+    cells = [("lenet-standard", attack, 4) for attack in ("natural", "fgsm", "ensemble-linf-8")]
+    cells += [("lenet-smoothed-0.25", attack, 4) for attack in ("natural", "pgd-linf")]
+    monkeypatch.setattr(type(PROFILE), "column_cells", lambda self: cells)
+    assert columns_table(tmp_path)["reached"].isna().all()
+    labels, none = [1, 2, 3, 4], [0, 0, 0, 0]
+    half = {"label": labels, "prediction": [1, 2, 0, 0]}
+    write(tmp_path, "test", "lenet-standard", "natural", half, attack={"threat": "-"})
+    for attack in ("fgsm", "ensemble-linf-8"):
+        right = {"label": labels, "prediction": labels if attack == "fgsm" else none}
+        write(tmp_path, "test", "lenet-standard", attack, right, attack={"threat": "-"})
+    write(tmp_path, "test", "lenet-smoothed-0.25", "natural", half, attack={"threat": "-"})
+    part_two.weights_of(tmp_path, "lenet-smoothed-0.25").with_suffix(".json").unlink()
+    record(tmp_path, "lenet-gaussian-0.25")  # whose votes these are
+    table = columns_table(tmp_path)
+    assert table["column"].tolist() == ["standard"] * 3 + ["smoothed-0.25"] * 2
+    assert table["report"].tolist()[:2] == [58.2, 3.81]
+    assert table["reached"].fillna("-").tolist() == ["no", "yes", "-", "no", "-"]
 
 
 def test_rows_of_weights_that_are_gone_are_no_rows(tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ def explore_modern(run: Run) -> Explorer:
     Explorer
         Controls ``network``, ``attack``, ``smoothed`` and ``radius``.
     """
-    training, accuracy, certified = part_two.shipped_tables(run.published.parent).values()
+    training, accuracy, certified, _ = part_two.shipped_tables(run.published.parent).values()
     measured = accuracy[accuracy["n"] > 0].set_index(["attack", "defence"])
     smoothed = [name for name in measured.index.levels[1] if find_recipe(name).sigma]
     measured = measured.drop(index=smoothed, level="defence")  # the right panel has them
