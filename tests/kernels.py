@@ -8,7 +8,8 @@ import os
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-PRELOADED = ["ipykernel.kernelapp", "matplotlib.pyplot", "rvlib.course", "rvlib.report.build"]
+PRELOADED = ["ipykernel.kernelapp", "matplotlib.pyplot", "scipy.stats"]
+PRELOADED += ["rvlib.course", "rvlib.report.build"]
 
 
 class Forked:

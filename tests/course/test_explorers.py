@@ -21,6 +21,7 @@ from rvlib.course.lessons import TEST_RADII, ShortTraining
 from rvlib.data import DataError
 from rvlib.experiments import ALPHA, PGD_STEPS, REPORT_TABLE1, SIGMAS, gaussian_name
 from rvlib.pipeline import Run
+from rvlib.report import part_two
 from rvlib.smoothing import correct_radii, lower_confidence_bound, sample_under_noise
 from tests.course.pictures import compare
 
@@ -319,3 +320,14 @@ def test_results(all_of_them, run):
     text = explorer.draw(at(explorer, defence="smoothed-0.25", attack="pgd-l2-small"))[1]
     assert "not measured" in text
     assert len(SIGMAS) == 4
+
+
+def test_with_more_networks_an_export_has_fewer_radii(run, monkeypatch):
+    tables = part_two.shipped_tables(run.published.parent)
+    accuracy = tables["accuracy"].assign(n=10, accuracy=50.0, ci_low=20.0, ci_high=80.0)
+    certified = tables["certified"].assign(images=10, certified=50.0)
+    tables |= {"accuracy": accuracy, "certified": certified}
+    monkeypatch.setattr(part_two, "shipped_tables", lambda report: tables)
+    kept = {name: len(c.kept) for name, c in controls(explorers.explore_modern(run)).items()}
+    assert kept["smoothed"] == 4
+    assert 0.5 * MAX_EXPORTED < math.prod(kept.values()) <= MAX_EXPORTED

@@ -6,13 +6,15 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
-from rvlib.course.explorer import Control, Explorer, Picture
+from rvlib.course.explorer import MAX_EXPORTED, Control, Explorer, Picture
 from rvlib.course.explorers.panels import HERE, Curves, moving, new_figure, place
 from rvlib.course.figures import BLUE, ORANGE, style
 from rvlib.experiments import find_recipe, title
 from rvlib.modern import NETWORKS, RADII
 from rvlib.pipeline import Run
 from rvlib.report import part_two
+
+START = RADII.index(0.5)
 
 
 def explore_modern(run: Run) -> Explorer:
@@ -68,11 +70,13 @@ def explore_modern(run: Run) -> Explorer:
             f"{at['certified']:.1f} % of {at['images']:.0f} certified{words}."
         )
 
+    room = MAX_EXPORTED // (len(networks) * len(attacks) * len(curves))  # in the static export
+    kept = sorted(range(len(RADII)), key=lambda at: abs(at - START))[:room]
     controls = [
         Control("network", "network", networks, 0, [title(n) for n in networks], menu=True),
         Control("attack", "attack", attacks, 0, [title(a) for a in attacks], menu=True),
         Control("smoothed", "smoothed", list(curves), 0, [title(n) for n in curves], menu=True),
-        Control("radius", "radius", RADII, 2, [f"{r:g}" for r in RADII]),
+        Control("radius", "radius", RADII, START, [f"{r:g}" for r in RADII], exported=kept),
     ]
     return Explorer("modern", controls, Picture(figure, moving(points, smooth)), draw)
 
