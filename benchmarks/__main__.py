@@ -28,14 +28,14 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--readme", action="store_true", help="no measurement: OUT into README.md")
     options = parser.parse_args(words)
     partial = bool((options.only and not options.update) or options.quick or options.baseline)
-    out = options.out or ROOT / ("build" if partial else "report") / f"bench/{options.device}.json"
+    build = Path(os.environ.get("RVLIB_BUILD") or ROOT / "build")
+    out = options.out or (build if partial else ROOT / "report") / f"bench/{options.device}.json"
     if options.readme:
         return into_readme(json.loads(out.read_text()), options.device, ROOT / "README.md")
     chosen = [job for job in jobs(options.device, options.quick) if options.only in job.name]
     if not chosen:
         raise SystemExit(f"no job has {options.only!r} in its name")
     trained_on = 64 if options.quick else 4096
-    build = Path(os.environ.get("RVLIB_BUILD") or ROOT / "build")
     inputs = prepare(build / "bench" / "inputs.pt", options.device, trained_on)
     by = _provenance(options.device)
     record = {**by, "rounds": options.rounds, "jobs": []}

@@ -274,7 +274,8 @@ def smoothed_name(sigma: float) -> str:
 
 def network_of(defence: str) -> str:
     """Name of the network that is measured under this name: of a smoothed one its base."""
-    return re.sub("smoothed|noisy-twice|noisy", "gaussian", defence)
+    kinds = r"^(lenet-|)(smoothed|noisy|noisy-twice)-(?=\d\.\d\d$)"
+    return re.sub(kinds, r"\1gaussian-", defence)
 
 
 NOISE_OF = {smoothed_name(sigma): sigma for sigma in SIGMAS}

@@ -139,6 +139,8 @@ def test_the_columns_of_today_are_the_reports_defences():
         assert ex.find_recipe(column.name) is column
         assert column.fit_options()["average"] == 0.999
     base = ex.network_of(SMOOTHED_COLUMN)
+    assert ex.network_of("noisy-twice-0.20") == ex.network_of("noisy-0.20") == "gaussian-0.20"
+    assert ex.network_of("noisy-student") == "noisy-student"  # somebody's own
     assert COLUMNS[base].sigma == ex.NOISE_OF[SMOOTHED_COLUMN] == ex.SIGMA
 
 
