@@ -20,7 +20,7 @@ from rvlib.checks import check_labels, check_network
 from rvlib.data import DATASETS, image_folder, load
 from rvlib.evaluation import floats
 from rvlib.judge import is_random
-from rvlib.modern import COLUMNS, MODERN, PROFILE
+from rvlib.modern import PROFILE, TODAY
 from rvlib.pipeline import Run, seconds
 from rvlib.smoothing import stream
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
@@ -81,7 +81,7 @@ def find_network(text: str) -> nn.Module:
     """Load a shipped network by name, or call ``module:function``, which returns your own."""
     if ":" not in text:
         run = Run.open("lesson")
-        if text in MODERN | COLUMNS:
+        if text in TODAY:
             run = replace(run, models=run.published.parent / PROFILE.name / "models")
         return run.model(text)
     module, _, function = text.partition(":")

@@ -309,9 +309,9 @@ FURTHER = ("pgd-l2-at", SLOWER)
 
 def find_recipe(name: str) -> Recipe:
     """Look a network up by name."""
-    from rvlib.modern import COLUMNS, MODERN  # it imports this module
+    from rvlib.modern import TODAY  # it imports this module
 
-    return _find("network", name, MODERN | COLUMNS | GRID_RECIPES | RECIPES)
+    return _find("network", name, TODAY | GRID_RECIPES | RECIPES)
 
 
 # --- How much of it to run. -----------------------------------------------------------------------
@@ -493,10 +493,9 @@ TITLES = {
 
 def title(name: str) -> str:
     """Name in print of a defence or an attack."""
-    from rvlib.modern import COLUMNS, MODERN  # it imports this module
+    from rvlib.modern import TODAY  # it imports this module
 
-    today = MODERN | COLUMNS
-    return today[name].title if name in today else TITLES.get(name, name)
+    return TODAY[name].title if name in TODAY else TITLES.get(name, name)
 
 
 def table1_cells(profile: Profile) -> list[tuple[str, str]]:

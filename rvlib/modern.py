@@ -191,6 +191,8 @@ MODERN: dict[str, Modern] = {recipe.name: recipe for recipe in _today()}
 """Networks of Part II of the report, by name."""
 COLUMNS: dict[str, Modern] = {recipe.name: recipe for recipe in _columns()}
 """The report's own defences, trained with what helps today."""
+TODAY = MODERN | COLUMNS
+"""All networks that Part II trains."""
 SMOOTHED_COLUMN = f"lenet-{smoothed_name(SIGMA)}"
 """The vote over the one that is trained with noise."""
 NOISE_OF[SMOOTHED_COLUMN] = SIGMA
@@ -221,7 +223,7 @@ class ModernProfile(Profile):
 
     def models(self) -> list[tuple[str, int]]:
         """List the networks with their training seed."""
-        return [(name, 0) for name in MODERN | COLUMNS]
+        return [(name, 0) for name in TODAY]
 
     def trained(self) -> list[tuple[str, int]]:
         """List the networks that a run trains itself: all."""

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from rvlib import experiments as ex
 from rvlib.attacks import fgsm, margin, pgd, smoothed_pgd
-from rvlib.modern import COLUMNS, MODERN, SMOOTHED_COLUMN
+from rvlib.modern import COLUMNS, MODERN, SMOOTHED_COLUMN, TODAY
 from rvlib.objectives import adversarial, gaussian, mixed, standard
 from rvlib.threat_models import L2, Linf, PixelL2
 
@@ -166,9 +166,9 @@ def test_learning_rates_of_the_modern_recipes(name):
         assert max(rates[0], 10 * rates[-1]) < 0.05 * recipe.lr
 
 
-@pytest.mark.parametrize("name", MODERN | COLUMNS)
+@pytest.mark.parametrize("name", TODAY)
 def test_a_modern_recipe_takes_a_step_on_its_objective(name):
-    recipe = (MODERN | COLUMNS)[name]
+    recipe = TODAY[name]
     model = recipe.build(0).eval()
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)

@@ -70,7 +70,7 @@ def _slope(logits: Tensor, y: Tensor) -> Tensor:
         total = (z - largest).exp_().sum(1, keepdim=True)
         shares = (z - total.log_().add_(largest)).exp_()
     else:
-        shares = z.softmax(1)  # one kernel instead of eleven
+        shares = z.softmax(1)  # one kernel instead of eight
     return shares.scatter_(1, y[:, None], -1)
 
 

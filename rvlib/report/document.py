@@ -20,7 +20,7 @@ from rvlib.experiments import (
     gaussian_name,
     smoothed_name,
 )
-from rvlib.modern import COLUMNS, MODERN
+from rvlib.modern import TODAY
 from rvlib.pipeline import repository
 from rvlib.report.part_two import shipped_tables
 from rvlib.report.tables import text
@@ -173,7 +173,7 @@ def gather(out: Path) -> dict[str, Any]:
         "run": run,
         "tables": {name: table.to_dict("records") for name, table in printed.items()},
         "figure": figure,
-        "titles": TITLES | {name: modern.title for name, modern in (MODERN | COLUMNS).items()},
+        "titles": TITLES | {name: modern.title for name, modern in TODAY.items()},
         "part_two": {name: table.to_dict("records") for name, table in part_two.items()},
         "recipe": recipe.record() | {"parameters": parameters},
         "findings": findings,
