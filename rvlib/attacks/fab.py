@@ -130,12 +130,13 @@ def _search(
     x_t, nearest, distance = x, x, torch.full_like(x[:, 0, 0, 0], torch.inf)
     for step in range(1, steps + 1):
         x_t = _step(model, x, y, threat, t, x_t)
-        wrong, length = fooled(logits_of(model, x_t, len(x)), y), threat.norm(x_t - x)
+        wrong, delta = fooled(logits_of(model, x_t, len(x)), y), x_t - x
+        length = threat.norm(delta)
         stands = ~(distance <= threat.eps).view(-1, per).any(1).repeat_interleave(per)
         nearer = wrong & ~(length >= distance) & stands  # NaN is nearer, too: it must be seen
         distance = torch.where(nearer, length, distance)
         nearest = choose(nearer, x_t, nearest)
-        x_t = choose(wrong, x + BACK * (x_t - x), x_t)
+        x_t = choose(wrong, delta.mul_(BACK).add_(x), x_t)
         if looks(step) or step == steps:
             inside = (distance <= threat.eps).view(-1, per)
             hit, keep = (images.nonzero()[:, 0] for images in (inside.any(1), ~inside.any(1)))
@@ -160,11 +161,12 @@ def _step(
     logits, w = logits_and_gradient(model, x_t, y, towards, targets)
     f = towards(logits, y, targets).to(x)
     ahead = to_plane(x_t, w, f, threat)
-    home = to_plane(x, w, f + ((x - x_t) * w).sum((1, 2, 3)), threat)
+    home = to_plane(x, w, f + (x - x_t).mul_(w).sum((1, 2, 3)), threat)
     length = threat.norm(ahead)
     share = length / (length + threat.norm(home)).clamp_min(torch.finfo(x.dtype).tiny)
     bias = per_image(share.clamp_max(LARGEST_BIAS))
-    return (x_t + OVERSHOOT * ahead).lerp(x + OVERSHOOT * home, bias).clamp_(0, 1)
+    ahead, home = (way.mul_(OVERSHOOT).add_(start) for way, start in ((ahead, x_t), (home, x)))
+    return ahead.lerp_(home, bias).clamp_(0, 1)
 
 
 def to_plane(x: Tensor, w: Tensor, f: Tensor, threat: ThreatModel) -> Tensor:
@@ -180,23 +182,26 @@ def to_plane(x: Tensor, w: Tensor, f: Tensor, threat: ThreatModel) -> Tensor:
     box does not reach the plane the way leads to the nearest corner.
     """
     tiny = torch.finfo(x.dtype).tiny
-    scale = w.abs().amax((1, 2, 3), keepdim=True).clamp_min(tiny)  # or small squares would vanish
-    size, gap = (w / scale).abs(), f.abs()[:, None] / scale[:, 0, 0]
-    direction = -per_image(f.sign()) * w.sign()
+    x, w = x.permute(0, 2, 3, 1), w.permute(0, 2, 3, 1)  # as images mostly lie in memory
+    size = w.abs()
+    scale = size.amax((1, 2, 3), keepdim=True).clamp_min(tiny)  # or small squares would vanish
+    size, gap = size.div_(scale), f.abs()[:, None] / scale[:, 0, 0]
+    direction = w.sign().mul_(-per_image(f.sign()))
     # Comparisons written as numbers: on a CPU ten times as fast as booleans that are cast.
-    room = x.lerp(1 - x, torch.gt(direction, 0, out=torch.empty_like(x)))
-    if isinstance(threat, Linf):
-        wall, gain = room, size
-    else:
-        wall, gain = room / size.clamp_min(tiny), size * size
-    wall, *parts = (v.permute(0, 2, 3, 1).flatten(1) for v in (wall, gain, size * room))  # (B, d)
-    both = torch.stack(parts, 1).transpose(1, 2)  # (B, d, 2)
-    way, total, reached = torch.zeros_like(gap), parts[0].sum(1)[:, None], torch.empty_like(wall)
-    for _ in range(PASSES):
+    room = torch.gt(direction, 0, out=torch.empty_like(x)).sub_(x).abs_()
+    l2 = isinstance(threat, L2)
+    wall = (room / size.clamp_min(tiny) if l2 else room).flatten(1)  # (B, d)
+    both = x.new_empty(len(x), 2, wall.shape[1])
+    gain = (size * size if l2 else size).flatten(1)
+    both[:, 0] = gain
+    torch.mul(size.flatten(1), room.flatten(1), out=both[:, 1])
+    both, total, reached = both.transpose(1, 2), gain.sum(1)[:, None], torch.empty_like(wall)
+    way = gap / total.clamp_min(tiny)  # the first step: no wall is reached yet
+    for _ in range(PASSES - 1):
         torch.le(wall, way, out=reached)
         lost, spent = (reached[:, None] @ both)[:, 0].split(1, 1)
         before, way = way, torch.maximum(way, (gap - spent) / (total - lost).clamp_min(tiny))
         if x.device.type == "cpu" and torch.equal(way, before):  # waits for a GPU
             break
     way = way.clamp_max(torch.finfo(x.dtype).max)[:, :, None, None]  # infinite: no way to the plane
-    return direction * torch.minimum(way if isinstance(threat, Linf) else way * size, room)
+    return torch.minimum(way * size if l2 else way, room).mul_(direction).permute(0, 3, 1, 2)
