@@ -180,8 +180,7 @@ def logits_and_gradient(
         if loss is log_odds and targets is None:  # written out: a tenth faster on small networks
             slope = _slope(logits.detach(), y)
             if slope.device.type == "cpu":  # PyTorch imports SymPy for a slope: a second or two
-                logits.register_hook(lambda ones: slope)
-                value, outputs = logits.sum(), None
+                value, outputs = (logits * slope).sum(), None
             else:
                 value, outputs = logits, slope
         else:
