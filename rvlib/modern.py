@@ -1,4 +1,4 @@
-"""Training of today: the networks of the report's Part II, and how they are trained."""
+"""Modern training: the networks of the report's Part II, and how they are trained."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ OBJECTIVES = {
 
 @dataclass(frozen=True)
 class Modern(Recipe):
-    """How a network of today is trained; chosen on ``selection``, images of no table.
+    """How a network of Part II is trained; chosen on ``selection``, images of no table.
 
     Parameters
     ----------
@@ -132,12 +132,12 @@ class Modern(Recipe):
 
 @dataclass(frozen=True)
 class Column(Modern):
-    """A defence of the report's Table 1, with the schedule, crops and averages of today."""
+    """A defence of the report's Table 1, with modern training: schedule, crops, averages."""
 
     @property
     def title(self) -> str:
         """Name in print."""
-        return f"{TITLES[self.name.removeprefix('lenet-')]}, today"
+        return f"{TITLES[self.name.removeprefix('lenet-')]}, modern training"
 
     probes, select = Recipe.probes, Recipe.select  # those of its column
     make_objective = Recipe.make_objective
@@ -190,13 +190,13 @@ def _columns() -> Iterator[Column]:
 MODERN: dict[str, Modern] = {recipe.name: recipe for recipe in _today()}
 """Networks of Part II of the report, by name."""
 COLUMNS: dict[str, Modern] = {recipe.name: recipe for recipe in _columns()}
-"""The report's own defences, trained with what helps today."""
+"""The report's own defences with modern training."""
 TODAY = MODERN | COLUMNS
 """All networks that Part II trains."""
 SMOOTHED_COLUMN = f"lenet-{smoothed_name(SIGMA)}"
 """The vote over the one that is trained with noise."""
 NOISE_OF[SMOOTHED_COLUMN] = SIGMA
-TITLES[SMOOTHED_COLUMN] = f"{TITLES[smoothed_name(SIGMA)]}, today"
+TITLES[SMOOTHED_COLUMN] = f"{TITLES[smoothed_name(SIGMA)]}, modern training"
 
 SPLIT = "test-every-20th"
 """Images that the smoothed networks are certified on."""

@@ -318,8 +318,8 @@ def _chance(base: _Base) -> Check:
     return Check(
         "large radius",
         right <= chance,
-        f"{right} of {len(fooled)} images are right at a radius of {ball.eps:.4g}",
-        f"at most {chance}, as under a constant answer",
+        f"{right} of {len(fooled)} images are classified correctly at a radius of {ball.eps:.4g}",
+        f"at most {chance}, as a constant answer would be",
     )
 
 

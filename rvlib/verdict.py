@@ -66,9 +66,9 @@ class Verdict:
         line = self.stages.set_index("attack")
         clean, worst = line.loc["clean"], line.loc["worst case"]
         said = [
-            f"On {clean['n']:.0f} images {self.name} is right on {_percent(clean)} without an "
-            f"attack, and on {_percent(worst)} under every attack of the table in the ball "
-            f"{self.threat.name}.",
+            f"On {clean['n']:.0f} images {self.name} has accuracy {_percent(clean)} without an "
+            f"attack and {_percent(worst)} under the attacks of the table together, in the ball "
+            f"{self.threat.name} (in brackets: 95 % intervals).",
             "The second number is an upper bound: a stronger attack can lower it, no attack can "
             "raise it.",
         ]

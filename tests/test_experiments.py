@@ -129,13 +129,13 @@ def test_the_modern_recipes():
             assert recipe.select == ("natural" if recipe.objective == "standard" else "pgd-8")
 
 
-def test_the_columns_of_today_are_the_reports_defences():
+def test_the_modern_columns_are_the_reports_defences():
     same = ("objective", "sigma", "attacks", "network", "epochs", "probes", "select")
     for name, column in zip(ex.DEFENCES, COLUMNS.values(), strict=True):
         report = ex.RECIPES[name]
         assert [getattr(column, key) for key in same] == [getattr(report, key) for key in same]
         assert (column.split, column.selection) == ("train-rest", "selection")
-        assert column.title == f"{ex.title(name)}, today" == ex.title(column.name)
+        assert column.title == f"{ex.title(name)}, modern training" == ex.title(column.name)
         assert ex.find_recipe(column.name) is column
         assert column.fit_options()["average"] == 0.999
     base = ex.network_of(SMOOTHED_COLUMN)

@@ -441,7 +441,7 @@ def test_a_new_user_gets_a_verdict_on_their_own_network(own, quick, capsys):
     command = ["evaluate", "mine:network", "--data", "photos", "--threat", "linf:2/255"]
     assert main([*command, "--images", "10"]) == 0
     printed = capsys.readouterr().out
-    assert "On 10 images mine:network is right on" in printed
+    assert "On 10 images mine:network has accuracy" in printed
     few = "APGD, targeted, with 1 of 9 targets, as there are 2 classes"
     assert printed.count("Not tried, or not possible:") == printed.count(few) == 1
     assert Path("build/evaluate/mine.network/verdict.html").exists()

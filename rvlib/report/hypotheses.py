@@ -210,7 +210,7 @@ def readings(run: Run, noise: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame
 
     ``likely`` takes the likeliest combination of each of the two columns.  ``proper`` is how it
     should be measured: answers are deterministic, an abstention is an error, and the attack is on
-    what answers, the network or its vote.  All other columns are the same in both.
+    the deployed classifier, the network or its vote.  All other columns are the same in both.
 
     Parameters
     ----------
@@ -258,7 +258,7 @@ def _reported() -> list[tuple[str, dict[str, float]]]:
 
 
 def _measured(run: Run, defence: str, attack: str) -> list[tuple[float, int]]:
-    """Right answers and images of every training seed, the attack being on what answers."""
+    """Right answers and images of every training seed, attacked as deployed."""
     sigma = ex.NOISE_OF.get(defence)
     if sigma is not None:
         attack = dict(zip(REPORT_ATTACKS, ex.VOTE_READING, strict=True))[attack]

@@ -1,4 +1,4 @@
-"""Tables of Part II: training of today, from the rows in ``report/modern``.
+"""Tables of Part II: modern training, from the rows in ``report/modern``.
 
 A network that was not trained or not measured has a line without numbers: *not run*.
 """
@@ -125,7 +125,7 @@ def accuracy_table(folder: Path) -> pd.DataFrame:
 
 
 def columns_table(folder: Path) -> pd.DataFrame:
-    """Set the report's defences, trained with what helps today, beside its printed values.
+    """Set the report's defences with modern training beside its own training and its values.
 
     Parameters
     ----------
@@ -135,12 +135,17 @@ def columns_table(folder: Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns as those of ``accuracy_table``, the ``column`` of Table 1, the ``report``'s value
-        where it has one, and whether it is ``reached``: not above ours.
+        Columns as those of ``accuracy_table``; the ``column`` of Table 1; ``before``, the accuracy
+        of this defence with the report's training, of the same images and attack; the ``report``'s
+        value where it has one, and whether it is ``reached``: not above ours.
     """
-    table = _counted(folder, PROFILE.column_cells())
+    cells = PROFILE.column_cells()
+    table = _counted(folder, cells)
     table.insert(1, "column", table["defence"].str.removeprefix("lenet-"))
-    keys = zip(table["column"], table["attack"], strict=True)
+    keys = list(zip(table["column"], table["attack"], strict=True))
+    same = [(*key, count) for key, (_, _, count) in zip(keys, cells, strict=True)]
+    before = _counted(folder.parent, same)
+    table["before"] = before["accuracy"] if "accuracy" in before else np.nan
     table["report"] = [REPORT_TABLE1[column].get(attack, np.nan) for column, attack in keys]
     measured = (table["n"] > 0) & table["report"].notna()
     table["reached"] = None

@@ -259,7 +259,7 @@ def test_mixing(all_of_them, run):
 def test_noise(all_of_them, run):
     explorer = all_of_them("noise")
     text = explorer.draw(at(explorer, sigma=0.25, averaged=16))[1]
-    assert "leaves 5.0 % of its plain answers right and 15.0 % of its random ones" in text
+    assert "leaves an accuracy of 5.0 % without noise at test time and of 15.0 % with it" in text
     assert text.endswith("PGD through 16 copies leaves 13.0 %.")
     assert f"{run.profile.heldout} images" in text
     text = explorer.draw(at(explorer, sigma=0.5, averaged=0))[1]

@@ -259,7 +259,7 @@ def test_random_answers_are_published(tmp_path, monkeypatch):
 def test_the_last_epoch_beside_the_best():
     last, best = ({"natural": 0.5, "pgd-l2": share} for share in (0.2, 0.3))
     table = last_and_best({"mine": {"last": last, "best": best, "best_epoch": 4}})
-    assert table.iloc[0].tolist() == ["mine", "PGD l2", 50, 20, 30, 4]
+    assert table.iloc[0].tolist() == ["mine", "PGD l2, ε = 0.5", 50, 20, 30, 4]
 
 
 def test_channels_at_the_walls_do_not_move():

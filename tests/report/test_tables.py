@@ -314,7 +314,7 @@ def test_grid_has_a_line_an_attack_and_a_column_a_defence(run):
             "Randomized smoothing": "50.00 [18.76, 81.24] (report: 38.10)",
         },
         {
-            "Accuracy, %": "PGD l2",
+            "Accuracy, %": "PGD l2, ε = 0.5",
             "Basic classifier": "0.00 [0.00, 39.03]",
             "Randomized smoothing": "-",
         },

@@ -128,7 +128,8 @@ class _Radius:
     def __init__(self, axes: Axes) -> None:
         p = 1 - np.geomspace(0.5, 1e-5, 200)
         axes.plot(p, scipy.stats.norm.ppf(p), color=BLUE, label="Φ⁻¹(p)")
-        (self.cap,) = axes.plot([0.5], [0], "v", color=GREEN, markersize=11, label="cap of N")
+        (self.cap,) = axes.plot([0.5], [0], "v", color=GREEN, markersize=11)
+        self.cap.set_label("largest R for this N")
         (self.here,) = axes.plot([0.5], [0], **HERE)
         self.title = axes.set_title(" ")
         axes.axvspan(0, 0.5, color="0.9", zorder=0)
@@ -157,7 +158,7 @@ class _Curves:
             for sigma, look in zip(SIGMAS, looks, strict=True)
         }
         look: dict[str, Any] = {"color": "0.2", "markersize": 11, "clip_on": False, "zorder": 5}
-        (self.radius,) = axes.plot([0], [0], "^", label="R of the vote", **look)
+        (self.radius,) = axes.plot([0], [0], "^", label="R, as on the left", **look)
         self.title = axes.set_title(" ")
         axes.set(xlim=(0, GRID[-1]), ylim=(0, 80))
         axes.set(xlabel="l2 radius (pixel units)", ylabel="certified accuracy, %")

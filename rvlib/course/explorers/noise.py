@@ -51,11 +51,11 @@ def explore_noise(run: Run, measured: pd.DataFrame) -> Explorer:
         bars.show(plain, unaware, aware)
         sentence = (
             f"Noise σ = {sigma:g} at test time, trained with {SIGMA}, {n} images. PGD on the "
-            f"network leaves {plain:.1f} % of its plain answers right and {unaware:.1f} % of its "
-            "random ones"
+            f"network leaves an accuracy of {plain:.1f} % without noise at test time and of "
+            f"{unaware:.1f} % with it"
         )
         if not averaged:
-            return f"{sentence}; none of its gradients is averaged over noise."
+            return f"{sentence}; this attack does not average over the noise."
         return f"{sentence}; PGD {name} leaves {aware:.1f} %."
 
     words = [f"{sigma:g}" for sigma in TEST_SIGMAS]

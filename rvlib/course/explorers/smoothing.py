@@ -125,7 +125,7 @@ class _Test:
         )
         self.title = axes.text(1, 1.1, " ", transform=axes.transAxes, ha="right")
         axes.set(xlim=(0.2, 1.02), ylim=(0, 1.15), yticks=[0, 0.5, 1])
-        axes.set(xlabel="share of one of the top two", ylabel="probability, peak = 1")
+        axes.set(xlabel="share of one of the top two", ylabel="probability (peak = 1)")
         axes.grid(False)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, columnspacing=1)
         self.moving: list[Artist] = [self.null, self.tails, *self.limits, self.seen, self.title]
