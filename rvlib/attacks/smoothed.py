@@ -102,7 +102,7 @@ def noisy_gradient(
     batch_size: int | None = None,
 ) -> Tensor:
     """Ascent direction (B, C, H, W) of -log of the mean probability over fresh noisy copies."""
-    # (B, m, H, W, C): noise in the memory layout that convolutions are fastest in.
+    # (B, draws, H, W, C): noise in the memory layout that convolutions are fastest in.
     noise = x.new_empty((len(x), draws, *x.shape[2:], x.shape[1])).normal_(generator=generator)
 
     def loss(logits: Tensor, y: Tensor) -> Tensor:
