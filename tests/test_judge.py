@@ -94,8 +94,8 @@ def test_the_robust_accuracy_of_a_linear_network_is_found(threat, attack, quick,
     assert len(verdict.rows) == 40
     assert all(check.passed for check in verdict.checks)
     text = verdict.text()
-    assert "right on 90.0 %" in text
-    assert f"and on {verdict.robust:.1f} % (" in text
+    assert "has accuracy 90.0 %" in text
+    assert f"and {verdict.robust:.1f} % (" in text
     assert ("FAB, and Square" in text) == (attack == "fast")
 
 

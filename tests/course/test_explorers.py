@@ -263,7 +263,7 @@ def test_noise(all_of_them, run):
     assert text.endswith("PGD through 16 copies leaves 13.0 %.")
     assert f"{run.profile.heldout} images" in text
     text = explorer.draw(at(explorer, sigma=0.5, averaged=0))[1]
-    assert "25.0 % of its random ones; none" in text
+    assert text.endswith("and of 25.0 % with it; copies that the attack averages over: none.")
 
 
 def test_attacks(all_of_them):

@@ -90,6 +90,21 @@ def test_the_reports_value_is_reached_if_ours_is_not_below(tmp_path, monkeypatch
     assert table["reached"].fillna("-").tolist() == ["no", "yes", "-", "no", "-"]
 
 
+def test_modern_training_stands_beside_the_reports_own(tmp_path, monkeypatch):
+    cells = [("lenet-standard", "natural", 4), ("lenet-standard", "fgsm", 4)]
+    monkeypatch.setattr(type(PROFILE), "column_cells", lambda self: cells)
+    labels, attack = [1, 2, 3, 4], {"threat": "-"}
+    for folder, name, predictions in (
+        (tmp_path / "modern", "lenet-standard", labels),
+        (tmp_path, "standard", [1, 0, 0, 0]),
+    ):
+        columns = {"label": labels, "prediction": predictions}
+        write(folder, "test", name, "natural", columns, attack=attack)
+    table = columns_table(tmp_path / "modern")
+    assert table["accuracy"].fillna(-1).tolist() == [100, -1]
+    assert table["before"].fillna(-1).tolist() == [25, -1]
+
+
 def test_rows_of_weights_that_are_gone_are_no_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(type(PROFILE), "cells", lambda self: [("lenet-nuat", "natural", 2)])
     columns, attack = {"label": [1, 2], "prediction": [1, 0]}, {"threat": "-"}

@@ -55,7 +55,7 @@ def explore_noise(run: Run, measured: pd.DataFrame) -> Explorer:
             f"{unaware:.1f} % with it"
         )
         if not averaged:
-            return f"{sentence}; this attack does not average over the noise."
+            return f"{sentence}; copies that the attack averages over: none."
         return f"{sentence}; PGD {name} leaves {aware:.1f} %."
 
     words = [f"{sigma:g}" for sigma in TEST_SIGMAS]
