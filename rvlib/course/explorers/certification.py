@@ -128,8 +128,7 @@ class _Radius:
     def __init__(self, axes: Axes) -> None:
         p = 1 - np.geomspace(0.5, 1e-5, 200)
         axes.plot(p, scipy.stats.norm.ppf(p), color=BLUE, label="Φ⁻¹(p)")
-        (self.cap,) = axes.plot([0.5], [0], "v", color=GREEN, markersize=11)
-        self.cap.set_label("largest R for this N")
+        (self.cap,) = axes.plot([0.5], [0], "v", color=GREEN, markersize=11, label="largest R")
         (self.here,) = axes.plot([0.5], [0], **HERE)
         self.title = axes.set_title(" ")
         axes.axvspan(0, 0.5, color="0.9", zorder=0)
