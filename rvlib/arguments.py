@@ -47,7 +47,7 @@ def parse_threat(text: str) -> ThreatModel:
         ball, eps = balls[norm], float(Fraction(radius))
         if not eps > 0:
             raise ValueError
-    except (KeyError, ValueError, ZeroDivisionError):
+    except (KeyError, ValueError, ArithmeticError):
         raise ValueError(
             f"{text!r} is no ball: write linf:8/255, l2:0.5 or pixel-l2:0.045"
         ) from None
@@ -93,15 +93,22 @@ def find_network(text: str) -> nn.Module:
         raise ValueError(
             f"{text!r} cannot be called ({error}): write module:function, without arguments"
         ) from error
+    except Exception as error:
+        raise _placed(text, error) from error
     try:
         model = make()
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(where.filename).name}, line {where.lineno}"
-        raise ValueError(f"{text}: {type(error).__name__}: {error} ({place})") from error
+        raise _placed(text, error) from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{text} returned {type(model).__name__}, not a torch.nn.Module")
     return model.eval()
+
+
+def _placed(text: str, error: Exception) -> ValueError:
+    """Say in one line what failed in the user's own code, and where."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name}, line {where.lineno}"
+    return ValueError(f"{text}: {type(error).__name__}: {error} ({place})")
 
 
 def find_shard(text: str | None) -> tuple[int, int]:

@@ -20,6 +20,11 @@ ROUNDING = 1e-6
 APART = 0.05
 """Share of the largest logit that rounding never changes an answer by, not in half precision."""
 
+
+class Doubt(UserWarning):
+    """What is probably a mistake, and makes a verdict worth little."""
+
+
 _gentle: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 """Networks seen to leave their images as they were."""
 
@@ -130,7 +135,8 @@ def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> nn.Mo
         raise ValueError("the network gave NaN: its training diverged, or its numbers overflow")
     sigmoids = high <= 1 and logits.shape[1] > 3  # of few classes, logits may lie there by chance
     if low >= 0 and (sigmoids or abs(total - 1) < 1e-4):
-        warnings.warn("the network seems to return probabilities: return logits", stacklevel=4)
+        told = "the network seems to return probabilities: return logits"
+        warnings.warn(told, Doubt, stacklevel=4)
     # A change through ``.data`` counts as no version; comparing waits for the device.
     if image._version != version or not (model in _gentle or torch.equal(image, x[:1])):
         return OnCopies(model)
@@ -153,7 +159,8 @@ def _mismatch(model: nn.Module, x: Tensor, said: str) -> str | None:
     if weights and x.device not in {p.device for p in weights}:
         return f"the network is on {weights[0].device}, images on {x.device}: use .to(device)"
     if weights and x.dtype not in {p.dtype for p in weights}:
-        return f"the network computes in {weights[0].dtype}, images are {x.dtype}: use x.to(dtype)"
+        told = f"the network computes in {weights[0].dtype}, images are {x.dtype}"
+        return f"{told}: use x.to(dtype), or model.float()"
     if x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
         return f"images have shape {tuple(x.shape)}: channels come first, x.permute(0, 3, 1, 2)"
     if "Given groups" in said or "mat1 and mat2" in said:
@@ -171,6 +178,7 @@ def check_threat(threat: ThreatModel, x: Tensor) -> None:
     elif isinstance(threat, L2) and threat.eps > 0.1 * x[0].numel() ** 0.5:
         warnings.warn(
             f"L2({threat.eps:g}) is more than a tenth of the image's diagonal: forgotten /255?",
+            Doubt,
             stacklevel=4,
         )
 

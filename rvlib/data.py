@@ -341,9 +341,9 @@ def image_folder(
     classes = _classes(folder)
     pixels, labels = [], []
     for label, name in enumerate(classes):
-        files = sorted(
-            file for file in (folder / name).rglob("*") if file.suffix.lower() in SUFFIXES
-        )
+        files = _images_in(folder / name)
+        if not files:
+            raise DataError(f"{folder / name} holds no image: a class has one, remove the folder")
         pixels += [read_image(file, size, channels) for file in files]
         labels += [label] * len(files)
     if not pixels:
@@ -429,6 +429,13 @@ def register_image_folder(
 
 def _classes(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in folder.glob("[!.]*") if entry.is_dir()))
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """List the image files of a class, its sub-folders' too; hidden ones are thumbnails."""
+    found = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    shown = (file for file in found if not any(part.startswith(".") for part in file.parts))
+    return [folder / file for file in sorted(shown) if file.suffix.lower() in SUFFIXES]
 
 
 def read_image(file: Path, size: Size | None, channels: int = 3) -> Array:
@@ -646,7 +653,7 @@ def _cifar10_from_npm(scratch: Path) -> Arrays:
             np.asarray(Image.open(file).convert("RGB")) for file in sorted(package.glob(batches))
         ]
         labels = json.loads(
-            (package / f"{part}_lables.json").read_text()
+            (package / f"{part}_lables.json").read_text(encoding="utf-8")
         )  # spelt so in the package
         arrays[f"{part}_images"] = np.concatenate(sheets).reshape(-1, 32, 32, 3)
         arrays[f"{part}_labels"] = np.array(labels, dtype=np.uint8)

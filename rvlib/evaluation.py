@@ -13,9 +13,9 @@ from rvlib.attacks import smoothed_pgd
 from rvlib.attacks.gradient import configured
 from rvlib.checks import OnCopies, check_batch, check_images, check_labels, check_network
 from rvlib.data import to_float
-from rvlib.device import fork_rng
 from rvlib.inference import eval_mode, logits_of
 from rvlib.smoothing import ABSTAIN, Certificates, sample_under_noise, stream
+from rvlib.smoothing.noise import seeded
 from rvlib.threat_models import L2, ThreatModel
 
 SHARE = 0.99
@@ -338,8 +338,7 @@ def checked_attack(attack: AnyAttack, threat: ThreatModel) -> AnyAttack:
     def checked(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         # Most libraries need gradients, and do not switch them on.
-        with fork_rng(x.device), torch.inference_mode(False):  # switches gradients on
-            torch.manual_seed(seed)
+        with seeded(x.device, seed), torch.inference_mode(False):  # switches gradients on
             hook = model.register_forward_pre_hook(_usual_layout)
             try:
                 plain = x.clone(memory_format=torch.contiguous_format)

@@ -114,8 +114,8 @@ def select(part: Any, s: Any) -> Any:
 def logits_of(
     model: Callable[[Tensor], Tensor], x: Tensor, batch_size: int | None = None
 ) -> Tensor:
-    """Logits (B, K) of a copy of the images, batch by batch."""
-    return in_batches(lambda part: model(part.clone()), batch_size, x)
+    """Logits (B, K) of a copy of the images, batch by batch; copies, as networks may reuse them."""
+    return in_batches(lambda part: model(part.clone()).clone(), batch_size, x)
 
 
 class MaxPool2(nn.Module):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rvlib.attacks import smoothed_pgd
 from rvlib.attacks.autoattack import LEFT_OUT, VERSIONS, autoattack_stages, shortcoming
 from rvlib.attacks.gradient import fooled
-from rvlib.checks import check_attack, check_labels, check_network
+from rvlib.checks import Doubt, check_attack, check_images, check_labels, check_network
 from rvlib.device import arithmetic, code_of, described, digest_of, provenance, source_of
 from rvlib.evaluation import checked_attack, device_of, floats
 from rvlib.experiments import ALPHA, attack_record
@@ -110,15 +110,20 @@ def evaluate(
     """
     others = others or {}
     _check_given(model, data, threat, attack, others, sigma, keep_images)
+    if out is None and (keep_images or shard != (1, 1)):
+        raise ValueError("images and parts of an evaluation are kept in a folder: give out")
     images, labels = data
+    if images.is_floating_point():
+        check_images(images)
     x = floats(images[:32], model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = check_attack(model, x, labels[: len(x)].to(x.device), threat)
         check_network(model, x, check_labels(labels.to(images.device), images))
-    doubts = list(dict.fromkeys(str(warning.message) for warning in caught))
-    for doubt in doubts:
-        warnings.warn(doubt, stacklevel=2)
+    said = {str(warning.message): warning for warning in caught}  # by the network's code, too
+    for warning in said.values():
+        warnings.warn(warning.message, stacklevel=2)
+    doubts = [words for words, warning in said.items() if issubclass(warning.category, Doubt)]
     kept = Path(out) / "images" if out is not None and keep_images else None
     if sigma is not None:
         version, step = "vote", _smoothed(threat, sigma, seed)
@@ -329,7 +334,7 @@ def _ensemble(
                 try:
                     made = checked_attack(call, threat)(model, x, y, draws)
                 except (TypeError, ValueError) as error:
-                    raise type(error)(f"{name}: {error}") from error
+                    raise ValueError(f"{name}: {error}") from error
                 columns[name] = (~fooled(logits_of(model, made), y)).long().tolist()
         return columns
 

@@ -814,8 +814,11 @@ def check(run: Run) -> pd.DataFrame:
         known[run.published.parent] = identity | USUAL
     for folder, wanted in known.items():
         record = folder / "tables" / "sanity.json"
-        if record.exists() and json.loads(record.read_text())["identity"] == plain(wanted):
-            return pd.read_csv(record.with_suffix(".csv"), dtype=str)
+        try:
+            if json.loads(record.read_text(encoding="utf-8"))["identity"] == plain(wanted):
+                return pd.read_csv(record.with_suffix(".csv"), dtype=str)
+        except (OSError, ValueError, LookupError, TypeError):  # missing or damaged: check again
+            continue
     lines, x, y = [], *run.images(int(options.pop("images")))
     for defence in ex.DEFENCES:
         transfer_from = run.model(defence, 1)

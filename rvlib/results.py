@@ -189,7 +189,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     path = folder / META
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         raise ResultsError(f"{folder} is missing: measure it first") from None
     except (ValueError, TypeError) as error:
@@ -326,9 +326,12 @@ def _read_shard(
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Read how a shard came about, and its columns; `written` (ns) makes a new file another."""
     try:
-        first, *lines = path.read_text().splitlines()
+        text = path.read_text(encoding="utf-8")
+        first, *lines = text.splitlines()
         header, *rows = csv.reader(lines)
-        if not first.startswith("# ") or any(len(row) != len(header) for row in rows):
+        if not (text.endswith("\n") and first.startswith("# ")) or any(
+            len(row) != len(header) for row in rows
+        ):
             raise ValueError("a line is cut off")
         columns: dict[str, NDArray[Any]] = {}
         for name, texts in zip(header, zip(*rows, strict=True), strict=True):

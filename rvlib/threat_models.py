@@ -89,6 +89,8 @@ class _Ball:
         if not isinstance(self.eps, Tensor | Real):
             kind = type(self.eps).__name__
             raise TypeError(f"eps is {kind}: give a number, or a tensor of one per image")
+        if not isinstance(self.eps, Tensor | int | float):  # a fraction, say
+            object.__setattr__(self, "eps", float(self.eps))
         low, high = (
             (self.eps.min().item(), self.eps.max().item())
             if isinstance(self.eps, Tensor)

@@ -192,7 +192,7 @@ def fit(
         model.load_state_dict(agreed({k: v.cpu() for k, v in model.state_dict().items()}))
     state = _State(model.train(), make(model.parameters()), seed, device)
     if isinstance(train, DataLoader):  # a checkpoint holds the state of its generator
-        own = train.generator or getattr(train.sampler, "generator", None)
+        own = getattr(train.sampler, "generator", None) or train.generator
         state.order = own or state.order
     if average is not None:
         state.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average))
@@ -268,7 +268,7 @@ class _State:
         fit.history.append(entry)
         if f"averaged {select}" in entry:
             select, model = f"averaged {select}", self.averaged.module
-        best = fit.history[fit.best_epoch].get(select, -1.0) if fit.best_state else -1.0
+        best = fit.history[fit.best_epoch].get(select, -math.inf) if fit.best_state else -math.inf
         if select in entry and entry[select] > best:
             fit.best_epoch = len(fit.history) - 1
             fit.best_state = {k: v.cpu().clone() for k, v in model.state_dict().items()}
@@ -278,7 +278,7 @@ class _State:
     def collapsed(self, select: str, share: float) -> bool:
         """Whether the last epoch's accuracy is less than this share of the best one's."""
         values = [entry.get(select, 1.0) for entry in self.fit.history]
-        return bool(values) and values[-1] < share * max(values)
+        return share > 0 and bool(values) and values[-1] < share * max(values)
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""

@@ -352,6 +352,10 @@ def pets(tmp_path, monkeypatch):
             image = Image.new("RGB", size, colour).convert("P" if k else "RGB")  # or of a palette
             image.save(tmp_path / "pets" / name / f"{k}.png")
     (tmp_path / "pets" / ".git").mkdir()
+    (tmp_path / "pets" / "cat" / ".thumbs").mkdir()
+    image.save(tmp_path / "pets" / "cat" / ".thumbs" / "1.png")
+    (tmp_path / "pets" / "cat" / "._1.png").write_bytes(b"what macOS leaves")
+    (tmp_path / "pets" / "dog" / "old.png").mkdir()
     (tmp_path / "pets" / "cat" / "notes.txt").touch()
     return tmp_path / "pets"
 
@@ -368,6 +372,8 @@ def test_image_folder_is_read_by_class_and_cropped(pets):
     assert "5.png is no readable image" in error_of(image_folder, pets, 4)
     assert "holds no images" in error_of(image_folder, pets / "cat")
     assert "dogs does not exist" in error_of(image_folder, pets / "dogs")
+    (pets / "__pycache__").mkdir()  # which would be class 0
+    assert "__pycache__ holds no image" in error_of(image_folder, pets, 4)
     with pytest.raises(DataError, match="channels=2: images have 1 or 3"):
         image_folder(pets, 4, channels=2)
 

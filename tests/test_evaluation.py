@@ -316,6 +316,13 @@ def test_attacks_from_elsewhere_are_not_trusted(attack, words, batch):
         called(attack, rv.Linf(0.1), batch[0])
 
 
+def test_attacks_from_elsewhere_leave_other_devices_generators_alone(batch, monkeypatch):
+    seeded = list[int]()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    called(lambda m, x, y: x, rv.Linf(0.1), batch[0])
+    assert not seeded
+
+
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
 def test_attacks_from_elsewhere_may_take_gradients_and_views(off, batch):
     def attack(model, x, y):

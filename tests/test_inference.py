@@ -128,6 +128,16 @@ def test_logits_are_of_a_copy_without_a_gradient(batch):
     assert not found.requires_grad
 
 
+def test_logits_are_kept_from_a_network_that_reuses_them(batch):
+    answers = torch.empty(2, 3)
+
+    def network(x):
+        return torch.add(x[:, :3, 0, 0], 1, out=answers[: len(x)])
+
+    x = batch[0]
+    assert torch.equal(logits_of(network, x, 2), x[:, :3, 0, 0] + 1)
+
+
 # ---- pooling ----------------------------------------------------------------------------------
 
 

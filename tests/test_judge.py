@@ -6,6 +6,7 @@ import linecache
 import logging
 import sys
 import types
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -339,9 +340,23 @@ def test_a_network_that_returns_probabilities_is_named_once(unchecked):
     assert "Do not rely on it: the network seems to return probabilities" in verdict.text()
 
 
+def test_a_warning_of_the_networks_own_code_is_no_doubt(unchecked):
+    class Outdated(nn.Module):
+        def forward(self, x):
+            warnings.warn("old_call is deprecated", DeprecationWarning, stacklevel=1)
+            return linear()(x)
+
+    with pytest.warns(DeprecationWarning, match="old_call"):
+        verdict = rv.evaluate(Outdated().eval(), (X[:8], Y[:8]), Linf(0.05))
+    assert "old_call" not in verdict.text()
+
+
 @pytest.mark.parametrize(
     ("model", "data", "options", "words"),
     [
+        (linear(), (X, Y), {"shard": (1, 2)}, "give out"),
+        (linear(), (X, Y), {"keep_images": True}, "give out"),
+        (linear(), (torch.cat([X, X + 1]), Y.repeat(2)), {}, r"not in \[0, 1\]"),
         ("standard", (X, Y), {}, "the network is str, not a torch"),
         (linear(), (X.numpy(), Y.numpy()), {}, r"no pair of tensors \(images, labels\)"),
         (linear(), (X, Y, ("a", "b")), {}, r"no pair of tensors \(images, labels\)"),
@@ -374,7 +389,9 @@ def test_balls_are_read(text, expected):
     assert parse_threat(text) == expected
 
 
-@pytest.mark.parametrize("text", ["linf", "8/255", "linf:8/0", "linf:", "l1:3", "linf:x", "l2:0"])
+@pytest.mark.parametrize(
+    "text", ["linf", "8/255", "linf:8/0", "linf:", "l1:3", "linf:x", "l2:0", "l2:1e400"]
+)
 def test_what_is_no_ball_is_one_line(text):
     with pytest.raises(ValueError, match=r"is no ball: write linf:8/255, l2:0\.5 or"):
         parse_threat(text)
@@ -427,6 +444,7 @@ def test_a_network_may_import_what_lies_beside_it_when_it_answers(own, monkeypat
     [
         ("def make():\n    return {}['model']", r"own:make: KeyError: 'model' \(own\.py, line 2\)"),
         ("def make(:", "'own:make' cannot be called"),
+        ("make = lost", r"own:make: NameError: name 'lost' is not defined \(own\.py, line 1\)"),
     ],
 )
 def test_code_of_a_users_network_that_fails_is_one_line(code, words, own, monkeypatch):

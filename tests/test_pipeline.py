@@ -243,8 +243,19 @@ def test_a_check_is_written_and_read_again(tiny, monkeypatch):
     assert set(table["images"]) == {"6"}
     written = run.out / "tables" / "sanity.csv"
     assert json.loads(written.with_suffix(".json").read_text())["identity"]["images"] == 6
-    monkeypatch.setattr(pipeline, "sanity", None)  # it is not made again
-    assert pipeline.check(run).equals(table)
+    whole = {path: path.read_bytes() for path in (written, written.with_suffix(".json"))}
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "sanity", None)  # it is not made again
+        assert pipeline.check(run).equals(table)
+        for path, content in whole.items():  # but where a file is cut off, or gone
+            for damaged in (b"", content[:20], None):
+                path.unlink() if damaged is None else path.write_bytes(damaged)
+                if path == written and damaged:
+                    continue  # a CSV is written whole
+                with pytest.raises(TypeError):
+                    pipeline.check(run)
+            path.write_bytes(content)
+    monkeypatch.setattr(pipeline, "sanity", None)
     # What is published is read by a lesson, and by no run that measures all by itself.
     run.published.parent.mkdir(exist_ok=True)
     (run.out / "tables").rename(run.published.parent / "tables")

@@ -166,6 +166,15 @@ def test_a_damaged_shard_is_named(folder, old, new):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_a_shard_without_its_end_is_damaged(folder, lost):
+    """Cut in its last number, a row has all its columns, and fewer votes."""
+    path = write(folder, 0, [5, 6], counts=["89 11", "903 97"])
+    path.write_text(path.read_text()[:-lost])
+    with pytest.raises(ResultsError, match=r"is damaged .*: delete it"):
+        results.read(folder)
+
+
 def test_shards_of_other_columns_are_refused(folder):
     write(folder, 0, [0])
     write(folder, 1, [1], counts=["1"])

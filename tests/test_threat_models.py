@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -141,6 +142,12 @@ def test_a_radius_an_image_is_one_ball_an_image(threat):
     assert torch.equal(several.at(torch.tensor([5, 0])).eps, radii[[5, 0]])
     assert threat.at(slice(2, 4)) == threat
     assert several.name == f"{threat.name.split()[0]} 0 to 0.5"
+
+
+def test_a_radius_may_be_a_fraction():
+    ball = Linf(Fraction(8, 255))
+    assert ball == Linf(8 / 255)
+    assert torch.equal(ball.project(normal()), Linf(8 / 255).project(normal()))
 
 
 def test_balls_are_values(threat):

@@ -291,6 +291,15 @@ def test_best_epoch_is_the_highest_and_its_weights_are_kept(figures, best, tmp_p
     assert not same_state(states[1], states[-1])
 
 
+def test_what_is_monitored_may_be_negative(tmp_path):
+    """Minus a loss, say: every epoch is trained, and the highest is the best."""
+    figures, states = [-2.5, -1.5, -2.0, -2.1], list[Any]()
+    result = quietly(net(), monitor=scripted(figures, states), select="figure")
+    assert [entry["figure"] for entry in result.history] == figures
+    assert result.best_epoch == 1
+    assert same_state(result.best_state, states[2])
+
+
 def test_without_a_monitor_the_last_epoch_is_best():
     result = quietly(net())
     assert (len(result.history), result.best_epoch, result.best_state) == (EPOCHS, EPOCHS - 1, {})
@@ -935,12 +944,14 @@ def test_a_collapsed_training_stays_stopped(tmp_path):
         assert model.training
 
 
-@pytest.mark.parametrize("whose", ["loader", "sampler"])
+@pytest.mark.parametrize("whose", ["loader", "sampler", "both"])
 def test_a_loader_with_a_generator_goes_on_where_it_was(tmp_path, whose):
     def loader():
         data = TensorDataset(to_float(TRAIN[0]), TRAIN[1])
-        if whose == "sampler":
-            return DataLoader(data, 8, sampler=RandomSampler(data, generator=seeded(3)))
+        if whose != "loader":
+            more = {"generator": seeded(4)} if whose == "both" else {}  # the order is the sampler's
+            sampler = RandomSampler(data, generator=seeded(3))
+            return DataLoader(data, 8, sampler=sampler, **more)
         return DataLoader(data, 8, shuffle=True, generator=seeded(3))
 
     unbroken, resumed = net(), net()

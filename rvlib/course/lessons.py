@@ -617,7 +617,11 @@ def _stored(run: Run, name: str, record: Mapping[str, Any]) -> dict[str, Any] | 
     """Read what a lesson measured, here or as published, if it is what this record defines."""
     for folder in [run.out] if run.profile.trains else [run.out, run.published.parent]:
         path = folder / "lessons" / f"{name}.json"
-        if path.exists() and (content := json.loads(path.read_text()))["record"] == record:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # missing or damaged: measure again
+            continue
+        if content["record"] == record:
             return dict(content)
     return None
 

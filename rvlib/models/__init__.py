@@ -18,6 +18,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {}
 
 def register_model(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """Put a constructor into ``MODELS`` under its own name; usable as a decorator."""
+    if not hasattr(make, "__name__"):
+        raise TypeError(f"{make!r} has no name to be registered by: define a function")
     taken = MODELS.get(make.__name__, make)  # a notebook's cell that runs again is no other
     if taken.__module__ != make.__module__:
         raise ValueError(f"{make.__name__} is a network of {taken.__module__}: choose another name")

@@ -112,7 +112,7 @@ def read_record(path: Path | str) -> dict[str, Any]:
     """
     beside = Path(path).with_suffix(".json")
     try:
-        record = json.loads(beside.read_text())
+        record = json.loads(beside.read_text(encoding="utf-8"))
         if isinstance(record["sha256"], str) and isinstance(record["recipe"], dict):
             return dict(record)
     except FileNotFoundError:

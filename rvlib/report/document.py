@@ -154,11 +154,11 @@ def gather(out: Path) -> dict[str, Any]:
         If a file is missing or cannot be read; the message names it.
     """
     try:
-        run = json.loads((out / "run.json").read_text())
+        run = json.loads((out / "run.json").read_text(encoding="utf-8"))
         names = [*TABLES, *(["table2"] if run["test"] else [])]
         paths = {name: out / "tables" / f"{name}.csv" for name in names}
         printed = {k: pd.read_csv(p, dtype=str, keep_default_na=False) for k, p in paths.items()}
-        figure = (out / "figures" / "figure1.svg").read_text()
+        figure = (out / "figures" / "figure1.svg").read_text(encoding="utf-8")
         paths["hypotheses"] = out / "tables" / "hypotheses.csv"
         findings = find(run, {name: pd.read_csv(path) for name, path in paths.items()})
     except FileNotFoundError as error:

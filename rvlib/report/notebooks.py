@@ -60,7 +60,8 @@ def profile_parameters(name: str, root: Path) -> dict[str, Any]:
     from rvlib.experiments import find_profile
 
     find_profile(name)
-    return dict(yaml.safe_load((root / "report" / "profiles" / f"{name}.yaml").read_text()))
+    path = root / "report" / "profiles" / f"{name}.yaml"
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def run_notebooks(
