@@ -31,18 +31,6 @@ from torch import Tensor
 
 from rvlib.results import ABANDONED
 
-__all__ = [
-    "DATASETS",
-    "DataError",
-    "Dataset",
-    "fetch",
-    "image_folder",
-    "load",
-    "register",
-    "register_image_folder",
-    "to_float",
-]
-
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
 Folder = str | os.PathLike[str]

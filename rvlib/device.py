@@ -84,17 +84,9 @@ def arithmetic(device: torch.device) -> str:
     if torch.is_autocast_enabled(device.type):
         return str(torch.get_autocast_dtype(device.type)).removeprefix("torch.")
     backends: Any = torch.backends  # the precision settings are not in PyTorch's type stubs
-    if device.type == "cuda":
-        places = [
-            (backends.cudnn.conv, backends.cudnn, backends),
-            (backends.cuda.matmul, backends.cuda, backends),
-        ]
-    else:
-        places = [
-            (kind, backends.mkldnn, backends)
-            for kind in (backends.mkldnn.conv, backends.mkldnn.matmul)
-        ]
-    for settings in places:
+    gpu, cpu = (backends.cudnn, backends.cuda), (backends.mkldnn, backends.mkldnn)
+    conv, product = gpu if device.type == "cuda" else cpu
+    for settings in ((conv.conv, conv, backends), (product.matmul, product, backends)):
         # What is not set for an operation is inherited from its library, or from all of them.
         said = [getattr(place, "fp32_precision", "none") for place in settings]
         decided = next((precision for precision in said if precision != "none"), "ieee")

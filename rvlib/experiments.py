@@ -75,9 +75,7 @@ STANDARD_ATTACKS: dict[str, Attack] = {
 }
 """Attacks of the standard protocol, on official test images."""
 
-WHOLE_ENSEMBLE = {
-    "autoattack-linf-8": partial(autoattack, threat=EPS_8, version="standard"),
-}
+WHOLE_ENSEMBLE = {"autoattack-linf-8": partial(autoattack, threat=EPS_8, version="standard")}
 """All four attacks of AutoAttack: for few images of larger networks."""
 
 REPORT_ATTACKS = ("natural", "fgsm", "pgd-linf", "pgd-pixel-l2")

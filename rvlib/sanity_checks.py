@@ -223,11 +223,7 @@ class _Base:
 
 
 def _checks(
-    base: _Base,
-    restarts: int,
-    queries: int,
-    transfer_from: nn.Module | None,
-    fallen: Tensor | None,
+    base: _Base, restarts: int, queries: int, transfer_from: nn.Module | None, fallen: Tensor | None
 ) -> list[Check]:
     model, x, y, threat, steps = base.model, base.x, base.y, base.threat, base.steps
     x_adv = base.pgd(threat)

@@ -1,7 +1,32 @@
 """Networks small enough to test with."""
 
+from typing import Any
+
 import torch
 from torch import nn
+
+from rvlib import attacks
+
+# Called with ``*batch``, which mypy cannot count.
+apgd: Any = attacks.apgd
+autoattack: Any = attacks.autoattack
+fab: Any = attacks.fab
+fgsm: Any = attacks.fgsm
+margin: Any = attacks.margin
+pgd: Any = attacks.pgd
+robust_mask: Any = attacks.robust_mask
+smoothed_pgd: Any = attacks.smoothed_pgd
+square: Any = attacks.square
+targeted_dlr: Any = attacks.targeted_dlr
+towards: Any = attacks.towards
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def double(*shape, seed=0):
+    return torch.rand(shape, generator=seeded(seed), dtype=torch.float64)
 
 
 class Wrapped(nn.Module):
@@ -13,6 +38,35 @@ class Wrapped(nn.Module):
 
     def forward(self, x):
         return self.network(x)
+
+
+class Recorder(nn.Module):
+    """A network that keeps the images at which a gradient was taken."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.seen = model, []
+
+    def forward(self, x):
+        if x.requires_grad:
+            self.seen.append(x.detach().clone())
+        return self.model(x)
+
+
+class Scaled(nn.Module):
+    def __init__(self, network, factor):
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, x):
+        return self.factor * self.network(x)
+
+
+class Tied(nn.Module):
+    """Two classes that are equal everywhere; the first is the largest logit."""
+
+    def forward(self, x):
+        return x.flatten(1).sum(1, keepdim=True).expand(-1, 2)
 
 
 def make_toy(classes=3):

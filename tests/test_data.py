@@ -418,10 +418,7 @@ def test_registered_data_are_loaded_from_their_npz(tmp_path, arrays, monkeypatch
 def test_what_is_chosen_on_is_not_trained_on():
     splits = DATASETS["cifar10"].splits.items()
     images = {name: {*range(50_000)[rows]} for name, (part, rows) in splits if part == "train"}
-    for whole, *parts in (
-        ("train-all", "heldout", "train"),
-        ("train", "selection", "train-rest"),
-    ):
+    for whole, *parts in (("train-all", "heldout", "train"), ("train", "selection", "train-rest")):
         assert images[whole] == set.union(*(images[name] for name in parts))
         assert len(images[whole]) == sum(len(images[name]) for name in parts)
 

@@ -20,25 +20,16 @@ from torch import nn
 
 import rvlib as rv
 from rvlib import judge
-from rvlib.arguments import (
-    find_data,
-    find_network,
-    find_shard,
-    parse_threat,
-    seconds_at_most,
-)
+from rvlib.arguments import find_data, find_network, find_shard, parse_threat, seconds_at_most
 from rvlib.cli import main
 from rvlib.judge import is_random
 from rvlib.results import Incomplete
 from rvlib.sanity_checks import sanity
 from rvlib.smoothing import certify
 from rvlib.threat_models import L2, Linf, PixelL2
+from tests.networks import seeded
 
 module = sys.modules["rvlib.attacks.autoattack"]  # its name is hidden by the function
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def linear(seed=0):
@@ -267,15 +258,16 @@ def test_what_is_no_part_is_one_line(text):
         find_shard(text)
 
 
-def test_a_part_that_nobody_has_set_is_refused(monkeypatch):
-    in_environment(monkeypatch, {"RANK": "0"})
-    with pytest.raises(ValueError, match="WORLD_SIZE is not set to a number: give --shard"):
-        find_shard(None)
-
-
-def test_an_array_with_gaps_is_refused(monkeypatch):
-    in_environment(monkeypatch, {"ARRAY": (9, 2, 4)})
-    with pytest.raises(ValueError, match="have gaps: give --shard K/N"):
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"RANK": "0"}, "WORLD_SIZE is not set to a number: give --shard"),
+        ({"ARRAY": (9, 2, 4)}, "have gaps: give --shard K/N"),
+    ],
+)
+def test_a_part_that_nobody_has_set_is_refused(monkeypatch, environment, words):
+    in_environment(monkeypatch, environment)
+    with pytest.raises(ValueError, match=words):
         find_shard(None)
 
 

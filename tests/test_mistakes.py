@@ -1,7 +1,6 @@
 """rvlib.checks: the mistakes that people make, one line each; a user's own errors pass through."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,19 +8,9 @@ import torch
 from torch import nn
 
 import rvlib as rv
-from rvlib import attacks
 from rvlib.evaluation import predictions
 from rvlib.experiments import natural
-
-# Called with ``*batch``, which mypy cannot count.
-apgd: Any = attacks.apgd
-autoattack: Any = attacks.autoattack
-fab: Any = attacks.fab
-fgsm: Any = attacks.fgsm
-pgd: Any = attacks.pgd
-robust_mask: Any = attacks.robust_mask
-smoothed_pgd: Any = attacks.smoothed_pgd
-square: Any = attacks.square
+from tests.networks import apgd, autoattack, fab, fgsm, pgd, robust_mask, smoothed_pgd, square
 
 ATTACKS = {
     "fgsm": fgsm,

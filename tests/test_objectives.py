@@ -25,13 +25,10 @@ from rvlib.objectives import (
     weighted,
 )
 from rvlib.threat_models import L2, Linf, PixelL2
+from tests.networks import seeded
 
 X = (1.4 * torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.2).clamp(0, 1)
 Y = torch.tensor([0, 1, 2, 1])
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

@@ -114,11 +114,7 @@ def test_the_slope_of_the_log_odds_is_the_cpus_within_rounding(gpu):
 
 LOOKS = {"apgd": 2, "square": 2, "square l2": 2, "robust_mask": 1}
 """Looks at who has fallen, in twenty steps (of ``robust_mask`` one each doubling)."""
-KERNELS = {
-    "pgd linf 0.03": "PGD step",
-    "fit adversarial": "training",
-    "votes": "batch of votes",
-}
+KERNELS = {"pgd linf 0.03": "PGD step", "fit adversarial": "training", "votes": "batch of votes"}
 """Loops whose kernels a round docs/speed.md tells."""
 
 

@@ -145,7 +145,7 @@ def test_a_radius_an_image_is_one_ball_an_image(threat):
 
 
 def test_a_radius_may_be_a_fraction():
-    ball = Linf(Fraction(8, 255))
+    ball = Linf(Fraction(8, 255))  # type: ignore[arg-type]
     assert ball == Linf(8 / 255)
     assert torch.equal(ball.project(normal()), Linf(8 / 255).project(normal()))
 

@@ -22,12 +22,9 @@ from rvlib.models import WeightsError
 from rvlib.objectives import Loss, adversarial, gaussian, n_fgsm, nuat, standard, trades
 from rvlib.threat_models import Linf
 from rvlib.training import crop_and_flip, fit
+from tests.networks import seeded
 
 EPOCHS = 4
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def random_start(model, x, y, generator):
@@ -348,14 +345,8 @@ def test_the_average_by_hand():
 
 def test_the_best_averaged_weights_are_kept_and_monitored():
     # Tried once; weights; then weights, average, ...
-    figures = iter([0.0, 0.9, 0.1, 0.3, 0.2, 0.6, 0.3, 0.5])
-    result = quietly(
-        flat(),
-        average=0.5,
-        average_from=1,
-        monitor=lambda model: {"figure": next(figures)},
-        select="figure",
-    )
+    monitor = scripted([0.9, 0.1, 0.3, 0.2, 0.6, 0.3, 0.5])
+    result = quietly(flat(), average=0.5, average_from=1, monitor=monitor, select="figure")
     assert [entry.get("averaged figure") for entry in result.history] == [None, 0.3, 0.6, 0.5]
     assert result.best_epoch == 2
 
@@ -601,27 +592,6 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path, change):
     assert same(model, net())
 
 
-def test_another_length_of_a_schedule_is_another_training(tmp_path):
-    options = {"schedule": lr_scheduler.CosineAnnealingLR, "checkpoint": tmp_path / "c"}
-    quietly(net(), epochs=1, **options)
-    with pytest.raises(WeightsError, match="another training"):
-        quietly(net(), epochs=2, **options)
-
-
-def test_another_length_is_another_training_where_the_objective_asks_for_progress(tmp_path):
-    quietly(net(), nuat(Linf(0.1)), epochs=1, checkpoint=tmp_path / "c")
-    with pytest.raises(WeightsError, match="another training"):
-        quietly(net(), nuat(Linf(0.1)), epochs=2, checkpoint=tmp_path / "c")
-
-
-def test_a_schedule_over_a_loader_of_other_batches_is_another_training(tmp_path):
-    data = TensorDataset(to_float(TRAIN[0]), TRAIN[1])
-    options = {"schedule": lr_scheduler.CosineAnnealingLR, "checkpoint": tmp_path / "c"}
-    quietly(net(), train=DataLoader(data, 8), epochs=1, **options)
-    with pytest.raises(WeightsError, match="another training"):
-        quietly(net(), train=DataLoader(data, 4), epochs=1, **options)
-
-
 def test_numbers_of_numpy_in_a_schedule_do_not_spoil_the_checkpoint(tmp_path):
     def schedule(optimizer, steps):
         return lr_scheduler.LambdaLR(optimizer, lambda t: np.interp([t], [0, steps], [0.1, 1])[0])
@@ -629,20 +599,10 @@ def test_numbers_of_numpy_in_a_schedule_do_not_spoil_the_checkpoint(tmp_path):
     options = {"schedule": schedule, "optimizer": lambda p: SGD(p, lr=np.float64(0.1))}
     unbroken, resumed = net(), net()
     quietly(unbroken, **options)
-    with pytest.raises(KeyboardInterrupt):
-        quietly(net(), checkpoint=tmp_path / "c", log=die_after(2), **options)
+    with pytest.raises(Killed):
+        quietly(net(), checkpoint=tmp_path / "c", log=killed_after(3), **options)
     quietly(resumed, checkpoint=tmp_path / "c", **options)
     assert same(resumed, unbroken)
-
-
-def die_after(lines):
-    left = iter(range(lines))
-
-    def log(line):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-
-    return log
 
 
 def test_a_monitor_measures_in_evaluation_mode():
@@ -865,6 +825,7 @@ class Weighted:
 
 
 RATES = 0.1, 0.2
+COSINE: dict[str, Any] = {"schedule": lr_scheduler.CosineAnnealingLR}
 NUMPYS: Any = np.float32(0.25), np.float32(1)
 
 OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -884,6 +845,11 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "an object": ({"objective": Weighted(1.0)}, {"objective": Weighted(9.0)}),
     "a method": ({"objective": Weighted(1.0).loss}, {"objective": Weighted(9.0).loss}),
     "NumPy's": ({"objective": gaussian(NUMPYS[0])}, {"objective": gaussian(NUMPYS[1])}),
+    "a schedule's length": (COSINE, COSINE | {"epochs": 2}),
+    "a length that the objective asks for": (
+        {"objective": nuat(Linf(0.1))},
+        {"objective": nuat(Linf(0.1)), "epochs": 2},
+    ),
     "another schedule": (
         {"schedule": lambda o, n: lr_scheduler.CosineAnnealingLR(o, n)},
         {"schedule": lambda o, n: lr_scheduler.PolynomialLR(o, n)},

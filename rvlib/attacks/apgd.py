@@ -9,14 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.attacks.gradient import Loss, attack, fooled, log_odds, logits_and_gradient
-from rvlib.attacks.targets import (
-    best_row,
-    choose,
-    images_a_batch,
-    looks,
-    rows_of,
-    side_by_side,
-)
+from rvlib.attacks.targets import best_row, choose, images_a_batch, looks, rows_of, side_by_side
 from rvlib.inference import in_batches, select
 from rvlib.threat_models import ThreatModel, per_image
 

@@ -208,11 +208,7 @@ def attack(function: Attack) -> Attack:
 
     @functools.wraps(function)
     def checked(
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        **options: Any,
+        model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, **options: Any
     ) -> Tensor:
         model = check_attack(model, x, y, threat, options.get("targets"))
         if isinstance(threat.eps, Tensor):

@@ -45,16 +45,10 @@ def write_handouts(root: Path, out: Path) -> list[Path]:
     for stem, checks in NOTEBOOKS.items():
         (path,) = (p for p in _sources(root) if p.stem == stem)
         solutions = {check.name: check for check in checks}
-        versions = {
-            Path("student", path.name): student_version(nbformat.read(path, 4), solutions),
-            Path("solution", path.name): solution_version(nbformat.read(path, 4), solutions),
-            Path("nbgrader", "source", stem, path.name): assignment(
-                nbformat.read(path, 4), solutions
-            ),
-        }
-        for place, notebook in versions.items():
-            (out / place).parent.mkdir(parents=True, exist_ok=True)
-            nbformat.write(notebook, out / place)
+        makers = {"student": student_version, "solution": solution_version}
+        for place, make in (makers | {f"nbgrader/source/{stem}": assignment}).items():
+            (out / place).mkdir(parents=True, exist_ok=True)
+            nbformat.write(make(nbformat.read(path, 4), solutions), out / place / path.name)
     (folders[2] / "nbgrader_config.py").write_text(NBGRADER_CONFIG)
     return folders
 

@@ -55,14 +55,7 @@ from rvlib.pipeline import Accuracy, Run, one_thread
 from rvlib.progress import progress
 from rvlib.report.tables import radii as certified_radii
 from rvlib.results import atomic_write, plain
-from rvlib.smoothing import (
-    ABSTAIN,
-    log_e_value,
-    predict,
-    sample_under_noise,
-    stream,
-    wilson,
-)
+from rvlib.smoothing import ABSTAIN, log_e_value, predict, sample_under_noise, stream, wilson
 from rvlib.smoothing.certify import PRIOR
 from rvlib.threat_models import L2, Linf, ThreatModel
 from rvlib.training import fit

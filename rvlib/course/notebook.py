@@ -59,14 +59,8 @@ def _injected() -> set[str]:
     shell = get_ipython()
     cells = shell.user_ns.get("In", []) if shell is not None else []
     injected = [ast.parse(cell) for cell in cells if cell.startswith("# Parameters")]
-    return {
-        target.id
-        for tree in injected
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
+    nodes = (node for tree in injected for node in ast.walk(tree))
+    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 def _interrupted(shell: Any, kind: Any, error: Any, trace: Any, tb_offset: Any = None) -> None:

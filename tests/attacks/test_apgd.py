@@ -5,7 +5,6 @@ import itertools
 import math
 import sys
 from fractions import Fraction
-from typing import Any
 
 import pytest
 import torch
@@ -17,12 +16,7 @@ from rvlib.attacks.apgd import checkpoints
 from rvlib.attacks.gradient import fooled
 from rvlib.inference import logits_of
 from rvlib.threat_models import L2, Linf, PixelL2
-
-apgd: Any = rv.apgd
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.networks import apgd, seeded
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import rvlib as rv
 from rvlib.attacks.gradient import fooled
 from rvlib.inference import logits_of
 from rvlib.threat_models import L2, Linf, PixelL2
+from tests.networks import Scaled, Tied, autoattack, double, seeded
 
-autoattack: Any = rv.autoattack
 stages_of: Any = rv.autoattack_stages
 
 
@@ -36,14 +36,6 @@ def shorten(monkeypatch, steps, queries):
     monkeypatch.setattr(module, "QUERIES", queries)
     for name in ("apgd", "fab"):
         monkeypatch.setattr(module, name, partial(getattr(rv, name), steps=steps))
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def double(*shape, seed=0):
-    return torch.rand(shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def linear_network(classes, pixels):
@@ -152,15 +144,6 @@ def test_without_a_gradient_the_random_search_decides():
     assert (stand["apgd-t"], stand["fab-t"], stand["square"]) == (6, 6, 0)
 
 
-class Scaled(nn.Module):
-    def __init__(self, network, factor):
-        super().__init__()
-        self.network, self.factor = network, factor
-
-    def forward(self, x):
-        return self.factor * self.network(x)
-
-
 @pytest.fixture
 def many(toys):
     """A network of five classes, and thirty images that it reads right."""
@@ -263,13 +246,6 @@ def test_a_network_may_overwrite_its_images(many):
     ]
     assert torch.equal(*results)
     assert not torch.equal(results[0], x)
-
-
-class Tied(nn.Module):
-    """Two classes that are equal everywhere; the first is the largest logit."""
-
-    def forward(self, x):
-        return x.flatten(1).sum(1, keepdim=True).expand(-1, 2)
 
 
 def test_a_tie_is_not_correct(batch):

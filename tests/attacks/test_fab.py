@@ -14,17 +14,9 @@ from rvlib.attacks.fab import to_plane
 from rvlib.attacks.gradient import fooled
 from rvlib.inference import logits_of
 from rvlib.threat_models import L2, Linf
+from tests.networks import Recorder, double, fab
 
-fab: Any = rv.fab
 BALLS = pytest.mark.parametrize("ball", [Linf, L2])
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def double(*shape, seed=0):
-    return torch.rand(shape, generator=seeded(seed), dtype=torch.float64)
 
 
 # ---- the way to the plane -----------------------------------------------------------------------
@@ -102,19 +94,6 @@ def test_without_a_gradient_or_a_gap_nothing_moves(ball):
 
 
 # ---- the iteration ------------------------------------------------------------------------------
-
-
-class Recorder(nn.Module):
-    """A network that keeps the images at which a gradient was taken."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.seen = model, []
-
-    def forward(self, x):
-        if x.requires_grad:
-            self.seen.append(x.detach().clone())
-        return self.model(x)
 
 
 class Waves(nn.Module):

@@ -10,11 +10,7 @@ import rvlib as rv
 from rvlib.attacks.gradient import configured, inside
 from rvlib.models import to_device
 from rvlib.threat_models import L2, Linf, PixelL2
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
+from tests.networks import Scaled, seeded
 
 Z = 5 * torch.randn(40, 6, generator=seeded(), dtype=torch.float64)
 Y, TARGET = (torch.randint(6, (40,), generator=seeded(seed)) for seed in (1, 2))
@@ -98,15 +94,6 @@ def test_an_images_gradient_is_the_same_in_any_batch(toys, batch):
 
 
 # ---- the scale of the logits changes no answer, and no attack ---------------------------------
-
-
-class Scaled(nn.Module):
-    def __init__(self, network, factor):
-        super().__init__()
-        self.network, self.factor = network, factor
-
-    def forward(self, x):
-        return self.factor * self.network(x)
 
 
 @pytest.fixture(scope="module")

@@ -17,20 +17,7 @@ from torch.nn.utils import parametrizations
 
 from rvlib import attacks
 from rvlib.threat_models import L2, Linf, PixelL2
-from tests.networks import Wrapped
-
-# Called with ``*batch``, which mypy cannot count.
-apgd: Any = attacks.apgd
-fab: Any = attacks.fab
-fgsm: Any = attacks.fgsm
-pgd: Any = attacks.pgd
-robust_mask: Any = attacks.robust_mask
-smoothed_pgd: Any = attacks.smoothed_pgd
-square: Any = attacks.square
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.networks import Wrapped, apgd, fab, fgsm, pgd, robust_mask, seeded, smoothed_pgd, square
 
 
 def ignoring(attack):

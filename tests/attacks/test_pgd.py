@@ -10,32 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import rvlib as rv
-from rvlib import attacks
 from rvlib.threat_models import Linf
-
-# Called with ``*batch``, which mypy cannot count.
-fgsm: Any = attacks.fgsm
-pgd: Any = attacks.pgd
-targeted_dlr: Any = attacks.targeted_dlr
-towards: Any = attacks.towards
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-class Recorder(nn.Module):
-    """A network that keeps the images at which a gradient was taken."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.seen = model.eval(), []
-
-    def forward(self, x):
-        if x.requires_grad:
-            self.seen.append(x.detach().clone())
-        return self.model(x)
-
+from tests.networks import Recorder, fgsm, pgd, seeded, targeted_dlr, towards
 
 # ---- one step, several steps ------------------------------------------------------------------
 

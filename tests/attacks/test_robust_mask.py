@@ -1,23 +1,11 @@
 """rvlib.attacks.robust_mask: who is fooled falls at once, and nobody falls who was not fooled."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
 
-from rvlib import attacks
 from rvlib.threat_models import L2, Linf, PixelL2
-
-# Called with ``*batch``, which mypy cannot count.
-fgsm: Any = attacks.fgsm
-margin: Any = attacks.margin
-pgd: Any = attacks.pgd
-robust_mask: Any = attacks.robust_mask
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.networks import Tied, fgsm, margin, pgd, robust_mask, seeded
 
 
 @pytest.fixture
@@ -172,9 +160,5 @@ def test_in_half_precision_only_what_lies_in_the_ball_counts():
 
 
 def test_a_tie_is_not_correct(batch):
-    class Tied(nn.Module):
-        def forward(self, x):
-            return x.flatten(1).sum(1, keepdim=True).expand(-1, 2)
-
     x, y = batch[0], torch.zeros(4, dtype=torch.int64)
     assert not robust_mask(Tied(), x, y, Linf(0.1)).any()

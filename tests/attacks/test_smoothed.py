@@ -10,10 +10,7 @@ from torch import nn
 
 from rvlib.attacks import pgd, smoothed_pgd
 from rvlib.threat_models import L2, Linf
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.networks import seeded
 
 
 @pytest.fixture

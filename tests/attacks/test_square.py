@@ -11,16 +11,12 @@ from rvlib.attacks.square import bump, square_side
 from rvlib.attacks.windows import halves, read, write
 from rvlib.inference import MaxPool2, logits_of
 from rvlib.threat_models import L2, Linf
-from tests.networks import Wrapped
+from tests.networks import Wrapped, seeded
 
 BALL = Linf(0.1)
 
 
 LAST = torch.channels_last
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def margins(model, x, y):

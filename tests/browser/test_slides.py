@@ -7,9 +7,7 @@ import pytest
 from rvlib.course.slides import build_slides
 from rvlib.pipeline import Run, repository
 
-pytestmark = [
-    pytest.mark.browser,
-]
+pytestmark = [pytest.mark.browser]
 WIDTH, HEIGHT = 1280, 720
 STEMS = sorted(path.stem for path in (repository() / "notebooks").glob("[0-9]*.ipynb"))
 PARTS = "h1, h2, h3, p, li, img, pre, th, td, figcaption, button, select, label, .picture"

@@ -85,7 +85,7 @@ def test_every_control_moves_the_picture_and_back(name, all_of_them):
     start = [control.start for control in explorer._controls]
     first = explorer.draw(start)
     assert first[0].shape == (400, 720, 3)  # seen whole on a projector, beside the side bar
-    assert math.prod(len(c.kept) for c in explorer._controls) <= MAX_EXPORTED
+    assert 4 <= math.prod(len(c.kept) for c in explorer._controls) <= MAX_EXPORTED
     for k, control in enumerate(explorer._controls):
         for other in {(control.start + 1) % len(control.values), len(control.values) - 1} - {
             control.start
@@ -146,10 +146,6 @@ def test_images_that_fall_are_shown_first_from_the_clearest_on(all_of_them):
     assert fallen == sorted(fallen, reverse=True)
 
 
-def test_votes_go_on_from_fewer_copies():
-    assert all(copies % 100 == 0 for copies in smoothing.COPIES)  # sample_under_noise(first=...)
-
-
 def test_some_numbers_of_copies_are_exported(all_of_them):
     copies = controls(all_of_them("smoothing"))["copies"]
     assert [copies.values[k] for k in copies.exported] == [100, 500, 1000]
@@ -167,12 +163,6 @@ def test_the_sentence_says_where_every_control_stands(name, all_of_them):
             if control.name == "sigma":
                 word = str(control.values[position])
             assert re.sub(r"^\d+: ", "", word) in text
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_page_is_of_moderate_size(name, all_of_them):
-    kept = [len(control.kept) for control in all_of_them(name)._controls]
-    assert 4 <= np.prod(kept) <= 160
 
 
 @pytest.mark.parametrize("name", NAMES)

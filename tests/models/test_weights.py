@@ -55,10 +55,7 @@ def test_round_trip(path):
     assert record == {"recipe": RECIPE, "seed": 3, "sha256": digest} == read_record(path)
     assert same(other, net())
     assert load_weights(net(1), path) == record  # no recipe asked for
-    assert sorted(file.name for file in path.parent.iterdir()) == [
-        "net.json",
-        "net.safetensors",
-    ]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["net.json", "net.safetensors"]
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -11,14 +11,7 @@ import torch
 from scipy.stats import binom, norm
 from torch import nn
 
-from rvlib.smoothing import (
-    ABSTAIN,
-    certify,
-    certify_at,
-    log_e_value,
-    predict,
-    sample_under_noise,
-)
+from rvlib.smoothing import ABSTAIN, certify, certify_at, log_e_value, predict, sample_under_noise
 
 SIGMA = 0.25
 module = sys.modules["rvlib.smoothing.certify"]  # its name is hidden by the function
@@ -59,17 +52,6 @@ def apart(algorithm, margins, **options):
 def at_most(alpha, runs):
     """Most failures among the runs; more happen by chance in one of ten thousand seeds."""
     return int(binom.isf(1e-4, runs, alpha))
-
-
-# --- the oracle ----------------------------------------------------------------------------------
-
-
-def test_the_probability_of_the_answer_is_phi_of_the_margin():
-    margins, n = np.array([0.05, 0.1, 0.25, 0.4]), 20_000
-    counts = sample_under_noise(HalfSpace(), images_at(margins), SIGMA, n)
-    p = norm.cdf(margins / SIGMA)
-    # A binomial share each: beyond 5 deviations once in two million.
-    assert (np.abs(counts[:, 1].numpy() / n - p) < 5 * np.sqrt(p * (1 - p) / n)).all()
 
 
 @pytest.mark.parametrize("noise", ["gaussian", "grid"])

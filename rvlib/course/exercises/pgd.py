@@ -29,8 +29,7 @@ def _at_most_one(factor: Tensor) -> Tensor:
 
 
 def _shrunk(
-    length: Callable[[Tensor], Tensor] = _length,
-    limit: Callable[[Tensor], Tensor] = _at_most_one,
+    length: Callable[[Tensor], Tensor] = _length, limit: Callable[[Tensor], Tensor] = _at_most_one
 ) -> Solution:
     """Project with another measure of length, or another limit of the factor."""
     return lambda delta, eps: delta * limit(eps / length(delta))

@@ -128,10 +128,7 @@ def _share(
     """Return the share of images that count, of all images or among others."""
 
     def share(
-        radii: NDArray[np.float64],
-        answers: NDArray[np.int64],
-        labels: NDArray[np.int64],
-        r: float,
+        radii: NDArray[np.float64], answers: NDArray[np.int64], labels: NDArray[np.int64], r: float
     ) -> float:
         correct, abstained = answers == labels, answers == ABSTAIN
         chosen = slice(None) if among is None else among(correct, abstained)

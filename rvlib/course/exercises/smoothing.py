@@ -191,11 +191,8 @@ def _exactly(first: int, second: int) -> float:
 
 def _is_answer(result: Any, counts: Votes, alpha: float) -> str:
     classes = len(counts)
-    return (
-        ""
-        if result in range(-1, classes)
-        else f"yours is {result}, no class from 0 to {classes - 1} nor -1"
-    )
+    right = result in range(-1, classes)
+    return "" if right else f"yours is {result}, no class from 0 to {classes - 1} nor -1"
 
 
 def _more_counts(rng: np.random.Generator) -> list[tuple[Votes, float]]:
@@ -268,9 +265,7 @@ check_vote = Exercise(
     ),
     laws=[_is_answer],
     more=_more_counts,
-    special={
-        "A p-value that equals `alpha` is not above it: answer.": (np.array([0, 2, 0]), 0.5),
-    },
+    special={"A p-value that equals `alpha` is not above it: answer.": (np.array([0, 2, 0]), 0.5)},
     fact=f"With `alpha` = {ALPHA}, fewer than {smallest_n_to_predict(ALPHA)} votes always lead to "
     "an abstention, even if all of them agree.",
 )

@@ -179,11 +179,8 @@ def _is_epoch(result: object, fgsm_acc: Sequence[float], pgd_acc: Sequence[float
     epochs = len(pgd_acc)
     if isinstance(result, str):
         return "yours is a text: return a number, or None without quotes"
-    return (
-        ""
-        if result in (None, *range(1, epochs + 1))
-        else f"yours is {result}, no epoch from 1 to {epochs}"
-    )
+    right = result in (None, *range(1, epochs + 1))
+    return "" if right else f"yours is {result}, no epoch from 1 to {epochs}"
 
 
 def _more_histories(rng: np.random.Generator) -> list[tuple[list[float], list[float]]]:

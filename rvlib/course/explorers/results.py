@@ -58,23 +58,10 @@ def explore_results(run: Run) -> Explorer:
         words = _words(measured.get(attack), printed.get(attack))
         return f"{title(defence)}, {title(attack)}: {words}. {steps.sentence()}"
 
+    start = defences.index(smoothed_name(SIGMA)), attacks.index("pgd-linf")
     controls = [
-        Control(
-            "defence",
-            "defence",
-            defences,
-            defences.index(smoothed_name(SIGMA)),
-            [title(defence) for defence in defences],
-            menu=True,
-        ),
-        Control(
-            "attack",
-            "attack",
-            attacks,
-            attacks.index("pgd-linf"),
-            [title(attack) for attack in attacks],
-            menu=True,
-        ),
+        Control("defence", "defence", defences, start[0], list(map(title, defences)), menu=True),
+        Control("attack", "attack", attacks, start[1], list(map(title, attacks)), menu=True),
     ]
     return Explorer("results", controls, Picture(figure, moving(column, bars)), draw)
 
@@ -99,11 +86,7 @@ class _Column:
         self.moving += [*self.missing, self.title]
 
     def show(
-        self,
-        name: str,
-        measured: Mapping[str, Accuracy],
-        printed: Mapping[str, float],
-        chosen: str,
+        self, name: str, measured: Mapping[str, Accuracy], printed: Mapping[str, float], chosen: str
     ) -> None:
         self.title.set_text(name)
         self.chosen.set_y(self.attacks.index(chosen) - 0.4)

@@ -11,14 +11,7 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from rvlib.course.explorer import Control, Explorer, Picture
-from rvlib.course.explorers.panels import (
-    SHOT,
-    ClassBars,
-    Shot,
-    moving,
-    new_figure,
-    place,
-)
+from rvlib.course.explorers.panels import SHOT, ClassBars, Shot, moving, new_figure, place
 from rvlib.course.figures import BLUE, CLASSES, ORANGE, style
 from rvlib.course.lessons import answers
 from rvlib.experiments import ALPHA, SIGMA, SIGMAS, gaussian_name

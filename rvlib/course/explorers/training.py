@@ -6,14 +6,7 @@ import torch
 
 from rvlib.attacks import pgd
 from rvlib.course.explorer import Control, Explorer, Picture
-from rvlib.course.explorers.panels import (
-    ClassBars,
-    Curves,
-    Shot,
-    moving,
-    new_figure,
-    place,
-)
+from rvlib.course.explorers.panels import ClassBars, Curves, Shot, moving, new_figure, place
 from rvlib.course.figures import CLASSES, style
 from rvlib.course.lessons import answers, probabilities, robust_curve
 from rvlib.experiments import LINF, PIXEL_L2, TRUE_L2
