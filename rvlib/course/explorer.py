@@ -65,7 +65,8 @@ class Control:
     @property
     def kept(self) -> list[int]:
         """Positions in the static export."""
-        return sorted({self.start, *(self.exported or range(len(self.values)))})
+        every = set(range(len(self.values)))  # of fewer values than usual, perhaps
+        return sorted(every & {self.start, *(self.exported or every)})
 
     def spec(self, positions: Sequence[int]) -> dict[str, Any]:
         """Describe the control, with some of its positions, to the page."""

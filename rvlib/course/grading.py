@@ -135,6 +135,18 @@ def _grade(exercise: Check, cells: list[tuple[int, str]], seed: int, seconds: fl
     if not code:
         verdict = f"**Not yet.** `{exercise.name}` is not there, or its cell is no valid Python."
         return Grade(exercise.name, 0, verdict)
+    try:
+        verdict = _judged(exercise, code, seed, seconds)
+    except Exception as error:  # of the check: it must not cost the other exercises their points
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        verdict = f"**Not yet.** The check itself stops with `{told}`: look at the function."
+    if re.search("stops with `(NameError|KeyError|IndexError)", verdict):
+        verdict += f" {NOT_RUN}"
+    points = next(p for words, p in POINTS.items() if verdict.startswith(words))
+    return Grade(exercise.name, points, verdict)
+
+
+def _judged(exercise: Check, code: sandbox.Code, seed: int, seconds: float) -> str:
     with Student(code, exercise.name, seconds) as student:
         verdict = exercise.judge(student)
         if verdict.startswith("**Right.**"):
@@ -142,10 +154,7 @@ def _grade(exercise: Check, cells: list[tuple[int, str]], seed: int, seconds: fl
             if not more.startswith("**Right.**"):
                 told = more.partition("** ")[2]
                 verdict = f"**Almost.** Right in the cases of the check, wrong in others: {told}"
-    if re.search("stops with `(NameError|KeyError|IndexError)", verdict):
-        verdict += f" {NOT_RUN}"
-    points = next(p for words, p in POINTS.items() if verdict.startswith(words))
-    return Grade(exercise.name, points, verdict)
+    return verdict
 
 
 class Student:
@@ -244,6 +253,7 @@ class _Statement(NamedTuple):
 
 def _statements(cell: int, text: str) -> Iterator[_Statement]:
     """Take a cell apart; a call alone, such as that of a check, binds no name and never runs."""
+    text = re.sub("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]", "", text)  # no ends of lines to Python
     above = re.match(r"(\s*\n)?", text)[0].count("\n")  # type: ignore[index]  # may be empty
     # Magics and shell lines become calls.
     source = "\n" * above + TransformerManager().transform_cell(text)

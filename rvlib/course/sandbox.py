@@ -76,7 +76,9 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "import" and arguments[0].startswith("rvlib.course.exercises"):
         raise ImportError("the answers are not there in grading")
     if event in ("open", "os.link", "os.rename") and isinstance(arguments[0], str | bytes):
-        if os.path.realpath(os.fsdecode(arguments[0])).startswith(ANSWERS):
+        path = os.path.realpath(os.fsdecode(arguments[0]))
+        # Nor a folder above them, which os.open would take as a place to open them from.
+        if path.startswith(ANSWERS) or ANSWERS.startswith(path):
             raise PermissionError("the answers are not there in grading")
 
 

@@ -364,10 +364,12 @@ def inside_by_sigma(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def vote_attack_gain(cells: pd.DataFrame) -> list[dict[str, str]]:
     """Say, a ball, how many points of accuracy the attack on the vote takes beyond the other."""
-    accuracy = cells["accuracy"][SMOOTHED]
-    balls = ("pgd-linf", "pgd-pixel-l2", "pgd-l2")
-    gains = {attack: accuracy[attack] - accuracy[f"vote-{attack}"] for attack in balls}
-    return [{"attack": attack, "gain": _points(gain)} for attack, gain in gains.items()]
+    gains = []
+    for attack in ("pgd-linf", "pgd-pixel-l2", "pgd-l2"):
+        network, vote = (cells.loc[(SMOOTHED, name)] for name in (attack, f"vote-{attack}"))
+        gain = {"attack": attack, "gain": _points(network["accuracy"] - vote["accuracy"])}
+        gains.append(gain | {"images": f"{vote['n']:.0f}", "others": f"{network['n']:.0f}"})
+    return gains
 
 
 def stronger_attack(cells: pd.DataFrame, defences: list[str]) -> str | None:

@@ -1,5 +1,6 @@
 """rvlib.course.exercises: every mistake is recognised as itself, every right solution passes."""
 
+import itertools
 import math
 import textwrap
 from functools import partial
@@ -89,6 +90,7 @@ STUDENTS = {
         to_ball = lambda z: x + (z - x) * (eps / lengths(z - x)).clamp(max=1)
         to_pixels = lambda z: x + (z - x) * (eps / (z - x).norm(dim=1, keepdim=True)).clamp(max=1)
         to_cube = lambda z: x + (z - x).clamp(-eps, eps)
+        all_or_none = lambda z: x + eps * unit(z - x) if (lengths(z - x) > eps).any() else z
         go = partial(walk, model, x, y, step, steps)
         back = lambda last, z: clip(to_ball(z))
         right | go(unit, back) ; go(unit, lambda last, z: to_ball(clip(z)))
@@ -101,6 +103,7 @@ STUDENTS = {
         projected *image* | go(unit, lambda last, z: clip(x + z * (eps / lengths(z)).clamp(max=1)))
         added to `x` again | go(unit, lambda last, z: clip(to_ball(z) - x))
         *every* perturbation | go(unit, lambda last, z: clip(x + eps * unit(z - x)))
+        As soon as *one* | go(unit, lambda last, z: clip(all_or_none(z)))
         `step * eps` | walk(model, x, y, step * eps, steps, unit, back)
         projects only after | to_ball(go(unit, lambda last, z: clip(z)))
         projects only after | clip(to_ball(go(unit, lambda last, z: z)))
@@ -791,7 +794,41 @@ def test_a_changed_argument_explains_wrong_values(name, student, words):
 )
 def test_missing_parentheses_are_named(student):
     text = CHECKS["certified_accuracy"].verdict(student)
-    assert text.endswith("join them with `&`: `(a == b) & (c >= d)`.")
+    assert "comparison" in text
+    assert "in parentheses" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "student"),
+    [
+        ("average_radius", lambda p, sigma: (sigma * p if p > 0.5 else 0).mean()),
+        ("l2_projection", lambda d, eps: eps * d if d.flatten(1).norm(dim=1) > eps else d),
+    ],
+)
+def test_a_decision_for_a_whole_array_is_named(name, student):
+    assert "choose entry by entry with `where`" in CHECKS[name].verdict(student)
+
+
+@pytest.mark.parametrize("name", ["wilson", "lower_bound", "certified_accuracy", "average_radius"])
+def test_none_in_some_cases_is_compared_like_any_result(name):
+    (_, _, right), times = next(each for each in RIGHT if each[0] == name), itertools.count()
+    text = CHECKS[name].verdict(lambda *case: right(*case) if next(times) % 2 else None)
+    assert "yours is None" in text or "returns `NoneType`" in text
+
+
+def test_a_normal_approximation_of_the_vote_is_not_right():
+    def student(counts, alpha):
+        second, first = np.sort(counts)[-2:]
+        z = max(0, first - second - 1) / (first + second) ** 0.5
+        return int(counts.argmax()) if 2 * stats.norm.sf(z) <= alpha else -1
+
+    assert "[0, 11, 0]" in CHECKS["vote"].verdict(student)
+
+
+def test_bfloat16_is_read_and_named():
+    student = RIGHT[0][2]
+    text = CHECKS["fgsm"].verdict(lambda *case: student(*case).bfloat16())
+    assert "you move a channel by 0.03138, allowed 0.03" in text  # rounded
 
 
 def test_a_check_keeps_its_cases():

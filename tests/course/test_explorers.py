@@ -148,7 +148,7 @@ def test_images_that_fall_are_shown_first_from_the_clearest_on(all_of_them):
 
 def test_some_numbers_of_copies_are_exported(all_of_them):
     copies = controls(all_of_them("smoothing"))["copies"]
-    assert [copies.values[k] for k in copies.exported] == [100, 500, 1000]
+    assert [copies.values[k] for k in copies.kept] == [100, 500, 1000]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -318,6 +318,20 @@ def test_with_more_networks_an_export_has_fewer_radii(run, monkeypatch):
     certified = tables["certified"].assign(images=10, certified=50.0)
     tables |= {"accuracy": accuracy, "certified": certified}
     monkeypatch.setattr(part_two, "shipped_tables", lambda report: tables)
-    kept = {name: len(c.kept) for name, c in controls(explorers.explore_modern(run)).items()}
+    explorer = explorers.explore_modern(run)
+    positions = [c.values.index("resnet20-standard") if c.name == "network" else c.start
+                 for c in explorer._controls]  # fmt: skip
+    assert "not measured" not in explorer.draw(positions)[1]
+    last = len(controls(explorer)["attack"].values) - 1  # of ResNet-18 alone
+    assert (
+        "ResNet-20, undefended, AutoAttack, l∞ 8/255: not measured"
+        in explorer.draw(
+            [
+                last if c.name == "attack" else p
+                for c, p in zip(explorer._controls, positions, strict=True)
+            ]
+        )[1]
+    )
+    kept = {name: len(c.kept) for name, c in controls(explorer).items()}
     assert kept["smoothed"] == 4
     assert 0.5 * MAX_EXPORTED < math.prod(kept.values()) <= MAX_EXPORTED

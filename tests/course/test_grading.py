@@ -4,6 +4,8 @@ import inspect
 import io
 import re
 import textwrap
+from functools import partial
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -83,6 +85,14 @@ def test_every_notebook_and_every_exercise_is_in_the_table():
             *(0, "PermissionError: the answers are not there"),
         ),
         (
+            [
+                f"folder = {str(Path(exercises.__file__).parents[1])!r}",
+                BOUND + "    import os\n    place = os.open(folder, os.O_RDONLY)\n"
+                "    return os.open('exercises/solutions.py', os.O_RDONLY, dir_fd=place)",
+            ],
+            *(0, "PermissionError: the answers are not there"),
+        ),
+        (
             [BOUND + "    import subprocess\n    subprocess.run(['true'])"],
             *(0, "PermissionError: grading runs no other program"),
         ),
@@ -114,6 +124,7 @@ def test_every_notebook_and_every_exercise_is_in_the_table():
         (["%%time\n" + RIGHT], 2, "**Right.**"),
         ([f"get_ipython().run_cell_magic('time', '', {RIGHT!r})"], 2, "**Right.**"),
         (["%%capture\n%%time\n" + BOUND + "    return 1 / 0"], 0, "in line 4, `return 1 / 0`"),
+        ([RIGHT.replace("\n", "  # one\u2028two\n", 1)], 2, "**Right.**"),
         (["\n\n" + BOUND + "    return 1 / 0"], 0, "in line 4, `return 1 / 0`"),
         (["return 1", "await print", RIGHT], 2, "**Right.**"),
         (["seen = []\nseen.append(0)", BOUND + "    return seen[0]"], 0, grading.NOT_RUN),
@@ -126,6 +137,33 @@ def test_points_and_diagnosis(cells, points, words):
     found = judged(*cells)
     assert (found.points, found.exercise) == (points, "my_lower_bound")
     assert words in found.verdict
+
+
+def test_a_fault_of_a_check_costs_no_other_exercise(monkeypatch):
+    first, second = exercises.NOTEBOOKS["05_certification"]
+    cells = [(0, inspect.getsource(getattr(exercises.solutions, c.name))) for c in (first, second)]
+    judge = type(first).judge
+    fail = {first.name: lambda ask: 1 // 0}
+    monkeypatch.setattr(
+        type(first), "judge", lambda self, ask: fail.get(self.name, partial(judge, self))(ask)
+    )
+    found = grade_cells(cells, seed=0)
+    assert [each.points for each in found] == [0, 2]
+    assert "The check itself stops with `ZeroDivisionError" in found[0].verdict
+
+
+def test_a_right_solution_in_numpy_gets_all_points():
+    student = """
+        import numpy as np
+        import torch
+        import torch.nn.functional as F
+
+        def my_fgsm(model, x, y, eps):
+            a = x.clone().requires_grad_()
+            (g,) = torch.autograd.grad(F.cross_entropy(model(a), y), a)
+            moved = np.clip(x.numpy() + eps * np.sign(g.numpy()), 0, 1)
+            return torch.from_numpy(moved)"""
+    assert grade_cells([(0, textwrap.dedent(student))], seed=0)[0].points == 2
 
 
 def test_a_loop_without_end_is_stopped():

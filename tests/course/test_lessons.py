@@ -296,8 +296,12 @@ SURPRISES = {"pass": 200, "within intervals": 310, "FAIL": 400}
 def test_orders_of_a_sound_evaluation(verdict, steps, monkeypatch):
     correct = CORRECT | {"pgd-linf": steps, "pgd-linf-50x5": min(steps, 190)}
 
+    asked = {}
+
     def accuracy(defence, attack, count=None):
-        return Accuracy(1000, correct.get(attack, 180), 0, "-")
+        asked[defence, attack] = count
+        n = count or (100 if attack.startswith("vote") else 1000)  # votes are attacked on fewer
+        return Accuracy(n, correct.get(attack, 180) * n // 1000, 0, "-")
 
     run: Any = SimpleNamespace(
         accuracy=accuracy,
@@ -315,6 +319,9 @@ def test_orders_of_a_sound_evaluation(verdict, steps, monkeypatch):
     kept = table[table["check"] == "certified ≤ attacked"].iloc[0]
     assert (kept["verdict"], kept["n"]) == ("pass", 1000)
     assert kept["lower, %"] == "certified at l2 0.5: 15.00"
+    votes = table[table["check"] == "attack on the vote ≤ attack on the network"]
+    assert set(votes["n"]) == {100}
+    assert asked["smoothed-0.25", "fgsm"] == 100  # the same images
     assert len(table) > len({defence for defence, _ in table1_cells(run.profile)})
     rungs = lessons.ladder(run, "smoothed-0.25")
     assert [part.correct for part in rungs if part] == [150, 180, 600]

@@ -118,6 +118,7 @@ class Task(Check):
             return f"**Not yet.** `{self.name}` returns {kind(x_adv)}, not {kind(x)}."
         if broken := in_box(x_adv) or in_cube(x_adv, defence, x, y, eps):
             return f"**Not yet.** In the l∞ ball of radius {eps}: {broken}."
+        x_adv = x_adv.detach().to(x.dtype)
         # From the images: a random start would move them even where no gradient does.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import torch
 from IPython.display import Markdown, display
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -19,10 +20,14 @@ Law = Callable[..., str]
 """Called with a result and the arguments: what the result breaks, or nothing."""
 
 
-HINTS = dict.fromkeys(
-    ["ufunc 'bitwise_and'", "truth value of an array"],
-    "Put each comparison in parentheses and join them with `&`: `(a == b) & (c >= d)`.",
-)
+HINTS = {
+    "ufunc 'bitwise_and'": "Put each comparison in parentheses: `(a == b) & (c >= d)`.",
+    **dict.fromkeys(
+        ["truth value of an array", "Boolean value of Tensor"],
+        "An `if`, an `and` or an `or` decides once, for a whole array: choose entry by entry with "
+        "`where`, or join comparisons in parentheses with `&`.",
+    ),
+}
 """What to say beside an exception, by a part of it."""
 
 
@@ -246,7 +251,7 @@ class Exercise(Check):
     def _broken_law(self, results: list[Any]) -> str:
         """Say what no right result does, and where: no known mistake explains it."""
         for case, result in zip(self.cases, results, strict=True):
-            for law in self.laws:
+            for law in self.laws if result is not None else ():
                 if found := law(result, *case):
                     return f"{self._inputs(case)}: {found}."
         return ""
@@ -316,7 +321,10 @@ def within(result: float, most: float, words: str) -> str:
 def numbers(value: Any) -> NDArray[np.float64] | None:
     """Read a number, a tensor, an array or a list as an array; None for anything else."""
     try:
-        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+        if isinstance(value, Tensor):  # NumPy has no bfloat16
+            value = value.detach().cpu()
+            value = value.float() if value.dtype == torch.bfloat16 else value
+        array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError):
         return None
     return array.astype(float) if array.dtype.kind in "biuf" else None

@@ -42,7 +42,9 @@ def in_cube(x_adv: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float) -
 
 
 def _more_batches(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    return [(*small_batch(int(rng.integers(2**31))), eps) for eps in rng.uniform(0.01, 0.3, 4)]
+    return [
+        (*small_batch(int(rng.integers(2**31))), eps) for eps in rng.uniform(0.01, 0.3, 4).tolist()
+    ]
 
 
 check_fgsm = Exercise(

@@ -60,7 +60,9 @@ def _with_noise(seed: int, eps: float) -> tuple[Any, ...]:
 
 
 def _more_batches(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    return [_with_noise(int(rng.integers(2**31)), eps) for eps in rng.uniform(0.02, 0.2, 4)]
+    return [
+        _with_noise(int(rng.integers(2**31)), eps) for eps in rng.uniform(0.02, 0.2, 4).tolist()
+    ]
 
 
 check_n_fgsm = Exercise(

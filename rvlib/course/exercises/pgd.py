@@ -63,7 +63,7 @@ def _more_perturbations(rng: np.random.Generator) -> list[tuple[Tensor, float]]:
     shape = (4, 3, 2, 3)
     return [
         (torch.from_numpy(rng.normal(0, 0.2, shape)).float(), eps)
-        for eps in rng.uniform(0.3, 1.2, 4)
+        for eps in rng.uniform(0.3, 1.2, 4).tolist()
     ]
 
 
@@ -172,6 +172,12 @@ def _added_to_itself(x: Tensor, x_t: Tensor, x_next: Tensor, eps: float) -> Tens
     return (x + L2(eps).project(x_next)).clamp(0, 1)
 
 
+def _all_as_soon_as_one(x: Tensor, x_t: Tensor, x_next: Tensor, eps: float) -> Tensor:
+    delta = x_next - x
+    outside = bool((_length(delta) > eps).any())
+    return (x + (eps * UNIT(delta) if outside else delta)).clamp(0, 1)
+
+
 def _in_euclidean_ball(
     x_adv: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float, *rest: float
 ) -> str:
@@ -184,7 +190,7 @@ def _in_euclidean_ball(
 def _more_attacks(rng: np.random.Generator) -> list[tuple[Any, ...]]:
     return [
         (*small_batch(int(rng.integers(2**31))), eps, eps * float(rng.uniform(0.4, 0.9)), 4)
-        for eps in rng.uniform(0.2, 0.6, 3)
+        for eps in rng.uniform(0.2, 0.6, 3).tolist()
     ]
 
 
@@ -192,7 +198,11 @@ check_pgd = Exercise(
     signature="my_pgd(model, x, y, eps, step, steps)",
     task="the images after `steps` iterations from `x`: each moves them by `step` along the "
     "normalised gradient, projects onto the l2 ball around `x`, then clamps to [0, 1].",
-    cases=[(*small_batch(), 0.5, 0.2, 5), (*small_batch(), 0.3, 0.5, 3)],
+    cases=[
+        (*small_batch(), 0.5, 0.2, 5),
+        (*small_batch(), 0.3, 0.5, 3),
+        (*small_batch(2), 1.0, 0.25, 5),  # the clamp keeps one image inside the ball
+    ],
     answers=[
         solutions.my_pgd,
         # Clamping first is right, too: shrinking towards `x` does not leave [0, 1].
@@ -217,6 +227,8 @@ check_pgd = Exercise(
         partial(_pgd, back=lambda x, x_t, x_next, eps: L2(eps).project(x_next - x).clamp(0, 1)),
         "This gives *every* perturbation the length `eps`: shrink only those that are longer.",
         partial(_pgd, back=lambda x, x_t, x_next, eps: (x + eps * UNIT(x_next - x)).clamp(0, 1)),
+        "As soon as *one* image is outside, this sets the length of all: decide image by image.",
+        partial(_pgd, back=_all_as_soon_as_one),
         "This projects only after the last step: project after every step.",
         _projected_last(BOX),
         _projected_last(NEITHER),

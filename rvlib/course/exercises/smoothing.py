@@ -219,6 +219,7 @@ check_vote = Exercise(
         (np.array([61, 39]), 0.05),
         (np.array([5050, 4950]), 0.05),
         (np.array([52, 48]), 0.1),
+        (np.array([0, 11, 0]), 0.001),  # where a normal approximation still abstains
     ],
     answers=[solutions.my_vote],
     mistakes=[

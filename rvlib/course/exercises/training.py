@@ -82,7 +82,9 @@ def _between(
 
 
 def _more_steps(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    return [(*training_step(int(rng.integers(2**31))), alpha) for alpha in rng.uniform(0, 1, 4)]
+    return [
+        (*training_step(int(rng.integers(2**31))), alpha) for alpha in rng.uniform(0, 1, 4).tolist()
+    ]
 
 
 check_training_loss = Exercise(

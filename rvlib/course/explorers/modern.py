@@ -38,7 +38,7 @@ def explore_modern(run: Run) -> Explorer:
     images = 1e-6 * 47_952  # of train-rest, in millions
     passes = images * cost["done"] * (cost["forwards"] + cost["backwards"])
     attacks = [a for a in accuracy["attack"].unique() if a in measured.index]
-    networks = list(measured.loc[attacks[0]].index)
+    networks = [n for n in accuracy["defence"].unique() if n in set(measured.index.droplevel(0))]
     curves = {
         name: rows["certified"].tolist()
         for name, rows in certified[certified["images"] > 0].groupby("defence", sort=False)
@@ -61,12 +61,15 @@ def explore_modern(run: Run) -> Explorer:
         smooth.show(curves, smoothed, RADII.index(radius))
         printed = lines.loc[smoothed]["public"]
         public.set_data(RADII, printed.tolist())
-        line, at = measured.loc[(attack, network)], lines.loc[(smoothed, radius)]
+        at, found = lines.loc[(smoothed, radius)], "not measured"
+        if (attack, network) in measured.index:
+            line = measured.loc[(attack, network)]
+            found = f"{line['accuracy']:.1f} % of {line['n']:.0f} test images "
+            found += f"({line['ci_low']:.1f} to {line['ci_high']:.1f})"
         words = f"; published: {at['public']:.1f} %" if pd.notna(at["public"]) else ""
         return (
-            f"{title(network)}, {title(attack)}: {line['accuracy']:.1f} % of {line['n']:.0f} test "
-            f"images ({line['ci_low']:.1f} to {line['ci_high']:.1f}), after "
-            f"{passes[network]:.1f} million passes. {title(smoothed)}, radius {radius:g}: "
+            f"{title(network)}, {title(attack)}: {found}, after {passes[network]:.1f} million "
+            f"passes. {title(smoothed)}, radius {radius:g}: "
             f"{at['certified']:.1f} % of {at['images']:.0f} certified{words}."
         )
 
@@ -102,7 +105,7 @@ class _Points:
         (self.ends,) = axes.plot([], [], "-_", color="k", markersize=12)
         self.name = axes.text(0, 0, "", ha="center")
         self.title = axes.set_title(" ", loc="right")
-        axes.set(xscale="log", xlim=(2, 60), ylim=(0, 100))
+        axes.set(xscale="log", xlim=(1.5, 60), ylim=(0, 100))
         axes.set(xlabel="passes of the training, millions", ylabel="accuracy, %")
         axes.set_xticks(ticks := (2, 5, 10, 20, 50), map(str, ticks))
         axes.minorticks_off()
@@ -116,10 +119,14 @@ class _Points:
         for network, points in self.points.items():
             some = lines[[kind == network for kind in kinds]]
             points.set_data(self.passes[some.index], some["accuracy"])
+        self.title.set_text(attack)
+        for mark in (self.here, self.ends, self.name):
+            mark.set_visible(chosen in lines.index)
+        if chosen not in lines.index:
+            return
         x, line = self.passes[chosen], lines.loc[chosen]
         self.here.set_data([x], [line["accuracy"]])
         self.ends.set_data([x, x], [line["ci_low"], line["ci_high"]])
         low = line["ci_low"] < 20  # the name stands above, elsewhere below
         y, side = (line["ci_high"] + 3, "bottom") if low else (line["ci_low"] - 3, "top")
         self.name.set(position=(x, y), va=side, text=title(chosen))
-        self.title.set_text(attack)

@@ -241,7 +241,7 @@ class _Climb:
     def __init__(self, figure: Figure) -> None:
         axes = place(figure, 60, 50, 508, 96)
         axes.set_yscale("log")
-        axes.set(xlim=(-0.3, PGD_STEPS + 0.3), ylim=(0.02, 150), xticks=range(PGD_STEPS + 1))
+        axes.set(xlim=(-0.3, PGD_STEPS + 0.3), ylim=(0.02, 500), xticks=range(PGD_STEPS + 1))
         axes.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
         axes.set_xlabel("step", labelpad=0)
         axes.set_ylabel("loss", labelpad=0)
