@@ -145,7 +145,7 @@ def test_the_protocol_says_what_the_comparison_of_ensembles_found():
     fast, ours, theirs = (sum(row[name] for row in rows) for name in ("fast", "ours", "theirs"))
     apart = [abs(row["ours"] - row["theirs"]) for row in rows]
     words = (
-        f"{ours} stand after ours and {theirs} after theirs ({fast} after `fast`); "
+        f"{ours} images survive ours and {theirs} theirs ({fast} `fast`); "
         f"{apart.count(0)} of {len(apart)} rows are equal, and none is more than {max(apart)} apart"
     )
     assert words in " ".join((ROOT / "docs/protocol.md").read_text().split())
