@@ -95,7 +95,7 @@ def certify_images(
         kinds = " or ".join(get_args(Noise))
         raise ValueError(f"n0={n0}, noise={noise!r}: give at least one vote, and {kinds} noise")
     x = floats(images[:1], model)
-    check_images(images if images.is_floating_point() else x)
+    check_images(x)
     check_network(model, x, check_labels(labels, images))
     if noise == "grid":
         to_grid(images if images.is_floating_point() else x)

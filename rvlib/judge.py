@@ -113,8 +113,6 @@ def evaluate(
     if out is None and (keep_images or shard != (1, 1)):
         raise ValueError("images and parts of an evaluation are kept in a folder: give out")
     images, labels = data
-    if images.is_floating_point():
-        check_images(images)
     x = floats(images[:32], model)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -193,11 +191,13 @@ def _check_given(
 
 
 def check_given(model: Any, data: Any) -> None:
-    """Refuse what is no network, or no images with labels."""
+    """Refuse what is no network, or no images with labels, pixels in [0, 1]."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"the network is {type(model).__name__}, not a torch.nn.Module")
     if not (isinstance(data, tuple) and [isinstance(part, Tensor) for part in data] == [True] * 2):
         raise TypeError("data is no pair of tensors (images, labels); of a DataLoader, join them")
+    if data[0].is_floating_point():  # all of them, before any work
+        check_images(data[0])
 
 
 @contextmanager

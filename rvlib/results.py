@@ -329,9 +329,8 @@ def _read_shard(
         text = path.read_text(encoding="utf-8")
         first, *lines = text.splitlines()
         header, *rows = csv.reader(lines)
-        if not (text.endswith("\n") and first.startswith("# ")) or any(
-            len(row) != len(header) for row in rows
-        ):
+        whole = text.endswith("\n") and first.startswith("# ")
+        if not whole or any(len(row) != len(header) for row in rows):
             raise ValueError("a line is cut off")
         columns: dict[str, NDArray[Any]] = {}
         for name, texts in zip(header, zip(*rows, strict=True), strict=True):

@@ -33,6 +33,14 @@ def rows(out):
     return {path.name: path.read_text().partition("\n")[2] for path in (out / "rows").glob("*.csv")}
 
 
+def test_all_pixels_are_looked_at_before_any_vote(tmp_path):
+    images = X.clone()
+    images[-1] += 1
+    with pytest.raises(ValueError, match=r"not in \[0, 1\]"):
+        certify_images(network(), (images, Y), SIGMA, out=tmp_path / "out", n=N)
+    assert not (tmp_path / "out").exists()
+
+
 def test_they_are_what_certify_gives(tmp_path):
     table = certify(tmp_path)
     expected = rv.certify(network(), X, SIGMA, n=N, image_ids=range(21))

@@ -142,8 +142,8 @@ def columns_table(folder: Path) -> pd.DataFrame:
     cells = PROFILE.column_cells()
     table = _counted(folder, cells)
     table.insert(1, "column", table["defence"].str.removeprefix("lenet-"))
-    keys = list(zip(table["column"], table["attack"], strict=True))
-    same = [(*key, count) for key, (_, _, count) in zip(keys, cells, strict=True)]
+    keys = zip(table["column"], table["attack"], strict=True)
+    same = [(name.removeprefix("lenet-"), attack, count) for name, attack, count in cells]
     before = _counted(folder.parent, same)
     table["before"] = before["accuracy"] if "accuracy" in before else np.nan
     table["report"] = [REPORT_TABLE1[column].get(attack, np.nan) for column, attack in keys]

@@ -319,19 +319,10 @@ def test_with_more_networks_an_export_has_fewer_radii(run, monkeypatch):
     tables |= {"accuracy": accuracy, "certified": certified}
     monkeypatch.setattr(part_two, "shipped_tables", lambda report: tables)
     explorer = explorers.explore_modern(run)
-    positions = [c.values.index("resnet20-standard") if c.name == "network" else c.start
-                 for c in explorer._controls]  # fmt: skip
-    assert "not measured" not in explorer.draw(positions)[1]
-    last = len(controls(explorer)["attack"].values) - 1  # of ResNet-18 alone
-    assert (
-        "ResNet-20, undefended, AutoAttack, l∞ 8/255: not measured"
-        in explorer.draw(
-            [
-                last if c.name == "attack" else p
-                for c, p in zip(explorer._controls, positions, strict=True)
-            ]
-        )[1]
-    )
+    assert "not measured" not in explorer.draw(at(explorer, network="resnet20-standard"))[1]
+    alone = at(explorer, network="resnet20-standard", attack="autoattack-linf-8")  # ResNet-18's
+    text = explorer.draw(alone)[1]
+    assert "ResNet-20, undefended, AutoAttack, l∞ 8/255: not measured" in text
     kept = {name: len(c.kept) for name, c in controls(explorer).items()}
     assert kept["smoothed"] == 4
     assert 0.5 * MAX_EXPORTED < math.prod(kept.values()) <= MAX_EXPORTED

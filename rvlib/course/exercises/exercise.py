@@ -20,14 +20,12 @@ Law = Callable[..., str]
 """Called with a result and the arguments: what the result breaks, or nothing."""
 
 
-HINTS = {
-    "ufunc 'bitwise_and'": "Put each comparison in parentheses: `(a == b) & (c >= d)`.",
-    **dict.fromkeys(
-        ["truth value of an array", "Boolean value of Tensor"],
-        "An `if`, an `and` or an `or` decides once, for a whole array: choose entry by entry with "
-        "`where`, or join comparisons in parentheses with `&`.",
-    ),
-}
+JOIN = "put each comparison in parentheses and join them with `&`: `(a == b) & (c >= d)`."
+HINTS = {"ufunc 'bitwise_and'": JOIN.capitalize()} | dict.fromkeys(
+    ["truth value of an array", "Boolean value of Tensor"],
+    "An `if`, an `and` or an `or` decides once, for a whole array: choose entry by entry with "
+    f"`where`, or {JOIN}",
+)
 """What to say beside an exception, by a part of it."""
 
 

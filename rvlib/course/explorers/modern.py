@@ -38,7 +38,7 @@ def explore_modern(run: Run) -> Explorer:
     images = 1e-6 * 47_952  # of train-rest, in millions
     passes = images * cost["done"] * (cost["forwards"] + cost["backwards"])
     attacks = [a for a in accuracy["attack"].unique() if a in measured.index]
-    networks = [n for n in accuracy["defence"].unique() if n in set(measured.index.droplevel(0))]
+    networks = list(measured.index.unique("defence"))
     curves = {
         name: rows["certified"].tolist()
         for name, rows in certified[certified["images"] > 0].groupby("defence", sort=False)
