@@ -130,7 +130,8 @@ def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> nn.Mo
             f"label {largest_label} is no class of this network: its {logits.shape[1]} classes are "
             f"0, ..., {logits.shape[1] - 1}"
         )
-    low, high, total = torch.stack((logits.amin(), logits.amax(), logits.sum())).tolist()
+    answer = logits[0].tolist()
+    low, high, total = min(answer), max(answer), sum(answer)
     if total != total:
         raise ValueError("the network gave NaN: its training diverged, or its numbers overflow")
     sigmoids = high <= 1 and logits.shape[1] > 3  # of few classes, logits may lie there by chance

@@ -177,11 +177,9 @@ def logits_and_gradient(
         logits = model(x)
         if not logits.requires_grad:  # quantised outside of PyTorch, say
             return logits, torch.zeros_like(x)
-        slope = None
+        found, slope = logits.detach(), None
         if loss is log_odds and targets is None:  # written out: a tenth faster on small networks
-            value, slope = logits, _slope(logits.detach(), y)
-            if slope.device.type == "cpu":  # PyTorch imports SymPy for a slope: a second or two
-                value, slope = (value * slope).sum(), None
+            value, slope = logits, _slope(found, y)
         else:
             value = loss(logits, y) if targets is None else loss(logits, y, targets)
             if value.shape != y.shape:
@@ -190,7 +188,7 @@ def logits_and_gradient(
             # The sum, not the mean: a gradient must not depend on the size of its batch.
             value = value.sum()
         (gradient,) = torch.autograd.grad(value, x, slope, allow_unused=True)
-        return logits.detach(), torch.zeros_like(x) if gradient is None else gradient
+        return found, torch.zeros_like(x) if gradient is None else gradient
 
 
 # --- running an attack ----------------------------------------------------------------------------

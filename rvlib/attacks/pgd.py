@@ -163,8 +163,8 @@ def ascend(
     """Climb from `x_t` in steps of length `eta`, each projected onto the ball and the box."""
     for _ in range(steps):
         gradient = input_gradient(model, x_t, y, loss, targets)
-        x_t = x_t + eta * threat.steepest(gradient)
-        x_t = threat.project(x_t.sub_(x)).add_(x).clamp_(0, 1)
+        step = threat.steepest(gradient).mul_(eta)
+        x_t = threat.project(step.add_(x_t).sub_(x)).add_(x).clamp_(0, 1)
     return x_t
 
 
