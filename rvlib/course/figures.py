@@ -5,7 +5,6 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -191,7 +190,7 @@ def show_balls(
         axes = figure.subplots(3, len(balls), squeeze=False)
         for column, (name, ball), delta in zip(axes.T, balls.items(), deltas.values(), strict=True):
             scatter, change, image = column
-            draw_ball(scatter, ball, float(ball.eps))
+            draw_ball(scatter, ball)
             scatter.plot(*delta[:2].flatten(1).numpy(), ".", color=BLUE, markersize=3, alpha=0.5)
             limit = (-1.2 * largest, 1.2 * largest)
             scatter.set(xlim=limit, ylim=limit, aspect="equal", title=name, xlabel="change in red")
@@ -212,8 +211,9 @@ def show_balls(
     return show_figure(figure, alt)
 
 
-def draw_ball(axes: Axes, ball: ThreatModel, radius: float = 1.0) -> Patch:
+def draw_ball(axes: Axes, ball: ThreatModel) -> Patch:
     """Draw what a ball looks like in two channels of one pixel: a square for l∞, else a disc."""
+    radius = float(ball.eps)
     look: dict[str, Any] = {"facecolor": "0.92", "edgecolor": "0.3", "linestyle": "--"}
     if isinstance(ball, Linf):
         return axes.add_patch(Rectangle((-radius, -radius), 2 * radius, 2 * radius, **look))
@@ -294,13 +294,11 @@ def show_history(histories: Mapping[str, Sequence[Mapping[str, float]]], probe: 
     with style():
         figure = Figure(figsize=(8, 4.4), layout="constrained")
         axes = figure.subplots()
-        for (name, history), colour, marker in zip(
-            histories.items(), cycle(PALETTE), cycle(MARKERS), strict=False
-        ):
+        for k, (name, history) in enumerate(histories.items()):
             epochs, every = range(1, len(history) + 1), max(1, len(history) // 6)
-            look: dict[str, Any] = {"color": colour, "marker": marker, "markevery": every}
+            look = curve_style(k) | {"markevery": every, "linestyle": "-"}
             axes.plot(epochs, [100 * h["natural"] for h in history], label=name, **look)
-            axes.plot(epochs, [100 * h[probe] for h in history], "--", **look)
+            axes.plot(epochs, [100 * h[probe] for h in history], **look | {"linestyle": "--"})
         axes.set(xlabel="epoch", ylabel="held-out accuracy, %")
         figure.legend(loc="outside upper left", ncols=2)
     ends = (
