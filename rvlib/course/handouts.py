@@ -2,7 +2,7 @@
 
 import inspect
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -42,29 +42,26 @@ def write_handouts(root: Path, out: Path) -> list[Path]:
     folders = [out / name for name in ("student", "solution", "nbgrader")]
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
+    sources = [*root.glob("notebooks/*.ipynb"), *root.glob("docs/teaching/*.ipynb")]
     for stem, checks in NOTEBOOKS.items():
-        (path,) = (p for p in _sources(root) if p.stem == stem)
-        solutions = {check.name: check for check in checks}
+        (path,) = (p for p in sources if p.stem == stem)
         makers = {"student": student_version, "solution": solution_version}
         for place, make in (makers | {f"nbgrader/source/{stem}": assignment}).items():
             (out / place).mkdir(parents=True, exist_ok=True)
-            nbformat.write(make(nbformat.read(path, 4), solutions), out / place / path.name)
+            nbformat.write(make(nbformat.read(path, 4), checks), out / place / path.name)
     (folders[2] / "nbgrader_config.py").write_text(NBGRADER_CONFIG)
     return folders
 
 
-def _sources(root: Path) -> list[Path]:
-    return [*(root / "notebooks").glob("*.ipynb"), *(root / "docs" / "teaching").glob("*.ipynb")]
-
-
-def exercise_in(source: str, checks: Mapping[str, Check]) -> Check | None:
-    """Find the exercise whose function a cell defines."""
-    return next((c for name, c in checks.items() if f"def {name}(" in source), None)
+def exercise_in(cell: nbformat.NotebookNode, checks: Sequence[Check]) -> Check | None:
+    """Find the exercise whose function a cell of code defines."""
+    source = cell.source if cell.cell_type == "code" else ""
+    return next((check for check in checks if f"def {check.name}(" in source), None)
 
 
 def solved(source: str, check: Check) -> str:
     """Put the body of the check's own right answer into an exercise's cell."""
-    answer = inspect.getsource(check.answers[0])  # type: ignore[attr-defined]
+    answer = inspect.getsource(check.answers[0])
     body = answer.partition("\n")[2]
     if source.count(EMPTY) != 1:
         raise ValueError(f"the cell of {check.name} has no line `...`: nothing to solve")
@@ -72,37 +69,33 @@ def solved(source: str, check: Check) -> str:
 
 
 def student_version(
-    notebook: nbformat.NotebookNode, checks: Mapping[str, Check]
+    notebook: nbformat.NotebookNode, checks: Sequence[Check]
 ) -> nbformat.NotebookNode:
     """Leave the exercises empty, without what a check said to the empty function."""
     for cell in notebook.cells:
-        if cell.cell_type == "code" and exercise_in(cell.source, checks):
+        if exercise_in(cell, checks):
             cell.outputs, cell.execution_count = [], None
     return notebook
 
 
 def solution_version(
-    notebook: nbformat.NotebookNode, checks: Mapping[str, Check]
+    notebook: nbformat.NotebookNode, checks: Sequence[Check]
 ) -> nbformat.NotebookNode:
     """Solve the exercises; their outputs are what the checks say."""
     for cell in notebook.cells:
-        check = exercise_in(cell.source, checks) if cell.cell_type == "code" else None
-        if check:
+        if check := exercise_in(cell, checks):
             cell.source = solved(cell.source, check)
-            said = check.verdict(check.answers[0])  # type: ignore[attr-defined]
+            said = check.verdict(check.answers[0])
             data = {"text/markdown": said, "text/plain": said}
             cell.outputs = [new_output("display_data", data)]
     return notebook
 
 
-def assignment(
-    notebook: nbformat.NotebookNode, checks: Mapping[str, Check]
-) -> nbformat.NotebookNode:
+def assignment(notebook: nbformat.NotebookNode, checks: Sequence[Check]) -> nbformat.NotebookNode:
     """Take the exercises alone, with nbgrader's marks: what a student writes, what is graded."""
     cells = [notebook.cells[0]]
     for before, cell in zip(notebook.cells, notebook.cells[1:], strict=False):
-        check = exercise_in(cell.source, checks) if cell.cell_type == "code" else None
-        if check:
+        if check := exercise_in(cell, checks):
             marked = EMPTY.join(["    ### BEGIN SOLUTION\n", "    ### END SOLUTION\n"])
             function = cell.source.partition("\n\n\n")[0] + "\n"
             function = solved(function.replace(EMPTY, marked), check)

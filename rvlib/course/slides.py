@@ -4,7 +4,7 @@ import copy
 import hashlib
 import re
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def as_slides(notebook: nbformat.NotebookNode, stem: str) -> nbformat.NotebookNo
     NotebookNode
         The same object, marked for nbconvert; cells that show nothing are skipped.
     """
-    checks = {check.name: check for check in NOTEBOOKS.get(stem, ())}
+    checks = NOTEBOOKS.get(stem, ())
     notebook = without_plumbing(student_version(notebook, checks))
     notebook.cells = [part for cell in notebook.cells for part in _apart(cell)]
     joins: Collection[str] = ()  # what may stand on the slide of the cell before
@@ -201,7 +201,7 @@ def _by_table(outputs: list[nbformat.NotebookNode]) -> Iterator[list[nbformat.No
         yield some
 
 
-def _shown(cell: nbformat.NotebookNode, checks: Mapping[str, Check]) -> str:
+def _shown(cell: nbformat.NotebookNode, checks: Sequence[Check]) -> str:
     """Words, a figure, a sentence that the notebook computed, other code, or nothing."""
     if cell.cell_type == "markdown":
         return "words"
@@ -213,4 +213,4 @@ def _shown(cell: nbformat.NotebookNode, checks: Mapping[str, Check]) -> str:
     if cell.outputs:
         said = "".join(output.get("data", {}).get("text/markdown", "") for output in cell.outputs)
         return "sentence" if hidden and said and "|" not in said else "code"
-    return "code" if exercise_in(cell.source, checks) else "nothing"
+    return "code" if exercise_in(cell, checks) else "nothing"
