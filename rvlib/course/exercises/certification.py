@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
 from rvlib.course.calls import Solution
-from rvlib.course.exercises import solutions
 from rvlib.course.exercises.exercise import Exercise, two_at_once, within
 from rvlib.experiments import ALPHA
 from rvlib.smoothing.statistics import largest_radius, lower_confidence_bound, wilson
@@ -50,7 +49,6 @@ check_lower_bound = Exercise(
     signature="my_lower_bound(k, n, alpha)",
     task="the `alpha` quantile of a Beta(k, n - k + 1) distribution.",
     cases=[(8, 10, 0.05), (95, 100, 0.001), (60, 100, 0.01), (100, 100, 0.001)],
-    answers=[solutions.my_lower_bound],
     mistakes=[
         "This is the *share* k/n: the true probability lies below it in about half of all samples.",
         lambda k, n, alpha: k / n,
@@ -191,7 +189,6 @@ check_radius = Exercise(
         _votes([70, 25, 5], [800, 100, 100], 0.01, 0.5),
         _votes([0, 0, 100], [1, 0, 99], 0.05, 0.12),
     ],
-    answers=[solutions.my_radius],
     mistakes=[
         "This takes the share of votes, which may exceed the probability: use the *lower bound*.",
         _radius(bound=_share),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rvlib.course.calls import Ask, Call, Failure, Solution, observe
+from rvlib.course.exercises import solutions
 
 Law = Callable[..., str]
 """Called with a result and the arguments: what the result breaks, or nothing."""
@@ -33,11 +34,17 @@ class Check:
     """Judges a student's function: an exercise, or a task."""
 
     signature: str
+    also_right: Sequence[Solution] = ()
 
     @property
     def name(self) -> str:
         """What the function is called."""
         return self.signature.partition("(")[0]
+
+    @property
+    def answers(self) -> list[Solution]:
+        """Correct solutions, first the one of this name in ``solutions``."""
+        return [getattr(solutions, self.name), *self.also_right]
 
     def __call__(self, student: object) -> None:
         """Show the verdict on a student's function.
@@ -114,8 +121,6 @@ class Exercise(Check):
         What the function should return.
     cases : sequence of tuple
         Arguments of the calls; every call gets its own copies.
-    answers : sequence of callable
-        Correct solutions, the reference first.
     mistakes : sequence of str and callable
         A table: what to say about a mistake, then the solutions that make it, and so on. The first
         match is shown.
@@ -123,6 +128,8 @@ class Exercise(Check):
         What a student who has finished reads.
     more : callable
         Draws further cases from a NumPy generator, which nobody has seen: for grading.
+    also_right : sequence of callable, default=()
+        Other correct solutions, whose values differ.
     pairs : sequence of str and callable, default=()
         Two mistakes at once: a table like that of `mistakes`, tried after it.
     laws : sequence of callable, default=()
@@ -138,10 +145,10 @@ class Exercise(Check):
     signature: str
     task: str
     cases: Sequence[tuple[Any, ...]]
-    answers: Sequence[Solution]
     mistakes: Sequence[str | Solution]
     fact: str
     more: Callable[[np.random.Generator], list[tuple[Any, ...]]]
+    also_right: Sequence[Solution] = ()
     pairs: Sequence[str | Solution] = ()
     laws: Sequence[Law] = ()
     special: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -195,18 +202,14 @@ class Exercise(Check):
         return self._difference(results, self._known(self.answers[0]))
 
     @cached_property
-    def _made(self) -> dict[Solution, list[Any]]:
-        return {}
+    def _known(self) -> Callable[[Solution], list[Any]]:
+        """Results of a row of a table, made when they are first compared with."""
+        return cache(self._results)
 
     @cached_property
-    def _described(self) -> dict[Solution, list[Any]]:
-        return {}
-
-    def _known(self, row: Solution) -> list[Any]:
-        """Results of a row of a table, made when they are first compared with."""
-        if row not in self._made:
-            self._made[row] = self._results(row)
-        return self._made[row]
+    def _described(self) -> Callable[[Solution], list[Any]]:
+        """What is compared of them."""
+        return cache(lambda row: self._compared(self._known(row)))
 
     def _results(self, solution: Solution) -> list[Any]:
         return [observe(solution, case).result for case in self.cases]
@@ -216,12 +219,9 @@ class Exercise(Check):
         mine = cache(lambda: self._compared(results))
 
         def agrees(row: Solution) -> bool:
-            known = self._known(row)
-            if not all(map(fits, results, known)):
+            if not all(map(fits, results, self._known(row))):
                 return False
-            if row not in self._described:
-                self._described[row] = self._compared(known)
-            pairs = zip(mine(), self._described[row], strict=True)
+            pairs = zip(mine(), self._described(row), strict=True)
             return all(same(one, other, self.tolerance) for one, other in pairs)
 
         return agrees

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from rvlib.course.calls import Solution
 from rvlib.course.examples import gradient, small_batch
-from rvlib.course.exercises import solutions
 from rvlib.course.exercises.exercise import Exercise, two_at_once
 from rvlib.experiments import LINF
 from rvlib.threat_models import L2
@@ -41,17 +40,10 @@ def in_cube(x_adv: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float) -
     return f"you move a channel by {furthest:.4g}, allowed {eps}" if furthest > eps + 1e-5 else ""
 
 
-def _more_batches(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    return [
-        (*small_batch(int(rng.integers(2**31))), eps) for eps in rng.uniform(0.01, 0.3, 4).tolist()
-    ]
-
-
 check_fgsm = Exercise(
     signature="my_fgsm(model, x, y, eps)",
     task="the images, moved by `eps` along the sign of the loss gradient and clamped to [0, 1].",
     cases=[(*small_batch(), eps) for eps in (0.03, 0.2)],
-    answers=[solutions.my_fgsm],
     mistakes=[
         "These are the clean images: nothing has been added.",
         lambda model, x, y, eps: x,
@@ -102,7 +94,9 @@ check_fgsm = Exercise(
         },
     ),
     laws=[in_box, in_cube],
-    more=_more_batches,
+    more=lambda rng: [
+        (*small_batch(int(rng.integers(2**31))), eps) for eps in rng.uniform(0.01, 0.3, 4).tolist()
+    ],
     fact="FGSM needs one forward and one backward pass, the least that a gradient attack can cost. "
     "If the loss were linear in `x`, no attack in the l∞ ball would be stronger.",
 )
@@ -156,7 +150,6 @@ check_eight_bit = Exercise(
     signature="my_eight_bit(x, x_adv)",
     task="`x_adv` with every channel at a whole level of 255, no further from `x` than before.",
     cases=[_attacked(EPS), _attacked(0.025), _attacked(6.99 / 255)],
-    answers=[solutions.my_eight_bit],
     mistakes=[
         "Nothing is rounded: most channels lie between two levels, and 8 bits cannot store that.",
         lambda x, x_adv: x_adv,

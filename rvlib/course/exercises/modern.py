@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from rvlib.course.calls import Solution
 from rvlib.course.examples import gradient, small_batch
-from rvlib.course.exercises import solutions
 from rvlib.course.exercises.exercise import Exercise, two_at_once, within
 from rvlib.course.exercises.fgsm import in_box
 
@@ -59,18 +58,11 @@ def _with_noise(seed: int, eps: float) -> tuple[Any, ...]:
     return model, x, y, eps, 2 * eps * (2 * torch.rand(x.shape, generator=generator) - 1)
 
 
-def _more_batches(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    return [
-        _with_noise(int(rng.integers(2**31)), eps) for eps in rng.uniform(0.02, 0.2, 4).tolist()
-    ]
-
-
 check_n_fgsm = Exercise(
     signature="my_n_fgsm(model, x, y, eps, noise)",
     task="the images after one step of `eps` along the sign of the loss gradient, taken at "
     "`x + noise` clamped to [0, 1], and clamped again. N-FGSM does not project into the ball.",
     cases=[_with_noise(1, eps) for eps in (0.05, 0.15)],
-    answers=[solutions.my_n_fgsm],
     mistakes=[
         "This is FGSM: the noise is missing.",
         _step(start=lambda x, noise, eps: x),
@@ -108,7 +100,9 @@ check_n_fgsm = Exercise(
         },
     ),
     laws=[in_box, _one_step],
-    more=_more_batches,
+    more=lambda rng: [
+        _with_noise(int(rng.integers(2**31)), eps) for eps in rng.uniform(0.02, 0.2, 4).tolist()
+    ],
     fact="With noise of up to twice the radius a channel may end three radii from `x`. The step "
     "costs as much as FGSM, a tenth of PGD-10. In our one run at 8/255 neither it nor FGSM-RS "
     "collapsed.",
@@ -139,10 +133,6 @@ def _no_more_than_the_largest(result: float, p: Shares, sigma: float) -> str:
     return within(result, largest, words)
 
 
-def _more_shares(rng: np.random.Generator) -> list[tuple[Shares, float]]:
-    return [(rng.uniform(0.01, 0.999, 30), float(sigma)) for sigma in rng.uniform(0.1, 1, 4)]
-
-
 check_average_radius = Exercise(
     signature="my_average_radius(p, sigma)",
     task="the mean over *all* images of the certified radius, `sigma` times Φ⁻¹ of `p` where the "
@@ -152,7 +142,6 @@ check_average_radius = Exercise(
         (np.array([0.6, 0.3, 0.97, 0.9]), 0.25),
         (np.array([0.7, 0.2, 0.1]), 1.0),
     ],
-    answers=[solutions.my_average_radius],
     mistakes=[
         "This is the mean over the certified images alone: the others count with radius 0.",
         _average(counted=_among_certified),
@@ -188,7 +177,9 @@ check_average_radius = Exercise(
         },
     ),
     laws=[_no_more_than_the_largest],
-    more=_more_shares,
+    more=lambda rng: [
+        (rng.uniform(0.01, 0.999, 30), float(sigma)) for sigma in rng.uniform(0.1, 1, 4)
+    ],
     fact="An image with p = 0.999 and three that are given up have the average radius of four "
     f"images with p = {norm.cdf(norm.ppf(0.999) / 4):.2f}: the average alone does not show which "
     "of the two a network does.",

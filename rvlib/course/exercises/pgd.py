@@ -2,15 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rvlib.course.calls import Solution
 from rvlib.course.examples import gradient, small_batch
-from rvlib.course.exercises import solutions
 from rvlib.course.exercises.exercise import Exercise, two_at_once
 from rvlib.course.exercises.fgsm import in_box
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
@@ -59,19 +56,10 @@ def _same_direction(result: Tensor, delta: Tensor, eps: float) -> str:
     return f"your result points elsewhere than `delta[{at}]`: change only its length" * turned
 
 
-def _more_perturbations(rng: np.random.Generator) -> list[tuple[Tensor, float]]:
-    shape = (4, 3, 2, 3)
-    return [
-        (torch.from_numpy(rng.normal(0, 0.2, shape)).float(), eps)
-        for eps in rng.uniform(0.3, 1.2, 4).tolist()
-    ]
-
-
 check_l2_projection = Exercise(
     signature="my_l2_projection(delta, eps)",
     task="the perturbations `delta`, those longer than `eps` shrunk to length `eps`.",
     cases=[(_perturbations(), eps) for eps in (0.5, 0.8)],
-    answers=[solutions.my_l2_projection],
     mistakes=[
         "Nothing is shrunk: perturbations longer than `eps` must be.",
         lambda delta, eps: delta,
@@ -114,7 +102,10 @@ check_l2_projection = Exercise(
         },
     ),
     laws=[_in_ball, _same_direction],
-    more=_more_perturbations,
+    more=lambda rng: [
+        (torch.from_numpy(rng.normal(0, 0.2, (4, 3, 2, 3))).float(), eps)
+        for eps in rng.uniform(0.3, 1.2, 4).tolist()
+    ],
     special={"Zero stays zero: do not divide by its length.": (torch.zeros(1, 3, 1, 2), 0.5)},
     fact="In the 3072 dimensions of a CIFAR-10 image, a corner of the l∞ ball of radius eps is "
     f"{3072**0.5:.0f} times as far from its centre as the surface of this ball.",
@@ -187,13 +178,6 @@ def _in_euclidean_ball(
     return f"your perturbation of image {at} has length {lengths[at]:.4g}, allowed {eps:.4g}" * far
 
 
-def _more_attacks(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    return [
-        (*small_batch(int(rng.integers(2**31))), eps, eps * float(rng.uniform(0.4, 0.9)), 4)
-        for eps in rng.uniform(0.2, 0.6, 3).tolist()
-    ]
-
-
 check_pgd = Exercise(
     signature="my_pgd(model, x, y, eps, step, steps)",
     task="the images after `steps` iterations from `x`: each moves them by `step` along the "
@@ -203,9 +187,8 @@ check_pgd = Exercise(
         (*small_batch(), 0.3, 0.5, 3),
         (*small_batch(2), 1.0, 0.25, 5),  # the clamp keeps one image inside the ball
     ],
-    answers=[
-        solutions.my_pgd,
-        # Clamping first is right, too: shrinking towards `x` does not leave [0, 1].
+    also_right=[
+        # Clamping first: shrinking towards `x` does not leave [0, 1].
         partial(_pgd, back=lambda x, x_t, x_next, eps: BALL(x, x_t, x_next.clamp(0, 1), eps)),
     ],
     mistakes=[
@@ -288,7 +271,10 @@ check_pgd = Exercise(
         },
     ),
     laws=[in_box, _in_euclidean_ball],
-    more=_more_attacks,
+    more=lambda rng: [
+        (*small_batch(int(rng.integers(2**31))), eps, eps * float(rng.uniform(0.4, 0.9)), 4)
+        for eps in rng.uniform(0.2, 0.6, 3).tolist()
+    ],
     fact="Clamping after the projection stays in the ball, because it only moves an image closer "
     "to `x`. Accuracy under PGD is an upper bound: the next attack may be stronger.",
 )

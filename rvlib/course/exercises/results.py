@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 
 from rvlib.course.calls import Solution
-from rvlib.course.exercises import solutions
 from rvlib.course.exercises.exercise import Exercise, two_at_once, within
 from rvlib.smoothing.statistics import ABSTAIN
 
@@ -56,15 +55,10 @@ def _around_share(result: Any, k: int, n: int) -> str:
     )
 
 
-def _more_counts(rng: np.random.Generator) -> list[tuple[int, int]]:
-    return [(int(rng.integers(0, n + 1)), int(n)) for n in rng.integers(5, 2000, 9)]
-
-
 check_wilson = Exercise(
     signature="my_wilson(k, n)",
     task="both ends of Wilson's 95 % interval, as shares between 0 and 1.",
     cases=[(596, 1024), (3, 1024), (0, 50), (6, 6)],
-    answers=[solutions.my_wilson],
     mistakes=[
         "This is the Wald interval, the share plus and minus standard errors: at k = 0 it has "
         "length zero, as if a few images could prove an accuracy of 0 %.",
@@ -104,7 +98,7 @@ check_wilson = Exercise(
         },
     ),
     laws=[_around_share],
-    more=_more_counts,
+    more=lambda rng: [(int(rng.integers(0, n + 1)), int(n)) for n in rng.integers(5, 2000, 9)],
     fact="If none of 1024 images is classified correctly, the accuracy may still be as high "
     f"as {100 * _wilson(0, 1024)[1]:.2f} %. Near one half, the interval extends "
     f"{100 * (_wilson(512, 1024)[1] - 0.5):.1f} points to either side.",
@@ -180,7 +174,6 @@ check_certified_accuracy = Exercise(
     signature="my_certified_accuracy(radii, answers, labels, r)",
     task="the share of *all* images that are classified correctly with a radius of at least `r`.",
     cases=[(*IMAGES, r) for r in (0.0, 0.25, 0.5)],
-    answers=[solutions.my_certified_accuracy],
     mistakes=[
         "Abstentions are left out of the denominator: divide by the number of *all* images.",
         _share(_certified, _answered),

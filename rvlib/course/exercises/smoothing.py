@@ -10,7 +10,6 @@ from scipy.stats import binom
 from torch import Tensor
 
 from rvlib.course.calls import Solution
-from rvlib.course.exercises import solutions
 from rvlib.course.exercises.exercise import Exercise, two_at_once
 from rvlib.experiments import ALPHA
 from rvlib.smoothing.statistics import ABSTAIN, smallest_n_to_predict
@@ -93,7 +92,6 @@ check_noisy_copies = Exercise(
     task="`n` copies of the image `x`, shape `(n, *x.shape)`, each with its own Gaussian noise of "
     "standard deviation `sigma` from `generator`.",
     cases=[(IMAGE, SIGMA, COPIES, _seeded(seed)) for seed in (0, 0, 1)],
-    answers=[solutions.my_noisy_copies],
     mistakes=[
         "These are copies without noise.",
         lambda x, sigma, n, generator: x.expand(n, *x.shape),
@@ -221,7 +219,6 @@ check_vote = Exercise(
         (np.array([52, 48]), 0.1),
         (np.array([0, 11, 0]), 0.001),  # where a normal approximation still abstains
     ],
-    answers=[solutions.my_vote],
     mistakes=[
         "This never abstains: return -1 if the test cannot tell the leader from the runner-up.",
         _vote(lambda first, second, n: 0),

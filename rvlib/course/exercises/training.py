@@ -3,15 +3,12 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
-import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rvlib.course.calls import Solution
 from rvlib.course.examples import training_step
-from rvlib.course.exercises import solutions
 from rvlib.course.exercises.exercise import Exercise, two_at_once
 
 # --- The loss -------------------------------------------------------------------------------------
@@ -81,18 +78,11 @@ def _between(
     )
 
 
-def _more_steps(rng: np.random.Generator) -> list[tuple[Any, ...]]:
-    return [
-        (*training_step(int(rng.integers(2**31))), alpha) for alpha in rng.uniform(0, 1, 4).tolist()
-    ]
-
-
 check_training_loss = Exercise(
     signature="my_training_loss(model, attack, x, y, alpha)",
     task="`alpha` times the loss on `x` plus `1 - alpha` times the loss on the attacked images: "
     "attack the network in evaluation mode, and take both losses in training mode.",
     cases=[(*training_step(), alpha) for alpha in (0.3, 0.75)],
-    answers=[solutions.my_training_loss],
     mistakes=[
         "The weights are swapped: `alpha` is the weight of the *clean* loss.",
         *_any_mode(_swapped),
@@ -137,7 +127,9 @@ check_training_loss = Exercise(
         },
     ),
     laws=[_between],
-    more=_more_steps,
+    more=lambda rng: [
+        (*training_step(int(rng.integers(2**31))), alpha) for alpha in rng.uniform(0, 1, 4).tolist()
+    ],
     fact="With `alpha` = 0 this is the adversarial training of Madry et al., with `alpha` = 1/2 "
     "that of the report. It costs as many forward and backward passes as the attack has steps, "
     "and two more.",
@@ -185,10 +177,6 @@ def _is_epoch(result: object, fgsm_acc: Sequence[float], pgd_acc: Sequence[float
     return "" if right else f"yours is {result}, no epoch from 1 to {epochs}"
 
 
-def _more_histories(rng: np.random.Generator) -> list[tuple[list[float], list[float]]]:
-    return [(rng.uniform(0, 100, 8).tolist(), rng.uniform(0, 100, 8).tolist()) for _ in range(9)]
-
-
 check_collapse_epoch = Exercise(
     signature="my_collapse_epoch(fgsm_acc, pgd_acc)",
     task="the first epoch, counted from 1, in which the accuracy under PGD is more than "
@@ -204,7 +192,6 @@ check_collapse_epoch = Exercise(
         ([33.0, 37.0, 40.0], [20.0, 26.0, 31.0]),
         ([50.0, 55.0, 60.0, 65.0], [20.0, 45.0, 40.0, 22.0]),
     ],
-    answers=[solutions.my_collapse_epoch],
     mistakes=[
         "This is one too small: count epochs from 1, and return the epoch of the fall.",
         lambda f, p: (_collapse(f, p) or 1) - 1 or None,
@@ -250,7 +237,9 @@ check_collapse_epoch = Exercise(
         _first(lambda f, p, t: p[t] - p[t - 1] > DROP),
     ],
     laws=[_is_epoch],
-    more=_more_histories,
+    more=lambda rng: [
+        (rng.uniform(0, 100, 8).tolist(), rng.uniform(0, 100, 8).tolist()) for _ in range(9)
+    ],
     special={
         f"A fall by exactly {DROP} points is not *more* than {DROP}.": (
             [40.0, 50.0, 60.0],
