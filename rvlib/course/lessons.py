@@ -453,17 +453,13 @@ def compare_clean_weights(run: Run) -> list[ShortTraining]:
         In the order of ``CLEAN_WEIGHTS``; their curves are accuracies under PGD at ``TEST_RADII``.
     """
     attack = ATTACKS["pgd-linf"]
-
-    def measure(model: nn.Module, x: Tensor, y: Tensor) -> list[float]:
-        return robust_curve(model, x, y, list(map(Linf, TEST_RADII)))
-
     run.train((START, 0))
     plan = Plan(
         "clean-weight",
         start=lambda: run.model(START),
         objectives={f"α = {w:g}": adversarial(attack, w) for w in CLEAN_WEIGHTS},
         watched={"natural": None, "pgd-linf": attack},
-        measure=measure,
+        measure=partial(robust_curve, threats=[Linf(eps) for eps in TEST_RADII]),
         radii=TEST_RADII,
         images=2 * run.profile.heldout,
         epochs=3,
@@ -496,8 +492,7 @@ def train_to_collapse(run: Run) -> list[ShortTraining]:
     .. [1] Andriushchenko, Flammarion, "Understanding and Improving Fast Adversarial Training",
        NeurIPS 2020, section 4: a single layer is enough for a collapse.  arXiv:2007.02617.
     """
-    ball, eps = COLLAPSE_BALL, COLLAPSE_BALL.eps
-    assert isinstance(eps, float)
+    ball, eps = COLLAPSE_BALL, float(COLLAPSE_BALL.eps)
     attacks: dict[str, Callable[..., Tensor]] = {
         "FGSM": partial(fgsm, threat=ball),
         "PGD, 2 steps": partial(pgd, threat=ball, steps=2, step_size=eps, random_start=False),
@@ -640,7 +635,14 @@ def _table(
 def _trained(run: Run, plan: Plan) -> list[ShortTraining]:
     """Train, and redraw the accuracies after every epoch."""
     x, y = run.images(run.profile.heldout)
-    watch = partial(_watch, plan.watched, x[:WATCHED], y[:WATCHED])
+    some, labels = x[:WATCHED], y[:WATCHED]
+
+    def watch(model: nn.Module) -> dict[str, float]:
+        return {
+            name: percent_correct(model, attack(model, some, labels) if attack else some, labels)
+            for name, attack in plan.watched.items()
+        }
+
     trainings, before = list[ShortTraining](), watch(plan.start())
     screen = display(show_progress({}, plan.epochs, list(before)), display_id=True)
     for name in plan.objectives:
@@ -652,15 +654,6 @@ def _trained(run: Run, plan: Plan) -> list[ShortTraining]:
                 screen.update(show_progress(histories, plan.epochs, list(before)))
         trainings.append(latest._replace(curve=plan.measure(model, x, y)))
     return trainings
-
-
-def _watch(
-    attacks: Mapping[str, Callable[..., Tensor] | None], x: Tensor, y: Tensor, model: nn.Module
-) -> dict[str, float]:
-    return {
-        name: percent_correct(model, attack(model, x, y) if attack else x, y)
-        for name, attack in attacks.items()
-    }
 
 
 def _epochs(
