@@ -1,6 +1,5 @@
 """Notebook 04's explorer: noisy copies vote, and a test decides whether the vote is clear."""
 
-from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -8,7 +7,7 @@ import scipy
 import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from torch import Tensor, nn
+from torch import Tensor
 
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import SHOT, ClassBars, Shot, moving, new_figure, place
@@ -62,10 +61,15 @@ def explore_smoothing(run: Run, images: int = 6) -> Explorer:
 
     def draw(image: int, sigma: float, copies: int) -> str:
         label, counts = int(y[image]), votes(image, sigma, copies)
-        _show_copies(shots, networks[sigma], x[image], sigma * noise, label)
+        noisy = x[image] + sigma * noise
+        read = answers(networks[sigma], noisy)
+        titles = ["clean", *(f"{CLASSES[a]} {'✓' if a == label else '✗'}" for a in read)]
+        for shot, shown, title in zip(shots, (x[image], *noisy), titles, strict=True):
+            shot.show(shown, title)
         bars.show(label, (counts / counts.sum()).tolist())
         answer = int(vote(counts[None].numpy(), ALPHA)[0])
-        (a, b), (n_a, n_b) = _leaders(counts)
+        top = counts.argsort(descending=True, stable=True)[:2]
+        (a, b), (n_a, n_b) = top.tolist(), counts[top].tolist()
         p = test.show(n_a, n_b)
         second = CLASSES[b] if n_b else "any other class"
         return (
@@ -89,20 +93,6 @@ def _controls(labels: list[int], copies: list[int]) -> list[Control]:
             exported=(0, 2, 3, 5),
         ),
     ]  # fmt: skip
-
-
-def _show_copies(
-    shots: Sequence[Shot], network: nn.Module, x: Tensor, noise: Tensor, label: int
-) -> None:
-    titles = [f"{CLASSES[a]} {'✓' if a == label else '✗'}" for a in answers(network, x + noise)]
-    for shot, image, title in zip(shots, (x, *(x + noise)), ("clean", *titles), strict=True):
-        shot.show(image, title)
-
-
-def _leaders(counts: Tensor) -> tuple[list[int], list[int]]:
-    """Return the two classes with the most votes, and their votes."""
-    first = counts.argsort(descending=True, stable=True)[:2]
-    return first.tolist(), counts[first].tolist()
 
 
 class _Test:
