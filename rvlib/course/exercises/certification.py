@@ -122,7 +122,7 @@ def _upper(k: int, n: int, alpha: float) -> float:
 
 
 def _two_classes(
-    bound: Bound = _bound, upper: Bound = _upper, size: float = 0.5
+    bound: Bound = _bound, upper: Bound = _upper
 ) -> Callable[[Votes, Votes, float, float], float]:
     """Take the half difference of the quantiles of the leader and the runner-up."""
 
@@ -131,7 +131,7 @@ def _two_classes(
         second = np.delete(counts, leader).max()
         n = int(counts.sum())
         low, high = bound(int(counts[leader]), n, alpha), upper(int(second), n, alpha)
-        return max(0.0, float(sigma * size * (norm.ppf(low) - norm.ppf(high))))
+        return max(0.0, float(sigma / 2 * (norm.ppf(low) - norm.ppf(high))))
 
     return radius
 

@@ -21,12 +21,9 @@ def _length(delta: Tensor) -> Tensor:
     return delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
-def _at_most_one(factor: Tensor) -> Tensor:
-    return factor.clamp_max(1)
-
-
 def _shrunk(
-    length: Callable[[Tensor], Tensor] = _length, limit: Callable[[Tensor], Tensor] = _at_most_one
+    length: Callable[[Tensor], Tensor] = _length,
+    limit: Callable[[Tensor], Tensor] = lambda factor: factor.clamp_max(1),
 ) -> Solution:
     """Project with another measure of length, or another limit of the factor."""
     return lambda delta, eps: delta * limit(eps / length(delta))
@@ -121,13 +118,8 @@ def _into(ball: Callable[[float], ThreatModel], low: float = 0, high: float = 1)
     return lambda x, x_t, x_next, eps: (x + ball(eps).project(x_next - x)).clamp(low, high)
 
 
-def _anything(eps: float) -> ThreatModel:
-    return L2(1e6)
-
-
-BALL_AND_BOX, BALL, BOX, NEITHER = (
-    _into(ball, low, 1 - low) for ball in (L2, _anything) for low in (0, -9)
-)
+BALL_AND_BOX, BALL = _into(L2), _into(L2, -9, 10)
+BOX, NEITHER = (_into(lambda eps: L2(1e6), *box) for box in ((0, 1), (-9, 10)))
 
 
 def _pgd(
@@ -157,10 +149,6 @@ def _projected_last(back: Back) -> Solution:
 
 def _around_zero(x: Tensor, x_t: Tensor, x_next: Tensor, eps: float) -> Tensor:
     return L2(eps).project(x_next).clamp(0, 1)
-
-
-def _added_to_itself(x: Tensor, x_t: Tensor, x_next: Tensor, eps: float) -> Tensor:
-    return (x + L2(eps).project(x_next)).clamp(0, 1)
 
 
 def _all_as_soon_as_one(x: Tensor, x_t: Tensor, x_next: Tensor, eps: float) -> Tensor:
@@ -205,7 +193,7 @@ check_pgd = Exercise(
         "This projects the *image* onto the ball around zero: project `x_adv - x`, then add `x`.",
         partial(_pgd, back=_around_zero),
         "This adds the projected *image* to `x`: project `x_adv - x`, the perturbation.",
-        partial(_pgd, back=_added_to_itself),
+        partial(_pgd, back=lambda x, x_t, x_next, eps: (x + L2(eps).project(x_next)).clamp(0, 1)),
         "The projected perturbation has to be added to `x` again: `x + delta`, after every step.",
         partial(_pgd, back=lambda x, x_t, x_next, eps: L2(eps).project(x_next - x).clamp(0, 1)),
         "This gives *every* perturbation the length `eps`: shrink only those that are longer.",
