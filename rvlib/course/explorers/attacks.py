@@ -32,7 +32,7 @@ def explore_attacks(measured: pd.DataFrame, images: int) -> Explorer:
         against = Curves(left, range(len(BUDGETS)), {name: name for name in LONGER})
         left.set(xlabel="steps", ylabel="accuracy, %", ylim=(0, 45))
         left.set_xticks(range(len(BUDGETS)), [str(steps) for steps in BUDGETS])
-        figure.legend(*left.get_legend_handles_labels(), loc="upper left", ncols=2, columnspacing=1)
+        figure.legend(loc="upper left", ncols=2, columnspacing=1)
         looks = ((BLUE, ""), (ORANGE, "//"))
         bars = PercentBars(right, ["PGD", "Auto-\nAttack"], looks, images, top=45, gap=1)
         right.set(ylabel="accuracy, %")

@@ -1,7 +1,6 @@
 """Notebook 01's explorer: one gradient step of length epsilon, on one image."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +108,5 @@ class _View:
             (self.here,) = axes.plot([0], [0], **HERE)
             right = place(self.figure, 552, 54, 106, 306)
             self.bars = ClassBars(right, "probability", ["clean", "attacked"])
-            legend: dict[str, Any] = {"loc": "upper right", "ncols": 2, "borderaxespad": 0.1}
-            self.figure.legend(handles=self.bars.bars, **legend)
+            self.figure.legend(loc="upper right", ncols=2, borderaxespad=0.1)
         self.moving = [*moving(self.clean, self.change, self.attacked, self.bars), self.here]

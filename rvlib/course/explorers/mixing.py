@@ -35,9 +35,7 @@ def explore_mixing(run: Run, trainings: Sequence[ShortTraining]) -> Explorer:
         left, right = (place(figure, at, 58, 270, 280) for at in (62, 418))
         against = Curves(left, TEST_RADII, {name: name for name in names})
         left.set(xlabel="ε at test time", ylabel="accuracy, %", ylim=(0, 80), xticks=TEST_RADII)
-        figure.legend(
-            *left.get_legend_handles_labels(), loc="upper center", ncols=5, columnspacing=1
-        )
+        figure.legend(loc="upper center", ncols=5, columnspacing=1)
         trade = _Trade(right, curves)
 
     def draw(name: str, eps: float) -> str:

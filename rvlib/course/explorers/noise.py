@@ -38,7 +38,7 @@ def explore_noise(run: Run, measured: pd.DataFrame) -> Explorer:
         left, right = place(figure, 62, 58, 330, 270), place(figure, 470, 84, 240, 258)
         against = Curves(left, TEST_SIGMAS, {name: name for name in curves})
         left.set(xlabel="noise at test time σ", ylabel="accuracy, %", ylim=(0, 70))
-        figure.legend(*left.get_legend_handles_labels(), loc="upper left", ncols=3, columnspacing=1)
+        figure.legend(loc="upper left", ncols=3, columnspacing=1)
         looks = ((BLUE, ""), (GREEN, ".."), (ORANGE, "//"))
         names = ["plain\nanswer", "random\nanswer", "random,\nchosen\nattack"]
         bars = PercentBars(right, names, looks, n, top=70, gap=2)

@@ -93,7 +93,6 @@ class _View:
             axes.set(ylim=(0, 80), xticks=MULTIPLES, xlabel="ε / training ε")
             axes.set_ylabel("accuracy under attack, %")
             self.figure.legend(
-                *axes.get_legend_handles_labels(),
                 title="trained against",
                 alignment="left",
                 ncols=5,
