@@ -3,8 +3,8 @@
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -54,9 +54,11 @@ STYLE: Any = {
 """For figures 8 inches wide."""
 
 
-def style() -> AbstractContextManager[None]:
-    """Draw figures in the notebooks' style: ``with style(): ...``."""
-    return rc_context(STYLE)
+@contextmanager
+def styled(**options: Any) -> Iterator[Figure]:
+    """Make a figure, and draw it in the notebooks' style: ``with styled() as figure: ...``."""
+    with rc_context(STYLE):
+        yield Figure(**options)
 
 
 def curve_style(k: int) -> dict[str, Any]:
@@ -145,8 +147,7 @@ def show_attack(x: Tensor, x_adv: Tensor, y: Tensor, answers: Tensor) -> Shown:
     fooled = int((answers != y).sum())
     alt = f"{len(x)} images, their perturbations, the attacked images: {fooled} are misclassified. "
     alt += "; ".join(f"{a} → {b}" for a, b in zip(labels, read, strict=True))
-    with style():
-        figure = Figure(figsize=(8, 3 * min(1.9, 7.2 / len(x)) + 1), layout="constrained")
+    with styled(figsize=(8, 3 * min(1.9, 7.2 / len(x)) + 1), layout="constrained") as figure:
         axes = figure.subplots(3, len(x), squeeze=False)
         for line, images, words in zip(axes, rows, (labels, [""] * len(x), read), strict=True):
             for ax, image, word in zip(line, images, words, strict=True):
@@ -185,8 +186,7 @@ def show_balls(
     """
     deltas = {name: (attacked[name] - x).cpu() for name in balls}
     largest = max(float(ball.eps) for ball in balls.values())
-    with style():
-        figure = Figure(figsize=(8, 7.4), layout="constrained")
+    with styled(figsize=(8, 7.4), layout="constrained") as figure:
         axes = figure.subplots(3, len(balls), squeeze=False)
         for column, (name, ball), delta in zip(axes.T, balls.items(), deltas.values(), strict=True):
             scatter, change, image = column
@@ -259,8 +259,7 @@ def show_curves(
     """
     if len(curves) > len(MARKERS):
         raise ValueError(f"{len(curves)} curves: more than {len(MARKERS)} cannot be told apart")
-    with style():
-        figure = Figure(figsize=(8, 4), layout="constrained")
+    with styled(figsize=(8, 4), layout="constrained") as figure:
         axes = figure.subplots()
         for k, (name, values) in enumerate(curves.items()):
             axes.plot(x, values, label=name, **curve_style(k))
@@ -291,8 +290,7 @@ def show_history(histories: Mapping[str, Sequence[Mapping[str, float]]], probe: 
     Shown
         The figure with its alternative text.
     """
-    with style():
-        figure = Figure(figsize=(8, 4.4), layout="constrained")
+    with styled(figsize=(8, 4.4), layout="constrained") as figure:
         axes = figure.subplots()
         for k, (name, history) in enumerate(histories.items()):
             epochs, every = range(1, len(history) + 1), max(1, len(history) // 6)
@@ -327,8 +325,7 @@ def show_progress(
     Shown
         The figure with its alternative text.
     """
-    with style():
-        figure = Figure(figsize=(8, 4), layout="constrained")
+    with styled(figsize=(8, 4), layout="constrained") as figure:
         panels = figure.subplots(1, len(attacks), squeeze=False, sharey=True)[0]
         for axes, attack in zip(panels, attacks, strict=True):
             for k, (name, history) in enumerate(histories.items()):
@@ -360,8 +357,7 @@ def show_votes(counts: Tensor, label: int) -> Shown:
     Shown
         The figure with its alternative text.
     """
-    with style():
-        figure = Figure(figsize=(8, 3.8), layout="constrained")
+    with styled(figsize=(8, 3.8), layout="constrained") as figure:
         axes: Axes = figure.subplots()
         bars = axes.bar(CLASSES, counts.tolist(), color=BLUE)
         bars[label].set_hatch("//")
@@ -388,7 +384,7 @@ def show_certified(table: pd.DataFrame) -> Shown:
     """
     from rvlib.report.figures import draw_figure1  # loads seaborn, which takes seconds
 
-    with style():
+    with rc_context(STYLE):
         figure = draw_figure1(table)
         figure.set_size_inches(8, 4.4)
     ends = ", ".join(

@@ -4,7 +4,7 @@ import pandas as pd
 
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import Curves, PercentBars, moving, new_figure, place
-from rvlib.course.figures import BLUE, ORANGE, style
+from rvlib.course.figures import BLUE, ORANGE
 from rvlib.course.lessons import BUDGETS, COMPARED, ENSEMBLE, LONGER
 from rvlib.experiments import LINF, title
 
@@ -26,8 +26,7 @@ def explore_attacks(measured: pd.DataFrame, images: int) -> Explorer:
     """
     table = measured.set_index(["network", "attack", "steps"])
 
-    with style():
-        figure = new_figure()
+    with new_figure() as figure:
         left, right = place(figure, 62, 58, 380, 270), place(figure, 530, 84, 180, 244)
         against = Curves(left, range(len(BUDGETS)), {name: name for name in LONGER})
         left.set(xlabel="steps", ylabel="accuracy, %", ylim=(0, 45))

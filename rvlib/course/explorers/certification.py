@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import scipy
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import HERE, moving, new_figure, place
-from rvlib.course.figures import BLUE, GREEN, curve_style, style
+from rvlib.course.figures import BLUE, GREEN, curve_style
 from rvlib.experiments import ALPHA, SIGMA, SIGMAS
 from rvlib.pipeline import Run
 from rvlib.report.tables import radii as certified_radii
@@ -54,8 +53,7 @@ def explore_certification(run: Run) -> Explorer:
     def radii(n: int, alpha: float) -> dict[float, NDArray[np.float64]]:
         return {sigma: certified_radii(results[sigma], n, alpha) for sigma in SIGMAS}
 
-    with style():
-        figure = new_figure()
+    with new_figure() as figure:
         bound = _Bound(place(figure, 62, 252, 264, 118))
         radius = _Radius(place(figure, 62, 52, 264, 118))
         curves = _Curves(place(figure, 408, 52, 302, 318))
@@ -110,7 +108,7 @@ class _Bound:
         axes.set_xlabel("votes N", labelpad=0)
         axes.set_ylabel("probability p")
         axes.legend(loc="lower right", ncols=2, columnspacing=1, borderaxespad=0)
-        self.moving: list[Artist] = [self.share, self.curve, self.here, self.title]
+        self.moving = [self.share, self.curve, self.here, self.title]
 
     def show(self, share: float, alpha: float, n: int) -> float:
         bounds = lower_confidence_bound([round(share * m) for m in NS], NS, alpha)
@@ -134,7 +132,7 @@ class _Radius:
         axes.axvspan(0, 0.5, color="0.9", zorder=0)
         axes.set(xlim=(0.34, 1.03), ylim=(-0.3, 4.4), xlabel="lower bound on p", ylabel="R / σ")
         axes.legend(loc="upper left", bbox_to_anchor=(0.24, 1.0), borderaxespad=0)
-        self.moving: list[Artist] = [self.cap, self.here, self.title]
+        self.moving = [self.cap, self.here, self.title]
 
     def show(self, p: float, alpha: float, sigma: float, n: int) -> float:
         within = float(certified_radius(p, sigma))
@@ -162,7 +160,7 @@ class _Curves:
         axes.set(xlim=(0, GRID[-1]), ylim=(0, 80))
         axes.set(xlabel="l2 radius (pixel units)", ylabel="certified accuracy, %")
         axes.legend(loc="upper right", bbox_to_anchor=(1, 0.92))
-        self.moving: list[Artist] = [*self.lines.values(), self.radius, self.title]
+        self.moving = [*self.lines.values(), self.radius, self.title]
 
     def show(
         self,

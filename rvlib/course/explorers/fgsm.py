@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from rvlib.attacks import fgsm
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import HERE, ClassBars, Shot, moving, new_figure, place
-from rvlib.course.figures import BLUE, CLASSES, style
+from rvlib.course.figures import BLUE, CLASSES
 from rvlib.course.lessons import answers, probabilities, sweep
 from rvlib.data import read_image, to_float
 from rvlib.pipeline import Run
@@ -97,8 +97,7 @@ class _View:
     """Three images, the accuracy against epsilon, and the probabilities of both answers."""
 
     def __init__(self, curve: list[float]) -> None:
-        with style():
-            self.figure = new_figure()
+        with new_figure() as self.figure:
             self.clean, self.change, self.attacked = (
                 Shot(self.figure, left, 224) for left in (12, 160, 308)
             )

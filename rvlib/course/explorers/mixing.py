@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import Curves, moving, new_figure, place
-from rvlib.course.figures import curve_style, style
+from rvlib.course.figures import curve_style
 from rvlib.course.lessons import TEST_RADII, ShortTraining
 from rvlib.pipeline import Run
 
@@ -30,8 +29,7 @@ def explore_mixing(run: Run, trainings: Sequence[ShortTraining]) -> Explorer:
     curves = {training.name: training.curve for training in trainings}
     names, n = list(curves), run.profile.heldout
 
-    with style():
-        figure = new_figure()
+    with new_figure() as figure:
         left, right = (place(figure, at, 58, 270, 280) for at in (62, 418))
         against = Curves(left, TEST_RADII, {name: name for name in names})
         left.set(xlabel="ε at test time", ylabel="accuracy, %", ylim=(0, 80), xticks=TEST_RADII)
@@ -69,7 +67,7 @@ class _Trade:
         axes.set(xlim=(min(clean) - 4, max(clean) + 4), ylim=(0, 80))
         axes.locator_params("x", nbins=5)
         axes.set(xlabel="clean accuracy, %", ylabel="accuracy at ε, %")
-        self.moving: list[Artist] = [self.path, *self.points, self.here]
+        self.moving = [self.path, *self.points, self.here]
 
     def show(self, name: str, at: int) -> None:
         places = {name: (values[0], values[at]) for name, values in self.curves.items()}

@@ -3,12 +3,11 @@
 from typing import Any
 
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from rvlib.course.explorer import MAX_EXPORTED, Control, Explorer, Picture
 from rvlib.course.explorers.panels import HERE, Curves, moving, new_figure, place
-from rvlib.course.figures import BLUE, ORANGE, style
+from rvlib.course.figures import BLUE, ORANGE
 from rvlib.experiments import find_recipe, title
 from rvlib.modern import NETWORKS, RADII
 from rvlib.pipeline import Run
@@ -44,8 +43,7 @@ def explore_modern(run: Run) -> Explorer:
         for name, rows in certified[certified["images"] > 0].groupby("defence", sort=False)
     }
     lines = certified.set_index(["defence", "radius"])
-    with style():
-        figure = new_figure()
+    with new_figure() as figure:
         points = _Points(place(figure, 62, 56, 270, 262), passes[networks])
         axes = place(figure, 420, 56, 286, 262)
         smooth = Curves(axes, RADII, {name: _short(name) for name in curves})
@@ -110,8 +108,7 @@ class _Points:
         axes.set_xticks(ticks := (2, 5, 10, 20, 50), map(str, ticks))
         axes.minorticks_off()
         axes.legend(loc="upper left")
-        texts = [self.name, self.title]
-        self.moving: list[Artist] = [*self.points.values(), self.here, self.ends, *texts]
+        self.moving = [*self.points.values(), self.here, self.ends, self.name, self.title]
 
     def show(self, lines: pd.DataFrame, chosen: str, attack: str) -> None:
         """Show the accuracies under one attack."""

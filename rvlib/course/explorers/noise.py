@@ -4,7 +4,7 @@ import pandas as pd
 
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import Curves, PercentBars, moving, new_figure, place
-from rvlib.course.figures import BLUE, GREEN, ORANGE, style
+from rvlib.course.figures import BLUE, GREEN, ORANGE
 from rvlib.course.lessons import AVERAGED, TEST_SIGMAS
 from rvlib.experiments import SIGMA
 from rvlib.pipeline import Run
@@ -33,8 +33,7 @@ def explore_noise(run: Run, measured: pd.DataFrame) -> Explorer:
     curves |= {NAMES[m]: table["attacked", m].tolist() for m in AVERAGED}
     plain = curves[NAMES[0]][0]
 
-    with style():
-        figure = new_figure()
+    with new_figure() as figure:
         left, right = place(figure, 62, 58, 330, 270), place(figure, 470, 84, 240, 258)
         against = Curves(left, TEST_SIGMAS, {name: name for name in curves})
         left.set(xlabel="noise at test time σ", ylabel="accuracy, %", ylim=(0, 70))

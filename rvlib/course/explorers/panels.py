@@ -1,6 +1,7 @@
 """Panels that explorers share, placed at pixels of a figure of 720 x 400."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from rvlib.course.figures import BLUE, CLASSES, DPI, ORANGE, curve_style, pixels
+from rvlib.course.figures import BLUE, CLASSES, DPI, ORANGE, curve_style, pixels, styled
 from rvlib.smoothing import wilson
 
 WIDTH, HEIGHT = 720, 400
@@ -26,9 +27,9 @@ HERE: dict[str, Any] = {
 """The mark of the chosen point."""
 
 
-def new_figure() -> Figure:
-    """Make the figure of an explorer."""
-    return Figure(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI)
+def new_figure() -> AbstractContextManager[Figure]:
+    """Make the figure of an explorer: ``with new_figure() as figure: ...``."""
+    return styled(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI)
 
 
 def place(figure: Figure, left: int, bottom: int, width: int, height: int) -> Axes:
@@ -40,7 +41,9 @@ def place(figure: Figure, left: int, bottom: int, width: int, height: int) -> Ax
 class Panel(Protocol):
     """A part of a picture that changes."""
 
-    moving: list[Artist]
+    @property
+    def moving(self) -> Sequence[Artist]:
+        """What changes, from the back to the front."""
 
 
 def moving(*panels: Panel) -> list[Artist]:
@@ -56,7 +59,7 @@ class Shot:
         axes.set_axis_off()
         self.image = axes.imshow(np.zeros((2, 2, 3)), extent=(0, 1, 0, 1))
         self.title = axes.set_title(" ", linespacing=1.1, pad=5)
-        self.moving: list[Artist] = [self.image, self.title]
+        self.moving = [self.image, self.title]
 
     def show(self, image: Tensor, title: str) -> None:
         """Show an image (C, H, W) in [0, 1]."""
@@ -81,7 +84,7 @@ class ClassBars:
         axes.set_xticklabels(["0", "½", "1"])
         axes.grid(False, axis="y")
         axes.tick_params(axis="y", length=0)
-        self.moving: list[Artist] = [*(bar for bars in self.bars for bar in bars), self.true]
+        self.moving = [*(bar for bars in self.bars for bar in bars), self.true]
 
     def show(self, label: int, *shares: Sequence[float]) -> None:
         """Show the share of every class in each series."""
@@ -104,7 +107,7 @@ class Curves:
         axes.set_xlim(self.x[0] - margin, self.x[-1] + margin)
         (self.chosen,) = axes.plot([], [], linestyle="", markersize=10, markeredgecolor="k")
         (self.here,) = axes.plot([], [], **(HERE | {"color": "white", "markersize": 6}))
-        self.moving: list[Artist] = [*self.lines, self.chosen, self.here]
+        self.moving = [*self.lines, self.chosen, self.here]
 
     def show(self, curves: Mapping[str, Sequence[float]], chosen: str, at: int) -> None:
         """Show the curves, one of them chosen, and a point of it marked."""
@@ -150,7 +153,7 @@ class PercentBars:
         self.values = [axes.text(k, 0, "", ha="center") for k in range(len(self.bars))]
         axes.set_xticks(range(len(self.bars)), names)
         axes.set(ylim=(0, top), xlim=(-0.6, len(self.bars) - 0.4))
-        self.moving: list[Artist] = [*self.bars, *self.ends, *self.values]
+        self.moving = [*self.bars, *self.ends, *self.values]
 
     def show(self, *percent: float) -> None:
         """Set the heights."""

@@ -7,7 +7,6 @@ from functools import cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.artist import Artist
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from rvlib.attacks import input_gradient
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import HERE, Shot, moving, new_figure, place
-from rvlib.course.figures import BLUE, CLASSES, draw_ball, style
+from rvlib.course.figures import BLUE, CLASSES, draw_ball
 from rvlib.course.lessons import classified_correctly, iterates, losses, probabilities
 from rvlib.experiments import LINF, PGD_STEPS, PIXEL_L2, TRUE_L2
 from rvlib.inference import eval_mode
@@ -149,8 +148,7 @@ def explore_pgd(run: Run, image: int = 0) -> Explorer:
     def walks(norm: str, eps: float, portion: float) -> Walk:
         return walk(model, x, y, BALLS[norm](eps), portion * eps, points)
 
-    with style():
-        figure = new_figure()
+    with new_figure() as figure:
         plane, ball = _Map(figure), _Ball(figure)
         climb = _Climb(figure)
         shots = [Shot(figure, 582, bottom) for bottom in (246, 54)]
@@ -207,7 +205,7 @@ class _Map:
         )
         bar.set_ticks(LEVELS[2::2], labels=[f"{level:.2g}" for level in LEVELS[2::2]])
         bar.ax.set_title("loss", pad=4)
-        self.moving: list[Artist] = [self.image, self.path, self.here]
+        self.moving = [self.image, self.path, self.here]
 
     def show(self, found: Walk, step: int) -> None:
         self.image.set_data(found.landscape)
@@ -226,7 +224,7 @@ class _Ball:
         axes.set(xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE), xticks=[-1, 0, 1], yticks=[-1, 0, 1])
         axes.set_xlabel("red / ε, in one pixel", labelpad=1)
         axes.set_ylabel("green / ε", labelpad=0)
-        self.moving: list[Artist] = [self.square, self.disc, self.path, self.here]
+        self.moving = [self.square, self.disc, self.path, self.here]
 
     def show(self, norm: str, found: Walk, step: int) -> None:
         self.square.set_visible(norm == "l∞")
@@ -249,7 +247,7 @@ class _Climb:
         (self.leap,) = axes.plot([], [], "--", color="0.3", label="FGSM")
         (self.here,) = axes.plot([], [], **HERE)
         axes.legend(ncols=2, loc="lower right", borderaxespad=0)
-        self.moving: list[Artist] = [self.leap, self.line, self.here]
+        self.moving = [self.leap, self.line, self.here]
 
     def show(self, found: Walk, step: int) -> None:
         self.line.set_data(range(PGD_STEPS + 1), found.losses)

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import moving, new_figure, place
-from rvlib.course.figures import BLUE, GREEN, ORANGE, style
+from rvlib.course.figures import BLUE, GREEN, ORANGE
 from rvlib.course.lessons import Ladder, ladder
 from rvlib.experiments import REPORT_TABLE1, SIGMA, TRUE_L2, smoothed_name, table1_cells, title
 from rvlib.pipeline import Accuracy, Run
@@ -46,8 +45,7 @@ def explore_results(run: Run) -> Explorer:
         names = [attack for name, attack in cells if name == defence]
         return {a: run.accuracy(defence, a) for a in names}, ladder(run, defence)
 
-    with style():
-        figure = new_figure()
+    with new_figure() as figure:
         column = _Column(place(figure, 190, 84, 302, 284), attacks)
         bars = _Ladder(place(figure, 572, 84, 136, 262))
 
@@ -82,8 +80,8 @@ class _Column:
         axes.set(xlim=(-2, 84), xticks=range(0, 81, 20), ylim=(len(attacks) - 0.5, -0.5))
         axes.set_xlabel("accuracy, %", labelpad=0)
         axes.legend(loc="upper right", bbox_to_anchor=(1.04, -0.13), ncols=2, columnspacing=1)
-        self.moving: list[Artist] = [self.chosen, *self.intervals, self.ours, self.theirs]
-        self.moving += [*self.missing, self.title]
+        lines = [*self.intervals, self.ours, self.theirs]
+        self.moving = [self.chosen, *lines, *self.missing, self.title]
 
     def show(
         self, name: str, measured: Mapping[str, Accuracy], printed: Mapping[str, float], chosen: str
@@ -114,7 +112,7 @@ class _Ladder:
         axes.set_xticks(range(3), ["certified", "attacked", "clean"], rotation=30, ha="right")
         axes.set(ylim=(0, 80), xlim=(-0.6, 2.6), ylabel="accuracy, %")
         axes.set_title(f"l2 ball\nof {TRUE_L2.eps}")
-        self.moving: list[Artist] = [*self.bars, *self.ends, self.none]
+        self.moving = [*self.bars, *self.ends, self.none]
 
     def show(self, steps: Ladder) -> None:
         for bar, ends, k, step in zip(self.bars, self.ends, range(3), steps, strict=True):

@@ -5,13 +5,12 @@ from functools import cache
 import numpy as np
 import scipy
 import torch
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from torch import Tensor
 
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import SHOT, ClassBars, Shot, moving, new_figure, place
-from rvlib.course.figures import BLUE, CLASSES, ORANGE, style
+from rvlib.course.figures import BLUE, CLASSES, ORANGE
 from rvlib.course.lessons import answers
 from rvlib.experiments import ALPHA, SIGMA, SIGMAS, gaussian_name
 from rvlib.pipeline import Run
@@ -53,8 +52,7 @@ def explore_smoothing(run: Run, images: int = 6) -> Explorer:
     generator = stream(run.device, run.seed, "shown copies")
     noise = torch.randn((SHOWN, *x.shape[1:]), generator=generator, device=x.device)
 
-    with style():
-        figure = new_figure()
+    with new_figure() as figure:
         shots = [Shot(figure, 8 + k * (SHOT + 16), 244) for k in range(1 + SHOWN)]
         bars = ClassBars(place(figure, 98, 46, 170, 180), "share of the votes")
         test = _Test(place(figure, 400, 46, 310, 138))
@@ -111,7 +109,7 @@ class _Test:
         axes.set(xlabel="share of one of the top two", ylabel="probability (peak = 1)")
         axes.grid(False)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, columnspacing=1)
-        self.moving: list[Artist] = [self.null, self.tails, *self.limits, self.seen, self.title]
+        self.moving = [self.null, self.tails, *self.limits, self.seen, self.title]
 
     def show(self, n_a: int, n_b: int) -> str:
         n, width = n_a + n_b, 3 * np.sqrt(n_a + n_b)

@@ -7,7 +7,7 @@ import torch
 from rvlib.attacks import pgd
 from rvlib.course.explorer import Control, Explorer, Picture
 from rvlib.course.explorers.panels import ClassBars, Curves, Shot, moving, new_figure, place
-from rvlib.course.figures import CLASSES, style
+from rvlib.course.figures import CLASSES
 from rvlib.course.lessons import answers, probabilities, robust_curve
 from rvlib.experiments import LINF, PIXEL_L2, TRUE_L2
 from rvlib.pipeline import Run
@@ -86,8 +86,7 @@ class _View:
     """Accuracies of all networks, and one image with its change and its probabilities."""
 
     def __init__(self) -> None:
-        with style():
-            self.figure = new_figure()
+        with new_figure() as self.figure:
             axes = place(self.figure, 62, 56, 262, 280)
             self.panel = Curves(axes, MULTIPLES, TRAINED)
             axes.set(ylim=(0, 80), xticks=MULTIPLES, xlabel="ε / training ε")
