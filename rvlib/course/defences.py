@@ -1,7 +1,5 @@
 """Three defences to break: each looks robust to plain PGD, and is not."""
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,8 +22,7 @@ class Rounded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the rounded images."""
-        logits: Tensor = self.network((x * self.levels).round() / self.levels)
-        return logits
+        return self.network((x * self.levels).round() / self.levels)
 
 
 class Noisy(nn.Module):
@@ -45,7 +42,7 @@ class Noisy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of noisy copies."""
-        return cast(Tensor, self.network(x + self.sigma * torch.randn_like(x)))
+        return self.network(x + self.sigma * torch.randn_like(x))
 
 
 class Detector(nn.Module):

@@ -102,8 +102,8 @@ def assignment(notebook: nbformat.NotebookNode, checks: Sequence[Check]) -> nbfo
             points = f'nbgrader_points("{check.name}", In)'
             hidden = f"### BEGIN HIDDEN TESTS\n{points}\n### END HIDDEN TESTS"
             tests = f"from rvlib.course.grading import nbgrader_points\n\n{hidden}"
-            answer = _marks(check.name, grade=False, solution=True)
-            graded = _marks(f"test_{check.name}", grade=True, solution=False)
+            answer = _marks(check.name, grade=False)
+            graded = _marks(f"test_{check.name}", grade=True)
             graded["nbgrader"]["points"] = points_at_most(1)
             cells += [
                 before,
@@ -115,6 +115,6 @@ def assignment(notebook: nbformat.NotebookNode, checks: Sequence[Check]) -> nbfo
     return new_notebook(cells=cells, metadata={"kernelspec": notebook.metadata.kernelspec})
 
 
-def _marks(name: str, grade: bool, solution: bool) -> dict[str, dict[str, object]]:
-    marks = {"grade_id": name, "grade": grade, "solution": solution, "locked": grade}
+def _marks(name: str, grade: bool) -> dict[str, dict[str, object]]:
+    marks = {"grade_id": name, "grade": grade, "solution": not grade, "locked": grade}
     return {"nbgrader": {**marks, "task": False, "schema_version": 3}}
