@@ -322,20 +322,20 @@ def compare_attacks(run: Run, images: int = 256) -> pd.DataFrame:
     """
     count = min(images, run.profile.certified)
     run.train(*((name, 0) for name in COMPARED))
-    record: dict[str, Any] = plain(
-        {
-            "weights": [read_record(run.weights(name))["sha256"] for name in COMPARED],
-            **{"threat": LINF.name, "budgets": BUDGETS, "attacks": [*LONGER, ENSEMBLE]},
-            **{"images": count, "seed": run.seed, "data": DATASETS[DATASET].digest},
-        }
-    )
+    about = {
+        "weights": [read_record(run.weights(name))["sha256"] for name in COMPARED],
+        "threat": LINF.name,
+        "budgets": BUDGETS,
+        "attacks": [*LONGER, ENSEMBLE],
+        "images": count,
+    }
 
     def measure() -> Iterator[dict[str, Any]]:
         x, y = run.images(count)
         for name in progress(COMPARED, "attacks"):
             yield from _compared(run, name, run.model(name), x, y)
 
-    return _table(run, "attacks", record, measure)
+    return _table(run, "attacks", about, measure)
 
 
 def _compared(
@@ -622,9 +622,10 @@ def _store(run: Run, name: str, record: Mapping[str, Any], **found: Any) -> None
 
 
 def _table(
-    run: Run, name: str, record: Mapping[str, Any], measure: Callable[[], Iterator[dict[str, Any]]]
+    run: Run, name: str, about: Mapping[str, Any], measure: Callable[[], Iterator[dict[str, Any]]]
 ) -> pd.DataFrame:
-    """Read the lines that a lesson measured, or measure and write them."""
+    """Read the lines that a lesson measured, or measure and write them; `about` defines them."""
+    record = plain({**about, "seed": run.seed, "data": DATASETS[DATASET].digest})
     if (stored := _stored(run, name, record)) is not None:
         return pd.DataFrame(stored["lines"])
     lines = list(measure())
@@ -796,24 +797,23 @@ def answer_at_random(run: Run) -> pd.DataFrame:
         ``averaged`` and ``attacked``, the accuracy in percent of one random answer under PGD l∞;
         ``clean``, the same without an attack.
     """
-    model_name, attack = gaussian_name(SIGMA), ATTACKS["pgd-linf"]
-    run.train((model_name, 0))
-    record: dict[str, Any] = plain(
-        {
-            "weights": read_record(run.weights(model_name))["sha256"],
-            "attack": attack_record("pgd-linf", attack),
-            **{"sigmas": TEST_SIGMAS, "averaged": AVERAGED, "answers": ANSWERS},
-            **{"heldout": run.profile.heldout, "seed": run.seed},
-            "data": DATASETS[DATASET].digest,
-        }
-    )
+    network = gaussian_name(SIGMA)
+    run.train((network, 0))
+    about = {
+        "weights": read_record(run.weights(network))["sha256"],
+        "attack": attack_record("pgd-linf", ATTACKS["pgd-linf"]),
+        "sigmas": TEST_SIGMAS,
+        "averaged": AVERAGED,
+        "answers": ANSWERS,
+        "heldout": run.profile.heldout,
+    }
 
     def measure() -> Iterator[dict[str, Any]]:
-        model, (x, y) = run.model(model_name), run.images(run.profile.heldout)
+        model, (x, y) = run.model(network), run.images(run.profile.heldout)
         for sigma in progress(TEST_SIGMAS, "random answers"):
             yield from _random_answers(run, model, x, y, sigma)
 
-    return _table(run, "random-answers", record, measure)
+    return _table(run, "random-answers", about, measure)
 
 
 def _random_answers(
