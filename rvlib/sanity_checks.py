@@ -143,13 +143,9 @@ def check_answers(model: nn.Module, x: Tensor) -> None:
     if once.isnan().any():
         raise ValueError("the network gave NaN: its training diverged, or it overflows")
     largest = once.abs().max().item()
-    for other, reason in (
-        (
-            again,
-            "gives different answers to the same images: attack its mean, as smoothed_pgd does",
-        ),
-        (apart, "gives answers that depend on the other images of the batch"),
-    ):
+    random = "gives different answers to the same images: attack its mean, as smoothed_pgd does"
+    depends = "gives answers that depend on the other images of the batch"
+    for other, reason in ((again, random), (apart, depends)):
         # Written so that infinite logits are refused, too: their difference is NaN.
         if not (once - other).abs().max().item() <= SAME * largest:
             raise ValueError(f"the network {reason}")

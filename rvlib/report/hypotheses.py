@@ -228,7 +228,9 @@ def readings(run: Run, noise: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame
         one seed has none).
     """
     lines, counts = [], Counts(noise)
-    for reading, (defence, printed) in itertools.product((LIKELY, PROPER), _reported()):
+    # The report prints one network that is trained in two ways here.
+    reported = [(name, cells) for name, cells in REPORT_TABLE1.items() if name != ex.SLOWER]
+    for reading, (defence, printed) in itertools.product((LIKELY, PROPER), reported):
         for attack, value in printed.items():
             if reading == LIKELY and defence in COLUMNS:
                 seeds = counts(likeliest(found, defence), attack)
@@ -250,11 +252,6 @@ def readings(run: Run, noise: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame
         inside = value.between(*(table[end] for end in ends)).map({True: "yes", False: "no"})
         table[name] = inside.where(table[ends[0]].notna(), "")
     return table
-
-
-def _reported() -> list[tuple[str, dict[str, float]]]:
-    """List the columns that the report prints; one network is trained in two ways here."""
-    return [(name, cells) for name, cells in REPORT_TABLE1.items() if name != ex.SLOWER]
 
 
 def _measured(run: Run, defence: str, attack: str) -> list[tuple[float, int]]:

@@ -132,14 +132,12 @@ def mcnemar_table(run: Run) -> pd.DataFrame:
             rows = run.answers(defence, attack, split="test", count=run.profile.standard).frame
             right[defence] = (rows["prediction"] == rows["label"]).to_numpy()
         for first, second in itertools.combinations(right, 2):
-            only = [
-                int((right[a] & ~right[b]).sum()) for a, b in ((first, second), (second, first))
-            ]
+            a, b = right[first], right[second]
+            only = int((a & ~b).sum()), int((b & ~a).sum())
             p = scipy.stats.binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
-            pair = {"attack": attack, "defence": first, "other": second}
-            lines.append(
-                pair | {"only_first": only[0], "only_second": only[1], "p": max(p, SMALLEST)}
-            )
+            line: dict[str, Any] = {"attack": attack, "defence": first, "other": second}
+            line |= {"only_first": only[0], "only_second": only[1], "p": max(p, SMALLEST)}
+            lines.append(line)
     table = pd.DataFrame(lines)
     order = table["p"].sort_values(kind="stable").index
     steps = table["p"][order] * np.arange(len(table), 0, -1)
