@@ -803,17 +803,10 @@ def check(run: Run) -> pd.DataFrame:
             continue
     lines, x, y = [], *run.images(int(options.pop("images")))
     for defence in ex.DEFENCES:
-        transfer_from = run.model(defence, 1)
-        for found in sanity(
-            *(run.model(defence), x, y, ex.LINF),
-            transfer_from=transfer_from,
-            seed=run.seed,
-            **options,  # type: ignore[arg-type]
-        ):
-            words = (
-                found.finding if found.passed else f"{found.finding}; expected: {found.expectation}"
-            )
-            lines.append((defence, found.name, str(len(x)), "yes" if found.passed else "no", words))
+        how: dict[str, Any] = options | {"transfer_from": run.model(defence, 1), "seed": run.seed}
+        for name, passed, found, expected in sanity(run.model(defence), x, y, ex.LINF, **how):
+            words = found if passed else f"{found}; expected: {expected}"
+            lines.append((defence, name, str(len(x)), "yes" if passed else "no", words))
         run.log(f"{defence}  checked")
     table = pd.DataFrame(lines, columns=identity["columns"])
     content = {"identity": identity, "provenance": provenance(run.device)}

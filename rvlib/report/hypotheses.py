@@ -248,10 +248,15 @@ def readings(run: Run, noise: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame
             lines.append(line | {"low": 100 * low, "high": 100 * high})
     table = pd.DataFrame(lines)
     value = table["report_value"]
-    for name, ends in (("in_interval", ("ci_low", "ci_high")), ("in_range", ("low", "high"))):
-        inside = value.between(*(table[end] for end in ends)).map({True: "yes", False: "no"})
-        table[name] = inside.where(table[ends[0]].notna(), "")
+    table["in_interval"] = inside(value, table["ci_low"], table["ci_high"])
+    table["in_range"] = inside(value, table["low"], table["high"])
     return table
+
+
+def inside(value: pd.Series, low: pd.Series, high: pd.Series) -> pd.Series:
+    """Say yes or no where a value and an interval are there."""
+    known = value.notna() & low.notna()
+    return value.between(low, high).map({True: "yes", False: "no"}).where(known, "")
 
 
 def _measured(run: Run, defence: str, attack: str) -> list[tuple[float, int]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rvlib import experiments as ex
 from rvlib.experiments import ALPHA, REPORT_ATTACKS, REPORT_TABLE1, SIGMA, SIGMAS, TITLES
 from rvlib.pipeline import Run, certificates, interval
-from rvlib.report.hypotheses import hypotheses, noise_table, readings
+from rvlib.report.hypotheses import hypotheses, inside, noise_table, readings
 from rvlib.results import Results, atomic_write, counts
 from rvlib.smoothing import statistics as st
 from rvlib.smoothing.statistics import ABSTAIN
@@ -83,7 +83,7 @@ def table1(run: Run, cells: Iterable[tuple[str, str]], split: str = "heldout") -
     smoothed = table["defence"].str.startswith("smoothed")
     answered = table["n"] - table["abstained"]  # 0 / 0 is NaN, which is printed as nothing
     table["answered_only"] = (100 * table["correct"] / answered).where(smoothed)
-    table["report_in_interval"] = _inside(table["report_value"], table["ci_low"], table["ci_high"])
+    table["report_in_interval"] = inside(table["report_value"], table["ci_low"], table["ci_high"])
     return table
 
 
@@ -149,12 +149,6 @@ def _reported(table: pd.DataFrame) -> list[float]:
     return [REPORT_TABLE1.get(defence, {}).get(attack, np.nan) for defence, attack in cells]
 
 
-def _inside(value: pd.Series, low: pd.Series, high: pd.Series) -> pd.Series:
-    """Say yes or no where a value and an interval are there."""
-    known = value.notna() & low.notna()
-    return value.between(low, high).map({True: "yes", False: "no"}).where(known, "")
-
-
 def seeds_table(run: Run) -> pd.DataFrame:
     """Summarise the training seeds of each network on the report's images.
 
@@ -178,7 +172,7 @@ def seeds_table(run: Run) -> pd.DataFrame:
     ends = [_another_run(group["accuracy"], group["n"].iloc[0]) for _, group in groups]
     table[["low", "high"]] = ends
     table["report_value"] = _reported(table)
-    table["report_in_range"] = _inside(table["report_value"], table["low"], table["high"])
+    table["report_in_range"] = inside(table["report_value"], table["low"], table["high"])
     return table
 
 
@@ -302,17 +296,11 @@ def certified_table(run: Run, jointly: bool = False) -> pd.DataFrame:
         for n in run.profile.ns:
             found = radii(results, n, alpha)
             shares = 100 * st.certified_accuracy(found, list(RADII))
-            lines.append(
-                {
-                    "sigma": sigma,
-                    "n": n,
-                    "images": len(found),
-                    **{f"r={r:g}": share for r, share in zip(RADII, shares, strict=True)},
-                    "ACR": np.floor(st.average_certified_radius(found) * 1000) / 1000,
-                    "cap": np.floor(st.largest_radius(n, alpha, sigma) * 100) / 100,
-                    "false_expected": f"{len(found) * alpha:.3g}",
-                }
-            )
+            line: dict[str, Any] = {"sigma": sigma, "n": n, "images": len(found)}
+            line |= {f"r={r:g}": share for r, share in zip(RADII, shares, strict=True)}
+            line["ACR"] = np.floor(st.average_certified_radius(found) * 1000) / 1000
+            line["cap"] = np.floor(st.largest_radius(n, alpha, sigma) * 100) / 100
+            lines.append(line | {"false_expected": f"{len(found) * alpha:.3g}"})
     return pd.DataFrame(lines)
 
 
