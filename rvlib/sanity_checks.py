@@ -4,6 +4,7 @@ import itertools
 import math
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -286,9 +287,8 @@ def _larger(base: _Base, found: Tensor) -> Check:
     balls = [base.ball(0.5), base.threat, base.ball(2)]
     fooled = [base.fooled(base.pgd(balls[0])), found, base.fooled(base.pgd(balls[2]))]
     stands = max(int((small & ~large).sum()) for small, large in itertools.pairwise(fooled))
-    right = ", ".join(
-        f"{base.percent(f)} at {b.eps:.4g}" for f, b in zip(fooled, balls, strict=True)
-    )
+    pairs = zip(fooled, balls, strict=True)
+    right = ", ".join(f"{base.percent(f)} at {b.eps:.4g}" for f, b in pairs)
     return Check(
         "larger radius",
         stands <= base.allowed,
@@ -317,9 +317,7 @@ def _chance(base: _Base) -> Check:
 
 def _gradients(base: _Base) -> Check:
     """Check that there is a gradient to follow."""
-    gradient = in_batches(
-        lambda x, y: input_gradient(base.model, x, y), None, base.x, base.y
-    ).flatten(1)
+    gradient = in_batches(partial(input_gradient, base.model), None, base.x, base.y).flatten(1)
     usable = gradient.isfinite().all(1) & (gradient != 0).any(1)
     without = int((~usable).sum())
     zeros = 100 * (gradient == 0).double().mean().item()
