@@ -14,6 +14,7 @@ import torch
 import rvlib as rv
 from benchmarks.others import published
 from benchmarks.ours import answers, threat_of
+from benchmarks.table import markdown
 from rvlib.device import provenance
 
 RECORD = Path(__file__).parents[1] / "report" / "bench" / "parity.json"
@@ -39,10 +40,9 @@ def table(record: dict[str, Any]) -> str:
     """Write the record in Markdown."""
     head = ["network", "ball", "fast", "standard", "theirs", "only ours", "only theirs"]
     rows = [[*key.split(", "), *map(str, row.values())] for key, row in record["rows"].items()]
-    lines = [" | ".join(cells) for cells in (head, ["---"] * len(head), *rows)]
     by = record["by"]
     on = f"Images of {record['images']} that stand; {by['device']}, torch {by['torch']}:"
-    return "\n".join([on, "", *(f"| {line} |" for line in lines)])
+    return f"{on}\n\n{markdown(head, rows)}"
 
 
 def main() -> None:

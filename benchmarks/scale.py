@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.table import markdown
 from rvlib import certification, judge
 from rvlib.arguments import WORST
 from rvlib.attacks.autoattack import VERSIONS
@@ -156,16 +157,15 @@ def words(seconds: float) -> str:
 def table() -> str:
     """Write the planning table as Markdown."""
     columns = [f"{n} GPU{'s' * (n > 1)}" for n in GPUS]
-    lines = [["job", "operations", "numbers", "arithmetic", *columns, "bound by"]]
-    lines.append(["---"] * len(lines[0]))
+    head, rows = ["job", "operations", "numbers", "arithmetic", *columns, "bound by"], []
     for job in jobs():
         for arithmetic in PEAKS:
             found = [job.seconds(n, arithmetic) for n in GPUS]
             counts = [f"{job.cost.operations:.1e}", f"{job.cost.numbers:.1e}"]
             bounds = ", ".join(dict.fromkeys(bound for _, bound in found))
             times = [words(seconds) for seconds, _ in found]
-            lines.append([job.name, *counts, arithmetic, *times, bounds])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            rows.append([job.name, *counts, arithmetic, *times, bounds])
+    return markdown(head, rows)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,13 @@ def _table(jobs: list[dict[str, Any]], torch: str, device: str, rounds: int) -> 
     head = ["job", "on", "goal", "speed-up (range)", "over", "ours", "theirs", "same answers"]
     head += ["time, new to old (range)"] if baseline else []
     rows = [_row(job, baseline) for job in jobs]
-    lines = [" | ".join(cells) for cells in (head, ["---"] * len(head), *rows)]
     on = f"{device}, torch {torch}, {rounds} round{'s' if rounds > 1 else ''}:"
-    return "\n".join([on, "", *(f"| {line} |" for line in lines)])
+    return f"{on}\n\n{markdown(head, rows)}"
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """Lay rows out in Markdown, under a head."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def _row(job: dict[str, Any], baseline: bool) -> list[str]:

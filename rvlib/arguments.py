@@ -126,9 +126,8 @@ def find_shard(text: str | None) -> tuple[int, int]:
         return int(k), int(n)
     index, count = 0, 1
     if "SLURM_ARRAY_TASK_ID" in os.environ:
-        task, first, count = (
-            _number(f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "MIN", "COUNT")
-        )
+        array = "SLURM_ARRAY_TASK_"
+        task, first, count = (_number(array + name) for name in ("ID", "MIN", "COUNT"))
         index = task - first
         if index >= count:
             raise ValueError("the numbers of the array's tasks have gaps: give --shard K/N")

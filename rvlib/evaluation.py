@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -184,11 +185,8 @@ def vote_counts(
         Votes by class.
     """
     batches = attacked_batches(model, images, labels, attack, seed=seed, **options)
-    counts = [
-        sample_under_noise(model, x_adv, sigma, n, purpose="prediction", seed=seed)
-        for x_adv, _ in batches
-    ]
-    return torch.cat(counts)
+    draw = partial(sample_under_noise, sigma=sigma, n=n, purpose="prediction", seed=seed)
+    return torch.cat([draw(model, x_adv) for x_adv, _ in batches])
 
 
 def nested_counts(

@@ -127,7 +127,8 @@ def attack_record(name: str, attack: Attack) -> dict[str, Any]:
     """Everything that defines an attack, as plain values for the identity of its rows."""
     options = getattr(attack, "keywords", {})
     defaults = {"steps": 0, "step_size": 0.0, "random_start": False, "restarts": 1, "sigma": None}
-    record = {"name": name, "threat": threat_name(attack)} | defaults
+    threat = options.get("threat")
+    record = {"name": name, "threat": "-" if threat is None else threat.name} | defaults
     named = {k: _named(v) for k, v in options.items()}
     if name in ATTACKS and attack is not OWN_ATTACKS.get(name):  # yours may be another tomorrow
         source = code_of(getattr(attack, "func", attack))
@@ -140,12 +141,6 @@ def _named(option: Any) -> Any:
         return str(option)
     # A loss among the options is a function: its name stands for it.
     return getattr(option, "__name__", None) or described(option)
-
-
-def threat_name(attack: Attack) -> str:
-    """Ball and radius in words, ``linf 0.03``; ``-`` where there is none."""
-    threat = getattr(attack, "keywords", {}).get("threat")
-    return threat.name if threat is not None else "-"
 
 
 # --- Two columns of the report are answers under noise: how may they have been measured? ----------

@@ -40,6 +40,8 @@ SHARD = 64
 CHECKED = 256
 """Images that the sanity checks get, at most."""
 PASSES = ("forwards", "backwards")
+COSTS = tuple(f" {kind}" for kind in PASSES)
+"""Ends of the names of columns of passes."""
 RESERVED = {"index", "label", "worst case", *TITLES}
 """Names of columns, which an attack of the user's own may not take."""
 CERTIFYING = 10_000
@@ -185,8 +187,7 @@ def _check_given(
         raise ValueError("other attacks are for the network itself: leave out others, or sigma")
     if sigma is not None and (keep_images or attack != "fast"):
         raise ValueError("attack and keep_images are for the network itself: omit them, or sigma")
-    ends = tuple(f" {kind}" for kind in PASSES)
-    if taken := sorted(k for k in others if k in RESERVED or k.endswith(ends)):
+    if taken := sorted(k for k in others if k in RESERVED or k.endswith(COSTS)):
         raise ValueError(f"an attack of your own is called {taken[0]!r}, as a column is: rename it")
 
 
@@ -349,9 +350,8 @@ def _smoothed(threat: ThreatModel, sigma: float, seed: int) -> Step:
         label = y.cpu().numpy()
 
         def right(x: Tensor) -> list[int]:
-            return (
-                (predict(model, x, sigma, image_ids=ids, seed=seed) == label).astype(int).tolist()
-            )
+            answers = predict(model, x, sigma, image_ids=ids, seed=seed)
+            return (answers == label).astype(int).tolist()
 
         draws = stream(x.device, seed, "attack on the vote", first)
         columns = {"clean": right(x)}
@@ -368,11 +368,7 @@ def _smoothed(threat: ThreatModel, sigma: float, seed: int) -> Step:
 
 def _standing(rows: pd.DataFrame) -> pd.DataFrame:
     """Whether each image stood after each attack, and after all of them."""
-    names = [
-        k
-        for k in rows
-        if k not in ("index", "label") and not k.endswith(tuple(f" {kind}" for kind in PASSES))
-    ]
+    names = [k for k in rows if k not in ("index", "label") and not k.endswith(COSTS)]
     stands = rows[names].astype(int)
     attacks = stands.drop(columns="certified", errors="ignore")
     return stands.assign(**{"worst case": attacks.min(axis=1)})

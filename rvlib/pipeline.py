@@ -261,7 +261,7 @@ class Run:
                 load(ex.DATASET, recipe.split),
                 **recipe.fit_options(),
                 seed=seed,
-                monitor=self._monitor(recipe),
+                monitor=partial(self._monitor, recipe, *load(ex.DATASET, recipe.selection)),
                 select=recipe.select,
                 checkpoint=checkpoint,
                 identity={"recipe": recipe.record()},
@@ -278,23 +278,19 @@ class Run:
             checkpoint.unlink(missing_ok=True)
         agreed(None)  # nobody reads the weights before they are there
 
-    def _monitor(self, recipe: ex.Recipe) -> Callable[[nn.Module], dict[str, float]]:
-        images, labels = load(ex.DATASET, recipe.selection)
-
-        def share(model: nn.Module, attack: ex.Attack) -> float:
-            answers = predictions(model, images, labels, attack)
-            return (answers == labels).double().mean().item()
-
-        def under_noise(model: nn.Module) -> float:
+    def _monitor(
+        self, recipe: ex.Recipe, images: Tensor, labels: Tensor, model: nn.Module
+    ) -> dict[str, float]:
+        """Shares of right answers, under each probe and, if they decide, under noise."""
+        found = {}
+        for name, probe in recipe.probes.items():
+            answers = predictions(model, images, labels, probe)
+            found[name] = (answers == labels).double().mean().item()
+        if recipe.select == "noisy":
             x, copies = to_float(images).to(self.device), 4
             votes = sample_under_noise(model, x, recipe.sigma or 0.0, copies, purpose="prediction")
-            return votes.gather(1, labels[:, None]).double().mean().item() / copies
-
-        def monitor(model: nn.Module) -> dict[str, float]:
-            found = {name: share(model, probe) for name, probe in recipe.probes.items()}
-            return found | ({"noisy": under_noise(model)} if recipe.select == "noisy" else {})
-
-        return monitor
+            found["noisy"] = votes.gather(1, labels[:, None]).double().mean().item() / copies
+        return found
 
     def _record(self, recipe: ex.Recipe, seed: int, result: Fit, seconds: float) -> dict[str, Any]:
         return {
@@ -406,10 +402,8 @@ class Run:
 
         what = {"model": model, "training_seed": seed, "attack": ex.attack_record(attack, call)}
         what |= {"sigma": level, "alpha": ALPHA, "ns": list(ex.GRID_VOTES)}
-        name = ex.noisy_name(sigma, twice)
-        return self._measured(
-            "heldout", name, seed, attack, what, self.profile.heldout, 256, answer
-        )
+        name, count = ex.noisy_name(sigma, twice), self.profile.heldout
+        return self._measured("heldout", name, seed, attack, what, count, 256, answer)
 
     def certificates(self, sigma: float, count: int | None = None) -> Results:
         """Draw the votes that certify the report's images at a noise level, or read them."""
@@ -466,23 +460,15 @@ class Run:
             answers = [int(c) if c != ABSTAIN else "" for c in some.prediction]
             return {"certified": answers, "radius": radius, "counts": texts(drawn)}
 
-        how = {"share": SHARE, "steps": ex.SMOOTHED_STEPS, "draws": ex.SMOOTHED_DRAWS}
-        what = (
-            self._certificates_identity(ex.gaussian_name(sigma), sigma)
-            | {"n": n, "alpha": ALPHA}
-            | how
-        )
+        what = self._certificates_identity(ex.gaussian_name(sigma), sigma)
+        what |= {"n": n, "alpha": ALPHA, "share": SHARE}
+        what |= {"steps": ex.SMOOTHED_STEPS, "draws": ex.SMOOTHED_DRAWS}
         count = self.profile.certified
         return self._measured("heldout", name, 0, "inside", what, count, 64, attack)
 
     def _certificates_identity(self, model: str, sigma: float) -> dict[str, Any]:
-        return {
-            "model": model,
-            "training_seed": 0,
-            "sigma": sigma,
-            "n0": N0,
-            "ns": list(self.profile.ns),
-        }
+        votes = {"n0": N0, "ns": list(self.profile.ns)}
+        return {"model": model, "training_seed": 0, "sigma": sigma} | votes
 
     def count(self, split: str, attack: str) -> int:
         """How many images of a split the profile attacks."""
@@ -584,9 +570,7 @@ def _reported(run: Run) -> list[Measurement]:
     found: dict[tuple[str, str, int, str], Measurement] = {}
 
     def add(split: str, defence: str, seed: int, attack: str, count: int) -> None:
-        def make() -> Results:
-            return run.answers(defence, attack, seed=seed, split=split, count=count)
-
+        make = partial(run.answers, defence, attack, seed=seed, split=split, count=count)
         place = (split, defence, seed, attack)
         if place not in found or found[place].count < count:
             found[place] = Measurement(place, count, make)
@@ -597,7 +581,7 @@ def _reported(run: Run) -> list[Measurement]:
     for sigma in sorted(ex.SIGMAS, key=lambda s: s != ex.SIGMA):
         for what, make in (("certificates", run.certificates), ("inside", run.inside)):
             place = ("heldout", ex.smoothed_name(sigma), 0, what)
-            found[place] = Measurement(place, profile.certified, lambda m=make, s=sigma: m(s))  # type: ignore[misc]
+            found[place] = Measurement(place, profile.certified, partial(make, sigma))
         for attack in ex.REPORT_ATTACKS:
             add("heldout", ex.gaussian_name(sigma), 0, attack, profile.heldout)
             add("heldout", ex.smoothed_name(sigma), 0, attack, profile.certified)
@@ -638,9 +622,8 @@ def measure_everything(run: Run, *names: str) -> None:
     todo = [place for place in todo if not names or place[1] in names]
     jobs = min(cores(), len(todo)) if run.device.type == "cpu" else 1
     if jobs <= 1 or ex.is_extended():
-        for measurement in measurements(run):
-            if measurement.place in todo:
-                measurement.make()
+        for place in todo:
+            _measure(run, place)
         return
     with single_threaded(jobs) as pool:
         made = pool.map(_measure, itertools.repeat(replace(run, log=print)), todo)
@@ -649,7 +632,7 @@ def measure_everything(run: Run, *names: str) -> None:
 
 
 def _measure(run: Run, place: tuple[str, str, int, str]) -> None:
-    """Make the measurement of a place, in a process of its own."""
+    """Make the measurement of a place."""
     next(m for m in measurements(run) if m.place == place).make()
 
 
@@ -710,9 +693,8 @@ def estimate(run: Run, *names: str) -> float:
         if names and name not in wanted:
             continue
         recipe = ex.find_recipe(name)
-        training += (
-            recipe.epochs * len(load(ex.DATASET, recipe.split)[0]) * _of_training(recipe, run)
-        )
+        images = len(load(ex.DATASET, recipe.split)[0])
+        training += recipe.epochs * images * _of_training(recipe, run)
     grid = {ex.noisy_name(sigma, twice) for sigma, _, _, twice in ex.grid_cells()}
     for (_, defence, _, what), images in missing_images(run).items():
         if names and defence not in names:
@@ -726,10 +708,10 @@ def estimate(run: Run, *names: str) -> float:
             attacking[network] += images * ex.SMOOTHED_STEPS * ex.SMOOTHED_DRAWS / 2
             voting[network] += images * votes / 2
         elif defence in grid:
-            attacking[network] += images * max(1, _steps(ex.grid_attack(what, ex.SIGMA)))
+            attacking[network] += images * _steps(ex.grid_attack(what, ex.SIGMA))
             voting[network] += images * max(ex.GRID_VOTES)
         else:
-            attacking[network] += images * max(1, _steps(ex.find_attack(what)))
+            attacking[network] += images * _steps(ex.find_attack(what))
             voting[network] += images * votes
     for name in attacking | voting:
         model = to_device(MODELS[name](), run.device)
@@ -821,17 +803,10 @@ def check(run: Run) -> pd.DataFrame:
             continue
     lines, x, y = [], *run.images(int(options.pop("images")))
     for defence in ex.DEFENCES:
-        transfer_from = run.model(defence, 1)
-        for found in sanity(
-            *(run.model(defence), x, y, ex.LINF),
-            transfer_from=transfer_from,
-            seed=run.seed,
-            **options,  # type: ignore[arg-type]
-        ):
-            words = (
-                found.finding if found.passed else f"{found.finding}; expected: {found.expectation}"
-            )
-            lines.append((defence, found.name, str(len(x)), "yes" if found.passed else "no", words))
+        how: dict[str, Any] = options | {"transfer_from": run.model(defence, 1), "seed": run.seed}
+        for name, passed, found, expected in sanity(run.model(defence), x, y, ex.LINF, **how):
+            words = found if passed else f"{found}; expected: {expected}"
+            lines.append((defence, name, str(len(x)), "yes" if passed else "no", words))
         run.log(f"{defence}  checked")
     table = pd.DataFrame(lines, columns=identity["columns"])
     content = {"identity": identity, "provenance": provenance(run.device)}

@@ -123,7 +123,8 @@ def open_results(folder: Path, identity: Mapping[str, Any]) -> None:
     """
     path, wanted = folder / META, plain(identity)
     if not path.exists():
-        with _temporary(path, _text(wanted)) as temporary:
+        content = f"{json.dumps(wanted, indent=1)}\n".encode()
+        with _temporary(path, content) as temporary:
             try:
                 os.link(temporary, path)  # unlike a rename, leaves what another run wrote just now
             except FileExistsError:
@@ -149,11 +150,8 @@ def check_identity(folder: Path, wanted: Mapping[str, Any]) -> None:
         One line that names what differs.
     """
     a, b = dict(_flat(read_meta(folder))), dict(_flat(plain(wanted)))
-    differing = [
-        f"{key} is {_short(a.get(key, 'missing'))}, not {_short(b.get(key, 'missing'))}"
-        for key in {**a, **b}
-        if a.get(key, "missing") != b.get(key, "missing")
-    ]
+    entries = [(key, a.get(key, "missing"), b.get(key, "missing")) for key in {**a, **b}]
+    differing = [f"{key} is {_short(x)}, not {_short(y)}" for key, x, y in entries if x != y]
     if differing:
         raise ResultsError(
             f"{folder} is of another measurement ({'; '.join(differing)}): move it away, "
@@ -382,10 +380,6 @@ def texts(counts: Sequence[Sequence[int]] | Any) -> list[str]:
     """
     rows = counts.tolist() if hasattr(counts, "tolist") else counts
     return [" ".join(map(str, row)) if any(row) else "" for row in rows]
-
-
-def _text(value: Any) -> bytes:
-    return f"{json.dumps(value, indent=1)}\n".encode()
 
 
 def _flat(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ import itertools
 import math
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -143,13 +144,9 @@ def check_answers(model: nn.Module, x: Tensor) -> None:
     if once.isnan().any():
         raise ValueError("the network gave NaN: its training diverged, or it overflows")
     largest = once.abs().max().item()
-    for other, reason in (
-        (
-            again,
-            "gives different answers to the same images: attack its mean, as smoothed_pgd does",
-        ),
-        (apart, "gives answers that depend on the other images of the batch"),
-    ):
+    random = "gives different answers to the same images: attack its mean, as smoothed_pgd does"
+    depends = "gives answers that depend on the other images of the batch"
+    for other, reason in ((again, random), (apart, depends)):
         # Written so that infinite logits are refused, too: their difference is NaN.
         if not (once - other).abs().max().item() <= SAME * largest:
             raise ValueError(f"the network {reason}")
@@ -290,9 +287,8 @@ def _larger(base: _Base, found: Tensor) -> Check:
     balls = [base.ball(0.5), base.threat, base.ball(2)]
     fooled = [base.fooled(base.pgd(balls[0])), found, base.fooled(base.pgd(balls[2]))]
     stands = max(int((small & ~large).sum()) for small, large in itertools.pairwise(fooled))
-    right = ", ".join(
-        f"{base.percent(f)} at {b.eps:.4g}" for f, b in zip(fooled, balls, strict=True)
-    )
+    pairs = zip(fooled, balls, strict=True)
+    right = ", ".join(f"{base.percent(f)} at {b.eps:.4g}" for f, b in pairs)
     return Check(
         "larger radius",
         stands <= base.allowed,
@@ -321,9 +317,7 @@ def _chance(base: _Base) -> Check:
 
 def _gradients(base: _Base) -> Check:
     """Check that there is a gradient to follow."""
-    gradient = in_batches(
-        lambda x, y: input_gradient(base.model, x, y), None, base.x, base.y
-    ).flatten(1)
+    gradient = in_batches(partial(input_gradient, base.model), None, base.x, base.y).flatten(1)
     usable = gradient.isfinite().all(1) & (gradient != 0).any(1)
     without = int((~usable).sum())
     zeros = 100 * (gradient == 0).double().mean().item()

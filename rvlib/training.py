@@ -206,7 +206,8 @@ def fit(
     if average is not None:
         recipe["average"] = [average, average_from]
     parts = described([objective, [type(state.optimizer).__name__, *groups], schedule, augment])
-    whole = schedule or _asks_for_progress(objective)
+    asks = "progress" in inspect.signature(objective).parameters
+    whole = schedule or asks
     recipe |= {"parts": [*parts, str(autocast)], "of": epochs if whole else None}
     file = None if checkpoint is None else Path(checkpoint)
     if file is not None:
@@ -218,8 +219,7 @@ def fit(
         file = log = None
     if rank() == 0 and not state.fit.history:
         _monitored(monitor, model, None, select)  # whether it can, before an epoch's work
-    progressing = _with_progress(objective)
-    run = _Epochs(state, progressing, batches, augment, autocast, epochs, file, overwrites)
+    run = _Epochs(state, objective, asks, batches, augment, autocast, epochs, file, overwrites)
     for epoch in range(len(state.fit.history), epochs):
         if state.collapsed(select, stop_below):
             break
@@ -477,6 +477,7 @@ class _Epochs:
 
     state: _State
     objective: Callable[..., Loss]
+    asks: bool  # for the share of the training that is done
     batches: _Shuffled | _Loaded
     augment: Callable[[Tensor, torch.Generator], Tensor] | None
     autocast: torch.dtype | None
@@ -498,7 +499,8 @@ class _Epochs:
                 x = self.augment(x, noise)
             with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
                 network = OnCopies(model) if self.overwrites else model
-                found = self.objective(network, x, y, noise, done)
+                share = {"progress": done} if self.asks else {}
+                found = self.objective(network, x, y, noise, **share)
             if isinstance(found, Tensor):
                 raise TypeError("the objective returned a tensor, not Loss(loss, logits)")
             loss, logits = found
@@ -578,17 +580,6 @@ def _set_random_states(states: list[Tensor], device: torch.device) -> None:
     torch.set_rng_state(states[0])
     for state in states[1:]:
         torch.get_device_module(device).set_rng_state(state, device)
-
-
-def _asks_for_progress(objective: Objective) -> bool:
-    return "progress" in inspect.signature(objective).parameters
-
-
-def _with_progress(objective: Objective) -> Callable[..., Loss]:
-    """Make an objective one of five arguments, the last one the share of the training done."""
-    if _asks_for_progress(objective):
-        return lambda model, x, y, noise, done: objective(model, x, y, noise, progress=done)  # type: ignore[call-arg]
-    return lambda model, x, y, noise, done: objective(model, x, y, noise)
 
 
 def crop_and_flip(x: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:

@@ -190,7 +190,23 @@ def _run(
     left = torch.arange(len(x), device=x.device)
     best, harm = torch.empty_like(start), torch.empty_like(start[:, 0, 0, 0])
     rows = left.repeat_interleave(per)
-    run = _begin(assess, per, x[rows], y[rows], threat.at(rows), targets, start[rows])
+    x, y, threat, start = x[rows], y[rows], threat.at(rows), start[rows]
+    targets = None if targets is None else targets.flatten()
+    value, gradient = assess(start, y, targets)
+    run = _Ascent(
+        *(per, x, y, threat, targets),
+        eta=2 * torch.as_tensor(threat.eps).to(x).expand(len(x)),
+        x_t=start,
+        value=value,
+        gradient=gradient,
+        x_before=start,
+        best=start,
+        best_value=value,
+        best_gradient=gradient,
+        value_at_check=value,
+        rises=torch.zeros_like(y),
+        halved=torch.zeros_like(y, dtype=torch.bool),
+    )
     for step in range(steps + 1):
         if step > 0:
             run.step(1 if step == 1 else MOMENTUM)
@@ -263,31 +279,3 @@ class _Ascent:
         self.x_before = choose(self.halved, self.best, self.x_before)
         self.gradient = choose(self.halved, self.best_gradient, self.gradient)
         self.value_at_check, self.rises = self.best_value, torch.zeros_like(self.rises)
-
-
-def _begin(
-    assess: Callable[..., tuple[Tensor, Tensor]],
-    per: int,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    targets: Tensor | None,
-    start: Tensor,
-) -> _Ascent:
-    """Assess the starts."""
-    targets = None if targets is None else targets.flatten()
-    value, gradient = assess(start, y, targets)
-    return _Ascent(
-        *(per, x, y, threat, targets),
-        eta=2 * torch.as_tensor(threat.eps).to(x).expand(len(x)),
-        x_t=start,
-        value=value,
-        gradient=gradient,
-        x_before=start,
-        best=start,
-        best_value=value,
-        best_gradient=gradient,
-        value_at_check=value,
-        rises=torch.zeros_like(y),
-        halved=torch.zeros_like(y, dtype=torch.bool),
-    )

@@ -228,7 +228,9 @@ def readings(run: Run, noise: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame
         one seed has none).
     """
     lines, counts = [], Counts(noise)
-    for reading, (defence, printed) in itertools.product((LIKELY, PROPER), _reported()):
+    # The report prints one network that is trained in two ways here.
+    reported = [(name, cells) for name, cells in REPORT_TABLE1.items() if name != ex.SLOWER]
+    for reading, (defence, printed) in itertools.product((LIKELY, PROPER), reported):
         for attack, value in printed.items():
             if reading == LIKELY and defence in COLUMNS:
                 seeds = counts(likeliest(found, defence), attack)
@@ -246,15 +248,15 @@ def readings(run: Run, noise: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame
             lines.append(line | {"low": 100 * low, "high": 100 * high})
     table = pd.DataFrame(lines)
     value = table["report_value"]
-    for name, ends in (("in_interval", ("ci_low", "ci_high")), ("in_range", ("low", "high"))):
-        inside = value.between(*(table[end] for end in ends)).map({True: "yes", False: "no"})
-        table[name] = inside.where(table[ends[0]].notna(), "")
+    table["in_interval"] = inside(value, table["ci_low"], table["ci_high"])
+    table["in_range"] = inside(value, table["low"], table["high"])
     return table
 
 
-def _reported() -> list[tuple[str, dict[str, float]]]:
-    """List the columns that the report prints; one network is trained in two ways here."""
-    return [(name, cells) for name, cells in REPORT_TABLE1.items() if name != ex.SLOWER]
+def inside(value: pd.Series, low: pd.Series, high: pd.Series) -> pd.Series:
+    """Say yes or no where a value and an interval are there."""
+    known = value.notna() & low.notna()
+    return value.between(low, high).map({True: "yes", False: "no"}).where(known, "")
 
 
 def _measured(run: Run, defence: str, attack: str) -> list[tuple[float, int]]:

@@ -213,39 +213,22 @@ def publish_notebooks(executed: list[Path], root: Path | None = None) -> None:
 
     for path in executed:
         notebook = without_injected(nbformat.read(path, 4))
-        ran = itertools.count(1)
         for number, cell in enumerate(notebook.cells):
             cell.id = f"cell-{number:02d}"
-            cell.metadata = _kept(cell.metadata)
-            if cell.cell_type == "code":
-                _number(cell, next(ran))
-        notebook.metadata = nbformat.from_dict(
-            {
-                "kernelspec": {
-                    "display_name": "Python 3 (ipykernel)",
-                    "language": "python",
-                    "name": "python3",
-                },
-                "language_info": {"name": "python"},
-                "rvlib": {"source": source_digest(notebook)},
-            }
-        )
+            kept = {key: cell.metadata.get(key) for key in ("tags", "jupyter")}
+            cell.metadata = nbformat.from_dict({key: value for key, value in kept.items() if value})
+        code = (cell for cell in notebook.cells if cell.cell_type == "code")
+        for number, cell in enumerate(code, 1):
+            cell.execution_count = number  # nbval takes one without for one that never ran
+            for output in cell.outputs:
+                if output.output_type == "execute_result":
+                    output["execution_count"] = number
+        kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+        about = {"kernelspec": kernel, "language_info": {"name": "python"}}
+        about["rvlib"] = {"source": source_digest(notebook)}
+        notebook.metadata = nbformat.from_dict(about)
         target = (root or repository()) / "notebooks" / path.name
         atomic_write(target, nbformat.writes(notebook).encode() + b"\n")
-
-
-def _kept(metadata: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Keep tags, and whether the source is collapsed."""
-    kept = {"tags": metadata.get("tags"), "jupyter": metadata.get("jupyter")}
-    return nbformat.from_dict({key: value for key, value in kept.items() if value})
-
-
-def _number(cell: nbformat.NotebookNode, number: int) -> None:
-    """Set a code cell's number: nbval takes one without for one that never ran."""
-    cell.execution_count = number
-    for output in cell.outputs:
-        if output.output_type == "execute_result":
-            output["execution_count"] = number
 
 
 def without_injected(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rvlib import experiments as ex
 from rvlib.experiments import ALPHA, REPORT_ATTACKS, REPORT_TABLE1, SIGMA, SIGMAS, TITLES
 from rvlib.pipeline import Run, certificates, interval
-from rvlib.report.hypotheses import hypotheses, noise_table, readings
+from rvlib.report.hypotheses import hypotheses, inside, noise_table, readings
 from rvlib.results import Results, atomic_write, counts
 from rvlib.smoothing import statistics as st
 from rvlib.smoothing.statistics import ABSTAIN
@@ -83,7 +83,7 @@ def table1(run: Run, cells: Iterable[tuple[str, str]], split: str = "heldout") -
     smoothed = table["defence"].str.startswith("smoothed")
     answered = table["n"] - table["abstained"]  # 0 / 0 is NaN, which is printed as nothing
     table["answered_only"] = (100 * table["correct"] / answered).where(smoothed)
-    table["report_in_interval"] = _inside(table["report_value"], table["ci_low"], table["ci_high"])
+    table["report_in_interval"] = inside(table["report_value"], table["ci_low"], table["ci_high"])
     return table
 
 
@@ -132,14 +132,12 @@ def mcnemar_table(run: Run) -> pd.DataFrame:
             rows = run.answers(defence, attack, split="test", count=run.profile.standard).frame
             right[defence] = (rows["prediction"] == rows["label"]).to_numpy()
         for first, second in itertools.combinations(right, 2):
-            only = [
-                int((right[a] & ~right[b]).sum()) for a, b in ((first, second), (second, first))
-            ]
+            a, b = right[first], right[second]
+            only = int((a & ~b).sum()), int((b & ~a).sum())
             p = scipy.stats.binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
-            pair = {"attack": attack, "defence": first, "other": second}
-            lines.append(
-                pair | {"only_first": only[0], "only_second": only[1], "p": max(p, SMALLEST)}
-            )
+            line: dict[str, Any] = {"attack": attack, "defence": first, "other": second}
+            line |= {"only_first": only[0], "only_second": only[1], "p": max(p, SMALLEST)}
+            lines.append(line)
     table = pd.DataFrame(lines)
     order = table["p"].sort_values(kind="stable").index
     steps = table["p"][order] * np.arange(len(table), 0, -1)
@@ -149,12 +147,6 @@ def mcnemar_table(run: Run) -> pd.DataFrame:
 def _reported(table: pd.DataFrame) -> list[float]:
     cells = zip(table["defence"], table["attack"], strict=True)
     return [REPORT_TABLE1.get(defence, {}).get(attack, np.nan) for defence, attack in cells]
-
-
-def _inside(value: pd.Series, low: pd.Series, high: pd.Series) -> pd.Series:
-    """Say yes or no where a value and an interval are there."""
-    known = value.notna() & low.notna()
-    return value.between(low, high).map({True: "yes", False: "no"}).where(known, "")
 
 
 def seeds_table(run: Run) -> pd.DataFrame:
@@ -180,7 +172,7 @@ def seeds_table(run: Run) -> pd.DataFrame:
     ends = [_another_run(group["accuracy"], group["n"].iloc[0]) for _, group in groups]
     table[["low", "high"]] = ends
     table["report_value"] = _reported(table)
-    table["report_in_range"] = _inside(table["report_value"], table["low"], table["high"])
+    table["report_in_range"] = inside(table["report_value"], table["low"], table["high"])
     return table
 
 
@@ -304,17 +296,11 @@ def certified_table(run: Run, jointly: bool = False) -> pd.DataFrame:
         for n in run.profile.ns:
             found = radii(results, n, alpha)
             shares = 100 * st.certified_accuracy(found, list(RADII))
-            lines.append(
-                {
-                    "sigma": sigma,
-                    "n": n,
-                    "images": len(found),
-                    **{f"r={r:g}": share for r, share in zip(RADII, shares, strict=True)},
-                    "ACR": np.floor(st.average_certified_radius(found) * 1000) / 1000,
-                    "cap": np.floor(st.largest_radius(n, alpha, sigma) * 100) / 100,
-                    "false_expected": f"{len(found) * alpha:.3g}",
-                }
-            )
+            line: dict[str, Any] = {"sigma": sigma, "n": n, "images": len(found)}
+            line |= {f"r={r:g}": share for r, share in zip(RADII, shares, strict=True)}
+            line["ACR"] = np.floor(st.average_certified_radius(found) * 1000) / 1000
+            line["cap"] = np.floor(st.largest_radius(n, alpha, sigma) * 100) / 100
+            lines.append(line | {"false_expected": f"{len(found) * alpha:.3g}"})
     return pd.DataFrame(lines)
 
 

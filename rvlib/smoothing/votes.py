@@ -118,19 +118,16 @@ def sample_under_noise(
     pixels = to_grid(x) if noise == "grid" else x
     pixels = pixels.detach().contiguous(memory_format=torch.channels_last)
     size = (200 if x.device.type == "cpu" else 10_000) if batch_size is None else batch_size
+    parts: list[tuple[Tensor, tuple[int | str, ...]]] = [(pixels, (seed, purpose))]
+    if image_ids is not None:
+        images = zip(pixels.split(1), image_ids, strict=True)
+        parts = [(image, (seed, purpose, "image", int(i))) for image, i in images]
+    counts = []
     with eval_mode(model), torch.no_grad():
-        if image_ids is None:
-            draws = _draws(pixels, sigma, noise, n, first, size // len(x), (seed, purpose))
-            return _count(model, pixels, draws, noise, size).cpu()
-        return torch.cat(
-            [
-                _count(
-                    model, image, _draws(image, sigma, noise, n, first, size, address), noise, size
-                )
-                for image, i in zip(pixels.split(1), image_ids, strict=True)
-                for address in [(seed, purpose, "image", int(i))]
-            ]
-        ).cpu()
+        for part, address in parts:
+            draws = _draws(part, sigma, noise, n, first, size // len(part), address)
+            counts.append(_count(model, part, draws, noise, size))
+    return torch.cat(counts).cpu()
 
 
 def check_ids(image_ids: Sequence[int] | None, x: Tensor) -> None:
