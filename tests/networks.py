@@ -5,7 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 
+import rvlib as rv
 from rvlib import attacks
+from rvlib.models import to_device
+from rvlib.pipeline import repository
 
 # Called with ``*batch``, which mypy cannot count.
 apgd: Any = attacks.apgd
@@ -29,15 +32,28 @@ def double(*shape, seed=0):
     return torch.rand(shape, generator=seeded(seed), dtype=torch.float64)
 
 
-class Wrapped(nn.Module):
-    """The same function, of which nothing can be seen from outside."""
+def shipped(name, device="cpu"):
+    """Load a network of the report."""
+    model = rv.lenet()
+    rv.load_weights(model, repository() / "report" / "models" / name / "seed-0.safetensors")
+    return to_device(model, device).eval()
 
-    def __init__(self, network):
+
+def held_out(count, first=0):
+    """Load held-out images as floats, and their labels."""
+    x, y = (part[first : first + count] for part in rv.load("cifar10", "heldout"))
+    return rv.to_float(x).contiguous(memory_format=torch.channels_last), y
+
+
+class Wrapped(nn.Module):
+    """A network of which nothing can be seen from outside, and which may see its images changed."""
+
+    def __init__(self, network, change=lambda x: x):
         super().__init__()
-        self.network = network
+        self.network, self.change = network, change
 
     def forward(self, x):
-        return self.network(x)
+        return self.network(self.change(x))
 
 
 class Recorder(nn.Module):

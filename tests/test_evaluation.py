@@ -1,7 +1,6 @@
 """rvlib.evaluation: answers, votes and certificates under attack, whatever the batches."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,9 @@ from torch import nn
 
 import rvlib as rv
 from rvlib.evaluation import attacked_batches, checked_attack, counts_inside, nested_counts
-from rvlib.models import to_device
 from rvlib.smoothing import Certificates
+from tests.networks import Wrapped, held_out, shipped
 
-MODELS = Path(__file__).parents[1] / "report" / "models"
 SIGMA = 0.25
 
 
@@ -351,16 +349,12 @@ def test_their_randomness_is_the_generators(batch):
 
 
 def test_certified_is_at_most_attacked_is_at_most_clean():
-    model = rv.lenet()
-    rv.load_weights(model, MODELS / "gaussian-0.25" / "seed-0.safetensors")
-    model = to_device(model, "cpu").eval()
-    images, labels = (part[:16] for part in rv.load("cifar10", "heldout"))
-    x = rv.to_float(images)
+    model, (x, labels) = shipped("gaussian-0.25"), held_out(16)
     found = rv.certify(model, x, SIGMA, n=500)
     certified = np.where(found.prediction == labels.numpy(), found.radius, -1)
     attack: Any = partial(rv.smoothed_pgd, threat=rv.L2(0.2), sigma=SIGMA, draws=4, steps=5)
     counts = {
-        name: rv.vote_counts(model, images, labels, a, SIGMA, 500)
+        name: rv.vote_counts(model, x, labels, a, SIGMA, 500)
         for name, a in {"clean": natural, "attacked": attack}.items()
     }
     right = {name: (c.argmax(1) == labels).numpy() for name, c in counts.items()}
@@ -420,11 +414,7 @@ class Object:
 
 
 def test_an_attack_made_for_a_network_that_overwrites_its_images_is_one_for_it(images, labels):
-    class Halves(nn.Module):
-        def forward(self, x):
-            return x.sub_(0.5).flatten(1)
-
-    model = Halves()
+    model = Wrapped(nn.Flatten(), lambda x: x.sub_(0.5))
     made = Object(model)
     attack = rv.from_torchattacks(made, rv.Linf(0.1))
     expected = rv.predictions(model, images, labels, natural)

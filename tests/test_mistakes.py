@@ -188,18 +188,10 @@ def test_a_class_is_no_ball(batch):
         pgd(Network(), *batch, rv.Linf)
 
 
-def in_place(x):
-    return x.clamp_(0, 1)
-
-
-@pytest.mark.parametrize("first", [nn.ReLU(inplace=True), in_place], ids=["relu", "clamp"])
+@pytest.mark.parametrize("first", [nn.ReLU(inplace=True), nn.Hardtanh(0, 1, inplace=True)])
 def test_a_first_layer_in_place_that_changes_no_pixel_is_attacked_like_any_other(first, batch):
-    class InPlace(Network):
-        def forward(self, x):
-            return super().forward(first(x))
-
-    network, plain = InPlace(), Network()
-    plain.load_state_dict(network.state_dict())
+    plain = Network()
+    network = nn.Sequential(first, plain)
     x, y = batch[0].clamp(0.1, 0.9), batch[1]  # at 0 and 1 these layers have another slope
     found, expected = (pgd(m, x, y, rv.Linf(0.05), random_start=False) for m in (network, plain))
     assert torch.equal(found, expected)

@@ -22,7 +22,7 @@ from rvlib.models import WeightsError
 from rvlib.objectives import Loss, adversarial, gaussian, n_fgsm, nuat, standard, trades
 from rvlib.threat_models import Linf
 from rvlib.training import crop_and_flip, fit
-from tests.networks import seeded
+from tests.networks import Wrapped, seeded
 
 EPOCHS = 4
 
@@ -755,15 +755,7 @@ def test_an_image_out_of_the_box_is_found_wherever_it_is():
     "objective", [nuat(Linf(0.1)), trades(Linf(0.1), steps=2), n_fgsm(Linf(0.1))]
 )
 def test_a_network_that_overwrites_its_images_trains_like_one_that_does_not(objective):
-    class Overwriting(nn.Module):
-        def __init__(self, work):
-            super().__init__()
-            self.layers, self.work = net(), work
-
-        def forward(self, x):
-            return self.layers(self.work(x, 0.1))
-
-    one, other = Overwriting(torch.sub), Overwriting(torch.Tensor.sub_)
+    one, other = Wrapped(net(), lambda x: x - 0.1), Wrapped(net(), lambda x: x.sub_(0.1))
     quietly(one, objective)
     quietly(other, objective)
     assert same(one, other)
