@@ -134,18 +134,13 @@ ONE_PIXEL = torch.full((16, 1, 1, 1), 0.5), torch.zeros(16, dtype=torch.int64)
 
 
 def test_an_image_once_fooled_is_left_alone_though_failures_have_the_higher_loss():
-    generator, sizes = seeded(), []
+    generator = seeded()
     runs = [pgd(Flat(), *ONE_PIXEL, Linf(0.5), steps=1, generator=generator) for _ in range(8)]
     first = [next((run[i] for run in runs if run[i] < 0.5), None) for i in range(16)]
     assert 0 < (runs[0] < 0.5).sum() < 16  # one run succeeds on some images only
-
-    class Counting(Flat):
-        def forward(self, x):
-            if x.requires_grad:
-                sizes.append(len(x))
-            return super().forward(x)
-
-    best = pgd(Counting(), *ONE_PIXEL, Linf(0.5), steps=1, restarts=8, generator=seeded())
+    recorder = Recorder(Flat())
+    best = pgd(recorder, *ONE_PIXEL, Linf(0.5), steps=1, restarts=8, generator=seeded())
+    sizes = [len(x) for x in recorder.seen]
     assert sum(image is not None for image in first) > 12
     assert all(torch.equal(best[i], image) for i, image in enumerate(first) if image is not None)
     assert sizes[0] == 16

@@ -93,8 +93,3 @@ def test_where_no_gradient_leads_to_the_image_it_stays(after):
     x, y = torch.rand(4, 3, 4, 4), torch.zeros(4, dtype=torch.int64)
     model = nn.Sequential(Blind(), after)
     assert torch.equal(smoothed_pgd(model, x, y, L2(0.5), sigma=0.25, steps=2), x)
-
-
-def test_a_batch_holds_at_least_one_image(toy, batch):
-    with pytest.raises(ValueError, match="batch_size=0: give at least one image"):
-        smoothed_pgd(toy, batch[0], batch[1], L2(0.5), sigma=0.25, batch_size=0)

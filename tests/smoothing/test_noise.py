@@ -11,11 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, norm
-from torch import nn
 
-from rvlib import checks
 from rvlib.smoothing import sample_under_noise, stream
 from rvlib.smoothing.noise import BITS, GUIDE_BITS, UNSURE, _tables, grid_noise, to_grid
+from tests.networks import Seen
 
 
 def generator(seed=0):
@@ -118,19 +117,6 @@ def test_stored_images_are_on_the_grid_and_others_are_refused():
     for short in (torch.float16, torch.bfloat16):
         with pytest.raises(TypeError, match=r"^images are [^\n]+$"):
             to_grid(torch.zeros(1, 1, 2, 2, dtype=short))
-
-
-class Seen(nn.Module):
-    """Keeps what it is shown."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-        checks._independent.add(self)  # or it would see the images of that check, too
-
-    def forward(self, x):
-        self.seen.append(x.clone())
-        return x.flatten(1)[:, :3]
 
 
 STORED = torch.randint(256, (3, 3, 4, 4), generator=generator()).float() / 255
