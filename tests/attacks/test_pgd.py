@@ -1,7 +1,6 @@
 """rvlib.attacks.fgsm and pgd: the papers' iterations, known optima, restarts, targets."""
 
 import dataclasses
-import itertools
 from typing import Any
 
 import pytest
@@ -167,21 +166,6 @@ def test_of_several_failures_the_highest_loss_is_kept(scale):
     best = pgd(model, *ONE_PIXEL, Linf(0.5), steps=1, restarts=6, generator=seeded())
     assert torch.equal(best, torch.stack(runs).amax(0))
     assert len({int(i) for i in torch.stack(runs).argmax(0).flatten()}) > 1  # image by image
-
-
-def test_more_restarts_are_never_weaker(threat, toys, batch):
-    x, y = batch
-    toy = toys().eval()
-    results = [
-        pgd(toy, x, y, threat, steps=1, step_size=0.01, restarts=n, generator=seeded(5))
-        for n in (1, 2, 4, 8)
-    ]
-    for weaker, stronger in itertools.pairwise(results):
-        losses = [F.cross_entropy(toy(z), y, reduction="none") for z in (weaker, stronger)]
-        fooled = [toy(z).argmax(1) != y for z in (weaker, stronger)]
-        assert (fooled[1] >= fooled[0]).all()
-        assert ((losses[1] >= losses[0]) | (fooled[1] > fooled[0])).all()
-    assert not torch.equal(results[0], results[-1])
 
 
 def test_restarts_draw_alike_whoever_has_fallen(batch):

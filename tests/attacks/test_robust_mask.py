@@ -82,17 +82,6 @@ def test_it_is_never_kinder_than_pgd(model, many, loss, threat):
         assert not (found & ~right(model, attacked, y)).any()
 
 
-def test_more_restarts_only_take_away(model, many):
-    once, often = (
-        robust_mask(
-            *(model, *many, Linf(0.1)), steps=1, step_size=1e-3, restarts=n, generator=seeded(2)
-        )
-        for n in (1, 20)
-    )
-    assert not (often & ~once).any()
-    assert often.sum() < once.sum()
-
-
 @pytest.mark.parametrize("ball", [Linf, L2])
 def test_a_linear_network_falls_at_its_distance(linear, ball):
     """In a sweep over radii, and with all radii at once, one per image."""
