@@ -27,7 +27,7 @@ from rvlib.results import Incomplete
 from rvlib.sanity_checks import sanity
 from rvlib.smoothing import certify
 from rvlib.threat_models import L2, Linf, PixelL2
-from tests.networks import Wrapped, seeded
+from tests.networks import Scaled, Wrapped, seeded
 
 module = sys.modules["rvlib.attacks.autoattack"]  # its name is hidden by the function
 
@@ -457,24 +457,6 @@ def test_a_wrong_word_is_one_line(own, capsys, words, message):
     assert error.count("\n") == 1
 
 
-class Scaled(nn.Module):
-    """The same weights, whatever it makes of the images."""
-
-    def __init__(self, scale):
-        super().__init__()
-        self.scale, self.network = scale, linear()
-
-    def forward(self, x):
-        return self.network(self.scale * x)
-
-
-def shifted(by):
-    def attack(model, x, y):
-        return x + by
-
-    return attack
-
-
 def test_a_networks_identity_holds_no_address_and_no_count():
     class Shown(nn.Module):
         def __init__(self):
@@ -488,16 +470,6 @@ def test_a_networks_identity_holds_no_address_and_no_count():
     two.forwards += 1
     assert repr(one) != repr(two)
     assert judge.network_digest(one) == judge.network_digest(two)
-
-
-def test_rows_of_another_option_or_attack_are_refused(unchecked, tmp_path):
-    data = X[:8], Y[:8]
-    for model in (Scaled(1.0), Scaled(1.0)):
-        rv.evaluate(model, data, Linf(0.05), out=tmp_path, others={"mine": shifted(0.01)})
-    with pytest.raises(ValueError, match="network is"):
-        rv.evaluate(Scaled(0.5), data, Linf(0.05), out=tmp_path, others={"mine": shifted(0.01)})
-    with pytest.raises(ValueError, match=r"others\.mine\.code is"):
-        rv.evaluate(Scaled(1.0), data, Linf(0.05), out=tmp_path, others={"mine": shifted(0.02)})
 
 
 @dataclass(frozen=True)
@@ -639,8 +611,12 @@ def inheriting(sign):
     return Net()
 
 
-def traced(scale):
-    return torch.jit.trace(Scaled(scale), X[:1])
+def scaled(factor):
+    return Scaled(linear(), factor)
+
+
+def traced(factor):
+    return torch.jit.trace(scaled(factor), X[:1])
 
 
 def quantised(seed):
@@ -651,7 +627,7 @@ def quantised(seed):
 @pytest.mark.parametrize(
     "make",
     [
-        *[Buffered, Extra, hooked, patched, inheriting, traced, quantised],
+        *[Buffered, Extra, hooked, patched, inheriting, scaled, traced, quantised],
         *[lambda held: Holds((held,)), lambda held: Holds(torch.tensor(held))],
         *[lambda held: Holds(np.array(held)), lambda held: Holds([linear(int(held))])],
         lambda held: Holds(torch.tanh if held > 0 else torch.neg),
@@ -761,6 +737,13 @@ class Mine:
         return x
 
 
+def shifted(by):
+    def attack(model, x, y):
+        return x + by
+
+    return attack
+
+
 def transfer(model, x, y, source):
     return rv.pgd(source, x, y, Linf(0.05))
 
@@ -768,7 +751,7 @@ def transfer(model, x, y, source):
 @pytest.mark.parametrize(
     "make",
     [
-        *[Mine, lambda steps: Mine(steps).run],
+        *[shifted, Mine, lambda steps: Mine(steps).run],
         lambda steps: rv.from_torchattacks(Mine(steps), Linf(0.05)),
         lambda steps: rv.from_foolbox(Mine(steps), Linf(0.05)),
         lambda seed: functools.partial(transfer, source=linear(seed)),

@@ -55,6 +55,7 @@ MISTAKES = [
     ("labels from 1", {"y": lambda y: y + 1}, ValueError, "label 3 is no class"),
     ("negative labels", {"y": lambda y: -y}, ValueError, "negative"),
     ("bare radius", {"threat": lambda threat: 8 / 255}, TypeError, "rvlib.Linf"),
+    ("class for ball", {"threat": lambda threat: rv.Linf}, TypeError, "is no ball"),
     ("radii of others", {"threat": lambda t: rv.Linf(torch.ones(3))}, ValueError, "4 images"),
     ("class for object", {"model": lambda model: Network}, TypeError, "not an instance"),
     ("one logit", {"model": lambda m: Network(lambda z: z[:, :1])}, ValueError, "torch.cat"),
@@ -182,11 +183,6 @@ def test_float32_rounding_of_pixels_is_no_mistake(batch):
     x[0, 0, 0] = 1 + 1e-7
     x[0, 1, 0] = -1e-7
     assert fgsm(Network(), x, batch[1], rv.Linf(0.1)).max() <= 1
-
-
-def test_a_class_is_no_ball(batch):
-    with pytest.raises(TypeError, match="is no ball"):
-        pgd(Network(), *batch, rv.Linf)
 
 
 @pytest.mark.parametrize("first", [nn.ReLU(inplace=True), nn.Hardtanh(0, 1, inplace=True)])

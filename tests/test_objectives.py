@@ -53,9 +53,19 @@ OBJECTIVES = {
 }
 
 
-@pytest.fixture(params=OBJECTIVES)
+MODERN = {
+    "trades": trades(Linf(0.1), 3.0, steps=3),
+    "trades-l2": trades(L2(0.5), 3.0, steps=3),
+    "fgsm-rs": fgsm_rs(Linf(0.1)),
+    "n-fgsm": n_fgsm(Linf(0.1)),
+    "nuat": nuat(Linf(0.1), 3.0),
+    "consistency": consistency(0.2, 3.0),
+}
+
+
+@pytest.fixture(params=OBJECTIVES | MODERN)
 def objective(request):
-    return OBJECTIVES[request.param]
+    return (OBJECTIVES | MODERN)[request.param]
 
 
 def cross_entropy(model, x, y=Y):
@@ -241,30 +251,13 @@ class Spy(nn.Module):
         return self.network(x)
 
 
-MODERN = {
-    "trades": trades(Linf(0.1), 3.0, steps=3),
-    "trades-l2": trades(L2(0.5), 3.0, steps=3),
-    "fgsm-rs": fgsm_rs(Linf(0.1)),
-    "n-fgsm": n_fgsm(Linf(0.1)),
-    "nuat": nuat(Linf(0.1), 3.0),
-    "consistency": consistency(0.2, 3.0),
-}
-
-
 @pytest.mark.parametrize("name", MODERN)
 def test_the_network_is_in_evaluation_mode_while_an_attack_is_made(name, net):
     spy = Spy(net.train())
-    loss = MODERN[name](spy, X, Y, seeded())
+    MODERN[name](spy, X, Y, seeded())
     *crafting, last = spy.seen
     assert last[0]
     assert not any(training for training, _ in crafting)
-    assert spy.training
-    loss.value.backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
-    assert loss.logits.shape == (len(X), 3)
-    again = MODERN[name](spy, X, Y, seeded())
-    assert again.value.item() == loss.value.item()
-    assert MODERN[name](spy, X, Y, seeded(1)).value.item() != loss.value.item()
 
 
 @pytest.mark.parametrize(("name", "ball"), [("trades", Linf(0.1)), ("trades-l2", L2(0.5))])

@@ -320,17 +320,6 @@ def test_no_draw_comes_twice_and_shared_ones_come_to_all(noise, ids):
     assert set(times.tolist()) == ({3} if ids is None else {1})
 
 
-def test_another_seed_purpose_or_part_is_other_noise():
-    x = torch.full((1, 3, 4, 4), 0.5)
-    others: list[dict[str, Any]] = [
-        *({"seed": seed} for seed in (0, 1, 2)),
-        *({"purpose": purpose} for purpose in ("selection", "prediction")),
-        *({"image_ids": [i]} for i in (0, 1)),
-        {"first": 1000},
-    ]
-    assert len({tuple(counts_of(x, 1000, **o)[0].tolist()) for o in others}) == len(others)
-
-
 def test_the_address_is_seed_purpose_and_hundred():
     # Rows on disk are continued by address: it is part of their format.
     x, recorder = images(1), Seen()
