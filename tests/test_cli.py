@@ -234,14 +234,7 @@ def test_relative_folders_are_those_of_where_the_command_is_given(calls, monkeyp
 
 
 def test_data_are_fetched(monkeypatch, capsys):
-    asked = []
-
-    def fetch(name):
-        asked.append(name)
-        return f"{name}.npz"
-
-    monkeypatch.setattr("rvlib.data.fetch", fetch)
+    monkeypatch.setattr("rvlib.data.fetch", "{}.npz".format)
     for words in ([], ["mnist"]):
         assert cli.main(["data", *words]) == 0
-    assert asked == ["cifar10", "mnist"]
     assert capsys.readouterr().out == "cifar10.npz\nmnist.npz\n"
