@@ -56,12 +56,6 @@ def test_every_iterate_is_in_the_ball_and_the_box_from_the_start_on(threat, toys
         assert x_t.max() <= 1
 
 
-def test_without_a_random_start_it_starts_at_the_images(threat, toys, batch):
-    recorder = Recorder(toys())
-    pgd(recorder, *batch, threat, steps=1, random_start=False)
-    assert torch.equal(recorder.seen[0], batch[0])
-
-
 def test_defaults_are_ten_steps_of_a_quarter_eps(threat, toys, batch):
     x, y = batch
     for steps, given in ((10, {}), (5, {"steps": 5})):
