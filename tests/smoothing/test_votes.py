@@ -320,11 +320,13 @@ def test_no_draw_comes_twice_and_shared_ones_come_to_all(noise, ids):
     assert set(times.tolist()) == ({3} if ids is None else {1})
 
 
-def test_the_address_is_seed_purpose_and_hundred():
+@pytest.mark.parametrize(("ids", "image"), [(None, ()), ([7], ("image", 7))])
+def test_the_address_is_seed_purpose_image_and_hundred(ids, image):
     # Rows on disk are continued by address: it is part of their format.
     x, recorder = images(1), Seen()
-    counts_of(x, 200, 0.25, recorder, first=100, purpose="votes", seed=3, batch_size=200)
-    streams = [stream("cpu", 3, "votes", hundred) for hundred in (1, 2)]
+    options = {"purpose": "votes", "seed": 3, "image_ids": ids, "batch_size": 200}
+    counts_of(x, 200, 0.25, recorder, first=100, **options)
+    streams = [stream("cpu", 3, "votes", *image, hundred) for hundred in (1, 2)]
     noise = torch.cat([torch.empty(100, 7, 7, 3).normal_(generator=s) for s in streams])
     copies = x + 0.25 * noise.permute(0, 3, 1, 2)
     assert torch.allclose(
