@@ -5,7 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from rvlib import attacks
+import rvlib as rv
+from rvlib import attacks, checks
+from rvlib.models import to_device
+from rvlib.pipeline import repository
 
 # Called with ``*batch``, which mypy cannot count.
 apgd: Any = attacks.apgd
@@ -29,15 +32,28 @@ def double(*shape, seed=0):
     return torch.rand(shape, generator=seeded(seed), dtype=torch.float64)
 
 
-class Wrapped(nn.Module):
-    """The same function, of which nothing can be seen from outside."""
+def shipped(name, device="cpu"):
+    """Load a network of the report."""
+    model = rv.lenet()
+    rv.load_weights(model, repository() / "report" / "models" / name / "seed-0.safetensors")
+    return to_device(model, device).eval()
 
-    def __init__(self, network):
+
+def held_out(count, first=0):
+    """Load held-out images as floats, and their labels."""
+    x, y = (part[first : first + count] for part in rv.load("cifar10", "heldout"))
+    return rv.to_float(x).contiguous(memory_format=torch.channels_last), y
+
+
+class Wrapped(nn.Module):
+    """A network of which nothing can be seen from outside, and which may see its images changed."""
+
+    def __init__(self, network, change=lambda x: x):
         super().__init__()
-        self.network = network
+        self.network, self.change = network, change
 
     def forward(self, x):
-        return self.network(x)
+        return self.network(self.change(x))
 
 
 class Recorder(nn.Module):
@@ -51,6 +67,20 @@ class Recorder(nn.Module):
         if x.requires_grad:
             self.seen.append(x.detach().clone())
         return self.model(x)
+
+
+class Seen(nn.Module):
+    """Keeps what it is shown, and how; votes by the first three numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.states = [], []
+        checks._independent.add(self)  # or it would see the images of that check, too
+
+    def forward(self, x):
+        self.seen.append(x.clone())
+        self.states.append((self.training, torch.is_grad_enabled()))
+        return x.flatten(1)[:, :3]
 
 
 class Scaled(nn.Module):

@@ -12,6 +12,7 @@ from rvlib import certification
 from rvlib.certification import certify_images, summary
 from rvlib.cli import main
 from rvlib.results import Incomplete, counts, read
+from tests.networks import Wrapped
 
 SIGMA, N = 0.25, 400
 
@@ -66,21 +67,11 @@ def test_rows_do_not_depend_on_the_number_of_parts(tmp_path, n):
     assert len(rows(tmp_path / "one")) == 3
 
 
-class Noisy(nn.Module):
-    """A network that draws for each image."""
-
-    def __init__(self):
-        super().__init__()
-        self.network = network()
-
-    def forward(self, x):
-        return self.network(x) + 0.1 * torch.randn(len(x), 3)
-
-
 def test_rows_of_a_random_network_do_not_depend_on_the_number_of_parts(tmp_path):
+    noisy = Wrapped(network(), lambda x: x + 0.1 * torch.randn_like(x))
     for shard, out in (((2, 2), "parts"), ((1, 2), "parts"), ((1, 1), "one")):
         with contextlib.suppress(Incomplete):
-            certify_images(Noisy(), (X, Y), SIGMA, out=tmp_path / out, n=N, shard=shard)
+            certify_images(noisy, (X, Y), SIGMA, out=tmp_path / out, n=N, shard=shard)
     assert rows(tmp_path / "parts") == rows(tmp_path / "one")
 
 

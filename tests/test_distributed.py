@@ -339,22 +339,23 @@ def test_a_batch_without_an_image_for_each_rank_is_refused(monkeypatch):
             pass
 
 
+VALUES = torch.full((3, 4), 0.5)
+
+
 @pytest.mark.parametrize(
-    "draw",
-    [torch.randperm, lambda n, generator: torch.multinomial(torch.ones(9), n, generator=generator)],
+    ("draw", "given", "words"),
+    [
+        (torch.randperm, (3,), "for one rank's images: use"),
+        (torch.multinomial, (torch.ones(9), 3), "for one rank's images: use"),
+        (torch.normal, (VALUES,), "draw uniform numbers"),
+        (torch.bernoulli, (VALUES,), "draw uniform numbers"),
+    ],
 )
-def test_an_order_of_one_ranks_images_is_refused(monkeypatch, draw):
+def test_an_order_of_some_images_and_draws_from_their_values_are_refused(
+    monkeypatch, draw, given, words
+):
     ranks(monkeypatch, 1, 2)
     generator = torch.Generator().manual_seed(0)
-    with whole_batch(6, generator), pytest.raises(ValueError, match="for one rank's images: use"):
-        draw(3, generator=generator)
-
-
-@pytest.mark.parametrize("draw", [torch.normal, torch.bernoulli])
-def test_draws_from_the_values_of_some_images_are_refused(monkeypatch, draw):
-    ranks(monkeypatch, 1, 2)
-    generator = torch.Generator().manual_seed(0)
-    values = torch.full((3, 4), 0.5)
-    with whole_batch(6, generator), pytest.raises(ValueError, match="draw uniform numbers"):
-        draw(values, generator=generator)
-    assert torch.equal(values, torch.full((3, 4), 0.5))
+    with whole_batch(6, generator), pytest.raises(ValueError, match=words):
+        draw(*given, generator=generator)
+    assert VALUES.eq(0.5).all()

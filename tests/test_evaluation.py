@@ -1,8 +1,6 @@
 """rvlib.evaluation: answers, votes and certificates under attack, whatever the batches."""
 
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +10,9 @@ from torch import nn
 
 import rvlib as rv
 from rvlib.evaluation import attacked_batches, checked_attack, counts_inside, nested_counts
-from rvlib.models import to_device
 from rvlib.smoothing import Certificates
+from tests.networks import Wrapped
 
-MODELS = Path(__file__).parents[1] / "report" / "models"
 SIGMA = 0.25
 
 
@@ -156,15 +153,6 @@ def test_what_are_no_attacked_images_is_refused(model, images, labels, attack, w
     images[0, 0, 0, 0] = 255
     with pytest.raises(ValueError, match=words):
         rv.predictions(model, images, labels, attack)
-
-
-def test_a_network_that_gives_nan_is_refused(images, labels):
-    class Diverged(nn.Module):
-        def forward(self, x):
-            return x.flatten(1) * torch.nan
-
-    with pytest.raises(ValueError, match="NaN"):
-        rv.predictions(Diverged(), images, labels, natural)
 
 
 # ---- votes --------------------------------------------------------------------------------------
@@ -347,27 +335,6 @@ def test_their_randomness_is_the_generators(batch):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# ---- on a shipped network -----------------------------------------------------------------------
-
-
-def test_certified_is_at_most_attacked_is_at_most_clean():
-    model = rv.lenet()
-    rv.load_weights(model, MODELS / "gaussian-0.25" / "seed-0.safetensors")
-    model = to_device(model, "cpu").eval()
-    images, labels = (part[:16] for part in rv.load("cifar10", "heldout"))
-    x = rv.to_float(images)
-    found = rv.certify(model, x, SIGMA, n=500)
-    certified = np.where(found.prediction == labels.numpy(), found.radius, -1)
-    attack: Any = partial(rv.smoothed_pgd, threat=rv.L2(0.2), sigma=SIGMA, draws=4, steps=5)
-    counts = {
-        name: rv.vote_counts(model, images, labels, a, SIGMA, 500)
-        for name, a in {"clean": natural, "attacked": attack}.items()
-    }
-    right = {name: (c.argmax(1) == labels).numpy() for name, c in counts.items()}
-    assert 0 < (certified >= 0.2).sum() <= right["attacked"].sum() < right["clean"].sum()
-    assert right["attacked"][certified >= 0.2].all()
-
-
 def test_labels_that_do_not_fit_are_named(model, images):
     with pytest.raises(TypeError, match="images without labels"):
         rv.predictions(model, images, None, natural)
@@ -386,6 +353,7 @@ class Pair(nn.Module):
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(2, 1)), 0, {}, "a single logit"),
         (Pair(), 0, {}, "returned tuple"),
+        (Wrapped(nn.Flatten(), lambda x: x * torch.nan), 0, {}, "NaN"),
         (nn.Flatten(), 7, {}, "label 7 is no class"),
         (nn.Flatten(), 0, {"batch_size": 0}, "batch_size=0: give at least one"),
     ],
@@ -420,11 +388,7 @@ class Object:
 
 
 def test_an_attack_made_for_a_network_that_overwrites_its_images_is_one_for_it(images, labels):
-    class Halves(nn.Module):
-        def forward(self, x):
-            return x.sub_(0.5).flatten(1)
-
-    model = Halves()
+    model = Wrapped(nn.Flatten(), lambda x: x.sub_(0.5))
     made = Object(model)
     attack = rv.from_torchattacks(made, rv.Linf(0.1))
     expected = rv.predictions(model, images, labels, natural)

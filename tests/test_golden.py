@@ -1,6 +1,6 @@
 """Golden values: what the code before the rewrite computed, on the shipped weights.
 
-``tests/golden/make.py`` made ``values.npz`` with that code; ``python tests/test_golden.py`` writes
+``tests/golden/make.py`` made ``values.npz`` with that code; ``python -m tests.test_golden`` writes
 ``today.npz``, the Euclidean images of today's code beside them.
 """
 
@@ -14,11 +14,10 @@ import torch
 
 import rvlib as rv
 from rvlib.attacks.gradient import inside
-from rvlib.models import to_device
 from rvlib.training import fit
+from tests.networks import held_out, shipped
 
 HERE = Path(__file__).parent / "golden"
-MODELS = Path(__file__).parents[1] / "report" / "models"
 OLD = dict(np.load(HERE / "values.npz"))
 BALLS = {"linf": rv.Linf(0.03), "l2": rv.L2(0.5), "pixel-l2": rv.PixelL2(0.045)}
 SAME_MACHINE = [torch.__version__, torch.backends.cpu.get_cpu_capability()] == [*OLD["machine"]]
@@ -28,17 +27,7 @@ def seeded():
     return torch.Generator().manual_seed(5)
 
 
-@functools.cache
-def network(name):
-    model = rv.lenet()
-    rv.load_weights(model, MODELS / name / "seed-0.safetensors")
-    return to_device(model, "cpu").eval()
-
-
-@functools.cache
-def images(count):
-    x, y = (part[:count] for part in rv.load("cifar10", "heldout"))
-    return rv.to_float(x).contiguous(memory_format=torch.channels_last), y
+network, images = functools.cache(shipped), functools.cache(held_out)
 
 
 ATTACKS = {

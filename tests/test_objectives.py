@@ -53,9 +53,19 @@ OBJECTIVES = {
 }
 
 
-@pytest.fixture(params=OBJECTIVES)
+MODERN = {
+    "trades": trades(Linf(0.1), 3.0, steps=3),
+    "trades-l2": trades(L2(0.5), 3.0, steps=3),
+    "fgsm-rs": fgsm_rs(Linf(0.1)),
+    "n-fgsm": n_fgsm(Linf(0.1)),
+    "nuat": nuat(Linf(0.1), 3.0),
+    "consistency": consistency(0.2, 3.0),
+}
+
+
+@pytest.fixture(params=OBJECTIVES | MODERN)
 def objective(request):
-    return OBJECTIVES[request.param]
+    return (OBJECTIVES | MODERN)[request.param]
 
 
 def cross_entropy(model, x, y=Y):
@@ -125,33 +135,20 @@ def test_standard_is_the_mean_cross_entropy(net):
     assert close(standard(net, X, Y, seeded()).value, -probability.log().mean())
 
 
-class Recorder(nn.Module):
-    """A network that keeps what it was shown."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(3, 3)
-        self.seen = []
-
-    def forward(self, x):
-        self.seen.append(x.detach().clone())
-        return self.layer(x.mean((2, 3)))
-
-
 @pytest.mark.parametrize("sigma", [0.12, 1.0])
 def test_noise_is_fresh_gaussian_of_the_right_variance_and_unclipped(sigma):
     x, y = torch.zeros(32, 3, 8, 8), torch.zeros(32, dtype=torch.int64)
-    recorder, generator, objective = Recorder(), seeded(), gaussian(sigma)
-    losses = [objective(recorder, x, y, generator) for _ in range(3)]
-    noise = torch.stack(recorder.seen)  # (3, 32, 3, 8, 8)
+    network = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(3, 3))
+    spy, generator, objective = Spy(network), seeded(), gaussian(sigma)
+    losses = [objective(spy, x, y, generator) for _ in range(3)]
+    noise = torch.stack([x for _, x in spy.seen])  # (3, 32, 3, 8, 8)
     assert len(noise.flatten(0, 1).flatten(1).unique(dim=0)) == 96  # each image, each step
     n = noise.numel()
     # Five standard errors of the mean and of the variance of n normal deviates.
     assert abs(noise.mean()) < 5 * sigma / math.sqrt(n)
     assert abs(noise.var() / sigma**2 - 1) < 5 * math.sqrt(2 / n)
     assert noise.abs().max() > 3 * sigma
-    expected = F.cross_entropy(recorder.layer(noise[0].mean((2, 3))), y)
-    assert close(losses[0].value, expected)
+    assert close(losses[0].value, cross_entropy(network, noise[0], y))
 
 
 @pytest.mark.parametrize("sigma", [0.0, -0.1, math.nan])
@@ -254,30 +251,13 @@ class Spy(nn.Module):
         return self.network(x)
 
 
-MODERN = {
-    "trades": trades(Linf(0.1), 3.0, steps=3),
-    "trades-l2": trades(L2(0.5), 3.0, steps=3),
-    "fgsm-rs": fgsm_rs(Linf(0.1)),
-    "n-fgsm": n_fgsm(Linf(0.1)),
-    "nuat": nuat(Linf(0.1), 3.0),
-    "consistency": consistency(0.2, 3.0),
-}
-
-
 @pytest.mark.parametrize("name", MODERN)
 def test_the_network_is_in_evaluation_mode_while_an_attack_is_made(name, net):
     spy = Spy(net.train())
-    loss = MODERN[name](spy, X, Y, seeded())
+    MODERN[name](spy, X, Y, seeded())
     *crafting, last = spy.seen
     assert last[0]
     assert not any(training for training, _ in crafting)
-    assert spy.training
-    loss.value.backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
-    assert loss.logits.shape == (len(X), 3)
-    again = MODERN[name](spy, X, Y, seeded())
-    assert again.value.item() == loss.value.item()
-    assert MODERN[name](spy, X, Y, seeded(1)).value.item() != loss.value.item()
 
 
 @pytest.mark.parametrize(("name", "ball"), [("trades", Linf(0.1)), ("trades-l2", L2(0.5))])

@@ -18,17 +18,7 @@ LOCK = (ROOT / "requirements.lock").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-CORE = {
-    "mpmath",
-    "numpy",
-    "pandas",
-    "pillow",
-    "safetensors",
-    "scipy",
-    "torch",
-    "torchvision",
-    "tqdm",
-}
+CORE = {*"mpmath numpy pandas pillow safetensors scipy torch torchvision tqdm".split()}
 
 LOCKED = [Requirement(line) for line in LOCK.splitlines() if re.match(r"\w", line)]
 PINS = {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in LOCKED}

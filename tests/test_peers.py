@@ -1,7 +1,6 @@
 """Other libraries on the shipped weights and real images: the same answers, and honest balls."""
 
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +8,10 @@ from torch import nn
 
 import rvlib as rv
 from benchmarks.others import published
-from rvlib.models import to_device
 from rvlib.threat_models import L2, Linf
+from tests.networks import Wrapped, shipped
 
 COUNT, STEPS = 32, 10
-MODELS = Path(__file__).parents[1] / "report" / "models"
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of theirs
 
@@ -25,24 +23,18 @@ def images():
 
 @pytest.fixture(scope="module", params=["standard", "pgd-linf-at"])
 def model(request):
-    model = rv.lenet()
-    rv.load_weights(model, MODELS / request.param / "seed-0.safetensors")
-    return to_device(model, "cpu").eval()
+    return shipped(request.param)
 
 
-class Precise(nn.Module):
+class Precise(Wrapped):
     """A network whose logits are double: the peers' losses are then computed in that precision.
 
     In single precision their cross-entropy has no gradient where the network is so sure that the
     probability of the true class rounds to 1, and their attacks fail there; ours has one.
     """
 
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
     def forward(self, x):
-        return self.model(x).double()
+        return self.network(x).double()
 
 
 @pytest.fixture

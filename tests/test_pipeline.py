@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -340,13 +341,8 @@ def test_weights_of_another_training_are_not_measured(tiny):
 
 
 def test_the_seed_of_a_run_is_that_of_its_attacks_alone(tiny, monkeypatch):
-    seeds = []
-
-    def recording(*arguments, **options):
-        seeds.append(options["seed"])
-        return vote_counts(*arguments, **options)
-
-    monkeypatch.setattr(pipeline, "vote_counts", recording)
+    votes = mock.Mock(wraps=vote_counts)
+    monkeypatch.setattr(pipeline, "vote_counts", votes)
     zero, one = tiny("a"), tiny("a", seed=1)
     assert zero.models == one.models
     assert zero.rows != one.rows
@@ -359,7 +355,7 @@ def test_the_seed_of_a_run_is_that_of_its_attacks_alone(tiny, monkeypatch):
     ]
     assert [m.pop("seed") for m in meta] == [0, 1]
     assert meta[0] == meta[1]
-    assert seeds == [0, 1]
+    assert [call.kwargs["seed"] for call in votes.mock_calls] == [0, 1]
 
 
 def test_a_checkpoint_that_another_run_removed_is_no_error(tiny, monkeypatch):
@@ -375,16 +371,11 @@ def test_a_checkpoint_that_another_run_removed_is_no_error(tiny, monkeypatch):
 
 
 def test_every_training_seed_is_another_training(tiny, monkeypatch):
-    seeds = []
-
-    def recording(*arguments, **options):
-        seeds.append(options["seed"])
-        return rv.fit(*arguments, **options)
-
-    monkeypatch.setattr(pipeline, "fit", recording)
+    fits = mock.Mock(wraps=rv.fit)
+    monkeypatch.setattr(pipeline, "fit", fits)
     run = tiny("a")
     run.train(("standard", 0), ("standard", 1))
-    assert seeds == [0, 1]
+    assert [call.kwargs["seed"] for call in fits.mock_calls] == [0, 1]
     one, other = (run.model("standard", seed).state_dict() for seed in (0, 1))
     assert not any(torch.equal(one[name], other[name]) for name in one)
 

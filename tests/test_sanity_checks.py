@@ -1,24 +1,21 @@
 """rvlib.sanity_checks: a sound evaluation passes, and every planted fault is found."""
 
 import importlib
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-import rvlib as rv
 from rvlib.attacks import pgd
 from rvlib.checks import OnCopies
 from rvlib.inference import eval_mode
-from rvlib.models import to_device
 from rvlib.sanity_checks import to_8_bits
 from rvlib.threat_models import L2, Linf, PixelL2
+from tests.networks import Scaled, Tied, Wrapped, held_out, shipped
 
 module = importlib.import_module("rvlib.sanity_checks")
 sanity: Any = module.sanity  # called with ``*images``, which mypy cannot count
-MODELS = Path(__file__).parents[1] / "report" / "models"
 BALL = Linf(0.03)
 COUNT = 24
 NONE = torch.zeros(COUNT, dtype=torch.bool)
@@ -34,18 +31,7 @@ NAMES = [
 @pytest.fixture(scope="module")
 def images():
     """Held-out images, of which one may go astray; no class has more than seven of them."""
-    return held_out(COUNT)
-
-
-def held_out(count):
-    x, y = (part[100 : 100 + count] for part in rv.load("cifar10", "heldout"))
-    return rv.to_float(x).contiguous(memory_format=torch.channels_last), y
-
-
-def shipped(name):
-    model = rv.lenet()
-    rv.load_weights(model, MODELS / name / "seed-0.safetensors")
-    return to_device(model, "cpu").eval()
+    return held_out(COUNT, 100)
 
 
 @pytest.fixture
@@ -81,23 +67,10 @@ def test_sound_evaluations_pass(standard, robust, images, threat):
 
 
 def test_the_ensemble_beats_an_attack_that_is_too_weak(robust):
-    x, y = (part[44:46] for part in rv.load("cifar10", "heldout"))  # they fall to it alone
-    assert "ensemble" in failed(robust, (rv.to_float(x), y), fallen=None)
+    assert "ensemble" in failed(robust, held_out(2, 44), fallen=None)  # they fall to it alone
 
 
 # --- planted faults: networks --------------------------------------------------------------------
-
-
-class Wrapped(nn.Module):
-    """A network behind a layer that spoils its gradients, or its answers."""
-
-    def __init__(self, model, layer=lambda x: x, scale=1.0):
-        super().__init__()
-        self.model, self.layer, self.scale = model, layer, scale
-        self.eval()
-
-    def forward(self, x):
-        return self.scale * self.model(self.layer(x))
 
 
 def rounded(x):
@@ -128,31 +101,32 @@ def grey_between_levels(x):
 def test_networks_without_gradients_are_found(standard, threat):
     options: dict[str, Any] = {"fallen": torch.zeros(40, dtype=torch.bool)}
     options["transfer_from"] = standard
-    found = failed(Wrapped(standard, rounded), held_out(40), threat, **options)
+    found = failed(Wrapped(standard, rounded).eval(), held_out(40, 100), threat, **options)
     assert {"zero gradients", "large radius", "transfer"} <= found
     assert ("no gradients" in found) == (not isinstance(threat, PixelL2))
 
 
 def test_what_fell_to_attacks_of_your_own_counts(standard, images):
-    found = failed(Wrapped(standard, rounded), images, transfer_from=standard, fallen=~NONE)
+    spoilt = Wrapped(standard, rounded).eval()
+    found = failed(spoilt, images, transfer_from=standard, fallen=~NONE)
     assert "zero gradients" in found
     assert not {"no gradients", "transfer"} & found
 
 
 def test_a_reversed_gradient_is_found(standard, images):
-    found = failed(Wrapped(standard, reversed_gradient), images)
+    found = failed(Wrapped(standard, reversed_gradient).eval(), images)
     assert {"label leaking", "own answer", "random noise", "large radius"} <= found
     assert "zero gradients" not in found
 
 
 def test_gradients_for_one_step_alone_are_found(standard, images):
-    found = failed(Wrapped(standard, one_step_only), images)
+    found = failed(Wrapped(standard, one_step_only).eval(), images)
     assert "one step" in found
     assert "label leaking" not in found
 
 
 def test_an_attack_between_the_levels_of_a_file_is_found(robust, images):
-    assert "8 bits" in failed(Wrapped(robust, grey_between_levels), images)
+    assert "8 bits" in failed(Wrapped(robust, grey_between_levels).eval(), images)
 
 
 # --- planted faults: attacks ---------------------------------------------------------------------
@@ -182,14 +156,9 @@ def test_nan_is_no_attack(standard, images, monkeypatch):
 # --- what has no accuracy ------------------------------------------------------------------------
 
 
-class OfTheBatch(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-        self.eval()
-
+class OfTheBatch(Wrapped):
     def forward(self, x):
-        logits = self.model(x)
+        logits = self.network(x)
         return logits - logits.mean(0) if len(x) > 1 else logits
 
 
@@ -197,10 +166,10 @@ class OfTheBatch(nn.Module):
     ("spoil", "words"),
     [
         (lambda m: m.train(), "training mode"),
-        (lambda m: Wrapped(m, lambda x: x + 0.01 * torch.randn_like(x)), "different answers"),
-        (OfTheBatch, "other images of the batch"),
-        (lambda m: Wrapped(m, scale=torch.nan), "NaN"),
-        (lambda m: Wrapped(m, scale=torch.inf), "NaN|different"),
+        (lambda m: Wrapped(m, lambda x: x + torch.randn_like(x) / 99).eval(), "different answers"),
+        (lambda m: OfTheBatch(m).eval(), "other images of the batch"),
+        (lambda m: Scaled(m, torch.nan).eval(), "NaN"),
+        (lambda m: Scaled(m, torch.inf).eval(), "NaN|different"),
     ],
 )
 def test_a_network_that_has_no_accuracy_is_refused(standard, images, spoil, words):
@@ -209,18 +178,16 @@ def test_a_network_that_has_no_accuracy_is_refused(standard, images, spoil, word
 
 
 def test_a_network_of_whole_batches_is_refused_at_their_size():
-    model = OfTheBatch(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+    model = OfTheBatch(nn.Sequential(nn.Flatten(), nn.Linear(12, 3))).eval()
     x = torch.rand(512, 3, 2, 2)
     with pytest.raises(ValueError, match="other images of the batch"):
         sanity(model, x, torch.zeros(512, dtype=torch.long), BALL)
 
 
 def test_a_network_that_overwrites_its_images_is_checked(images):
-    def centred(x):
-        return x.sub_(0.5)
-
     x, y = images[0][:20], images[1][:20]
-    model = Wrapped(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)), centred).eval()
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    model = Wrapped(network, lambda x: x.sub_(0.5)).eval()
     sanity(model, x, y, BALL, queries=5, restarts=1, steps=2)
 
 
@@ -273,24 +240,17 @@ def test_of_few_images_none_is_excused(standard, count, excused):
 
 
 def test_a_network_in_training_mode_that_overwrites_its_images_is_checked():
-    class InPlace(nn.Sequential):
-        def forward(self, x):
-            return super().forward(x.sub_(0.5))
-
     torch.manual_seed(0)
     x, y = torch.rand(24, 3, 4, 4), torch.zeros(24, dtype=torch.int64)
-    model = InPlace(nn.Flatten(), nn.Linear(48, 3))  # in training mode
-    wrapped = OnCopies(model)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))  # in training mode
+    wrapped = OnCopies(Wrapped(network, lambda x: x.sub_(0.5)))
     with eval_mode(wrapped):
         assert sanity(wrapped, x, y, **QUICK)
 
 
 def test_a_tie_is_not_correct():
     x, y = torch.rand(24, 3, 4, 4), torch.zeros(24, dtype=torch.int64)
-    tied = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
-    nn.init.zeros_(tied[1].weight)  # type: ignore[arg-type]
-    nn.init.ones_(tied[1].bias)  # type: ignore[arg-type]
-    found = {check.name: check.finding for check in sanity(tied.eval(), x, y, **QUICK)}
+    found = {check.name: check.finding for check in sanity(Tied().eval(), x, y, **QUICK)}
     assert "accuracies 0.0 % and 0.0 %" in found["more steps"]
     assert "accuracies 0.0 % and 0.0 %" in found["label leaking"]
 

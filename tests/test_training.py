@@ -22,7 +22,7 @@ from rvlib.models import WeightsError
 from rvlib.objectives import Loss, adversarial, gaussian, n_fgsm, nuat, standard, trades
 from rvlib.threat_models import Linf
 from rvlib.training import crop_and_flip, fit
-from tests.networks import seeded
+from tests.networks import Wrapped, seeded
 
 EPOCHS = 4
 
@@ -60,6 +60,16 @@ def quietly(model, objective=standard, train=TRAIN, **options):
     return fit(
         model, objective, train, **({"epochs": EPOCHS, "batch_size": 8, "lr": 0.1} | options)
     )
+
+
+def noting(note, objective=standard):
+    """Tell what an objective is given: network, images, labels."""
+
+    def told(model, x, y, generator):
+        note(model, x, y)
+        return objective(model, x, y, generator)
+
+    return told
 
 
 def same_state(a, b):
@@ -113,13 +123,12 @@ def test_each_epoch_passes_each_image_once_in_another_order():
     images = torch.arange(10, dtype=torch.uint8)[:, None, None, None].expand(10, 3, 2, 2)
     batches = []
 
-    def spy(model, x, y, generator):
+    def look(model, x, y):
         assert model.training
         assert x.dtype == torch.float32
         numbers = (255 * x[:, 0, 0, 0]).round().long()
         assert torch.equal(y, numbers % 3)
         batches.append(numbers.tolist())
-        return standard(model, x, y, generator)
 
     def careless(model):
         model.eval()
@@ -127,7 +136,7 @@ def test_each_epoch_passes_each_image_once_in_another_order():
 
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     options = {"epochs": 3, "batch_size": 4, "monitor": careless}
-    quietly(model, spy, (images, torch.arange(10) % 3), **options)
+    quietly(model, noting(look), (images, torch.arange(10) % 3), **options)
     assert [len(batch) for batch in batches] == [4, 4, 2] * 3
     orders = [[*batches[i], *batches[i + 1], *batches[i + 2]] for i in (0, 3, 6)]
     assert all(sorted(order) == list(range(10)) for order in orders)
@@ -170,16 +179,13 @@ def test_a_schedule_is_stepped_after_every_batch():
         steps.append(n)
         return lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
 
-    def spy(model, x, y, generator):
-        rates.append(made[0].param_groups[0]["lr"])
-        return standard(model, x, y, generator)
-
     made: list[Any] = []
 
     def optimizer(parameters):
         made.append(SGD(parameters, lr=0.6))
         return made[0]
 
+    spy = noting(lambda *given: rates.append(made[0].param_groups[0]["lr"]))
     quietly(net(), spy, epochs=2, optimizer=optimizer, schedule=schedule)
     assert steps == [6]
     assert rates == pytest.approx([0.6 / (1 + i) for i in range(6)])
@@ -192,11 +198,7 @@ def test_augmentation_is_what_is_trained_on():
         assert torch.rand((), generator=generator) < 1
         return torch.zeros_like(x)
 
-    def spy(model, x, y, generator):
-        seen.append(x)
-        return standard(model, x, y, generator)
-
-    quietly(net(), spy, augment=black, epochs=1)
+    quietly(net(), noting(lambda model, x, y: seen.append(x)), augment=black, epochs=1)
     assert len(seen) == 3
     assert not any(x.any() for x in seen)
 
@@ -235,17 +237,9 @@ def test_the_seed_decides_all_and_global_randomness_is_left_alone(objective):
 def test_order_does_not_depend_on_the_objective():
     """Two recipes of one seed see the same batches: their difference is the objective's."""
     orders: list[list[Any]] = []
-
-    def spying_on(objective):
-        def spy(model, x, y, generator):
-            orders[-1].append(x)
-            return objective(model, x, y, generator)
-
-        return spy
-
     for objective in OBJECTIVES.values():
         orders.append([])
-        quietly(net(), spying_on(objective), epochs=2)
+        quietly(net(), noting(lambda model, x, y: orders[-1].append(x), objective), epochs=2)
     for other in orders[1:]:
         assert all(torch.equal(a, b) for a, b in zip(orders[0], other, strict=True))
 
@@ -274,6 +268,7 @@ def scripted(figures, states=None):
         ([0.1, 0.5, 0.5, 0.5], 1),  # the first of equals
         ([0.0, 0.0, 0.0, 0.0], 0),
         ([np.float32(0.25), np.float64(0.5), 0.5, 0], 1),
+        ([-2.5, -1.5, -2.0, -2.1], 1),  # minus a loss, say: every epoch is trained
     ],
 )
 def test_best_epoch_is_the_highest_and_its_weights_are_kept(figures, best, tmp_path):
@@ -286,15 +281,6 @@ def test_best_epoch_is_the_highest_and_its_weights_are_kept(figures, best, tmp_p
     assert same_state(result.best_state, states[1 + best])
     assert same_state(model.state_dict(), states[-1])  # the network itself holds the last
     assert not same_state(states[1], states[-1])
-
-
-def test_what_is_monitored_may_be_negative(tmp_path):
-    """Minus a loss, say: every epoch is trained, and the highest is the best."""
-    figures, states = [-2.5, -1.5, -2.0, -2.1], list[Any]()
-    result = quietly(net(), monitor=scripted(figures, states), select="figure")
-    assert [entry["figure"] for entry in result.history] == figures
-    assert result.best_epoch == 1
-    assert same_state(result.best_state, states[2])
 
 
 def test_without_a_monitor_the_last_epoch_is_best():
@@ -318,19 +304,9 @@ def test_one_line_an_epoch(capsys):
 
 
 def test_the_average_by_hand():
-    seen = list[dict[str, torch.Tensor]]()
-
-    def spy(model, x, y, generator):
-        seen.append({k: v.clone() for k, v in model.state_dict().items()})
-        return standard(model, x, y, generator)
-
-    kept = list[dict[str, torch.Tensor]]()
-    model = flat()
-
-    def watch(model):
-        kept.append({k: v.clone() for k, v in model.state_dict().items()})
-        return {"figure": 0.5}
-
+    seen, kept, model = list[Any](), list[Any](), flat()
+    spy = noting(lambda model, x, y: seen.append(copy.deepcopy(model.state_dict())))
+    watch = scripted([0.5] * 6, kept)
     quietly(model, spy, average=0.9, average_from=2, monitor=watch, select="figure", epochs=4)
     weights = [*seen[1:], model.state_dict()]  # after each of twelve steps
     assert len(weights) == 12
@@ -373,18 +349,16 @@ def test_batch_statistics_of_the_average_are_those_of_what_it_sees():
     assert not torch.allclose(ordinary, norm.running_mean, atol=1e-3)
 
 
-def test_a_collapse_stops_the_training_and_the_best_is_kept():
+def test_a_collapse_stops_the_training_for_good_and_the_best_is_kept(tmp_path):
     figures = [0.2, 0.5, 0.4, 0.1, 0.6]
-    watch = iter([0.0, *figures])
-    result = quietly(
-        net(),
-        monitor=lambda model: {"figure": next(watch)},
-        select="figure",
-        stop_below=0.5,
-        epochs=5,
-    )
-    assert [entry["figure"] for entry in result.history] == figures[:4]
-    assert result.best_epoch == 1
+    options: dict[str, Any] = {"epochs": 5, "checkpoint": tmp_path / "c"}
+    options |= {"monitor": scripted(figures), "select": "figure", "stop_below": 0.5}
+    for _ in range(2):
+        model = net().eval()
+        result = quietly(model, **options)
+        assert [entry["figure"] for entry in result.history] == figures[:4]
+        assert result.best_epoch == 1
+        assert model.training
 
 
 def test_an_objective_is_given_the_progress_that_it_asks_for():
@@ -457,6 +431,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         )
     },
     "bfloat16": {"autocast": torch.bfloat16},
+    "NumPy's numbers": {
+        "schedule": lambda o, n: lr_scheduler.LambdaLR(
+            o, lambda step: np.interp([step], [0, n], [0.1, 1])[0]
+        ),
+        "optimizer": lambda p: SGD(p, lr=np.float64(0.1)),
+    },
     "averaged": {"average": 0.8, "average_from": 1, "objective": OBJECTIVES["gaussian"]},
 }
 
@@ -570,41 +550,6 @@ def half(optimizer, steps):
     return lr_scheduler.ConstantLR(optimizer, 0.5)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        *({"identity": i} for i in (None, {}, {"name": "b"}, {"name": "a", "more": 1})),
-        *({"lr": 0.5}, {"momentum": 0.0}, {"batch_size": 5}, {"seed": 3}, {"weight_decay": 0.1}),
-        *({"objective": OBJECTIVES["gaussian"]}, {"augment": flip}, {"schedule": half}),
-        *({"optimizer": lambda p: Adam(p)}, {"autocast": torch.bfloat16}),
-        {"train": (IMAGES.flip(0), TRAIN[1])},
-        {"train": (IMAGES, (TRAIN[1] + 1) % 3)},
-        {"train": (to_float(IMAGES), TRAIN[1])},
-    ],
-)
-def test_a_checkpoint_of_another_training_is_refused(tmp_path, change):
-    options: dict[str, Any] = {"checkpoint": tmp_path / "c", "identity": {"name": "a"}}
-    quietly(net(), epochs=1, **options)
-    content, model = (tmp_path / "c").read_bytes(), net()
-    with pytest.raises(WeightsError, match=r"belongs to another training[^\n]*$"):
-        quietly(model, **(options | change))
-    assert (tmp_path / "c").read_bytes() == content
-    assert same(model, net())
-
-
-def test_numbers_of_numpy_in_a_schedule_do_not_spoil_the_checkpoint(tmp_path):
-    def schedule(optimizer, steps):
-        return lr_scheduler.LambdaLR(optimizer, lambda t: np.interp([t], [0, steps], [0.1, 1])[0])
-
-    options = {"schedule": schedule, "optimizer": lambda p: SGD(p, lr=np.float64(0.1))}
-    unbroken, resumed = net(), net()
-    quietly(unbroken, **options)
-    with pytest.raises(Killed):
-        quietly(net(), checkpoint=tmp_path / "c", log=killed_after(3), **options)
-    quietly(resumed, checkpoint=tmp_path / "c", **options)
-    assert same(resumed, unbroken)
-
-
 def test_a_monitor_measures_in_evaluation_mode():
     def monitor(model):
         return {"natural": float(model.training), "mean": model(to_float(IMAGES)).mean().item()}
@@ -674,11 +619,7 @@ WORDS: Any = [{"x": IMAGES[0], "y": 1}] * 4
 
 def refused(match, kind: type[Exception] = ValueError, model=None, **options):
     steps = []
-
-    def spy(model, x, y, generator):
-        steps.append(1)
-        return standard(model, x, y, generator)
-
+    spy = noting(lambda model, x, y: steps.append(1))
     with pytest.raises(kind, match=match) as caught:
         quietly(model or net(), **({"objective": spy} | options))
     assert "\n" not in str(caught.value)
@@ -755,15 +696,7 @@ def test_an_image_out_of_the_box_is_found_wherever_it_is():
     "objective", [nuat(Linf(0.1)), trades(Linf(0.1), steps=2), n_fgsm(Linf(0.1))]
 )
 def test_a_network_that_overwrites_its_images_trains_like_one_that_does_not(objective):
-    class Overwriting(nn.Module):
-        def __init__(self, work):
-            super().__init__()
-            self.layers, self.work = net(), work
-
-        def forward(self, x):
-            return self.layers(self.work(x, 0.1))
-
-    one, other = Overwriting(torch.sub), Overwriting(torch.Tensor.sub_)
+    one, other = Wrapped(net(), lambda x: x - 0.1), Wrapped(net(), lambda x: x.sub_(0.1))
     quietly(one, objective)
     quietly(other, objective)
     assert same(one, other)
@@ -824,32 +757,35 @@ class Weighted:
         return self(model, x, y, generator)
 
 
+FEW = IMAGES[:16], TRAIN[1][:16]
 RATES = 0.1, 0.2
 COSINE: dict[str, Any] = {"schedule": lr_scheduler.CosineAnnealingLR}
 NUMPYS: Any = np.float32(0.25), np.float32(1)
 
+NUAT = {"objective": nuat(Linf(0.1))}
+
+
+def in_ball(threat):
+    return adversarial(partial(pgd, threat=threat, steps=1))
+
+
+def objectives(one, other):
+    return {"objective": one}, {"objective": other}
+
+
 OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "noise": ({"objective": gaussian(0.25)}, {"objective": gaussian(1.0)}),
-    "radius": (
-        {"objective": adversarial(partial(pgd, threat=Linf(0.1), steps=1))},
-        {"objective": adversarial(partial(pgd, threat=Linf(0.2), steps=1))},
-    ),
-    "radii": (
-        {"objective": adversarial(partial(pgd, threat=Linf(torch.full((8,), 0.1)), steps=1))},
-        {"objective": adversarial(partial(pgd, threat=Linf(torch.full((8,), 0.2)), steps=1))},
-    ),
+    "noise": objectives(gaussian(0.25), gaussian(1.0)),
+    "radius": objectives(*(in_ball(Linf(eps)) for eps in RATES)),
+    "radii": objectives(*(in_ball(Linf(torch.full((8,), eps))) for eps in RATES)),
     "rate": (
         {"optimizer": lambda p: AdamW(p, lr=1e-3)},
         {"optimizer": lambda p: AdamW(p, lr=1e-2)},
     ),
-    "an object": ({"objective": Weighted(1.0)}, {"objective": Weighted(9.0)}),
-    "a method": ({"objective": Weighted(1.0).loss}, {"objective": Weighted(9.0).loss}),
-    "NumPy's": ({"objective": gaussian(NUMPYS[0])}, {"objective": gaussian(NUMPYS[1])}),
+    "an object": objectives(Weighted(1.0), Weighted(9.0)),
+    "a method": objectives(Weighted(1.0).loss, Weighted(9.0).loss),
+    "NumPy's": objectives(gaussian(NUMPYS[0]), gaussian(NUMPYS[1])),
     "a schedule's length": (COSINE, COSINE | {"epochs": 2}),
-    "a length that the objective asks for": (
-        {"objective": nuat(Linf(0.1))},
-        {"objective": nuat(Linf(0.1)), "epochs": 2},
-    ),
+    "a length that the objective asks for": (NUAT, NUAT | {"epochs": 2}),
     "another schedule": (
         {"schedule": lambda o, n: lr_scheduler.CosineAnnealingLR(o, n)},
         {"schedule": lambda o, n: lr_scheduler.PolynomialLR(o, n)},
@@ -867,8 +803,8 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"optimizer": lambda p: SGD([{"params": list(p), "lr": RATES[1]}], lr=0.1)},
     ),
     "a loader": (
-        {"train": DataLoader(TensorDataset(to_float(IMAGES[:16]), TRAIN[1][:16]), 8)},
-        {"train": DataLoader(TensorDataset(to_float(IMAGES[:16]), TRAIN[1][:16]), 4)},
+        {"train": DataLoader(TensorDataset(to_float(FEW[0]), FEW[1]), 8)},
+        {"train": DataLoader(TensorDataset(to_float(FEW[0]), FEW[1]), 4)},
     ),
     "schedule": (
         {"schedule": lambda o, n: lr_scheduler.StepLR(o, 2)},
@@ -877,15 +813,29 @@ OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+CHANGES: list[dict[str, Any]] = [
+    *({"identity": i} for i in (None, {}, {"name": "b"}, {"name": "a", "more": 1})),
+    *({"lr": 0.5}, {"momentum": 0.0}, {"batch_size": 5}, {"seed": 3}, {"weight_decay": 0.1}),
+    *({"objective": OBJECTIVES["gaussian"]}, {"augment": flip}, {"schedule": half}),
+    *({"optimizer": lambda p: Adam(p)}, {"autocast": torch.bfloat16}),
+    {"train": (FEW[0].flip(0), FEW[1])},
+    {"train": (FEW[0], (FEW[1] + 1) % 3)},
+    {"train": (to_float(FEW[0]), FEW[1])},
+]
+OTHERS |= {f"{k} {', '.join(change)}": ({}, change) for k, change in enumerate(CHANGES)}
+
+
 @pytest.mark.parametrize(("one", "other"), OTHERS.values(), ids=OTHERS)
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step:UserWarning")
 def test_the_checkpoint_of_another_recipe_is_refused(tmp_path, one, other):
-    train = IMAGES[:16], TRAIN[1][:16]
-    options = {"train": train, "checkpoint": tmp_path / "c", "epochs": 1}
+    options = {"train": FEW, "checkpoint": tmp_path / "c", "epochs": 1, "identity": {"name": "a"}}
     quietly(net(), **(options | one))
     quietly(net(), **(options | one))
-    with pytest.raises(WeightsError, match="belongs to another training"):
-        quietly(net(), **(options | other))
+    content, model = (tmp_path / "c").read_bytes(), net()
+    with pytest.raises(WeightsError, match=r"belongs to another training[^\n]*$"):
+        quietly(model, **(options | other))
+    assert (tmp_path / "c").read_bytes() == content
+    assert same(model, net())
 
 
 def test_what_an_objective_has_seen_makes_it_no_other_one(tmp_path):
@@ -898,16 +848,6 @@ def test_what_an_objective_has_seen_makes_it_no_other_one(tmp_path):
     for epochs in (1, 2):
         quietly(net(), objective, epochs=epochs, checkpoint=tmp_path / "c")
     assert len(seen) == 6
-
-
-def test_a_collapsed_training_stays_stopped(tmp_path):
-    figures = iter([0.0, 0.9, 0.1, 0.8, 0.8])
-    options: dict[str, Any] = {"monitor": lambda model: {"figure": next(figures)}}
-    options |= {"select": "figure", "stop_below": 0.5, "checkpoint": tmp_path / "c"}
-    for _ in range(2):
-        model = net().eval()
-        assert len(quietly(model, **options).history) == 2
-        assert model.training
 
 
 @pytest.mark.parametrize("whose", ["loader", "sampler", "both"])

@@ -366,9 +366,3 @@ def test_a_gradient_that_is_no_number_is_no_silent_failure(attack):
     x, y = torch.full((2, 1, 1, 1), 0.5), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ValueError, match="NaN"):
         attack(Cliff(), x, y, Linf(0.1))
-
-
-@pytest.mark.parametrize("size", [0, -1])
-def test_a_batch_holds_at_least_one_image(toy, batch, size):
-    with pytest.raises(ValueError, match=f"batch_size={size}: give at least one image"):
-        rv.apgd(toy, *batch, Linf(0.1), steps=2, batch_size=size)

@@ -15,7 +15,7 @@ import rvlib as rv
 from rvlib.attacks.gradient import fooled
 from rvlib.inference import logits_of
 from rvlib.threat_models import L2, Linf, PixelL2
-from tests.networks import Scaled, Tied, autoattack, double, seeded
+from tests.networks import Scaled, Tied, Wrapped, autoattack, double, seeded
 
 stages_of: Any = rv.autoattack_stages
 
@@ -226,24 +226,11 @@ def test_everything_else_is_left_as_it_was(toy, batch):
     assert torch.equal(y, batch[1])
 
 
-class Halved(nn.Module):
-    """A network that sees its images darker, and may darken them for everybody."""
-
-    def __init__(self, network, in_place):
-        super().__init__()
-        self.network, self.in_place = network, in_place
-
-    def forward(self, x):
-        return self.network(x.mul_(0.5) if self.in_place else 0.5 * x)
-
-
 def test_a_network_may_overwrite_its_images(many):
     model, x, _ = many
-    y = logits_of(Halved(model, False), x).argmax(1)
-    results = [
-        autoattack(Halved(model, in_place), x.clone(), y, Linf(0.2), generator=seeded())
-        for in_place in (False, True)
-    ]
+    darker = [Wrapped(model, lambda x: 0.5 * x), Wrapped(model, lambda x: x.mul_(0.5))]
+    y = logits_of(darker[0], x).argmax(1)
+    results = [autoattack(m, x.clone(), y, Linf(0.2), generator=seeded()) for m in darker]
     assert torch.equal(*results)
     assert not torch.equal(results[0], x)
 

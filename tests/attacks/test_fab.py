@@ -14,7 +14,7 @@ from rvlib.attacks.fab import to_plane
 from rvlib.attacks.gradient import fooled
 from rvlib.inference import logits_of
 from rvlib.threat_models import L2, Linf
-from tests.networks import Recorder, double, fab
+from tests.networks import Recorder, Wrapped, double, fab
 
 BALLS = pytest.mark.parametrize("ball", [Linf, L2])
 
@@ -96,18 +96,11 @@ def test_without_a_gradient_or_a_gap_nothing_moves(ball):
 # ---- the iteration ------------------------------------------------------------------------------
 
 
-class Waves(nn.Module):
-    """So curved that a step to the plane often misses."""
-
-    def forward(self, x):
-        return (9 * x).sin()
-
-
 @BALLS
 def test_the_iteration_is_the_papers(ball, toys, batch):
     """Algorithm 1 of one image and target, with the projection that was tested above."""
-    model, (x, _) = nn.Sequential(Waves(), toys().eval().double()), batch
-    x = x.double()
+    # So curved that a step to the plane often misses.
+    model, x = Wrapped(toys().eval().double(), lambda x: (9 * x).sin()), batch[0].double()
     y = model(x).argmax(1)
     recorder, came_back = Recorder(model), 0
     fab(recorder, x, y, ball(1e-9), steps=12, targets=(y + 1) % 3)

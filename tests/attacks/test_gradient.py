@@ -8,9 +8,8 @@ from torch import nn
 
 import rvlib as rv
 from rvlib.attacks.gradient import configured, inside
-from rvlib.models import to_device
 from rvlib.threat_models import L2, Linf, PixelL2
-from tests.networks import Scaled, seeded
+from tests.networks import Scaled, held_out, seeded, shipped
 
 Z = 5 * torch.randn(40, 6, generator=seeded(), dtype=torch.float64)
 Y, TARGET = (torch.randint(6, (40,), generator=seeded(seed)) for seed in (1, 2))
@@ -97,13 +96,9 @@ def test_an_images_gradient_is_the_same_in_any_batch(toys, batch):
 
 
 @pytest.fixture(scope="module")
-def shipped():
+def undefended():
     """The undefended network of the report, sure of its answers, and 64 images."""
-    model = rv.lenet()
-    rv.load_weights(model, "report/models/standard/seed-0.safetensors")
-    x, y = (part[:64] for part in rv.load("cifar10", "heldout"))
-    x = rv.to_float(x).contiguous(memory_format=torch.channels_last)
-    return to_device(model, "cpu").eval(), x, y
+    return shipped("standard"), *held_out(64)
 
 
 @pytest.mark.parametrize(
@@ -114,11 +109,11 @@ def shipped():
     ],
     ids=str,
 )
-def test_as_many_images_stand_at_every_scale_of_the_logits(shipped, threat, dtype):
-    model, x, y = shipped
+def test_as_many_images_stand_at_every_scale_of_the_logits(undefended, threat, dtype):
+    model, x, y = undefended
     if dtype == torch.bfloat16:
         model, x, y = rv.lenet().to(dtype), x[:32].to(dtype), y[:32]
-        model.load_state_dict(shipped[0].state_dict())
+        model.load_state_dict(undefended[0].state_dict())
         model.eval()
     options = {"step_size": 0.5 * threat.eps, "steps": 7, "random_start": False}
 

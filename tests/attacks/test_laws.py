@@ -246,56 +246,39 @@ def test_the_network_is_left_as_it_was(attack, ball, toy, batch):
     assert torch.equal(in_training, run(attack, ball, copy.deepcopy(toy).eval(), *batch))
 
 
-class InPlace(nn.Module):
-    """A network whose first layer overwrites what it is given."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, x):
-        return self.network(x.sub_(0.5).mul_(4))
+def in_place(x):
+    """Overwrite what a first layer is given."""
+    return x.sub_(0.5).mul_(4)
 
 
-class Unseen(InPlace):
+@torch.no_grad()
+def unseen(x):
     """The same, where autograd does not look: four times the gradient is missing."""
-
-    def forward(self, x):
-        with torch.no_grad():
-            x.sub_(0.5).mul_(4)
-        return self.network(x)
+    return in_place(x)
 
 
-class Data(InPlace):
+def data(x):
     """The same, where no version of the tensor counts it."""
-
-    def forward(self, x):
-        x.data.sub_(0.5).mul_(4)
-        return self.network(x)
-
-
-class OutOfPlace(InPlace):
-    """The same function."""
-
-    def forward(self, x):
-        return self.network((x - 0.5) * 4)
+    in_place(x.data)
+    return x
 
 
 @once
-@pytest.mark.parametrize(("overwrites", "grad"), [(InPlace, False), (Unseen, True), (Data, False)])
-def test_the_callers_tensors_are_never_touched(attack, ball, grad, overwrites, toys, batch):
+@pytest.mark.parametrize(("overwrite", "grad"), [(in_place, False), (unseen, True), (data, False)])
+def test_the_callers_tensors_are_never_touched(attack, ball, grad, overwrite, toys, batch):
     x, y = (part.clone() for part in batch)
     threat: Any = dataclasses.replace(BALLS[ball], eps=torch.tensor(EACH))
     x.requires_grad_(grad)
-    found = run(attack, threat, overwrites(fresh(toys)), x, y)
+    found = run(attack, threat, Wrapped(fresh(toys), overwrite), x, y)
     assert torch.equal(x, batch[0])
     assert torch.equal(y, batch[1])
     assert torch.equal(threat.eps, torch.tensor(EACH))
     assert x.grad is None
     assert x.requires_grad == grad
     assert not found.requires_grad
-    if attack != "fab" or overwrites is InPlace:  # FAB goes by the gradient's length, too
-        assert torch.equal(found, run(attack, threat, OutOfPlace(fresh(toys)), *batch))
+    if attack != "fab" or overwrite is in_place:  # FAB goes by the gradient's length, too
+        same = Wrapped(fresh(toys), lambda x: (x - 0.5) * 4)
+        assert torch.equal(found, run(attack, threat, same, *batch))
     if found.dtype != torch.bool:
         assert_inside(threat, found, batch[0])
 

@@ -30,15 +30,3 @@ def test_a_training_counts_too_and_modes_go_through(toys, batch):
     with rv.eval_mode(counting):
         assert not counting.model.training
     assert counting.model.training
-
-
-def test_attacks_on_a_counted_network_are_the_same(toys, batch):
-    toy = toys().eval()
-    counting = rv.Passes(toy)
-    x, y = batch
-    for threat in (rv.Linf(0.1), rv.L2(0.3)):
-        options = {"steps": 4, "random_start": False}
-        assert torch.equal(
-            rv.pgd(counting, x, y, threat, **options), rv.pgd(toy, x, y, threat, **options)
-        )
-    assert (counting.forwards, counting.backwards) == (2 * (1 + 16), 2 * 16)

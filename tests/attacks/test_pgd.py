@@ -1,7 +1,6 @@
 """rvlib.attacks.fgsm and pgd: the papers' iterations, known optima, restarts, targets."""
 
 import dataclasses
-import itertools
 from typing import Any
 
 import pytest
@@ -55,12 +54,6 @@ def test_every_iterate_is_in_the_ball_and_the_box_from_the_start_on(threat, toys
         assert (threat.norm(x_t - x) <= threat.eps * (1 + 1e-5)).all()
         assert x_t.min() >= 0
         assert x_t.max() <= 1
-
-
-def test_without_a_random_start_it_starts_at_the_images(threat, toys, batch):
-    recorder = Recorder(toys())
-    pgd(recorder, *batch, threat, steps=1, random_start=False)
-    assert torch.equal(recorder.seen[0], batch[0])
 
 
 def test_defaults_are_ten_steps_of_a_quarter_eps(threat, toys, batch):
@@ -134,18 +127,13 @@ ONE_PIXEL = torch.full((16, 1, 1, 1), 0.5), torch.zeros(16, dtype=torch.int64)
 
 
 def test_an_image_once_fooled_is_left_alone_though_failures_have_the_higher_loss():
-    generator, sizes = seeded(), []
+    generator = seeded()
     runs = [pgd(Flat(), *ONE_PIXEL, Linf(0.5), steps=1, generator=generator) for _ in range(8)]
     first = [next((run[i] for run in runs if run[i] < 0.5), None) for i in range(16)]
     assert 0 < (runs[0] < 0.5).sum() < 16  # one run succeeds on some images only
-
-    class Counting(Flat):
-        def forward(self, x):
-            if x.requires_grad:
-                sizes.append(len(x))
-            return super().forward(x)
-
-    best = pgd(Counting(), *ONE_PIXEL, Linf(0.5), steps=1, restarts=8, generator=seeded())
+    recorder = Recorder(Flat())
+    best = pgd(recorder, *ONE_PIXEL, Linf(0.5), steps=1, restarts=8, generator=seeded())
+    sizes = [len(x) for x in recorder.seen]
     assert sum(image is not None for image in first) > 12
     assert all(torch.equal(best[i], image) for i, image in enumerate(first) if image is not None)
     assert sizes[0] == 16
@@ -172,21 +160,6 @@ def test_of_several_failures_the_highest_loss_is_kept(scale):
     best = pgd(model, *ONE_PIXEL, Linf(0.5), steps=1, restarts=6, generator=seeded())
     assert torch.equal(best, torch.stack(runs).amax(0))
     assert len({int(i) for i in torch.stack(runs).argmax(0).flatten()}) > 1  # image by image
-
-
-def test_more_restarts_are_never_weaker(threat, toys, batch):
-    x, y = batch
-    toy = toys().eval()
-    results = [
-        pgd(toy, x, y, threat, steps=1, step_size=0.01, restarts=n, generator=seeded(5))
-        for n in (1, 2, 4, 8)
-    ]
-    for weaker, stronger in itertools.pairwise(results):
-        losses = [F.cross_entropy(toy(z), y, reduction="none") for z in (weaker, stronger)]
-        fooled = [toy(z).argmax(1) != y for z in (weaker, stronger)]
-        assert (fooled[1] >= fooled[0]).all()
-        assert ((losses[1] >= losses[0]) | (fooled[1] > fooled[0])).all()
-    assert not torch.equal(results[0], results[-1])
 
 
 def test_restarts_draw_alike_whoever_has_fallen(batch):

@@ -87,15 +87,7 @@ def test_the_optimum_of_a_linear_network_is_found(linear, sign):
 
 
 def test_a_network_without_gradients_is_fooled(toys, batch):
-    class Rounded(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.toy = toys().eval()
-
-        def forward(self, x):
-            return self.toy((50 * x).round() / 50)
-
-    x, model = batch[0], Rounded()
+    x, model = batch[0], Wrapped(toys().eval(), lambda x: (50 * x).round() / 50)
     y = logits_of(model, x).argmax(1)
     x_adv = square(model, x, y, Linf(0.3), queries=100, generator=seeded())
     assert (logits_of(model, x_adv).argmax(1) != y).any()
@@ -103,17 +95,10 @@ def test_a_network_without_gradients_is_fooled(toys, batch):
 
 def test_queries_are_counted_and_stop_when_all_are_fooled(toys, batch):
     assert [len(seen) for seen in recorded(torch.full((3, 3, 4, 4), 0.5), 17)] == [3] * (1 + 17)
-
-    class Counting(nn.Module):
-        calls = 0
-
-        def forward(self, x):
-            self.calls += 1
-            return toy(x)
-
-    toy, counting = toys().eval(), Counting()
+    toy = toys().eval()
+    counting = Passes(toy)
     square(counting, batch[0], toy(batch[0]).argmin(1), BALL, queries=50)
-    assert counting.calls == 2  # of the check, and of the images
+    assert counting.forwards == 1 + len(batch[0])  # of the check, and of the images
 
 
 def test_proposals_are_stripes_and_then_squares():

@@ -11,16 +11,7 @@ from matplotlib._pylab_helpers import Gcf
 from PIL import Image as Picture
 
 from rvlib.course import figures
-from rvlib.course.figures import (
-    CLASSES,
-    show_attack,
-    show_balls,
-    show_certified,
-    show_curves,
-    show_history,
-    show_progress,
-    show_votes,
-)
+from rvlib.course.figures import CLASSES, show_curves
 from rvlib.threat_models import L2, Linf, PixelL2
 from tests.course.pictures import compare
 
@@ -46,16 +37,16 @@ BALLS: dict[str, Linf | PixelL2 | L2] = {
 ATTACKED = {name: ball.project(0.3 * (X[1:2] - 0.5))[0] + X[0] for name, ball in BALLS.items()}
 
 SHOWN = {
-    "attack": lambda: show_attack(X, X_ADV, Y, ANSWERS),
-    "one attack without effect": lambda: show_attack(X[:1], X[:1], Y[:1], Y[:1]),
-    "balls": lambda: show_balls(X[0], BALLS, ATTACKED, dict.fromkeys(BALLS, "cat")),
+    "attack": lambda: figures.show_attack(X, X_ADV, Y, ANSWERS),
+    "one attack without effect": lambda: figures.show_attack(X[:1], X[:1], Y[:1], Y[:1]),
+    "balls": lambda: figures.show_balls(X[0], BALLS, ATTACKED, dict.fromkeys(BALLS, "cat")),
     "curves": lambda: show_curves([0, 1], {"a": [1, 2], "b": np.array([2, 3])}, "x", "y", "alt"),
     "marked": lambda: show_curves([1, 10], {"a": [1, 2]}, "x", "y", "alt", mark=3, log=True),
-    "history": lambda: show_history(HISTORIES, "fgsm"),
-    "progress": lambda: show_progress(PERCENT, 3, ["natural", "pgd"]),
-    "nothing yet": lambda: show_progress({}, 3, ["natural", "pgd"]),
-    "votes": lambda: show_votes(COUNTS, 3),
-    "certified": lambda: show_certified(CERTIFIED),
+    "history": lambda: figures.show_history(HISTORIES, "fgsm"),
+    "progress": lambda: figures.show_progress(PERCENT, 3, ["natural", "pgd"]),
+    "nothing yet": lambda: figures.show_progress({}, 3, ["natural", "pgd"]),
+    "votes": lambda: figures.show_votes(COUNTS, 3),
+    "certified": lambda: figures.show_certified(CERTIFIED),
 }
 ALT = {
     "attack": ["3 images", "2 are misclassified", f"{CLASSES[1]} → {CLASSES[5]}"],
@@ -109,30 +100,13 @@ def test_text_can_be_read_from_the_back_row(what, drawn):
     assert min(text.get_fontsize() for text in texts if text.get_text().strip()) >= 13
 
 
-def test_what_a_ball_looks_like_in_two_channels(drawn):
-    SHOWN["balls"]()
-    top = np.array(drawn[0].axes).reshape(3, 3)[0]
-    for axes, (name, ball) in zip(top, BALLS.items(), strict=True):
-        (shape,), (dots,) = axes.patches, axes.lines
-        assert type(shape).__name__ == ("Rectangle" if name == "l∞" else "Circle")
-        assert shape.get_width() == pytest.approx(2 * 0.045)
-        change = (ATTACKED[name] - X[0])[:2].flatten(1)
-        np.testing.assert_allclose(np.array(dots.get_data()), change, atol=1e-6)
-        assert ball.norm((ATTACKED[name] - X[0])[None]).item() <= 0.0451
-
-
-def test_an_attack_has_three_rows(drawn):
+def test_the_attacked_image_stands_below_the_clean_one(drawn):
+    """Which the stored picture does not tell: they differ by less than a machine may."""
     SHOWN["attack"]()
     axes = np.array(drawn[0].axes).reshape(3, 3)
-    assert [ax.get_title() for ax in axes[0]] == [CLASSES[i] for i in (0, 1, 2)]
-    assert [ax.get_title() for ax in axes[2]] == [CLASSES[i] for i in (0, 5, 6)]
-    pixels = np.array([[np.asarray(ax.images[0].get_array()) for ax in row] for row in axes])
-    # Up by the largest change is white, down is black, nothing is grey.
-    for image, value in zip(pixels[1], (1, 0, 0.5), strict=True):
-        assert image == pytest.approx(value, abs=1e-5)
-    assert pixels[0, 1] == pytest.approx(X[1].permute(1, 2, 0).numpy())
-    assert pixels[2, 1] == pytest.approx(X_ADV[1].permute(1, 2, 0).numpy())
-    assert "0.030" in axes[1, 0].get_ylabel()
+    for row, images in ((0, X), (2, X_ADV)):
+        shown = np.asarray(axes[row, 1].images[0].get_array())
+        assert shown == pytest.approx(images[1].permute(1, 2, 0).numpy())
 
 
 def test_curves_are_told_apart_without_colour(drawn):
@@ -149,26 +123,3 @@ def test_curves_are_told_apart_without_colour(drawn):
 def test_more_curves_than_can_be_told_apart_are_refused():
     with pytest.raises(ValueError, match="6 curves"):
         show_curves([0, 1], {name: [1.0, 2.0] for name in "abcdef"}, "x", "y", "")
-
-
-def test_a_value_can_be_marked_on_a_logarithmic_axis(drawn):
-    SHOWN["marked"]()
-    (axes,) = drawn[0].axes
-    assert axes.get_xscale() == "log"
-    assert list(axes.lines[-1].get_xdata()) == [3, 3]
-
-
-def test_history_in_percent_and_dashed_under_the_probe(drawn):
-    SHOWN["history"]()
-    lines = drawn[0].axes[0].lines
-    assert [list(line.get_xdata()) for line in lines] == [[1, 2], [1, 2], [1], [1]]
-    assert [list(line.get_ydata()) for line in lines] == [[50, 60], [10, 5], [40], [30]]
-    assert [line.get_linestyle() for line in lines] == ["-", "--"] * 2
-    assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
-
-
-def test_votes_are_bars_and_the_true_class_is_hatched(drawn):
-    SHOWN["votes"]()
-    bars = drawn[0].axes[0].patches
-    assert [bar.get_height() for bar in bars] == COUNTS.tolist()
-    assert [i for i, bar in enumerate(bars) if bar.get_hatch()] == [3]

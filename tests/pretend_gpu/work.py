@@ -24,14 +24,13 @@ from rvlib import judge, pipeline
 from rvlib import objectives as obj
 from rvlib.attacks import gradient
 from rvlib.attacks.gradient import others
-from rvlib.models import to_device
 from rvlib.pipeline import repository
 from rvlib.smoothing import stream, votes
 from rvlib.training import crop_and_flip
+from tests.networks import shipped
 from tests.pretend_gpu.device import NAME, Cost, counted, load
 
 torch.set_num_threads(1)
-MODELS = Path(__file__).parents[2] / "report" / "models"
 LINF, L2, PIXEL = rv.Linf(0.03), rv.L2(0.5), rv.PixelL2(0.045)
 WIDE = rv.Linf(0.1)
 IMAGES = 8
@@ -55,9 +54,7 @@ def _data() -> tuple[Tensor, Tensor]:
 @functools.cache
 def network(device: str, name: str = "pgd-linf-at") -> nn.Module:
     """A shipped network on a device."""
-    model = rv.lenet()
-    rv.load_weights(model, MODELS / name / "seed-0.safetensors")
-    return to_device(model, device).eval()
+    return shipped(name, device)
 
 
 @functools.cache

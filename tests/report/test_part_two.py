@@ -8,15 +8,6 @@ import pytest
 
 from rvlib.modern import MODERN, PROFILE, PUBLIC, SPLIT
 from rvlib.report import part_two
-from rvlib.report.part_two import (
-    accuracy_table,
-    all_tables,
-    certified_table,
-    columns_table,
-    passes,
-    probabilities,
-    training_table,
-)
 from rvlib.report.tables import text
 from rvlib.results import open_results, write_shard
 
@@ -36,15 +27,15 @@ SMOOTH = "resnet20-gaussian-0.50"
     ],
 )
 def test_passes_of_a_step_known_by_heart(name, expected):
-    assert passes(MODERN[name]) == expected
+    assert part_two.passes(MODERN[name]) == expected
 
 
 def test_nothing_is_there_yet(tmp_path):
-    tables = {name: text(table) for name, table in all_tables(tmp_path).items()}
+    tables = {name: text(table) for name, table in part_two.all_tables(tmp_path).items()}
     assert set(tables["training"]["done"]) == {"0"}
     assert set(tables["accuracy"]["n"]) == {"0"}
     assert set(tables["certified"]["images"]) == {"0"}
-    assert probabilities(tmp_path, SMOOTH) is None
+    assert part_two.probabilities(tmp_path, SMOOTH) is None
 
 
 def record(folder, name, **facts):
@@ -65,7 +56,7 @@ def test_accuracies_known_by_heart(tmp_path, monkeypatch):
     monkeypatch.setattr(type(PROFILE), "cells", lambda self: [("lenet-nuat", "natural", 4)])
     columns = {"label": [1, 2, 3, 4, 5], "prediction": [1, 2, 3, 0, 5]}  # four are asked for
     write(tmp_path, "test", "lenet-nuat", "natural", columns, attack={"threat": "-"})
-    (line,) = text(accuracy_table(tmp_path)).to_dict("records")
+    (line,) = text(part_two.accuracy_table(tmp_path)).to_dict("records")
     assert (line["n"], line["correct"], line["accuracy"]) == ("4", "3", "75.00")
     assert (line["ci_low"], line["ci_high"]) == ("30.06", "95.44")
 
@@ -74,7 +65,7 @@ def test_the_reports_value_is_reached_if_ours_is_not_below(tmp_path, monkeypatch
     cells = [("lenet-standard", attack, 4) for attack in ("natural", "fgsm", "ensemble-linf-8")]
     cells += [("lenet-smoothed-0.25", attack, 4) for attack in ("natural", "pgd-linf")]
     monkeypatch.setattr(type(PROFILE), "column_cells", lambda self: cells)
-    assert columns_table(tmp_path)["reached"].isna().all()
+    assert part_two.columns_table(tmp_path)["reached"].isna().all()
     labels, none = [1, 2, 3, 4], [0, 0, 0, 0]
     half = {"label": labels, "prediction": [1, 2, 0, 0]}
     write(tmp_path, "test", "lenet-standard", "natural", half, attack={"threat": "-"})
@@ -84,7 +75,7 @@ def test_the_reports_value_is_reached_if_ours_is_not_below(tmp_path, monkeypatch
     write(tmp_path, "test", "lenet-smoothed-0.25", "natural", half, attack={"threat": "-"})
     part_two.weights_of(tmp_path, "lenet-smoothed-0.25").with_suffix(".json").unlink()
     record(tmp_path, "lenet-gaussian-0.25")  # whose votes these are
-    table = columns_table(tmp_path)
+    table = part_two.columns_table(tmp_path)
     assert table["column"].tolist() == ["standard"] * 3 + ["smoothed-0.25"] * 2
     assert table["report"].tolist()[:2] == [58.2, 3.81]
     assert table["reached"].fillna("-").tolist() == ["no", "yes", "-", "no", "-"]
@@ -100,7 +91,7 @@ def test_modern_training_stands_beside_the_reports_own(tmp_path, monkeypatch):
     ):
         columns = {"label": labels, "prediction": predictions}
         write(folder, "test", name, "natural", columns, attack=attack)
-    table = columns_table(tmp_path / "modern")
+    table = part_two.columns_table(tmp_path / "modern")
     assert table["accuracy"].fillna(-1).tolist() == [100, -1]
     assert table["before"].fillna(-1).tolist() == [25, -1]
 
@@ -109,10 +100,10 @@ def test_rows_of_weights_that_are_gone_are_no_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(type(PROFILE), "cells", lambda self: [("lenet-nuat", "natural", 2)])
     columns, attack = {"label": [1, 2], "prediction": [1, 0]}, {"threat": "-"}
     write(tmp_path, "test", "lenet-nuat", "natural", columns, attack=attack, weights="of before")
-    assert accuracy_table(tmp_path)["n"].tolist() == [0]
+    assert part_two.accuracy_table(tmp_path)["n"].tolist() == [0]
     assert part_two.measured(tmp_path) == []
     record(tmp_path, "lenet-nuat", sha256="of before")
-    assert accuracy_table(tmp_path)["n"].tolist() == [2]
+    assert part_two.accuracy_table(tmp_path)["n"].tolist() == [2]
     (place,) = part_two.measured(tmp_path)
     assert place.name == "natural"
     monkeypatch.setattr(type(PROFILE), "cells", lambda self: [("lenet-nuat", "natural", 3)])
@@ -136,26 +127,26 @@ def certified(tmp_path, monkeypatch):
 
 
 def test_certified_accuracies_known_by_heart(certified):
-    table = certified_table(certified).set_index(["defence", "radius"]).loc[SMOOTH]
+    table = part_two.certified_table(certified).set_index(["defence", "radius"]).loc[SMOOTH]
     # 10,000 of 10,000 votes certify 0.5 Phi^-1(0.001^(1/10000)) = 1.6, 60 % certify 0.11.
     assert table["certified"].round(2).tolist() == [66.67, *[33.33] * 6]
     assert table["public"].tolist() == list(PUBLIC[SMOOTH].values())
     # Wilson's interval of 2 of 3 ends at 94 %, that of 1 of 3 at 79 %.
     assert set(table["reached"]) == {"yes"}
     assert PUBLIC[SMOOTH][0.0] <= table["ci_high"][0.0]
-    other = certified_table(certified).set_index("defence").loc["resnet20-consistency-0.50"]
-    assert other["certified"].isna().all()
+    table = part_two.certified_table(certified).set_index("defence")
+    assert table.loc["resnet20-consistency-0.50"]["certified"].isna().all()
 
 
 def test_a_public_value_above_the_interval_is_not_reached(certified, monkeypatch):
     monkeypatch.setitem(PUBLIC, SMOOTH, {0.0: 93.0, 0.25: 79.5})
-    table = certified_table(certified).set_index(["defence", "radius"]).loc[SMOOTH]
+    table = part_two.certified_table(certified).set_index(["defence", "radius"]).loc[SMOOTH]
     assert table["reached"].tolist()[:2] == ["yes", "no"]
     assert table["reached"].isna()[2:].all()
 
 
 def test_the_share_of_votes_is_of_all_that_were_drawn(certified):
-    share = probabilities(certified, SMOOTH)
+    share = part_two.probabilities(certified, SMOOTH)
     assert share is not None
     assert share.tolist() == [1.0, 0.1, 0.6]
 
@@ -168,7 +159,7 @@ def test_a_training_is_described_by_its_record(tmp_path):
     ]
     facts = {"epochs": 3, "seconds": 90, "device": "a CPU", "best_epoch": 2, "history": history}
     record(tmp_path, "lenet-nuat", **facts)
-    line = training_table(tmp_path).set_index("defence").loc["lenet-nuat"]
+    line = part_two.training_table(tmp_path).set_index("defence").loc["lenet-nuat"]
     assert (line["done"], line["device"]) == (3, "a CPU")
     assert (line["best_epoch"], line["best"], line["last"]) == (2, 35.0, 20.0)
     assert line["highest_last"] == 30.0
@@ -177,7 +168,7 @@ def test_a_training_is_described_by_its_record(tmp_path):
 
 def test_the_shipped_tables_are_those_of_the_shipped_rows():
     folder = part_two.shipped()
-    for name, table in all_tables(folder).items():
+    for name, table in part_two.all_tables(folder).items():
         shipped = pd.read_csv(folder / "tables" / f"{name}.csv", dtype=str, keep_default_na=False)
         assert text(table).astype(str).equals(shipped), name
 
@@ -191,6 +182,6 @@ def test_the_average_has_a_history_of_its_own():
     assert len(own) == len(average) == 30
     assert not np.isnan(own).any()
     assert np.isnan(average).nonzero()[0].tolist() == list(range(10))  # it begins after a third
-    line = training_table(part_two.shipped()).set_index("defence").loc[name]
+    line = part_two.training_table(part_two.shipped()).set_index("defence").loc[name]
     assert max(own) == line["highest_last"]
     assert average[line["best_epoch"] - 1] == line["best"]

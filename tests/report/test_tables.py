@@ -226,16 +226,7 @@ def test_a_printed_radius_never_promises_more(sigma, n):
 
 def test_certified_tables_known_by_heart():
     table = text(certified_table(hand_written()))
-    assert table["sigma"].tolist() == [
-        "0.12",
-        "0.12",
-        "0.25",
-        "0.25",
-        "0.50",
-        "0.50",
-        "1.00",
-        "1.00",
-    ]
+    assert table["sigma"].tolist() == [f"{sigma:.2f}" for sigma in SIGMAS for _ in NS]
     assert dict(table.iloc[3]) == {
         "sigma": "0.25",
         "n": "1000",

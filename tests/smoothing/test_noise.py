@@ -11,16 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, norm
-from torch import nn
 
-from rvlib import checks
 from rvlib.smoothing import sample_under_noise, stream
 from rvlib.smoothing.noise import BITS, GUIDE_BITS, UNSURE, _tables, grid_noise, to_grid
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
+from tests.networks import Seen, seeded
 
 # --- streams -------------------------------------------------------------------------------------
 
@@ -48,7 +42,7 @@ def test_a_stream_is_its_address(address):
 @pytest.mark.parametrize("sigma", [0.001, 0.12, 0.25, 1.0])
 def test_it_has_the_law_of_the_rounded_gaussian(sigma):
     n, scale = 400_000, 255 * sigma
-    noise = grid_noise((n,), sigma, generator())
+    noise = grid_noise((n,), sigma, seeded())
     edge = max(1, int(2.5 * scale))
     steps = torch.arange(-edge, edge + 1)
     upper, lower = (norm.cdf((steps.double() + half) / scale) for half in (0.5, -0.5))
@@ -80,9 +74,9 @@ def test_the_thresholds_are_exact():
 def test_the_table_gives_what_a_slow_comparison_gives(sigma):
     thresholds, guide = _tables(sigma)
     assert thresholds.diff().min() >= 0
-    uniform = torch.empty(100_000, dtype=torch.int64).random_(generator=generator())
+    uniform = torch.empty(100_000, dtype=torch.int64).random_(generator=seeded())
     compared = np.searchsorted(thresholds.numpy(), uniform.numpy(), side="right")
-    noise = grid_noise((100_000,), sigma, generator())
+    noise = grid_noise((100_000,), sigma, seeded())
     assert np.array_equal(noise.numpy(), compared - len(thresholds) // 2)
     assert noise.any() == (sigma > 1e-3)
     # All bits decide where the leading ones do not, and there alone.
@@ -93,12 +87,12 @@ def test_the_table_gives_what_a_slow_comparison_gives(sigma):
 @pytest.mark.parametrize("end", [0, 2**BITS - 1])
 def test_the_ends_are_in_reach(end, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "random_", lambda self, generator=None: self.fill_(end))
-    noise = grid_noise((3,), 0.25, generator())
+    noise = grid_noise((3,), 0.25, seeded())
     assert noise.abs().min() == len(_tables(0.25)[0]) // 2 >= 9 * 0.25 * 255
 
 
 def test_it_is_symmetric_and_of_the_right_spread():
-    noise = grid_noise((1_000_000,), 0.25, generator(1)).double() / 255
+    noise = grid_noise((1_000_000,), 0.25, seeded(1)).double() / 255
     assert abs(noise.mean()) < 5 * 0.25 / 1000
     # Rounding adds a twelfth of a squared step.
     variance = 0.25**2 + 1 / (12 * 255**2)
@@ -120,20 +114,7 @@ def test_stored_images_are_on_the_grid_and_others_are_refused():
             to_grid(torch.zeros(1, 1, 2, 2, dtype=short))
 
 
-class Seen(nn.Module):
-    """Keeps what it is shown."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-        checks._independent.add(self)  # or it would see the images of that check, too
-
-    def forward(self, x):
-        self.seen.append(x.clone())
-        return x.flatten(1)[:, :3]
-
-
-STORED = torch.randint(256, (3, 3, 4, 4), generator=generator()).float() / 255
+STORED = torch.randint(256, (3, 3, 4, 4), generator=seeded()).float() / 255
 
 
 def test_votes_on_the_grid_are_those_of_a_slow_exact_computation():

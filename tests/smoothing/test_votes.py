@@ -16,12 +16,11 @@ from scipy.stats import chi2_contingency, norm
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from rvlib import checks
 from rvlib.inference import MaxPool2, split_first_layer
 from rvlib.models import lenet
 from rvlib.smoothing import certify, certify_at, predict, sample_under_noise, stream, votes
 from rvlib.smoothing.noise import grid_noise
-from tests.networks import Wrapped
+from tests.networks import Seen, Wrapped
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
 
@@ -52,20 +51,6 @@ class Buckets(nn.Module):
         channel, row, column = self.at
         pixel = x[:, channel, row, column].contiguous()
         return nn.functional.one_hot(torch.bucketize(pixel, torch.arange(0.1, 0.95, 0.1)), 10) * 2.0
-
-
-class Recorder(nn.Module):
-    """Keeps what it is shown; its answer is always class 0 of 2."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen, self.states = [], []
-        checks._independent.add(self)  # or it would see the images of that check, too
-
-    def forward(self, x):
-        self.seen.append(x.clone())
-        self.states.append((self.training, torch.is_grad_enabled()))
-        return torch.tensor([[2.0, 0.0]]).repeat(len(x), 1)
 
 
 def net(pool=True, bias=True, padding_mode="zeros", width=4):
@@ -327,7 +312,7 @@ def test_parts_of_a_stream_add_up(options, cut, n):
 @pytest.mark.parametrize("noise", ["gaussian", "grid"])
 @pytest.mark.parametrize("ids", [None, range(3)])
 def test_no_draw_comes_twice_and_shared_ones_come_to_all(noise, ids):
-    recorder = Recorder()
+    recorder = Seen()
     options: dict[str, Any] = {"noise": noise, "image_ids": ids, "batch_size": 300}
     counts_of(torch.zeros(3, 1, 4, 4), 500, 1.0, recorder, **options)
     draws, times = torch.cat(recorder.seen[1:]).flatten(1).unique(dim=0, return_counts=True)
@@ -335,22 +320,13 @@ def test_no_draw_comes_twice_and_shared_ones_come_to_all(noise, ids):
     assert set(times.tolist()) == ({3} if ids is None else {1})
 
 
-def test_another_seed_purpose_or_part_is_other_noise():
-    x = torch.full((1, 3, 4, 4), 0.5)
-    others: list[dict[str, Any]] = [
-        *({"seed": seed} for seed in (0, 1, 2)),
-        *({"purpose": purpose} for purpose in ("selection", "prediction")),
-        *({"image_ids": [i]} for i in (0, 1)),
-        {"first": 1000},
-    ]
-    assert len({tuple(counts_of(x, 1000, **o)[0].tolist()) for o in others}) == len(others)
-
-
-def test_the_address_is_seed_purpose_and_hundred():
+@pytest.mark.parametrize(("ids", "image"), [(None, ()), ([7], ("image", 7))])
+def test_the_address_is_seed_purpose_image_and_hundred(ids, image):
     # Rows on disk are continued by address: it is part of their format.
-    x, recorder = images(1), Recorder()
-    counts_of(x, 200, 0.25, recorder, first=100, purpose="votes", seed=3, batch_size=200)
-    streams = [stream("cpu", 3, "votes", hundred) for hundred in (1, 2)]
+    x, recorder = images(1), Seen()
+    options = {"purpose": "votes", "seed": 3, "image_ids": ids, "batch_size": 200}
+    counts_of(x, 200, 0.25, recorder, first=100, **options)
+    streams = [stream("cpu", 3, "votes", *image, hundred) for hundred in (1, 2)]
     noise = torch.cat([torch.empty(100, 7, 7, 3).normal_(generator=s) for s in streams])
     copies = x + 0.25 * noise.permute(0, 3, 1, 2)
     assert torch.allclose(
@@ -373,7 +349,7 @@ def blocks(monkeypatch):
 @pytest.mark.parametrize("block", [64, 256, 1024])
 def test_any_part_of_a_block_is_that_part_of_its_stream(blocks, block, batch_size, noise):
     blocks(block)
-    recorder, shape = Recorder(), (block, 4, 4, 1)
+    recorder, shape = Seen(), (block, 4, 4, 1)
     options: dict[str, Any] = {"noise": noise, "batch_size": batch_size}
     counts_of(torch.zeros(1, 1, 4, 4), 350, 0.25, recorder, first=300, **options)
     streams = [stream("cpu", 0, "estimation", k) for k in range(-(-650 // block))]
@@ -389,7 +365,7 @@ def test_any_part_of_a_block_is_that_part_of_its_stream(blocks, block, batch_siz
 def test_a_block_is_divided_into_equal_parts(blocks):
     """Of one shape: what a compiled network, or a CUDA graph, is made for."""
     blocks(1024)
-    recorder = Recorder()
+    recorder = Seen()
     counts_of(torch.zeros(1, 1, 4, 4), 2048, 0.25, recorder, batch_size=300)
     assert [len(copies) for copies in recorder.seen[1:]] == [256] * 8
 
@@ -458,7 +434,7 @@ def test_shares_are_those_of_the_normal_distribution(sigma, at):
 
 
 def test_noise_is_centred_independent_unclipped_and_of_deviation_sigma():
-    recorder, n = Recorder(), 4000
+    recorder, n = Seen(), 4000
     x = torch.tensor([0.0, 1.0, 0.5]).view(1, 3, 1, 1).expand(1, 3, 2, 4)
     counts_of(x, n, 0.25, recorder)
     noise = ((torch.cat(recorder.seen[1:]) - x) / 0.25).flatten(1).double()
@@ -474,7 +450,7 @@ def test_hundreds_and_blocks_are_samples_of_one_law(blocks, noise):
     n, x, counts, draws = 20_000, torch.full((1, 3, 2, 4), 115 / 255), [], []
     for block in (100, 2**13):
         blocks(block)
-        recorder, options = Recorder(), {"noise": noise, "batch_size": 10_000, "seed": block}
+        recorder, options = Seen(), {"noise": noise, "batch_size": 10_000, "seed": block}
         counts.append(counts_of(x, n, **options)[0].tolist())
         counts_of(x, n, 0.25, recorder, **options)
         draws.append(((torch.cat(recorder.seen[1:]) - x) / 0.25).flatten(1).double())
@@ -492,7 +468,7 @@ def test_hundreds_and_blocks_are_samples_of_one_law(blocks, noise):
 
 
 def test_the_network_votes_in_evaluation_mode_without_gradients():
-    recorder = Recorder().train()
+    recorder = Seen().train()
     counts_of(images(), 100, model=recorder)
     assert set(recorder.states) == {(False, False)}
     assert recorder.training
@@ -624,4 +600,4 @@ class AlwaysDropout(nn.Module):
 @pytest.mark.parametrize("size", [0, -3])
 def test_a_batch_holds_at_least_one_copy(size):
     with pytest.raises(ValueError, match=f"batch_size={size}: give at least one image"):
-        sample_under_noise(Recorder(), torch.rand(1, 3, 4, 4), 0.25, 100, batch_size=size)
+        sample_under_noise(Seen(), torch.rand(1, 3, 4, 4), 0.25, 100, batch_size=size)
