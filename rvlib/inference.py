@@ -27,7 +27,7 @@ class Wrapper(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.training = model.training
+        self.training = getattr(model, "training", False)  # a frozen network has no modes
 
 
 @contextmanager
