@@ -374,7 +374,8 @@ def test_compiled_networks_are_attacked_like_any_other(kind, inside, batch):
     for attack in ALL:
         expected = run(attack, "linf", plain, *batch)
         torch.testing.assert_close(run(attack, "linf", model, *batch), expected)
-    attacks.autoattack(model, *batch, Linf(0.1), version="fast")  # which counts the passes
+    x, y = batch
+    attacks.autoattack(model, x, y, Linf(0.1), version="fast")  # which counts the passes
     assert all(module.training == training for module, training in modes)
 
 
