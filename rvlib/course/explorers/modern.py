@@ -46,7 +46,7 @@ def explore_modern(run: Run) -> Explorer:
     with new_figure() as figure:
         points = _Points(place(figure, 62, 56, 270, 262), passes[networks])
         axes = place(figure, 420, 56, 286, 262)
-        smooth = Curves(axes, RADII, {name: _short(name) for name in curves})
+        smooth = Curves(axes, RADII, {name: title(name) for name in curves})
         for line in smooth.lines:
             line.set_linestyle("")  # between two radii it may fall to nothing, at the largest one
         (public,) = axes.plot([], [], "s", color=ORANGE, markersize=10, markerfacecolor="none")
@@ -82,11 +82,6 @@ def explore_modern(run: Run) -> Explorer:
     return Explorer("modern", controls, Picture(figure, moving(points, smooth)), draw)
 
 
-def _short(name: str) -> str:
-    """Name of a smoothed network beside its curve."""
-    return title(name).replace("ResNet-20, ", "").replace("LeNet, ", "LeNet: ")
-
-
 class _Points:
     """Networks by the passes of their training and their accuracy, one of them chosen."""
 
@@ -101,13 +96,13 @@ class _Points:
         }
         (self.here,) = axes.plot([], [], **HERE)
         (self.ends,) = axes.plot([], [], "-_", color="k", markersize=12)
-        self.name = axes.text(0, 0, "", ha="center")
+        self.name = axes.text(0, 0, "")
         self.title = axes.set_title(" ", loc="right")
         axes.set(xscale="log", xlim=(1.5, 60), ylim=(0, 100))
         axes.set(xlabel="passes of the training, millions", ylabel="accuracy, %")
         axes.set_xticks(ticks := (2, 5, 10, 20, 50), map(str, ticks))
         axes.minorticks_off()
-        axes.legend(loc="upper left")
+        axes.legend(loc="center right", bbox_to_anchor=(1, 0.64), handletextpad=0.2, frameon=True)
         self.moving = [*self.points.values(), self.here, self.ends, self.name, self.title]
 
     def show(self, lines: pd.DataFrame, chosen: str, attack: str) -> None:
@@ -126,4 +121,5 @@ class _Points:
         self.ends.set_data([x, x], [line["ci_low"], line["ci_high"]])
         low = line["ci_low"] < 20  # the name stands above, elsewhere below
         y, side = (line["ci_high"] + 3, "bottom") if low else (line["ci_low"] - 3, "top")
-        self.name.set(position=(x, y), va=side, text=title(chosen))
+        ha = "left" if x < 5 else "right" if x > 15 else "center"  # within the panel
+        self.name.set(position=(x, y), va=side, ha=ha, text=title(chosen))
