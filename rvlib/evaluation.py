@@ -109,7 +109,7 @@ def _batches(
     else:
         empty = True
         for x, y in map(check_batch, images):
-            yield x, torch.as_tensor(y), -1
+            yield torch.as_tensor(x), torch.as_tensor(y), -1
             empty = False
         if empty:
             raise ValueError("the loader gives no batch")
@@ -337,12 +337,14 @@ def checked_attack(attack: AnyAttack, threat: ThreatModel) -> AnyAttack:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         # Most libraries need gradients, and do not switch them on.
         with seeded(x.device, seed), torch.inference_mode(False):  # switches gradients on
-            hook = model.register_forward_pre_hook(_usual_layout)
+            scripted = isinstance(model, torch.jit.ScriptModule)  # takes no hooks
+            hooks = [] if scripted else [model.register_forward_pre_hook(_usual_layout)]
             try:
                 plain = x.clone(memory_format=torch.contiguous_format)
                 x_adv = configured(attack)(model, plain, y.clone(), generator)
             finally:
-                hook.remove()
+                for hook in hooks:
+                    hook.remove()
         if not isinstance(x_adv, Tensor):
             raise TypeError(f"the attack returned {type(x_adv).__name__}, not images")
         x_adv = x_adv.detach()
@@ -366,7 +368,7 @@ def _usual_layout(model: nn.Module, inputs: tuple[Any, ...]) -> None:
     """Make the gradients at the images contiguous, as other libraries take for granted."""
     for x in inputs:
         if isinstance(x, Tensor) and x.requires_grad:
-            x.register_hook(Tensor.contiguous)
+            x.register_hook(lambda g: None if g is None else g.contiguous())
 
 
 def from_torchattacks(attack: Any, threat: ThreatModel) -> AnyAttack:

@@ -96,7 +96,8 @@ def in_batches(function: Callable[..., Tensor], size: int | None, *parts: Any) -
         if images <= size:
             return function(*parts)
         slices = [slice(first, first + size) for first in range(0, images, size)]
-        return torch.cat([function(*(select(part, s) for part in parts)) for s in slices])
+        # Copies: a network may write each answer into the same memory.
+        return torch.cat([function(*(select(part, s) for part in parts)).clone() for s in slices])
     except RuntimeError as error:  # torch.OutOfMemoryError is one
         if not re.search("out of memory|allocate", str(error)) or min(size, images) == 1:
             raise

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rvlib.attacks import smoothed_pgd
 from rvlib.attacks.autoattack import LEFT_OUT, VERSIONS, autoattack_stages, shortcoming
 from rvlib.attacks.gradient import fooled
-from rvlib.checks import Doubt, check_attack, check_images, check_labels, check_network
+from rvlib.checks import Doubt, apart, check_attack, check_images, check_labels, check_network
 from rvlib.device import arithmetic, code_of, described, digest_of, provenance, source_of
 from rvlib.evaluation import checked_attack, device_of, floats
 from rvlib.experiments import ALPHA, attack_record
@@ -189,6 +189,8 @@ def _check_given(
         raise ValueError("attack and keep_images are for the network itself: omit them, or sigma")
     if taken := sorted(k for k in others if k in RESERVED or k.endswith(COSTS)):
         raise ValueError(f"an attack of your own is called {taken[0]!r}, as a column is: rename it")
+    if odd := [k for k in others if not k.isprintable()]:
+        raise ValueError(f"an attack of your own is called {odd[0]!r}: use letters and spaces")
 
 
 def check_given(model: Any, data: Any) -> None:
@@ -286,15 +288,15 @@ def _options(part: Any, known: frozenset[nn.Module]) -> Any:
 
 
 def _shown(thing: Any) -> str:
-    """Print a thing, without the addresses of functions that are printed with it."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
+    """Print a thing, without addresses, which differ between processes."""
+    return re.sub(r" at 0x[0-9a-f]+|\[\d{9,}\]", "", repr(thing))
 
 
 def is_random(model: nn.Module, x: Tensor) -> bool:
     """Whether a network answers differently to the same images."""
     with eval_mode(model):
         once, again = logits_of(model, x), logits_of(model, x)
-    return bool((once - again).abs().max() > SAME * once.abs().max())
+    return apart(once, again, SAME)
 
 
 def _images_of(kept: Path, first: int) -> Path:

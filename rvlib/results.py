@@ -79,6 +79,8 @@ def atomic_write(path: Path, content: bytes) -> None:
     OSError
         If it cannot be written; it names `path`, which is as it was.
     """
+    if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
+        return  # a folder that cannot be written may hold it
     try:
         with _temporary(path, content) as temporary:
             temporary.replace(path)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks import autoattack, fgsm, input_gradient, pgd, square
 from rvlib.attacks.gradient import fooled
-from rvlib.checks import check_attack, check_mask
+from rvlib.checks import apart, check_attack, check_mask
 from rvlib.device import fork_rng
 from rvlib.inference import CPU_BATCH, Wrapper, eval_mode, in_batches, logits_of
 from rvlib.smoothing.noise import stream
@@ -140,15 +140,13 @@ def check_answers(model: nn.Module, x: Tensor) -> None:
         raise ValueError(f"the network is in training mode ({', '.join(training)}): model.eval()")
     with fork_rng(x.device):
         once, again = logits_of(model, x), logits_of(model, x)
-        apart = logits_of(model, x, max(1, min(len(x), CPU_BATCH) // 2))
+        halves = logits_of(model, x, max(1, min(len(x), CPU_BATCH) // 2))
     if once.isnan().any():
         raise ValueError("the network gave NaN: its training diverged, or it overflows")
-    largest = once.abs().max().item()
     random = "gives different answers to the same images: attack its mean, as smoothed_pgd does"
     depends = "gives answers that depend on the other images of the batch"
-    for other, reason in ((again, random), (apart, depends)):
-        # Written so that infinite logits are refused, too: their difference is NaN.
-        if not (once - other).abs().max().item() <= SAME * largest:
+    for other, reason in ((again, random), (halves, depends)):
+        if apart(once, other, SAME):
             raise ValueError(f"the network {reason}")
 
 

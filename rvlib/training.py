@@ -181,6 +181,8 @@ def fit(
     """
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs={epochs}, batch_size={batch_size}: give at least one of each")
+    if average is not None and average_from >= epochs:
+        raise ValueError(f"average_from={average_from} of {epochs} epochs: nothing is averaged")
     device = pick_device(str(device))
     model = to_device(model, device)
     batches = _batches(train, int(batch_size), device)
@@ -189,7 +191,7 @@ def fit(
     sgd = partial(torch.optim.SGD, weight_decay=float(weight_decay), fused=fused)
     make = optimizer or (lambda p: sgd(p, float(lr), float(momentum)))
     if world() > 1:
-        model.load_state_dict(agreed({k: v.cpu() for k, v in model.state_dict().items()}))
+        model.load_state_dict(agreed(_on_cpu(model)))
     state = _State(model.train(), make(model.parameters()), seed, device)
     if isinstance(train, DataLoader):  # a checkpoint holds the state of its generator
         own = getattr(train.sampler, "generator", None) or train.generator
@@ -215,6 +217,7 @@ def fit(
         state.identity = plain({**(identity or {}), "fit": recipe})
         state.identity["data"] = _data_identity(train)
         state.load(file, epochs)
+        _check_resumes(state)
     if rank() > 0:  # rank 0 writes and tells
         file = log = None
     if rank() == 0 and not state.fit.history:
@@ -271,7 +274,7 @@ class _State:
         best = fit.history[fit.best_epoch].get(select, -math.inf) if fit.best_state else -math.inf
         if select in entry and entry[select] > best:
             fit.best_epoch = len(fit.history) - 1
-            fit.best_state = {k: v.cpu().clone() for k, v in model.state_dict().items()}
+            fit.best_state = copy.deepcopy(_on_cpu(model))
         elif select not in entry:
             fit.best_epoch = len(fit.history) - 1
 
@@ -282,6 +285,10 @@ class _State:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
+        atomic_write(path, self.packed())
+
+    def packed(self) -> bytes:
+        """Return the content of a checkpoint."""
         content = {
             "identity": self.identity,
             "model": self.model.state_dict(),
@@ -295,7 +302,7 @@ class _State:
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        atomic_write(path, buffer.getvalue())
+        return buffer.getvalue()
 
     def load(self, path: Path, epochs: int) -> None:
         """Continue from rank 0's checkpoint of the same training, if there is one."""
@@ -338,6 +345,11 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     return saved
 
 
+def _on_cpu(model: nn.Module) -> dict[str, Any]:
+    """Everything that a network keeps; a module may add what is no tensor."""
+    return tree_map(lambda v: v.cpu() if isinstance(v, Tensor) else v, dict(model.state_dict()))
+
+
 def _own_numbers(state: Any) -> Any:
     """Replace NumPy's numbers, which a checkpoint that runs nothing cannot hold, by Python's."""
     return tree_map(lambda value: value.item() if isinstance(value, np.generic) else value, state)
@@ -348,6 +360,17 @@ def _check_writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{folder} cannot be written: choose another checkpoint")
+
+
+def _check_resumes(state: _State) -> None:
+    """Find out before the first step whether a checkpoint could be read again."""
+    try:
+        torch.load(io.BytesIO(state.packed()), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise TypeError(
+            "the state of the optimiser or of the schedule is more than plain numbers and tensors, "
+            "and a checkpoint could not be read again: change it, or give no checkpoint"
+        ) from error
 
 
 class _Shuffled:
@@ -381,11 +404,9 @@ class _Loaded:
 
     def epoch(self, order: torch.Generator, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the loader's batches; their order is its own affair."""
-        for x, y in self.loader:
-            yield (
-                x.to(self.device, non_blocking=True),
-                torch.as_tensor(y).to(self.device, non_blocking=True),
-            )
+        for batch in self.loader:
+            x, y = (torch.as_tensor(part) for part in batch)  # NumPy arrays, perhaps
+            yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
 
 
 def _batches(train: Data, batch_size: int, device: torch.device) -> _Shuffled | _Loaded:
@@ -555,14 +576,15 @@ class _Epochs:
     def estimate_statistics(self, epoch: int) -> None:
         """Give the averaged weights batch statistics of their own, on what the objective shows."""
         model, done = self.state.averaged.module, (epoch + 1) / self.epochs
+        model.train()
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        norms = [norm for norm in norms if norm.training]  # some networks keep theirs as they are
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all batches
         order = stream("cpu", self.state.seed, "statistics", epoch)
         noise = stream(self.state.device, self.state.seed, "noise of statistics", epoch)
-        model.train()
         for x, y in itertools.islice(self.batches.epoch(order), STATISTICS if norms else 0):
             self.loss(model, x, y, noise, done)
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -394,3 +394,27 @@ def test_an_attack_made_for_a_network_that_overwrites_its_images_is_one_for_it(i
     expected = rv.predictions(model, images, labels, natural)
     assert torch.equal(rv.predictions(model, images, labels, attack), expected)
     assert made.model is model
+
+
+class Straight(torch.autograd.Function):
+    """Rounding that gives no gradient at all."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return (255 * x).round() / 255
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "make", [torch.jit.script, lambda model: Wrapped(model, Straight.apply)], ids=["script", "none"]
+)
+def test_attacks_on_networks_without_hooks_or_gradients(make, batch):
+    x, y = batch
+    checked = checked_attack(partial(rv.pgd, threat=rv.Linf(0.1)), rv.Linf(0.1))
+    model = make(nn.Sequential(nn.Flatten(), nn.Linear(48, 3))).eval()
+    found = checked(model, x, y, torch.Generator().manual_seed(0))
+    assert found.shape == x.shape

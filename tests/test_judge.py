@@ -334,6 +334,7 @@ def test_a_warning_of_the_networks_own_code_is_no_doubt(unchecked):
         (linear(), (X, Y), {"attack": "standard", "sigma": 0.25}, "omit them, or sigma"),
         (linear(), (X, Y), {"keep_images": True, "sigma": 0.25}, "omit them, or sigma"),
         (linear(), (X, Y), {"others": {"w forwards": rv.fgsm}}, "'w forwards', as a column is"),
+        (linear(), (X, Y), {"others": {"a\u2028b": rv.fgsm}}, "use letters and spaces"),
         (linear(), (X, Y), {"threat": Linf(0.0)}, "eps=0"),
         (Wrapped(linear(), lambda x: x - x.mean(0)), (X, Y), {}, "depend on the other images"),
         (linear(), (X, Y), {"threat": Linf(torch.full((40,), 0.1))}, "one for all"),

@@ -202,3 +202,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(folder, monkeypatch
         write(folder, 0, [9])
     assert path.read_bytes() == before
     assert files(folder) == ["00000-00001.csv", "meta.json"]
+
+
+def test_what_is_there_already_is_not_written_again(tmp_path):
+    """A finished evaluation can be read where nothing can be written."""
+    file = tmp_path / "verdict.txt"
+    results.atomic_write(file, b"one")
+    before = file.stat().st_ino
+    results.atomic_write(file, b"one")
+    assert file.stat().st_ino == before
+    results.atomic_write(file, b"two")
+    assert file.read_bytes() == b"two"

@@ -300,6 +300,70 @@ def test_one_line_an_epoch(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+class Frozen(nn.BatchNorm2d):
+    """It keeps its statistics, as in fine-tuning."""
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+def test_statistics_that_are_not_trained_are_not_estimated():
+    norm = Frozen(3)
+    norm.running_mean.fill_(3)
+    monitor = scripted([0.5] * 5)
+    model = nn.Sequential(norm, flat())
+    best = quietly(model, average=0.5, monitor=monitor, select="figure", epochs=2).best_state
+    assert best["0.running_mean"].tolist() == [3, 3, 3]
+
+
+class Versioned(nn.Flatten):
+    """A module that keeps more than tensors."""
+
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        assert state == {"version": 1}
+
+
+def test_a_network_may_keep_more_than_tensors(tmp_path):
+    def train(epochs):
+        model = nn.Sequential(Versioned(), nn.Linear(48, 3))
+        monitor = scripted([0.5] * 5)
+        options = {"monitor": monitor, "select": "figure", "checkpoint": tmp_path / "c.pt"}
+        return quietly(model, epochs=epochs, **options)
+
+    train(1)
+    assert train(2).best_state["0._extra_state"] == {"version": 1}
+
+
+def test_averages_that_never_begin_are_refused():
+    refused("average_from=2 of 2 epochs", average=0.5, average_from=2, epochs=2)
+
+
+class Slope:
+    """A schedule that holds more than plain numbers."""
+
+    def __init__(self, steps):
+        self.times = np.array([0, steps])
+
+    def __call__(self, step):
+        return float(np.interp(step, self.times, [1, 0]))
+
+
+def test_a_checkpoint_that_could_not_be_read_is_refused_before_the_first_step(tmp_path):
+    def schedule(optimizer, steps):
+        return lr_scheduler.LambdaLR(optimizer, Slope(steps))
+
+    def never(model, x, y, generator):
+        raise AssertionError
+
+    with pytest.raises(TypeError, match="could not be read again"):
+        quietly(flat(), never, schedule=schedule, checkpoint=tmp_path / "c.pt")
+    assert not (tmp_path / "c.pt").exists()
+    quietly(flat(), schedule=schedule)
+
+
 # ---- averaged weights, collapse, progress, augmentation --------------------------------------
 
 

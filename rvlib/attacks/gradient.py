@@ -172,8 +172,9 @@ def logits_and_gradient(
     model: nn.Module, x: Tensor, y: Tensor, loss: Loss = log_odds, targets: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Logits (B, K) and ``input_gradient``, from one forward and one backward pass."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
+    with torch.inference_mode(False):  # which switches gradients on
+        x = ordinary(x).detach().requires_grad_()
+        y, targets = ordinary(y), None if targets is None else ordinary(targets)
         logits = model(x)
         if not logits.requires_grad:  # quantised outside of PyTorch, say
             return logits, torch.zeros_like(x)
@@ -189,6 +190,11 @@ def logits_and_gradient(
             value = value.sum()
         (gradient,) = torch.autograd.grad(value, x, slope, allow_unused=True)
         return found, torch.zeros_like(x) if gradient is None else gradient
+
+
+def ordinary(x: Tensor) -> Tensor:
+    """Copy a tensor of inference mode, which knows no gradient."""
+    return x.clone() if x.is_inference() else x
 
 
 # --- running an attack ----------------------------------------------------------------------------
@@ -212,8 +218,7 @@ def attack(function: Attack) -> Attack:
         if isinstance(threat.eps, Tensor):
             threat = replace(threat, eps=threat.eps.detach().to(x.device))  # type: ignore[type-var]
         with eval_mode(model), torch.inference_mode(False):
-            # Tensors of inference mode have no gradient, their copies do.
-            x, y = x.clone() if x.is_inference() else x.detach(), y.clone()
+            x, y = ordinary(x).detach(), y.clone()
             ball = like(threat, x) if isinstance(threat.eps, Tensor) else threat
             found = function(model, x, y, ball, **options)
             if found.dtype == torch.bool:

@@ -17,7 +17,9 @@ def looks(step: int) -> bool:
 
 def by_rank(logits: Tensor, y: Tensor, count: int = 9) -> Tensor:
     """Wrong classes of the highest logits, the highest first, shape (B, at most `count`)."""
-    return others(logits, y).topk(min(count, logits.shape[1] - 1), dim=1).indices
+    values, ranks = others(logits, y).topk(min(count, logits.shape[1] - 1), dim=1)
+    # No attack reaches a class that is left out: the first one takes its place.
+    return torch.where(values.isfinite(), ranks, ranks[:, :1])
 
 
 def side_by_side(targets: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import nn
 import rvlib as rv
 from rvlib.attacks.gradient import fooled
 from rvlib.inference import logits_of
+from rvlib.sanity_checks import check_answers
 from rvlib.threat_models import L2, Linf, PixelL2
 from tests.networks import Scaled, Tied, Wrapped, autoattack, double, seeded
 
@@ -373,3 +374,18 @@ def test_of_one_target_there_is_one_part():
     _, stages = stages_of(model, x, y, Linf(1e-6))
     (few,) = (s.forwards for s in stages if s.name == "apgd-t")
     assert few == own_passes(STEPS, QUERIES)["apgd-ce"][0] + 1 + 1 / len(x)
+
+
+@pytest.mark.parametrize("version", ["fast", "standard"])
+def test_classes_that_are_left_out_are_no_targets(version, batch):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(48, 6))
+
+    class Masked(nn.Module):
+        def forward(self, x):
+            return plain(x).index_fill(1, torch.tensor([4, 5]), -torch.inf)
+
+    x, y = batch[0], Masked()(batch[0]).argmax(1)
+    found = rv.autoattack(Masked(), x, y, Linf(0.3), version=version, generator=seeded())
+    assert fooled(Masked()(found), y).any()
+    check_answers(Masked().eval(), x)

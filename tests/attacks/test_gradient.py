@@ -165,6 +165,18 @@ def test_a_gradient_that_is_nan_is_named(toys, batch):
             attack(toys().eval(), *batch, Linf(0.1), loss=nan)
 
 
+@pytest.mark.parametrize("loss", [rv.log_odds, rv.margin, rv.dlr])
+def test_tensors_and_mode_of_inference_have_the_same_gradient(loss, toys, batch):
+    model = toys().eval()
+    expected = rv.input_gradient(model, *batch, loss)
+    with torch.inference_mode():
+        found = [rv.input_gradient(model, *batch, loss)]
+        x, y = (part.clone() for part in batch)
+    found.append(rv.input_gradient(model, x, y, loss))
+    assert expected.abs().sum() > 0
+    assert all(torch.equal(gradient, expected) for gradient in found)
+
+
 # ---- rounding into the ball ------------------------------------------------------------------
 
 

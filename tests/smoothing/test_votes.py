@@ -560,10 +560,32 @@ def test_votes_that_did_not_fit_into_memory_are_cast_on_fresh_copies(first):
     assert torch.equal(sample_under_noise(model, x, 0.25, 200), expected)
 
 
-def test_a_network_whose_votes_depend_on_one_another_is_refused():
+def test_a_network_may_write_its_answers_into_the_same_memory():
+    torch.manual_seed(2)
+    plain, memory = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.empty(256, 2)
+
+    class Reused(nn.Module):
+        def forward(self, x):
+            return memory[: len(x)].copy_(plain(x))
+
+    x = torch.rand(1, 3, 2, 2)
+    expected = sample_under_noise(plain, x, 0.25, 300)
+    assert 0 < expected[0, 0] < 300
+    for size in (8, 64, None):
+        assert torch.equal(sample_under_noise(Reused(), x, 0.25, 300, batch_size=size), expected)
+
+
+def left_out(logits):
+    return logits.index_fill(1, torch.tensor([2]), -torch.inf)
+
+
+@pytest.mark.parametrize("last", [lambda z: z, left_out, lambda z: z + 100])
+def test_a_network_whose_votes_depend_on_one_another_is_refused(last):
+    """Nor does it hide behind classes that it leaves out, or what all its logits have in common."""
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(4, track_running_stats=False)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.Flatten(), nn.Linear(64, 3)).eval()
+    model = nn.Sequential(model, Wrapped(nn.Identity(), last)).eval()
     calls: list[Any] = [
         lambda x: sample_under_noise(model, x, 0.25, 100),
         lambda x: certify(model, x, 0.25),
