@@ -309,7 +309,7 @@ class Frozen(nn.BatchNorm2d):
 
 def test_statistics_that_are_not_trained_are_not_estimated():
     norm = Frozen(3)
-    norm.running_mean.fill_(3)
+    nn.init.constant_(norm.running_mean, 3)  # type: ignore[arg-type]
     monitor = scripted([0.5] * 5)
     model = nn.Sequential(norm, flat())
     best = quietly(model, average=0.5, monitor=monitor, select="figure", epochs=2).best_state
