@@ -194,7 +194,8 @@ def logits_and_gradient(
 
 def ordinary(x: Tensor) -> Tensor:
     """Copy a tensor of inference mode, which knows no gradient."""
-    return x.clone() if x.is_inference() else x
+    compiling = torch.compiler.is_compiling()  # where nobody may ask
+    return x.clone() if not compiling and x.is_inference() else x
 
 
 # --- running an attack ----------------------------------------------------------------------------
