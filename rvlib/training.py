@@ -101,9 +101,9 @@ def fit(
     Each step descends :math:`J(\theta, x, y)`, the `objective`, on one batch.  In a process group
     (``torch.distributed.init_process_group``, under torchrun) each rank computes on its part of
     every batch, and all train the network that one process would, up to rounding; rank 0 monitors,
-    logs and writes the checkpoint (``rvlib.distributed``).  Three things are each rank's own:
-    the nuclear norm of ``nuat``, the masks of dropout, which are alike on all, and, where ``square``
-    makes the attacked images, its windows.
+    logs and writes the checkpoint (``rvlib.distributed``).  Three things are each rank's own: the
+    nuclear norm of ``nuat``; the masks of dropout, which are alike on all; and the windows of
+    ``square``, where it attacks.
 
     Parameters
     ----------
