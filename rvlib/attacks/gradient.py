@@ -64,7 +64,7 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
 
 def _slope(logits: Tensor, y: Tensor) -> Tensor:
     r"""Gradient of the log odds, :math:`\partial m / \partial z`: the others' softmax, and -1."""
-    z = others(logits, y)
+    z = logits.scatter(1, y.unsqueeze(1), -torch.inf)
     if z.device.type == "cpu":  # rounded as autograd does: the published rows rest on these bits
         largest = z.amax(1, keepdim=True)
         total = (z - largest).exp_().sum(1, keepdim=True)
@@ -165,37 +165,32 @@ def input_gradient(
         One gradient per image, of a network in evaluation mode independent of the others in the
         batch; zero where the pixels reach no logit.  Parameters' ``.grad`` stay untouched.
     """
-    return logits_and_gradient(model, x, y, loss, targets)[1]
+    with torch.inference_mode(False):  # which switches gradients on
+        x, y = x.clone(), y.clone()  # those of inference mode know no gradient
+        targets = None if targets is None else targets.clone()
+        return logits_and_gradient(model, x, y, loss, targets)[1]
 
 
 def logits_and_gradient(
     model: nn.Module, x: Tensor, y: Tensor, loss: Loss = log_odds, targets: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Logits (B, K) and ``input_gradient``, from one forward and one backward pass."""
-    with torch.inference_mode(False):  # which switches gradients on
-        x = ordinary(x).detach().requires_grad_()
-        y, targets = ordinary(y), None if targets is None else ordinary(targets)
-        logits = model(x)
-        if not logits.requires_grad:  # quantised outside of PyTorch, say
-            return logits, torch.zeros_like(x)
-        found, slope = logits.detach(), None
-        if loss is log_odds and targets is None:  # written out: a tenth faster on small networks
-            value, slope = logits, _slope(found, y)
-        else:
-            value = loss(logits, y) if targets is None else loss(logits, y, targets)
-            if value.shape != y.shape:
-                told = f"the loss gave {tuple(value.shape)} for {len(y)} images"
-                raise ValueError(f"{told}: one value per image, reduction='none'")
-            # The sum, not the mean: a gradient must not depend on the size of its batch.
-            value = value.sum()
-        (gradient,) = torch.autograd.grad(value, x, slope, allow_unused=True)
-        return found, torch.zeros_like(x) if gradient is None else gradient
-
-
-def ordinary(x: Tensor) -> Tensor:
-    """Copy a tensor of inference mode, which knows no gradient."""
-    compiling = torch.compiler.is_compiling()  # where nobody may ask
-    return x.clone() if not compiling and x.is_inference() else x
+    """Logits (B, K) and ``input_gradient``, of one pass each way; where gradients are on."""
+    x = x.detach().requires_grad_()
+    logits = model(x)
+    if not logits.requires_grad:  # quantised outside of PyTorch, say
+        return logits, torch.zeros_like(x)
+    found, slope = logits.detach(), None
+    if loss is log_odds and targets is None:  # written out: a tenth faster on small networks
+        value, slope = logits, _slope(found, y)
+    else:
+        value = loss(logits, y) if targets is None else loss(logits, y, targets)
+        if value.shape != y.shape:
+            told = f"the loss gave {tuple(value.shape)} for {len(y)} images"
+            raise ValueError(f"{told}: one value per image, reduction='none'")
+        # The sum, not the mean: a gradient must not depend on the size of its batch.
+        value = value.sum()
+    (gradient,) = torch.autograd.grad(value, x, slope, allow_unused=True)
+    return found, torch.zeros_like(x) if gradient is None else gradient
 
 
 # --- running an attack ----------------------------------------------------------------------------
@@ -219,7 +214,8 @@ def attack(function: Attack) -> Attack:
         if isinstance(threat.eps, Tensor):
             threat = replace(threat, eps=threat.eps.detach().to(x.device))  # type: ignore[type-var]
         with eval_mode(model), torch.inference_mode(False):
-            x, y = ordinary(x).detach(), y.clone()
+            x = x.clone() if x.is_inference() else x.detach()  # those know no gradient
+            y = y.clone()
             ball = like(threat, x) if isinstance(threat.eps, Tensor) else threat
             found = function(model, x, y, ball, **options)
             if found.dtype == torch.bool:

@@ -10,9 +10,9 @@ from rvlib.attacks.gradient import (
     Loss,
     attack,
     fooled,
-    input_gradient,
     inside,
     log_odds,
+    logits_and_gradient,
     step_length,
 )
 from rvlib.attacks.targets import choose
@@ -162,7 +162,7 @@ def ascend(
 ) -> Tensor:
     """Climb from `x_t` in steps of length `eta`, each projected onto the ball and the box."""
     for _ in range(steps):
-        gradient = input_gradient(model, x_t, y, loss, targets)
+        _, gradient = logits_and_gradient(model, x_t, y, loss, targets)
         step = threat.steepest(gradient).mul_(eta)
         x_t = threat.project(step.add_(x_t).sub_(x)).add_(x).clamp_(0, 1)
     return x_t
