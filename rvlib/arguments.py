@@ -19,6 +19,7 @@ from rvlib.attacks.autoattack import VERSIONS
 from rvlib.checks import check_labels, check_network
 from rvlib.data import DATASETS, image_folder, load
 from rvlib.evaluation import floats
+from rvlib.experiments import find_recipe
 from rvlib.judge import is_random
 from rvlib.modern import PROFILE, TODAY
 from rvlib.pipeline import Run, seconds
@@ -77,13 +78,23 @@ def find_data(text: str, model: nn.Module, size: int | None = None) -> tuple[Ten
     )
 
 
-def find_network(text: str) -> nn.Module:
-    """Load a shipped network by name, or call ``module:function``, which returns your own."""
+def find_network(text: str, profile: str | None = None) -> nn.Module:
+    """Load a network by name, or call ``module:function``, which returns your own.
+
+    By name it is the shipped one, or what ``rvlib train`` has made in `profile`.
+    """
     if ":" not in text:
-        run = Run.open("lesson")
-        if text in TODAY:
+        find_recipe(text)
+        run = Run.open(profile or "lesson")
+        if text in TODAY and profile is None:
             run = replace(run, models=run.published.parent / PROFILE.name / "models")
+        if not run.weights(text).with_suffix(".json").exists():
+            of = f"--profile {profile or (PROFILE.name if text in TODAY else 'full')}"
+            told = f"{run.models} has no {text}: train it (rvlib train {of} {text})"
+            raise ValueError(f"{told} and give {of} here, too")
         return run.model(text)
+    if profile:
+        raise ValueError(f"--profile is for the report's networks, not for {text}")
     module, _, function = text.partition(":")
     sys.path.insert(0, str(Path.cwd()))  # as python -m does: a file beside you is importable
     try:

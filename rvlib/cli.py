@@ -91,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     certified.add_argument("--batch-size", type=int, help="noisy copies per forward pass")
     certified.add_argument("--out", help="folder for the rows (default: build/certify/MODEL)")
     for added in (judge, certified):
-        added.add_argument("network", metavar="MODEL", help="a shipped name, or module:function")
+        added.add_argument("network", metavar="MODEL", help="a name, or module:function")
+        added.add_argument("--profile", help="of your own rvlib train; default: shipped weights")
         added.add_argument("--size", type=_positive, help="scale a folder's images to this side")
         added.add_argument("--shard", help="K/N, a part; default: the task's (docs/scale.md)")
         _add_device(added)
@@ -192,7 +193,7 @@ def _given(arguments: argparse.Namespace, command: str):  # type: ignore[no-unty
     pick_own_gpu()
     choose_algorithms(arguments.deterministic)
     shard, device = named.find_shard(arguments.shard), pick_device(arguments.device)
-    model = named.find_network(arguments.network).to(device)
+    model = named.find_network(arguments.network, arguments.profile).to(device)
     found = named.find_data(arguments.data, model, arguments.size)
     data = tuple(part[: arguments.images] for part in found)
     name = arguments.network.replace(":", ".")

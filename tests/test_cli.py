@@ -3,9 +3,11 @@
 import os
 import re
 import runpy
+import shutil
 from unittest import mock
 
 import pytest
+import torch
 from torch import nn
 
 import rvlib
@@ -201,6 +203,8 @@ def test_training_of_some_networks(calls, words, pairs):
         (["train", "resnet20-standard"], "'full' has no resnet20-standard: try --profile modern"),
         (["train", "mixed-at", "--training-seed", "9"], "has a training seed 9"),
         (["report", "--profile", "modern"], "is for rvlib train, measure and publish"),
+        (["evaluate", "gaussian-0.45"], "rvlib train --profile full gaussian-0.45"),
+        (["certify", "own:net", "--sigma", "1", "--profile", "full"], "for the report's networks"),
         (["evaluate", "standard", "--size", "16"], "--size is for folders"),
         (["evaluate", "standard", "--sigma", "1", "--keep-images"], "leave out --sigma"),
         (["evaluate", "standard", "--sigma", "1", "--attack", "standard"], "leave out --sigma"),
@@ -213,6 +217,18 @@ def test_what_does_not_fit_together_is_one_line(words, told, capsys):
 
 def test_a_network_of_part_two_is_found_by_its_name():
     assert isinstance(find_network("lenet-nuat"), nn.Module)
+
+
+def test_own_weights_are_those_of_their_profile(monkeypatch, tmp_path):
+    shipped = [Run.open("lesson").weights("standard", seed) for seed in (0, 1)]
+    own = tmp_path / "full/models/standard/seed-0.safetensors"
+    own.parent.mkdir(parents=True)
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(shipped[1].with_suffix(suffix), own.with_suffix(suffix))
+    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path))
+    x = torch.rand(2, 3, 32, 32)
+    answers = [find_network("standard", profile)(x) for profile in (None, "full")]
+    assert not torch.equal(*answers)
 
 
 def test_relative_folders_are_those_of_where_the_command_is_given(calls, monkeypatch, tmp_path):
