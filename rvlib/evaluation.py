@@ -17,6 +17,7 @@ from rvlib.data import to_float
 from rvlib.inference import eval_mode, logits_of
 from rvlib.smoothing import ABSTAIN, Certificates, sample_under_noise, stream
 from rvlib.smoothing.noise import seeded
+from rvlib.smoothing.votes import CHUNK
 from rvlib.threat_models import L2, ThreatModel
 
 SHARE = 0.99
@@ -227,8 +228,8 @@ def nested_counts(
         Votes that bound its probability, by sample size.
     """
     ns = list(ns)
-    if not ns or ns != sorted(set(ns)):
-        raise ValueError(f"ns={ns} must rise: [100, 1000], say")
+    if not ns or ns != sorted(set(ns)) or any(n % CHUNK for n in ns[:-1]):
+        raise ValueError(f"ns={ns} must rise, in multiples of {CHUNK}: [100, 1000], say")
     if labels is not None:
         check_labels(labels.to(x.device), x)
     selection = sample_under_noise(model, x, sigma, n0, purpose="selection", seed=seed)

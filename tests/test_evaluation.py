@@ -220,7 +220,7 @@ def test_images_selected_wrong_get_no_votes_beyond_the_smallest(greys):
     assert [int(wrong[n].sum()) for n in NS] == [2000, 0, 0]
 
 
-@pytest.mark.parametrize("ns", [(1000, 100), (100, 100), ()], ids=str)
+@pytest.mark.parametrize("ns", [(1000, 100), (100, 100), (150, 300), ()], ids=str)
 def test_numbers_of_votes_that_do_not_rise_are_refused(greys, ns):
     with pytest.raises(ValueError, match="rise"):
         nested_counts(Tercile(), greys[0], SIGMA, ns)

@@ -125,6 +125,7 @@ def test_hyper_parameters_that_make_no_attack_are_refused(attack, options, words
     ("call", "error", "words"),
     [
         (lambda x, y: rv.certify(Network(), x, 0.25, n=1e3), TypeError, "n=1000.0 is no integer"),
+        (lambda x, y: rv.certify(Network(), x, 0.25, n0=99.0), TypeError, "n=99.0 is no integer"),
         (lambda x, y: rv.trades(rv.Linf(0.1), steps=0), ValueError, "steps=0"),
         (lambda x, y: rv.Linf(np.array([0.1, 0.2])), TypeError, "eps is ndarray"),
         (lambda x, y: rv.register_model(partial(rv.lenet, 100)), TypeError, "has no name"),

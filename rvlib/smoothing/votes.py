@@ -1,6 +1,7 @@
 """Counting votes under noise: many images at once, on the device, without any statistics."""
 
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from typing import Literal, get_args
 
 import torch
@@ -113,6 +114,8 @@ def sample_under_noise(
     check_sigma(sigma)
     if noise not in get_args(Noise):
         raise ValueError(f"unknown noise {noise!r}: choose from {', '.join(get_args(Noise))}")
+    if not isinstance(n, Integral):
+        raise TypeError(f"n={n} is no integer")
     if n < 1 or first < 0 or first % CHUNK:
         raise ValueError(f"n={n}, first={first}: need n >= 1 draws after a multiple of {CHUNK}")
     pixels = to_grid(x) if noise == "grid" else x
