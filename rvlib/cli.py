@@ -1,4 +1,4 @@
-"""The command line: every command can be stopped, and resumes when it is given again."""
+"""The command line: training and measuring resume when the command is given again."""
 
 import argparse
 import os
@@ -69,10 +69,16 @@ def _parser() -> argparse.ArgumentParser:
     train = command(_train, "train networks, all of the profile's by default", "full")
     train.add_argument("names", nargs="*", metavar="NETWORK")
     train.add_argument("--training-seed", type=int, help="only this one of the training seeds")
-    measure = command(_measure, "train and measure all of a profile", "full", seed=True)
+    measure = command(
+        _measure, "train and measure all of a profile (modern: Part II)", "full", seed=True
+    )
     measure.add_argument("names", nargs="*", metavar="NETWORK", help="only of these networks")
     judge = command(_evaluate, "evaluate a defence: yours, or a shipped one")
-    judge.add_argument("--data", default="cifar10:test", help="data set[:split], or image folder")
+    judge.add_argument(
+        "--data",
+        default="cifar10:test",
+        help="data set[:split], or image folder; default: cifar10:test",
+    )
     judge.add_argument("--threat", default="linf:8/255", help="default: linf:8/255")
     judge.add_argument("--attack", help="fast (default), standard or rand")
     judge.add_argument("--images", type=_positive, default=1000, help="default: the first 1000")
@@ -81,20 +87,32 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--out", help="folder for rows and page (default: build/evaluate/MODEL)")
     certified = command(_certify, "certify a smoothed network: yours, or a shipped one")
     certified.add_argument("--sigma", type=float, required=True, help="noise level")
-    certified.add_argument("--data", default="cifar10:test", help="data set[:split], or folder")
+    certified.add_argument(
+        "--data", default="cifar10:test", help="data set[:split], or folder; default: cifar10:test"
+    )
     certified.add_argument("--images", type=_positive, default=500, help="default: the first 500")
     # Not --n: torchrun takes that for an abbreviation of its own options.
-    certified.add_argument("--votes", type=int, default=100_000, help="votes per image, N")
-    certified.add_argument("--selection", type=int, default=100, help="votes before them, N0")
-    certified.add_argument("--alpha", type=float, default=0.001, help="failure probability")
-    certified.add_argument("--noise", default="gaussian", help="gaussian, or grid: exact sums")
+    certified.add_argument(
+        "--votes", type=int, default=100_000, help="votes per image, N; default: 100000"
+    )
+    certified.add_argument(
+        "--selection", type=int, default=100, help="votes that select the class, N0; default: 100"
+    )
+    certified.add_argument(
+        "--alpha", type=float, default=0.001, help="failure probability; default: 0.001"
+    )
+    certified.add_argument(
+        "--noise", default="gaussian", help="gaussian (default), or grid: exact in floating point"
+    )
     certified.add_argument("--batch-size", type=int, help="noisy copies per forward pass")
     certified.add_argument("--out", help="folder for the rows (default: build/certify/MODEL)")
     for added in (judge, certified):
         added.add_argument("network", metavar="MODEL", help="a name, or module:function")
-        added.add_argument("--profile", help="of your own rvlib train; default: shipped weights")
+        added.add_argument(
+            "--profile", help="weights that you trained in it; default: shipped ones"
+        )
         added.add_argument("--size", type=_positive, help="scale a folder's images to this side")
-        added.add_argument("--shard", help="K/N, a part; default: the task's (docs/scale.md)")
+        added.add_argument("--shard", help="part K of N; default: from torchrun or SLURM")
         _add_device(added)
         added.add_argument("--seed", type=int, default=0, help="of attacks and votes")
     command(_check, "check that accuracies under attack behave as they must", "course", seed=True)
@@ -112,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     handing.add_argument("--out", type=Path, help="default: build/handouts")
     slides = command(_slides, "write the notebooks as slides", "lesson")
     slides.add_argument("--out", type=Path, help="default: build/slides")
-    command(_publish, "copy a finished full run into report/", "full")
+    command(_publish, "copy a finished run (full, or modern: Part II) into report/", "full")
     return parser
 
 

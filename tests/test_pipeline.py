@@ -5,6 +5,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from torch import nn
 import rvlib as rv
 from rvlib import device, pipeline
 from rvlib import experiments as ex
+from rvlib.arguments import find_network
 from rvlib.data import load, register_image_folder
 from rvlib.evaluation import vote_counts
 from rvlib.models import WeightsError, read_record
@@ -491,9 +493,11 @@ def test_attacks_inside_the_certified_balls(monkeypatch, tmp_path):
 
 def test_an_installed_wheel_has_the_weights_and_works_in_the_current_folder(monkeypatch, tmp_path):
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
-    (source,) = wheel["targets"]["wheel"]["force-include"]
-    assert wheel["targets"]["wheel"]["force-include"][source] == "rvlib/weights"
-    monkeypatch.setattr(pipeline, "INSTALLED", ROOT / source)
+    for source, place in wheel["targets"]["wheel"]["force-include"].items():
+        installed = tmp_path / place
+        installed.parent.mkdir(exist_ok=True)
+        shutil.copytree(ROOT / source, installed)
+    monkeypatch.setattr(pipeline, "INSTALLED", tmp_path / "rvlib/weights")
     for name in ("RVLIB_ROOT", "RVLIB_BUILD"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -502,6 +506,7 @@ def test_an_installed_wheel_has_the_weights_and_works_in_the_current_folder(monk
     assert [str(path.parent) for path in tmp_path.rglob("meta.json")] == [
         str(tmp_path / "build/lesson/rows/heldout/standard/seed-0/natural")
     ]
+    assert find_network("lenet-nuat")(torch.zeros(1, 3, 32, 32)).shape == (1, 10)  # of Part II
     monkeypatch.setenv("RVLIB_ROOT", str(ROOT))
     assert Run.open("lesson", "cpu").out == ROOT / "build" / "lesson"
 

@@ -48,7 +48,7 @@ REFERENCE = Page(
     "api/index.html",
     "API",
     "API reference",
-    "Every public function: its equation, shapes, guarantee and source.",
+    "Every public function: its arguments, shapes, errors and examples.",
 )
 OWN = Page(
     "bring-your-own.html",

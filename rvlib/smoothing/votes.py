@@ -16,8 +16,8 @@ CHUNK = 100
 """Draws that share a random stream on a CPU.  Fixed: changing it changes every count."""
 
 BLOCK = 2**26
-"""Random numbers of a stream on a GPU, drawn in one call: 16,384 draws for CIFAR-10, 256 MiB, on
-the grid for a moment five times that.  Fixed, too."""
+"""Random numbers of a stream on a GPU, drawn in one call, at most 256 MiB: 16,384 draws for
+CIFAR-10, 192 MiB, on the grid for a moment five times that.  Fixed, too."""
 
 SEQUENTIAL = "sequential"
 """Purpose of votes that are looked at after each hundred: drawn in hundreds on a GPU, too."""
