@@ -89,7 +89,7 @@ def find_network(text: str, profile: str | None = None) -> nn.Module:
         if text in TODAY and profile is None:
             run = replace(run, models=run.published.parent / PROFILE.name / "models")
         if not run.weights(text).with_suffix(".json").exists():
-            of = f"--profile {profile or (PROFILE.name if text in TODAY else 'full')}"
+            of = f"--profile {PROFILE.name if text in TODAY else 'full'}"
             told = f"{run.models} has no {text}: train it (rvlib train {of} {text})"
             raise ValueError(f"{told} and give {of} here, too")
         return run.model(text)

@@ -13,7 +13,10 @@ import rvlib
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; what is wrong with it is one line on stderr and status 2."""
+    """Run one command; what is wrong with it is one line on stderr and status 2.
+
+    Errors in a network's own code keep their traceback.
+    """
     arguments = _parser().parse_args(words)
     for name in ("RVLIB_BUILD", "RVLIB_DATA", "RVLIB_ROOT"):
         if os.environ.get(name):  # kernels run in another folder
@@ -29,7 +32,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # "| head" has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        print("rvlib: stopped; the same command resumes", file=sys.stderr)
+        print(
+            "rvlib: stopped; training and measuring resume with the same command", file=sys.stderr
+        )
         return 130
     except (ValueError, RuntimeError, ArithmeticError, OSError, MemoryError, ImportError) as error:
         print(f"rvlib: {_line(error)}", file=sys.stderr)
@@ -39,7 +44,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _end_with_parent() -> None:
     """End with the process that started this one, which holds the other end of stdin."""
-    sys.stdin.buffer.read(1)
+    os.read(0, 1)  # not sys.stdin, whose lock would abort Python when this process ends first
     os._exit(1)
 
 

@@ -223,7 +223,7 @@ class Run:
         """Train the networks and seeds that are missing, all of the profile's by default."""
         todo = agreed(self.untrained(*pairs))
         jobs = min(cores(), len(todo)) if self.device.type == "cpu" and world() == 1 else 1
-        if jobs <= 1 or ex.is_extended():
+        if jobs <= 1 or ex.is_extended() or not {*todo} <= {*self.profile.trained()}:
             for name, seed in todo:
                 self.train_one(name, seed)
             return
@@ -792,7 +792,7 @@ def check(run: Run) -> pd.DataFrame:
         "threat": ex.LINF.name,
     } | options
     known = {run.out: identity}
-    if run.profile.reads_published:
+    if run.profile.reads_published and not torch.is_autocast_enabled(run.device.type):
         known[run.published.parent] = identity | USUAL
     for folder, wanted in known.items():
         record = folder / "tables" / "sanity.json"

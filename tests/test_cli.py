@@ -204,6 +204,10 @@ def test_training_of_some_networks(calls, words, pairs):
         (["train", "mixed-at", "--training-seed", "9"], "has a training seed 9"),
         (["report", "--profile", "modern"], "is for rvlib train, measure and publish"),
         (["evaluate", "gaussian-0.45"], "rvlib train --profile full gaussian-0.45"),
+        (
+            ["evaluate", "lenet-nuat", "--profile", "full"],
+            "rvlib train --profile modern lenet-nuat",
+        ),
         (["certify", "own:net", "--sigma", "1", "--profile", "full"], "for the report's networks"),
         (["evaluate", "standard", "--size", "16"], "--size is for folders"),
         (["evaluate", "standard", "--sigma", "1", "--keep-images"], "leave out --sigma"),

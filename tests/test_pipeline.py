@@ -454,6 +454,30 @@ def test_trainings_of_shipped_recipes_get_a_process_each(monkeypatch, tmp_path):
     assert asked == [("standard", 0), ("mixed-at", 0)] * 4
 
 
+def test_processes_of_trainings_end_with_their_work_and_with_their_parent(monkeypatch, tmp_path):
+    shutil.copytree(ROOT / "report/models/standard", tmp_path / "full/models/standard")
+    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path))
+    monkeypatch.setattr(pipeline, "cores", lambda: 2)
+    run = Run.open("full", "cpu")
+    monkeypatch.setattr(Run, "untrained", lambda run, *pairs: list(pairs))
+    run.train(("standard", 0), ("standard", 1))  # which the processes find trained
+    words = [sys.executable, "-m", "rvlib", "train", "mixed-at", "--training-seed", "0"]
+    child = subprocess.Popen(
+        words, stdin=subprocess.PIPE, env=os.environ | {"RVLIB_PARENT": "stdin"}
+    )
+    child.communicate(timeout=60)  # closes stdin, as the end of this process would
+    assert child.returncode == 1
+
+
+def test_seeds_beside_the_profile_are_trained_here(monkeypatch, tmp_path):
+    monkeypatch.setattr(pipeline, "cores", lambda: 2)
+    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path))
+    trained: list[Any] = []
+    monkeypatch.setattr(Run, "train_one", lambda run, name, seed: trained.append((name, seed)))
+    Run.open("full", "cpu").train(("mixed-at", 2), ("standard", 7))
+    assert trained == [("mixed-at", 2), ("standard", 7)]
+
+
 # --- beside what is shipped ----------------------------------------------------------------------
 
 
