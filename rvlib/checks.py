@@ -110,7 +110,7 @@ def check_network(model: nn.Module, x: Tensor, largest_label: int = -1) -> nn.Mo
         kind = model.__name__ if isinstance(model, type) else type(model).__name__
         raise TypeError(f"the network is {kind}, not an instance of torch.nn.Module")
     try:
-        with eval_mode(model), torch.inference_mode(False), torch.no_grad():
+        with eval_mode(model), torch.inference_mode(False), torch.no_grad(), fork_rng(x.device):
             image = x[:1].clone()
             version = image._version
             logits = model(image)

@@ -185,7 +185,7 @@ def trades(
     eta = per_image(2.5 * threat.eps / steps)
 
     def objective(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Loss:
-        with eval_mode(model):
+        with eval_mode(model), torch.enable_grad():
             with torch.no_grad():
                 clean = logits_of(model, x).softmax(1)
 

@@ -195,7 +195,8 @@ def fit(
         model.load_state_dict(agreed(_on_cpu(model)))
     state = _State(model.train(), make(model.parameters()), seed, device)
     if isinstance(train, DataLoader):  # a checkpoint holds the state of its generator
-        own = getattr(train.sampler, "generator", None) or train.generator
+        sampler = getattr(train.batch_sampler, "sampler", train.sampler)
+        own = getattr(sampler, "generator", None) or train.generator
         state.order = own or state.order
     if average is not None:
         state.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average))
@@ -584,6 +585,10 @@ class _Epochs:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all batches
+        trained = dict(self.state.model.named_buffers())
+        for name, buffer in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):  # an attack on the first batch sees
+                buffer.copy_(trained[name])
         order = stream("cpu", self.state.seed, "statistics", epoch)
         noise = stream(self.state.device, self.state.seed, "noise of statistics", epoch)
         for x, y in itertools.islice(self.batches.epoch(order), STATISTICS if norms else 0):

@@ -8,9 +8,20 @@ import torch
 from torch import nn
 
 import rvlib as rv
+from rvlib.checks import check_network
 from rvlib.evaluation import predictions
 from rvlib.experiments import natural
-from tests.networks import apgd, autoattack, fab, fgsm, pgd, robust_mask, smoothed_pgd, square
+from tests.networks import (
+    apgd,
+    autoattack,
+    fab,
+    fgsm,
+    pgd,
+    robust_mask,
+    seeded,
+    smoothed_pgd,
+    square,
+)
 
 ATTACKS = {
     "fgsm": fgsm,
@@ -103,6 +114,7 @@ def test_nhwc_images_are_named(batch):
         (robust_mask, {"mask": torch.ones(3, dtype=torch.bool)}, "one bool per image"),
         (pgd, {"loss": rv.towards, "targets": torch.tensor([1])}, "one per image"),
         (pgd, {"targets": torch.ones(4).long()}, "loss=rvlib.towards"),
+        (apgd, {"targets": torch.ones(4).long()}, "loss=rvlib.towards"),
         (pgd, {"loss": rv.towards, "targets": torch.full((4,), 3)}, "label 3 is no class"),
         (pgd, {"loss": rv.towards, "targets": torch.ones(4, 2, dtype=torch.long)}, "one per image"),
         (apgd, {"loss": rv.towards, "targets": [1, 1, 1, 1]}, "no tensor of class indices"),
@@ -213,3 +225,13 @@ def test_no_mask_is_made_of_nan(label):
     x, y = torch.full((4, 3, 2, 2), 0.5), torch.full((4,), label)
     with pytest.raises(ValueError, match="NaN"):
         robust_mask(OffGrey(), x, y, rv.Linf(0.1))
+
+
+def test_the_look_at_a_network_draws_nothing():
+    class Random(nn.Module):
+        def forward(self, x):
+            return torch.rand(len(x), 3)
+
+    before = torch.get_rng_state()
+    check_network(Random(), torch.rand(2, 3, 4, 4, generator=seeded()))
+    assert torch.equal(torch.get_rng_state(), before)

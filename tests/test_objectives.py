@@ -104,6 +104,12 @@ def test_generator_is_the_only_randomness(objective, net):
     assert torch.equal(one.value, third.value) != random
 
 
+def test_values_are_the_same_without_gradients(objective, net):
+    with torch.no_grad():
+        found = objective(net, X, Y, seeded()).value
+    assert torch.equal(found, objective(net, X, Y, seeded()).value.detach())
+
+
 def test_modes_and_images_are_left_alone_and_one_batch_is_normalised(objective):
     toy = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
     toy.train()[2].eval()

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, lr_scheduler
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from rvlib.attacks import pgd
 from rvlib.data import to_float
@@ -411,6 +411,20 @@ def test_batch_statistics_of_the_average_are_those_of_what_it_sees():
     assert norm.momentum == 0.1
     ordinary = found[-2][0].running_mean  # type: ignore[index]
     assert not torch.allclose(ordinary, norm.running_mean, atol=1e-3)
+
+
+def test_the_first_attack_after_an_average_sees_the_statistics_of_the_training():
+    images = torch.rand(24, 3, 4, 4, generator=seeded())
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(48, 3))
+    seen = []
+
+    def watching(model, x, y, generator):
+        seen.append(model[0].running_mean.mean().item())
+        return standard(model, x, y, generator)
+
+    quietly(model, watching, (images, torch.arange(24) % 3), average=0.5, epochs=1)
+    assert seen[0] == 0
+    assert seen[3] > seen[2] > 0.05  # three batches of training, then the first of the statistics
 
 
 def test_a_collapse_stops_the_training_for_good_and_the_best_is_kept(tmp_path):
@@ -914,13 +928,15 @@ def test_what_an_objective_has_seen_makes_it_no_other_one(tmp_path):
     assert len(seen) == 6
 
 
-@pytest.mark.parametrize("whose", ["loader", "sampler", "both"])
+@pytest.mark.parametrize("whose", ["loader", "sampler", "both", "batches"])
 def test_a_loader_with_a_generator_goes_on_where_it_was(tmp_path, whose):
     def loader():
         data = TensorDataset(to_float(TRAIN[0]), TRAIN[1])
         if whose != "loader":
             more = {"generator": seeded(4)} if whose == "both" else {}  # the order is the sampler's
             sampler = RandomSampler(data, generator=seeded(3))
+            if whose == "batches":
+                return DataLoader(data, batch_sampler=BatchSampler(sampler, 8, False))
             return DataLoader(data, 8, sampler=sampler, **more)
         return DataLoader(data, 8, shuffle=True, generator=seeded(3))
 

@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks.gradient import Loss, attack, fooled, log_odds, logits_and_gradient
+from rvlib.attacks.gradient import (
+    Loss,
+    attack,
+    check_loss,
+    fooled,
+    kept_inside,
+    log_odds,
+    logits_and_gradient,
+)
 from rvlib.attacks.targets import best_row, choose, images_a_batch, looks, rows_of, side_by_side
 from rvlib.inference import in_batches, select
 from rvlib.threat_models import ThreatModel, per_image
@@ -123,8 +131,10 @@ def apgd(
         raise ValueError(
             f"steps={steps}, restarts={restarts}, draws={draws}: an attack takes at least one"
         )
+    check_loss(loss, targets)
     targets = None if targets is None else side_by_side(targets)
     starts = [(x + threat.sample(x, generator)).clamp(0, 1) for _ in range(restarts)]
+    starts = [kept_inside(x, start, threat) for start in starts]
     run = partial(_run, partial(_assess, model, loss=loss, draws=draws), steps)
 
     def runs(x: Tensor, y: Tensor, threat: ThreatModel, targets: Any, *starts: Tensor) -> Tensor:
@@ -257,7 +267,8 @@ class _Ascent:
         self.x_before, self.x_t = self.x_t, self._project(ahead)
 
     def _project(self, x_t: Tensor) -> Tensor:
-        return self.threat.project(x_t - self.x).add_(self.x).clamp_(0, 1)
+        x_t = self.threat.project(x_t - self.x).add_(self.x).clamp_(0, 1)
+        return kept_inside(self.x, x_t, self.threat)
 
     def see(self, value: Tensor, gradient: Tensor) -> None:
         """Take note of the new point, perhaps as the best one: unless its image has fallen."""

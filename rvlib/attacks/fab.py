@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from rvlib.attacks.gradient import attack, fooled, logits_and_gradient, towards
+from rvlib.attacks.gradient import attack, fooled, kept_inside, logits_and_gradient, towards
 from rvlib.attacks.targets import (
     best_row,
     by_rank,
@@ -127,11 +127,12 @@ def _search(
     left = torch.arange(len(x), device=x.device)
     rows = left.repeat_interleave(per)
     x, y, threat, t = x[rows], y[rows], threat.at(rows), targets.flatten()
-    x_t, nearest, distance = x, x, torch.full_like(x[:, 0, 0, 0], torch.inf)
+    wide = torch.promote_types(x.dtype, torch.float32)  # half precision is too coarse to judge by
+    x_t, nearest, distance = x, x, torch.full_like(x[:, 0, 0, 0], torch.inf, dtype=wide)
     for step in range(1, steps + 1):
         x_t = _step(model, x, y, threat, t, x_t)
         wrong, delta = fooled(logits_of(model, x_t, len(x)), y), x_t - x
-        length = threat.norm(delta)
+        length = threat.norm(delta if wide == x.dtype else x_t.to(wide) - x.to(wide))
         stands = ~(distance <= threat.eps).view(-1, per).any(1).repeat_interleave(per)
         nearer = wrong & ~(length >= distance) & stands  # NaN is nearer, too: it must be seen
         distance = torch.where(nearer, length, distance)
@@ -147,7 +148,7 @@ def _search(
                 left, rows = left[keep], rows_of(keep, per)
                 parts = (x, y, threat, t, x_t, nearest, distance)
                 x, y, threat, t, x_t, nearest, distance = (select(part, rows) for part in parts)
-    pulled_back = (x + threat.project(nearest - x)).clamp_(0, 1)
+    pulled_back = kept_inside(x, (x + threat.project(nearest - x)).clamp_(0, 1), threat)
     wrong = fooled(logits_of(model, pulled_back, len(x)), y).view(-1, per)
     hit = wrong.any(1).nonzero()[:, 0]
     found[left[hit]] = best_row(wrong, pulled_back)[hit]

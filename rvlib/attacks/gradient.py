@@ -134,8 +134,8 @@ def _largest(logits: Tensor, count: int) -> Tensor:
 
 
 def _positive(spread: Tensor) -> Tensor:
-    """Replace a spread of zero by one: where logits tie, their ratio has no meaning."""
-    return torch.where(spread > 0, spread, 1)
+    """Replace a spread by one where logits tie, or are left out: their ratio has no meaning."""
+    return torch.where((spread > 0) & spread.isfinite(), spread, 1)
 
 
 # --- the gradient at the pixels -------------------------------------------------------------------
@@ -244,8 +244,10 @@ def step_length(
 
 
 def like(threat: ThreatModel, x: Tensor) -> ThreatModel:
-    """Give radii, one per image, the precision and the device of the images."""
-    return replace(threat, eps=threat.eps.to(x))  # type: ignore[type-var, union-attr]
+    """Give radii, one per image, the precision of the images, rounded down."""
+    eps = threat.eps.to(x)  # type: ignore[union-attr]
+    lower = torch.nextafter(eps, torch.zeros_like(eps))
+    return replace(threat, eps=torch.where(eps > threat.eps, lower, eps))  # type: ignore[type-var]
 
 
 def inside(x: Tensor, x_adv: Tensor, threat: ThreatModel) -> Tensor:
@@ -260,6 +262,17 @@ def inside(x: Tensor, x_adv: Tensor, threat: ThreatModel) -> Tensor:
     # 1 or 0, in place: numbers are faster than booleans.
     too_far = (near.to(wide) - clean).abs_().gt_(delta.abs_()).to(x.dtype)
     return near.lerp(torch.nextafter(near, x), too_far).clamp_(0, 1)
+
+
+def kept_inside(x: Tensor, x_adv: Tensor, threat: ThreatModel) -> Tensor:
+    """Round as ``inside`` does in half precision, where a step may end outside of the ball."""
+    return inside(x, x_adv, threat) if x.element_size() < 4 else x_adv
+
+
+def check_loss(loss: Loss, targets: Tensor | None) -> None:
+    """Refuse the default loss with targets, which it cannot reach for."""
+    if targets is not None and loss is log_odds:
+        raise ValueError("targets need a loss that reaches for them: give loss=rvlib.towards")
 
 
 def configured(attack: Callable[..., Tensor]) -> Callable[..., Tensor]:

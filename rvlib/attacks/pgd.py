@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rvlib.attacks.gradient import (
     Loss,
     attack,
+    check_loss,
     fooled,
     inside,
     log_odds,
@@ -120,11 +121,10 @@ def pgd(
     """
     if min(steps, restarts) < 1:
         raise ValueError(f"steps={steps}, restarts={restarts}: an attack takes at least one")
+    check_loss(loss, targets)
     if targets is not None:
         if targets.dim() != 1:
             raise ValueError(f"targets have shape {tuple(targets.shape)}: give one per image")
-        if loss is log_odds:
-            raise ValueError("targets need a loss that reaches for them: give loss=rvlib.towards")
         targets = targets.clone()  # of inference mode, perhaps
     eta = step_length(step_size, threat, steps, x)
 

@@ -11,7 +11,7 @@ from rvlib.attacks.gradient import (
     Loss,
     attack,
     fooled,
-    inside,
+    kept_inside,
     log_odds,
     logits_and_gradient,
     step_length,
@@ -117,9 +117,7 @@ def robust_mask(
                     parts = (left, right, x_0, y, x_t, gradient, ball, eta)
                     left, right, x_0, y, x_t, gradient, ball, eta = (select(p, keep) for p in parts)
             x_t = x_t + eta * ball.steepest(gradient)
-            x_t = (x_0 + ball.project(x_t - x_0)).clamp_(0, 1)
-            if x.element_size() < 4:  # in half precision rounding may leave the ball
-                x_t = inside(x_0, x_t, ball)
+            x_t = kept_inside(x_0, (x_0 + ball.project(x_t - x_0)).clamp_(0, 1), ball)
         logits = logits_of(model, x_t)
         nan.logical_or_(logits.isnan().any())
         result[left] = right & ~fooled(logits, y)
@@ -137,6 +135,7 @@ def robust_mask(
         still(lambda x, y: ~fooled(logits_of(model, x), y), x, y)
     for _ in range(restarts):
         start = (x + threat.sample(x, generator)).clamp(0, 1) if random_start else x
+        start = kept_inside(x, start, threat)
         still(stands, x, y, start, threat, eta)
     if not is_checked_once() and nan:  # waits for the device
         raise ValueError(GRADIENT_IS_NAN)

@@ -264,7 +264,7 @@ def iterates(
 ) -> list[Tensor]:
     """Every iterate of PGD from the clean images on: ``steps + 1`` batches (B, C, H, W)."""
     path = [x]
-    with eval_mode(model):
+    with eval_mode(model), torch.enable_grad():
         for _ in range(steps):
             at = path[-1]
             path.append(ascend(model, x, y, at, threat, step_size, None, steps=1, loss=log_odds))

@@ -16,7 +16,7 @@ from rvlib.attacks.apgd import checkpoints
 from rvlib.attacks.gradient import fooled
 from rvlib.inference import logits_of
 from rvlib.threat_models import L2, Linf, PixelL2
-from tests.networks import apgd, seeded
+from tests.networks import Recorder, apgd, seeded
 
 
 @pytest.fixture
@@ -366,3 +366,14 @@ def test_a_gradient_that_is_no_number_is_no_silent_failure(attack):
     x, y = torch.full((2, 1, 1, 1), 0.5), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ValueError, match="NaN"):
         attack(Cliff(), x, y, Linf(0.1))
+
+
+@pytest.mark.parametrize("ball", [Linf(0.012), L2(0.3)], ids=str)
+def test_in_half_precision_every_iterate_lies_in_the_ball(ball, toys):
+    model, x = Recorder(toys().eval().bfloat16()), torch.rand(16, 3, 4, 4, generator=seeded(1))
+    x = x.bfloat16()
+    apgd(model, x, model(x).argmax(1), ball, steps=10, restarts=2, generator=seeded())
+    # Images leave when they are fooled: each iterate is near the image that it belongs to.
+    apart = [ball.norm((x[:, None].float() - x_t).flatten(0, 1)).view(16, -1) for x_t in model.seen]
+    assert len(apart) > 10
+    assert max(a.amin(0).max().item() for a in apart) <= ball.eps * (1 + 1e-6)

@@ -14,7 +14,7 @@ from rvlib.attacks.fab import to_plane
 from rvlib.attacks.gradient import fooled
 from rvlib.inference import logits_of
 from rvlib.threat_models import L2, Linf
-from tests.networks import Recorder, Wrapped, double, fab
+from tests.networks import Recorder, Wrapped, double, fab, seeded
 
 BALLS = pytest.mark.parametrize("ball", [Linf, L2])
 
@@ -242,3 +242,12 @@ def test_targets_are_the_wrong_classes_by_rank():
     y = torch.tensor([1, 2])
     assert rv.attacks.targets.by_rank(z, y).tolist() == [[3, 4, 0, 2], [4, 3, 0, 1]]
     assert rv.attacks.targets.by_rank(z, y, 2).tolist() == [[3, 4], [4, 3]]
+
+
+def test_in_half_precision_it_returns_what_fools_or_the_image(toys):
+    model, x = toys().eval().bfloat16(), torch.rand(256, 3, 4, 4, generator=seeded(1)).bfloat16()
+    y = model(x).argmax(1)
+    x_adv = fab(model, x, y, L2(0.3), steps=10)
+    moved = (x_adv != x).flatten(1).any(1)
+    assert moved.sum() > 5
+    assert fooled(logits_of(model, x_adv), y)[moved].all()

@@ -57,6 +57,13 @@ def test_ratios_do_not_depend_on_the_scale_and_survive_ties(loss):
     assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("loss", [rv.dlr, lambda z, y: rv.targeted_dlr(z, y, 1 - y)])
+def test_ratios_have_a_gradient_where_all_but_two_classes_are_left_out(loss):
+    z = torch.tensor([[2.0, 1.0, -torch.inf, -torch.inf, -torch.inf]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(z, torch.tensor([0])).sum(), z)
+    assert gradient[0, :2].tolist() == [-1, 1]
+
+
 def test_log_odds_climb_in_the_direction_of_the_cross_entropy():
     z = Z.clone().requires_grad_()
     (found,) = torch.autograd.grad(rv.log_odds(z, Y).sum(), z)

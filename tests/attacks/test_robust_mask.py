@@ -137,6 +137,29 @@ def test_in_half_precision_only_what_lies_in_the_ball_counts():
         assert robust_mask(Above(), x, y, Linf(0.03), restarts=restarts).all()
 
 
+def test_in_half_precision_random_starts_lie_in_the_ball():
+    class Up(nn.Module):
+        def forward(self, x):
+            z = x.flatten(1).float() - 0.75 - 2**-9
+            return torch.cat([-z, z], 1)
+
+    x, y = torch.full((64, 1, 1, 1), 0.75).bfloat16(), torch.zeros(64, dtype=torch.int64)
+    # The next number is 2^-8 away: the ball holds the image alone.
+    ball = Linf(0.75 * 2**-8)
+    assert robust_mask(Up(), x, y, ball, steps=2, restarts=3, generator=seeded()).all()
+
+
+def test_radii_per_image_are_rounded_down_in_half_precision():
+    class Above(nn.Module):
+        def forward(self, x):
+            z = x.flatten(1).float() - (8 / 255 + 2**-16)  # in bfloat16, 8 / 255 rounds up
+            return torch.cat([-z, z], 1)
+
+    x, y = torch.zeros(1, 1, 1, 1).bfloat16(), torch.tensor([0])
+    for eps in (8 / 255, torch.tensor([8 / 255])):
+        assert robust_mask(Above(), x, y, Linf(eps), random_start=False)
+
+
 def test_a_tie_is_not_correct(batch):
     x, y = batch[0], torch.zeros(4, dtype=torch.int64)
     assert not robust_mask(Tied(), x, y, Linf(0.1)).any()
