@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from rvlib.course.explorer import MAX_EXPORTED, Control, Explorer, Picture
 from rvlib.course.explorers.panels import HERE, Curves, moving, new_figure, place
-from rvlib.course.figures import BLUE, ORANGE
+from rvlib.course.figures import BLUE
 from rvlib.experiments import find_recipe, title
 from rvlib.modern import NETWORKS, RADII
 from rvlib.pipeline import Run
@@ -49,7 +49,7 @@ def explore_modern(run: Run) -> Explorer:
         smooth = Curves(axes, RADII, {name: title(name) for name in curves})
         for line in smooth.lines:
             line.set_linestyle("")  # between two radii it may fall to nothing, at the largest one
-        (public,) = axes.plot([], [], "s", color=ORANGE, markersize=10, markerfacecolor="none")
+        (public,) = axes.plot([], [], "s", color="k", markersize=10, markerfacecolor="none")
         axes.set(ylim=(0, 80), xlabel="l2 radius", ylabel="certified accuracy, %")
         figure.legend(*axes.get_legend_handles_labels(), loc="upper right", ncols=2)
     smooth.moving.append(public)
@@ -118,6 +118,7 @@ class _Points:
             return
         x, line = self.passes[chosen], lines.loc[chosen]
         self.here.set_data([x], [line["accuracy"]])
+        self.here.set_marker(self.points[find_recipe(chosen).network].get_marker())
         self.ends.set_data([x, x], [line["ci_low"], line["ci_high"]])
         low = line["ci_low"] < 20  # the name stands above, elsewhere below
         y, side = (line["ci_high"] + 3, "bottom") if low else (line["ci_low"] - 3, "top")
