@@ -57,8 +57,8 @@ def functions_in_pgd() -> set[str]:
 
     from rvlib import Linf, pgd
 
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
-    x, y, ball = torch.rand(4, 3, 2, 2), torch.arange(4), Linf(8 / 255)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    x, y, ball = torch.rand(4, 3, 2, 2), torch.arange(4) % 3, Linf(8 / 255)
     seen: set[str] = set()
 
     def profile(frame: FrameType, event: str, _: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rvlib.attacks.gradient import (
     Loss,
     attack,
-    check_loss,
+    check_targeted,
     fooled,
     kept_inside,
     log_odds,
@@ -131,8 +131,9 @@ def apgd(
         raise ValueError(
             f"steps={steps}, restarts={restarts}, draws={draws}: an attack takes at least one"
         )
-    check_loss(loss, targets)
-    targets = None if targets is None else side_by_side(targets)
+    if targets is not None:
+        check_targeted(loss)
+        targets = side_by_side(targets)
     starts = [(x + threat.sample(x, generator)).clamp(0, 1) for _ in range(restarts)]
     starts = [kept_inside(x, start, threat) for start in starts]
     run = partial(_run, partial(_assess, model, loss=loss, draws=draws), steps)

@@ -269,9 +269,9 @@ def kept_inside(x: Tensor, x_adv: Tensor, threat: ThreatModel) -> Tensor:
     return inside(x, x_adv, threat) if x.element_size() < 4 else x_adv
 
 
-def check_loss(loss: Loss, targets: Tensor | None) -> None:
-    """Refuse the default loss with targets, which it cannot reach for."""
-    if targets is not None and loss is log_odds:
+def check_targeted(loss: Loss) -> None:
+    """Refuse the default loss, which reaches for no target."""
+    if loss is log_odds:
         raise ValueError("targets need a loss that reaches for them: give loss=rvlib.towards")
 
 

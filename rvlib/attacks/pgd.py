@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rvlib.attacks.gradient import (
     Loss,
     attack,
-    check_loss,
+    check_targeted,
     fooled,
     inside,
     log_odds,
@@ -121,8 +121,8 @@ def pgd(
     """
     if min(steps, restarts) < 1:
         raise ValueError(f"steps={steps}, restarts={restarts}: an attack takes at least one")
-    check_loss(loss, targets)
     if targets is not None:
+        check_targeted(loss)
         if targets.dim() != 1:
             raise ValueError(f"targets have shape {tuple(targets.shape)}: give one per image")
         targets = targets.clone()  # of inference mode, perhaps
