@@ -20,6 +20,7 @@ class ThreatModel(Protocol):
     """A ball of allowed perturbations: the interface that attacks are written against.
 
     Every verb takes and returns tensors of shape (B, C, H, W); images never influence each other.
+    ``steepest`` and ``project`` return tensors of their own: attacks write into them.
     """
 
     @property
