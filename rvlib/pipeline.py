@@ -188,6 +188,11 @@ class Run:
         """Folder of the rows that this run measures."""
         return self.out / "rows"
 
+    @property
+    def shows_published(self) -> bool:
+        """Whether shipped results stand for its own: on any device, in the usual arithmetic."""
+        return self.profile.reads_published and not torch.is_autocast_enabled(self.device.type)
+
     # --- networks and images ----------------------------------------------------------------------
 
     def weights(self, name: str, seed: int = 0) -> Path:
@@ -501,9 +506,7 @@ class Run:
         }
         if is_own(make):  # whose weights may mean another function tomorrow
             identity["network"] = digest_of([], code_of(make))
-        # What is shipped is shown on any device, but not where another arithmetic was asked for.
-        usual = not torch.is_autocast_enabled(self.device.type)
-        if self.profile.reads_published and usual and self._is_published(place, identity, count):
+        if self.shows_published and self._is_published(place, identity, count):
             return read(self.published / place, count)
         # Another arithmetic is another function, and another device has other noise.
         if arithmetic(self.device) != "float32":
@@ -792,7 +795,7 @@ def check(run: Run) -> pd.DataFrame:
         "threat": ex.LINF.name,
     } | options
     known = {run.out: identity}
-    if run.profile.reads_published and not torch.is_autocast_enabled(run.device.type):
+    if run.shows_published:
         known[run.published.parent] = identity | USUAL
     for folder, wanted in known.items():
         record = folder / "tables" / "sanity.json"

@@ -134,8 +134,10 @@ def apgd(
     if targets is not None:
         check_targeted(loss)
         targets = side_by_side(targets)
-    starts = [(x + threat.sample(x, generator)).clamp(0, 1) for _ in range(restarts)]
-    starts = [kept_inside(x, start, threat) for start in starts]
+    starts = [
+        kept_inside(x, (x + threat.sample(x, generator)).clamp(0, 1), threat)
+        for _ in range(restarts)
+    ]
     run = partial(_run, partial(_assess, model, loss=loss, draws=draws), steps)
 
     def runs(x: Tensor, y: Tensor, threat: ThreatModel, targets: Any, *starts: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def log_odds(logits: Tensor, y: Tensor) -> Tensor:
 
 def _slope(logits: Tensor, y: Tensor) -> Tensor:
     r"""Gradient of the log odds, :math:`\partial m / \partial z`: the others' softmax, and -1."""
-    z = logits.scatter(1, y.unsqueeze(1), -torch.inf)
+    z = others(logits, y)
     if z.device.type == "cpu":  # rounded as autograd does: the published rows rest on these bits
         largest = z.amax(1, keepdim=True)
         total = (z - largest).exp_().sum(1, keepdim=True)
@@ -166,9 +166,9 @@ def input_gradient(
         batch; zero where the pixels reach no logit.  Parameters' ``.grad`` stay untouched.
     """
     with torch.inference_mode(False):  # which switches gradients on
-        x, y = x.clone(), y.clone()  # those of inference mode know no gradient
-        targets = None if targets is None else targets.clone()
-        return logits_and_gradient(model, x, y, loss, targets)[1]
+        parts = (x, y) if targets is None else (x, y, targets)
+        x, y, *more = (p.clone() if p.is_inference() else p for p in parts)  # or know no gradient
+        return logits_and_gradient(model, x, y, loss, *more)[1]
 
 
 def logits_and_gradient(
