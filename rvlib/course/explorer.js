@@ -8,7 +8,8 @@ const CSS = `
 .explorer .sliders > div { display: flex; align-items: center; gap: 6px; flex-wrap: wrap;
   flex: 1 1 min(320px, 100%); min-width: 0; min-height: 28px }
 .explorer label { flex: 0 0 auto; min-width: 7.2em }
-.explorer :is(input, select) { flex: 1 1 5em; min-width: 0; margin: 0; font: inherit }
+.explorer label:has(+ select) { min-width: 0 }
+.explorer :is(input, select) { flex: 1 1 4em; min-width: 0; margin: 0; font: inherit }
 .explorer .value { flex: 0 0 auto; min-width: 4.6em }
 .explorer button { font: inherit; padding: 0 8px }
 .explorer .picture { position: relative; aspect-ratio: var(--shape) }
