@@ -106,6 +106,21 @@ class Check:
         raise NotImplementedError
 
 
+class Part:
+    """A mistake in one part of a solution, which a student may make together with others.
+
+    Parameters
+    ----------
+    words : str
+        What to say about it beside another one.
+    **parts
+        What `Exercise.make` takes in place of the right parts.
+    """
+
+    def __init__(self, words: str, **parts: Any) -> None:
+        self.words, self.parts = words, parts
+
+
 @dataclass(frozen=True, repr=False)
 class Exercise(Check):
     """A check that names the mistake in a student's function.
@@ -121,17 +136,17 @@ class Exercise(Check):
         What the function should return.
     cases : sequence of tuple
         Arguments of the calls; every call gets its own copies.
-    mistakes : sequence of str and callable
+    mistakes : sequence of str, callable and Part
         A table: what to say about a mistake, then the solutions that make it, and so on. The first
-        match is shown.
+        match is shown; two parts at once are tried last.
     fact : str
         What a student who has finished reads.
     more : callable
         Draws further cases from a NumPy generator, which nobody has seen: for grading.
     also_right : sequence of callable, default=()
         Other correct solutions, whose values differ.
-    pairs : sequence of str and callable, default=()
-        Two mistakes at once: a table like that of `mistakes`, tried after it.
+    make : callable, default=None
+        Makes solutions of parts that are not the right ones; the first joins two mistakes.
     laws : sequence of callable, default=()
         What every right result keeps to: named where no known mistake explains a wrong one.
     special : mapping of str to tuple, default={}
@@ -145,11 +160,11 @@ class Exercise(Check):
     signature: str
     task: str
     cases: Sequence[tuple[Any, ...]]
-    mistakes: Sequence[str | Solution]
+    mistakes: Sequence[str | Solution | Part]
     fact: str
     more: Callable[[np.random.Generator], list[tuple[Any, ...]]]
     also_right: Sequence[Solution] = ()
-    pairs: Sequence[str | Solution] = ()
+    make: Callable[..., list[Solution]] = lambda **parts: []
     laws: Sequence[Law] = ()
     special: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     describe: Callable[[list[Any]], Mapping[str, float]] | None = None
@@ -193,13 +208,29 @@ class Exercise(Check):
             if None in self._known(self.answers[0]):
                 return f"`{self.name}` returns None in every case. Return {self.task}"
             return f"`{self.name}` returns None: is a `return` missing? Return {self.task}"
-        words, agrees = "", self._agree(results)
-        for row in (*self.answers, *self.mistakes, *self.pairs):
-            if isinstance(row, str):
-                words = row
-            elif agrees(row):
+        agrees = self._agree(results)
+        for words, solution in self._table:
+            if agrees(solution):
                 return words
         return self._difference(results, self._known(self.answers[0]))
+
+    @cached_property
+    def _table(self) -> list[tuple[str, Solution]]:
+        """Solutions and what to say about them: right ones, known mistakes, two at once."""
+        table, words, parts = [("", answer) for answer in self.answers], "", []
+        for row in self.mistakes:
+            if isinstance(row, str):
+                words = row
+            elif isinstance(row, Part):
+                parts.append(row)
+                table += [(words, solution) for solution in self.make(**row.parts)]
+            else:
+                table.append((words, row))
+        for one, two in combinations(parts, 2):
+            if not one.parts.keys() & two.parts.keys():
+                both, *_ = self.make(**one.parts, **two.parts)
+                table.append((f"Two mistakes at once. {one.words} {two.words}", both))
+        return table
 
     @cached_property
     def _known(self) -> Callable[[Solution], list[Any]]:
@@ -284,30 +315,6 @@ class Exercise(Check):
         if call.slope and slope and not math.isclose(call.slope, slope, rel_tol=1e-3):
             return "a part of the loss has lost its graph: no `.item()`, `.detach()` or `no_grad`"
         return fault(call.result, right) if isinstance(right, Tensor) else ""
-
-
-def two_at_once(
-    make: Callable[..., Solution], mistakes: Mapping[str, Mapping[str, Any]]
-) -> list[str | Solution]:
-    """Combine mistakes that change different parts of a solution.
-
-    Parameters
-    ----------
-    make : callable
-        Makes a solution of its parts.
-    mistakes : mapping of str to mapping
-        What to say about each mistake, and the parts that it changes.
-
-    Returns
-    -------
-    list of str and callable
-        The table of all pairs.
-    """
-    rows: list[str | Solution] = []
-    for (one, parts), (two, others) in combinations(mistakes.items(), 2):
-        if not parts.keys() & others.keys():
-            rows += [f"Two mistakes at once. {one} {two}", make(**parts, **others)]
-    return rows
 
 
 def within(result: float, most: float, words: str) -> str:
