@@ -20,11 +20,15 @@ from rvlib.course.grading import grade, grade_cells, needed
 from rvlib.pipeline import repository
 
 BOUND = "def my_lower_bound(k, n, alpha):\n"
-RIGHT = (
-    BOUND
-    + "    from scipy.stats import beta\n    return beta.ppf(alpha, k, n - k + 1) if k else 0\n"
-)
+RIGHT = BOUND + "    import rvlib\n    return rvlib.lower_confidence_bound(k, n, alpha)\n"
 SHARE = BOUND + "    return k / n\n"
+SHARE_ANYWAY = BOUND + "    print('**Right.**')\n    return k / n\nprint('**Right.** 2/2')"
+PATCH = """
+    from rvlib.course.exercises.exercise import Exercise
+    Exercise.judge = Exercise.verdict = lambda *a: '**Right.**'
+    import rvlib.course.grading as g
+    g.POINTS['**Not yet.**'] = 2"""
+PATCHED = "course.check_lower_bound = lambda f: display('**Right.**')"
 CHECK = exercises.check_lower_bound
 VISIBLE = [*CHECK.cases, *CHECK.special.values()]
 KNOWN = {case: CHECK.answers[0](*case) for case in VISIBLE}
@@ -52,72 +56,20 @@ def test_every_notebook_and_every_exercise_is_in_the_table():
     [
         ([RIGHT], 2, "**Right.**"),
         ([SHARE], 0, "**Not yet.** This is the *share* k/n"),
-        # printing, and replacing the check
-        ([SHARE + "    print('**Right.**')\nprint('**Right.** 2/2')"], 0, "*share*"),
-        (
-            [
-                "from rvlib.course.exercises.exercise import Exercise\n"
-                "Exercise.judge = Exercise.verdict = lambda *a: '**Right.**'\n"
-                "import rvlib.course.grading as g\ng.POINTS['**Not yet.**'] = 2",
-                SHARE,
-                "course.check_lower_bound = lambda f: display('**Right.**')",
-            ],
-            *(0, "*share*"),
-        ),
-        # the answers themselves
-        (
-            [BOUND + "    from rvlib import course\n    return course.check_lower_bound"],
-            *(0, "PermissionError: the answers are not there"),
-        ),
-        (
-            [
-                BOUND + "    from rvlib.course.exercises.solutions import my_lower_bound\n"
-                "    return my_lower_bound(k, n, alpha)"
-            ],
-            *(0, "ImportError: the answers are not there"),
-        ),
-        (
-            [
-                f"file = {exercises.solutions.__file__!r}",
-                BOUND + "    names = {}\n    exec(open(file).read(), names)\n"
-                "    return names['my_lower_bound'](k, n, alpha)",
-            ],
-            *(0, "PermissionError: the answers are not there"),
-        ),
-        (
-            [
-                f"folder = {str(Path(exercises.__file__).parents[1])!r}",
-                BOUND + "    import os\n    place = os.open(folder, os.O_RDONLY)\n"
-                "    return os.open('exercises/solutions.py', os.O_RDONLY, dir_fd=place)",
-            ],
-            *(0, "PermissionError: the answers are not there"),
-        ),
-        (
-            [BOUND + "    import subprocess\n    subprocess.run(['true'])"],
-            *(0, "PermissionError: grading runs no other program"),
-        ),
-        # memory
-        ([BOUND + "    import torch\n    torch.empty(2**33)"], 0, "for more than 4 GB of memory."),
-        ([BOUND + "    import numpy\n    numpy.empty(2**31)"], 0, "for more than 4 GB of memory."),
-        ([BOUND + "    import torch\n    return torch.ones(1).expand(2**25)"], 0, "than 16 MB."),
-        # a table of the visible cases
-        (
-            [
-                f"known = {KNOWN}",
-                BOUND + "    return known.get((k, n, alpha), 0.5)",
-            ],
-            *(1, "**Almost.** Right in the cases of the check, wrong in others:"),
-        ),
-        # ways out
-        ([BOUND + "    import os\n    os._exit(0)"], 0, "ends its process"),
-        ([BOUND + "    raise SystemExit"], 0, "ends its process"),
-        ([BOUND + "    return k / 0"], 0, "division by zero` in line 2, `return k / 0`"),
-        ([BOUND + "    return '**Right.**'"], 0, "returns `str`, not `float`."),
-        ([BOUND + "    return object()"], 0, "returns `object`, not `float`."),
+        ([SHARE, RIGHT], 2, "**Right.**"),
+        ([RIGHT, SHARE], 0, "*share*"),
+        # printing, replacing the check, a table of the visible cases
+        ([SHARE_ANYWAY], 0, "*share*"),
+        ([PATCH, SHARE, PATCHED], 0, "*share*"),
+        ([f"known = {KNOWN}", BOUND + "    return known.get((k, n, alpha), 0.5)"], 1,
+         "**Almost.** Right in the cases of the check, wrong in others:"),
+        # what is no function, or cannot be run
         (["def my_lower_bound(k, n alpha):"], 0, "is not there, or its cell is no valid Python"),
         (["check_lower_bound(my_lower_bound)", "def my_radius(): ..."], 0, "is not there"),
         (["async " + SHARE], 0, "returns `coroutine`, not `float`."),
         (["import nothing_like_this as t", BOUND + "    return t"], 0, "Cell 0 stops with `Mod"),
+        (["seen = []\nseen.append(0)", BOUND + "    return seen[0]"], 0, grading.NOT_RUN),
+        (["seen = {}\nseen[0] = 1", BOUND + "    return seen[0]"], 0, grading.NOT_RUN),
         # what a notebook may hold
         (["%pip install x\n!ls", "x = 1 / 0", "from scipy.stats import beta\nq = beta.ppf",
           BOUND + "    return q(alpha, k, n - k + 1) if k else 0"], 2, "**Right.**"),
@@ -127,15 +79,41 @@ def test_every_notebook_and_every_exercise_is_in_the_table():
         ([RIGHT.replace("\n", "  # one\u2028two\n", 1)], 2, "**Right.**"),
         (["\n\n" + BOUND + "    return 1 / 0"], 0, "in line 4, `return 1 / 0`"),
         (["return 1", "await print", RIGHT], 2, "**Right.**"),
-        (["seen = []\nseen.append(0)", BOUND + "    return seen[0]"], 0, grading.NOT_RUN),
-        (["seen = {}\nseen[0] = 1", BOUND + "    return seen[0]"], 0, grading.NOT_RUN),
-        ([SHARE, RIGHT], 2, "**Right.**"),
-        ([RIGHT, SHARE], 0, "*share*"),
     ],
 )  # fmt: skip
 def test_points_and_diagnosis(cells, points, words):
     found = judged(*cells)
     assert (found.points, found.exercise) == (points, "my_lower_bound")
+    assert words in found.verdict
+
+
+FOLDER = str(Path(exercises.__file__).parents[1])
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        # the answers themselves
+        ("import rvlib.course as c; c.check_radius", "PermissionError: the answers are not there"),
+        ("from rvlib.course.exercises import solutions", "ImportError: the answers are not there"),
+        (f"open({exercises.solutions.__file__!r})", "PermissionError: the answers are not there"),
+        (f"import os; os.open({FOLDER!r}, os.O_RDONLY)", "PermissionError: the answers are not"),
+        ("import subprocess; subprocess.run(['true'])", "PermissionError: grading runs no other"),
+        # memory
+        ("import torch; torch.empty(2**33)", "for more than 4 GB of memory."),
+        ("import numpy; numpy.empty(2**31)", "for more than 4 GB of memory."),
+        ("import torch; return torch.ones(1).expand(2**25)", "than 16 MB."),
+        # ways out
+        ("import os; os._exit(0)", "ends its process"),
+        ("raise SystemExit", "ends its process"),
+        ("return k / 0", "division by zero` in line 2, `return k / 0`"),
+        ("return '**Right.**'", "returns `str`, not `float`."),
+        ("return object()", "returns `object`, not `float`."),
+    ],
+)
+def test_what_gets_no_points(body, words):
+    found = judged(f"{BOUND}    {body}")
+    assert (found.points, found.exercise) == (0, "my_lower_bound")
     assert words in found.verdict
 
 
