@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 import rvlib as rv
 from rvlib.cli import main
 from rvlib.course import exercises, grading, sandbox
-from rvlib.course.calls import Call, Failure, observe
+from rvlib.course.calls import Call, Failure
 from rvlib.course.grading import grade, grade_cells, needed
 from rvlib.pipeline import repository
 
@@ -130,18 +130,35 @@ def test_a_fault_of_a_check_costs_no_other_exercise(monkeypatch):
     assert "The check itself stops with `ZeroDivisionError" in found[0].verdict
 
 
-def test_a_right_solution_in_numpy_gets_all_points():
-    student = """
-        import numpy as np
-        import torch
-        import torch.nn.functional as F
+NUMPY = """
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
 
-        def my_fgsm(model, x, y, eps):
-            a = x.clone().requires_grad_()
-            (g,) = torch.autograd.grad(F.cross_entropy(model(a), y), a)
-            moved = np.clip(x.numpy() + eps * np.sign(g.numpy()), 0, 1)
-            return torch.from_numpy(moved)"""
-    assert grade_cells([(0, textwrap.dedent(student))], seed=0)[0].points == 2
+    def my_fgsm(model, x, y, eps):
+        a = x.clone().requires_grad_()
+        (g,) = torch.autograd.grad(F.cross_entropy(model(a), y), a)
+        return torch.from_numpy(np.clip(x.numpy() + eps * np.sign(g.numpy()), 0, 1))"""
+HIDES = """
+    def my_average_radius(p, sigma):
+        import rvlib.course.calls
+        from rvlib.course import calls
+        from scipy.stats import norm
+        calls.state = rvlib.course.calls.state = lambda argument: None
+        p.clip(min=0.5, out=p)
+        return (sigma * norm.ppf(p)).mean()"""
+
+
+@pytest.mark.parametrize(
+    ("student", "exercise", "points", "words"),
+    [(NUMPY, "my_fgsm", 2, "**Right.**"), (HIDES, "my_average_radius", 1, "changes `p`")],
+    ids=["numpy", "patch"],
+)
+def test_numpy_gets_all_points_and_a_patch_hides_no_change(student, exercise, points, words):
+    grades = grade_cells([(0, textwrap.dedent(student))], seed=0)
+    (found,) = (each for each in grades if each.exercise == exercise)
+    assert found.points == points
+    assert words in found.verdict
 
 
 def test_a_loop_without_end_is_stopped():
@@ -159,26 +176,9 @@ def test_the_solutions_get_all_points(stem):
     assert [each.points for each in grade_cells(cells, seed=11)] == ([2, 0, 0] if tasks else [2, 2])
 
 
-def test_a_patch_does_not_hide_what_was_changed():
-    student = """
-        def my_average_radius(p, sigma):
-            import rvlib.course.calls
-            from rvlib.course import calls
-            from scipy.stats import norm
-            calls.state = rvlib.course.calls.state = lambda argument: None
-            p.clip(min=0.5, out=p)
-            return (sigma * norm.ppf(p)).mean()"""
-    found = grade_cells([(0, textwrap.dedent(student))], seed=0)[1]
-    assert (found.exercise, found.points) == ("my_average_radius", 1)
-    assert "changes `p`" in found.verdict
-
-
 def test_chance_is_the_same_each_time():
-    student = (
-        BOUND
-        + "    import random, numpy, torch\n"
-        + ("    return random.random() + numpy.random.rand() + torch.rand(1).item()")
-    )
+    draws = "random.random() + numpy.random.rand() + torch.rand(1).item()"
+    student = f"{BOUND}    import random, numpy, torch\n    return {draws}"
     assert judged(student) == judged(student)
 
 
@@ -189,7 +189,7 @@ def test_this_process_reads_no_result_that_is_too_large(monkeypatch):
         assert "returns what cannot be read" in student((10**5,)).result
 
 
-def test_what_is_sent_back_runs_nothing(tmp_path):
+def test_what_is_sent_back_runs_nothing():
     content = io.BytesIO()
     torch.save((print, None, False), content)
     with pytest.raises(Exception, match="weights_only"):
@@ -200,21 +200,14 @@ def test_what_is_sent_back_runs_nothing(tmp_path):
     "value", [None, 1, 2.5, "a", (0.5, 1), [1, [2, 3]], Failure("no"), 10**400]
 )
 def test_a_result_comes_back_as_it_was(value):
-    again = sandbox.unpack(sandbox.pack(Call(value, 2, True)))
-    assert again == Call(value, 2, True)
+    again = sandbox.unpack(sandbox.pack(Call(value, 2, True, slope=0.1)))
+    assert again == Call(value, 2, True, slope=0.1)
     assert type(again.result) is type(value)
 
 
 def test_a_named_tuple_comes_back_as_a_tuple():
     again = sandbox.unpack(sandbox.pack(Call(rv.wilson(1, 4))))
     assert again.result == tuple(rv.wilson(1, 4))
-
-
-def test_a_loss_comes_back_with_what_it_would_train():
-    step = exercises.check_training_loss
-    call = observe(step.answers[0], step.cases[0])
-    assert call.slope
-    assert sandbox.unpack(sandbox.pack(call)).slope == call.slope
 
 
 def test_only_what_a_function_uses_is_run():

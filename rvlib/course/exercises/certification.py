@@ -95,13 +95,16 @@ Votes = NDArray[np.int64]
 def _radius(
     formula: Callable[[float, float], float] = lambda p, sigma: sigma * norm.ppf(p),
     bound: Bound = _bound,
-    sample: Callable[[Votes, Votes], Votes] = lambda counts0, counts: counts,
+    sample: Callable[[Votes, Votes], tuple[Votes, Votes]] = lambda counts0, counts: (
+        counts,
+        counts,
+    ),
 ) -> Solution:
-    """Certify with another formula, bound or sample, where the bound is above one half."""
+    """Certify with another formula, bound or samples of k and n, where it is above one half."""
 
     def radius(counts0: Votes, counts: Votes, alpha: float, sigma: float) -> float:
-        votes = sample(counts0, counts)
-        p = bound(int(votes[counts0.argmax()]), int(votes.sum()), alpha)
+        ks, ns = sample(counts0, counts)
+        p = bound(int(ks[counts0.argmax()]), int(ns.sum()), alpha)
         return float(formula(p, sigma)) if p > 0.5 else 0.0
 
     return radius
@@ -126,14 +129,11 @@ def _two_classes(
     return radius
 
 
+TWO_SIDED = _quantile(level=lambda alpha: alpha / 2)
+
+
 def _share(k: int, n: int, alpha: float) -> float:
     return k / n
-
-
-def _of_k_and_n(choice: Votes, ks: Votes, ns: Votes, alpha: float, sigma: float) -> float:
-    """Certify with k and n of two samples; the quantile is no number where k > n."""
-    p = _quantile()(int(ks[choice.argmax()]), int(ns.sum()), alpha)
-    return float(sigma * norm.ppf(p)) if p > 0.5 else 0.0
 
 
 def _at_most_of_shares(result: float, *case: Any) -> str:
@@ -171,11 +171,13 @@ check_radius = Exercise(
         Part("This takes the share of votes, not its *lower bound*.", bound=_share),
         "The bound comes from `counts0`, which chose the class and so favours it: use `counts`.",
         Part(
-            "The bound comes from `counts0`, which chose the class.",
-            sample=lambda counts0, counts: counts0,
+            "The bound comes from `counts0`, which chose the class.", sample=lambda c0, c: (c0, c0)
         ),
         "This pools `counts0` and `counts`: votes that chose the class must not bound it.",
-        Part("This pools `counts0` and `counts`.", sample=lambda counts0, counts: counts0 + counts),
+        Part(
+            "This pools `counts0` and `counts`.",
+            sample=lambda c0, c: (c0 + c, c0 + c),
+        ),
         "`sigma` is missing: this radius is in standard deviations of the noise.",
         Part("`sigma` is missing.", formula=lambda p, sigma: norm.ppf(p)),
         "`sigma` is *squared*: the radius is proportional to `sigma`.",
@@ -189,21 +191,18 @@ check_radius = Exercise(
         "The sign is wrong: Φ⁻¹(1 - p) = -Φ⁻¹(p).",
         _radius(lambda p, sigma: -sigma * norm.ppf(p)),
         "This bound is *two-sided*, with `alpha / 2`: the radius needs only the lower one.",
-        Part("This bound is *two-sided*.", bound=_quantile(level=lambda alpha: alpha / 2)),
+        Part("This bound is *two-sided*.", bound=TWO_SIDED),
         "This is the radius with *two* classes: both bounds must hold at once, which costs alpha "
         "twice. Bound the leader alone, Φ⁻¹(p), and the runner-up by 1 - p.",
         _two_classes(),
-        _two_classes(
-            bound=_quantile(level=lambda alpha: alpha / 2),
-            upper=lambda k, n, alpha: _upper(k, n, alpha / 2),
-        ),
+        _two_classes(TWO_SIDED, lambda k, n, alpha: _upper(k, n, alpha / 2)),
         _two_classes(bound=_share, upper=_share),
         _two_classes(upper=_share),
         "This bound is the quantile at 1 - `alpha`: the lower bound is the one at `alpha`.",
         _radius(bound=_quantile(level=lambda alpha: 1 - alpha)),
         "k and n come from different votes: take both from `counts`.",
-        lambda counts0, counts, *rest: _of_k_and_n(counts0, counts0, counts, *rest),
-        lambda counts0, counts, *rest: _of_k_and_n(counts0, counts, counts0, *rest),
+        _radius(bound=_quantile(), sample=lambda c0, c: (c0, c)),
+        _radius(bound=_quantile(), sample=lambda c0, c: (c, c0)),
         "No radius is certified. Is it Beta(k, n - k + 1), in this order?",
         lambda counts0, counts, alpha, sigma: 0.0,
         "This is *half* the radius: where p_B is bounded by 1 - p_A the two halves are equal.",

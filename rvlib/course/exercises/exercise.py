@@ -201,18 +201,18 @@ class Exercise(Check):
         return "" if isinstance(given, nn.Module) else words
 
     def _mistake(self, results: list[Any]) -> str:
+        right = self._known(self.answers[0])
         if failures := [result for result in results if isinstance(result, Failure)]:
             hints = [words for error, words in HINTS.items() if error in failures[0]]
             return " ".join([f"{failures[0]}.", *hints])
         if all(result is None for result in results):
-            if None in self._known(self.answers[0]):
-                return f"`{self.name}` returns None in every case. Return {self.task}"
-            return f"`{self.name}` returns None: is a `return` missing? Return {self.task}"
+            doubt = " in every case." if None in right else ": is a `return` missing?"
+            return f"`{self.name}` returns None{doubt} Return {self.task}"
         agrees = self._agree(results)
         for words, solution in self._table:
             if agrees(solution):
                 return words
-        return self._difference(results, self._known(self.answers[0]))
+        return self._difference(results, right)
 
     @cached_property
     def _table(self) -> list[tuple[str, Solution]]:
@@ -250,12 +250,13 @@ class Exercise(Check):
         mine = cache(lambda: self._compared(results))
 
         def agrees(row: Solution) -> bool:
-            if not all(map(fits, results, self._known(row))):
-                return False
-            pairs = zip(mine(), self._described(row), strict=True)
-            return all(same(one, other, self.tolerance) for one, other in pairs)
+            alike = all(map(fits, results, self._known(row)))
+            return alike and all(map(self._same, mine(), self._described(row)))
 
         return agrees
+
+    def _same(self, one: Any, other: Any) -> bool:
+        return same(one, other, self.tolerance)
 
     def _compared(self, results: list[Any]) -> list[Any]:
         return list(self.describe(results).values()) if self.describe else results
@@ -271,7 +272,7 @@ class Exercise(Check):
         if self.describe:
             places = [(name, {}) for name in self.describe(right)]
         rows = zip(places, self._compared(results), self._compared(right), strict=True)
-        place, mine, other = next(row for row in rows if not same(*row[1:], self.tolerance))
+        place, mine, other = next(row for row in rows if not self._same(*row[1:]))
         return f"{place[0]}: {contrast(mine, other, place[1])}."
 
     def _given(self, case: tuple[Any, ...]) -> dict[str, Any]:
@@ -294,7 +295,7 @@ class Exercise(Check):
     def _special_case(self, ask: Ask) -> str:
         for words, case in self.special.items():
             mine, right = ask(case).result, observe(self.answers[0], case).result
-            if not same(mine, right, self.tolerance):
+            if not self._same(mine, right):
                 return f"{words} {self._inputs(case)}: {contrast(mine, right)}."
         return ""
 

@@ -37,22 +37,24 @@ def _perturbations() -> Tensor:
     return torch.tensor([2.0, 0.9, 0.3]).view(-1, 1, 1, 1) * UNIT(delta)
 
 
+def _longest(delta: Tensor) -> tuple[int, float]:
+    lengths = _length(delta.detach()).flatten()
+    return int(lengths.argmax()), lengths.max().item()
+
+
 def _in_ball(result: Tensor, delta: Tensor, eps: float) -> str:
     """Name a projection that is longer than eps."""
-    before, after = (_length(d.detach()).flatten() for d in (delta, result))
-    at = int(after.argmax())
-    too_long = bool(after[at] > eps + 1e-5)
-    told = (
-        f"`delta[{at}]` has length {before[at]:.4g}, yours has {after[at]:.4g}, allowed {eps:.4g}"
-    )
-    return told if too_long else ""
+    at, after = _longest(result)
+    before = _length(delta)[at].item()
+    told = f"`delta[{at}]` has length {before:.4g}, yours has {after:.4g}, allowed {eps:.4g}"
+    return told * (after > eps + 1e-5)
 
 
 def _same_direction(result: Tensor, delta: Tensor, eps: float) -> str:
     cosines = torch.cosine_similarity(result.detach().flatten(1), delta.flatten(1))
     at = int(cosines.argmin())
-    turned = bool(cosines[at] < 1 - 1e-4)
-    return f"your result points elsewhere than `delta[{at}]`: change only its length" * turned
+    told = f"your result points elsewhere than `delta[{at}]`: change only its length"
+    return told * bool(cosines[at] < 1 - 1e-4)
 
 
 check_l2_projection = Exercise(
@@ -149,10 +151,9 @@ def _all_as_soon_as_one(x: Tensor, x_t: Tensor, x_next: Tensor, eps: float) -> T
 
 def _in_euclidean_ball(x_adv: Tensor, *case: Any) -> str:
     _, x, _, eps, *_ = case
-    lengths = _length(x_adv.detach() - x).flatten()
-    at = int(lengths.argmax())
-    far = bool(lengths[at] > eps + 1e-5)
-    return f"your perturbation of image {at} has length {lengths[at]:.4g}, allowed {eps:.4g}" * far
+    at, length = _longest(x_adv - x)
+    told = f"your perturbation of image {at} has length {length:.4g}, allowed {eps:.4g}"
+    return told * (length > eps + 1e-5)
 
 
 check_pgd = Exercise(

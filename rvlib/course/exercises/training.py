@@ -134,6 +134,10 @@ def _alone(sign: Sign) -> Sign:
     return lambda f, p, t: sign(f, p, t) and f[t] >= f[t - 1]
 
 
+def _either(sign: Sign) -> list[Solution]:
+    return [_first(sign), _first(_alone(sign))]
+
+
 def _falls(f: Sequence[float], p: Sequence[float], t: int) -> bool:
     return p[t - 1] - p[t] > DROP
 
@@ -193,20 +197,15 @@ check_collapse_epoch = Exercise(
         "This also counts a fall that FGSM's accuracy shares: in a collapse only PGD's falls.",
         _first(_falls),
         f"This finds an accuracy *below* {DROP} %, not a fall by more than {DROP} points.",
-        _first(lambda f, p, t: p[t] < DROP),
-        _first(_alone(lambda f, p, t: p[t] < DROP)),
+        *_either(lambda f, p, t: p[t] < DROP),
         "This compares with the *first* epoch: compare with the epoch before.",
-        _first(lambda f, p, t: p[0] - p[t] > DROP),
-        _first(_alone(lambda f, p, t: p[0] - p[t] > DROP)),
+        *_either(lambda f, p, t: p[0] - p[t] > DROP),
         "This compares with the *best* epoch so far: compare with the epoch before.",
-        _first(lambda f, p, t: max(p[:t]) - p[t] > DROP),
-        _first(_alone(lambda f, p, t: max(p[:t]) - p[t] > DROP)),
+        *_either(lambda f, p, t: max(p[:t]) - p[t] > DROP),
         f"This finds a fall by {DROP} *percent* of the value before: subtract percentages instead.",
-        _first(lambda f, p, t: p[t] < (1 - DROP / 100) * p[t - 1]),
-        _first(_alone(lambda f, p, t: p[t] < (1 - DROP / 100) * p[t - 1])),
+        *_either(lambda f, p, t: p[t] < (1 - DROP / 100) * p[t - 1]),
         f"The accuracies are in percent: {DROP} points are {DROP}, not {DROP / 100}.",
-        _first(lambda f, p, t: p[t - 1] - p[t] > DROP / 100),
-        _first(_alone(lambda f, p, t: p[t - 1] - p[t] > DROP / 100)),
+        *_either(lambda f, p, t: p[t - 1] - p[t] > DROP / 100),
         f"This finds a *rise* by more than {DROP} points: the difference has the wrong sign.",
         _first(lambda f, p, t: p[t] - p[t - 1] > DROP),
     ],
