@@ -10,16 +10,13 @@ from scipy.stats import beta, norm
 
 from rvlib.course.calls import Solution
 from rvlib.course.exercises.exercise import Exercise, Part, within
+from rvlib.course.exercises.solutions import my_lower_bound
 from rvlib.experiments import ALPHA
-from rvlib.smoothing.statistics import largest_radius, lower_confidence_bound, wilson
+from rvlib.smoothing.statistics import largest_radius, wilson
 
 # --- The bound ------------------------------------------------------------------------------------
 
 Bound = Callable[[int, int, float], float]
-
-
-def _bound(k: int, n: int, alpha: float) -> float:
-    return float(lower_confidence_bound(k, n, alpha))
 
 
 def _wald(k: int, n: int, alpha: float) -> float:
@@ -53,7 +50,7 @@ check_lower_bound = Exercise(
         Part("This is the *two-sided* bound, with `alpha / 2`.", level=lambda alpha: alpha / 2),
         "This is the *upper* bound: a certificate needs the lower one.",
         _quantile(1, 0, lambda alpha: 1 - alpha),
-        lambda k, n, alpha: 1 - _bound(n - k, n, alpha),
+        lambda k, n, alpha: 1 - my_lower_bound(n - k, n, alpha),
         "This is the quantile at 1 - `alpha`: the lower bound is the one at `alpha`.",
         Part("This is the quantile at 1 - `alpha`.", level=lambda alpha: 1 - alpha),
         "This is 0, or nearly: `beta.pdf` and `beta.cdf` are something else, the quantile is "
@@ -84,7 +81,7 @@ check_lower_bound = Exercise(
     more=_more_votes,
     special={"Without a vote for the class (k = 0) the bound is 0.": (0, 10, 0.05)},
     fact=f"If all n votes agree, the bound is alpha^(1/n): with 100 votes and alpha = {ALPHA} it "
-    f"is {_bound(100, 100, ALPHA):.3f}, however good the network.",
+    f"is {my_lower_bound(100, 100, ALPHA):.3f}, however good the network.",
 )
 
 # --- The radius -----------------------------------------------------------------------------------
@@ -94,7 +91,7 @@ Votes = NDArray[np.int64]
 
 def _radius(
     formula: Callable[[float, float], float] = lambda p, sigma: sigma * norm.ppf(p),
-    bound: Bound = _bound,
+    bound: Bound = my_lower_bound,
     sample: Callable[[Votes, Votes], tuple[Votes, Votes]] = lambda counts0, counts: (
         counts,
         counts,
@@ -111,11 +108,11 @@ def _radius(
 
 
 def _upper(k: int, n: int, alpha: float) -> float:
-    return 1 - _bound(n - k, n, alpha)
+    return 1 - my_lower_bound(n - k, n, alpha)
 
 
 def _two_classes(
-    bound: Bound = _bound, upper: Bound = _upper
+    bound: Bound = my_lower_bound, upper: Bound = _upper
 ) -> Callable[[Votes, Votes, float, float], float]:
     """Take the half difference of the quantiles of the leader and the runner-up."""
 

@@ -145,8 +145,9 @@ class Exercise(Check):
         Draws further cases from a NumPy generator, which nobody has seen: for grading.
     also_right : sequence of callable, default=()
         Other correct solutions, whose values differ.
-    make : callable, default=None
-        Makes solutions of parts that are not the right ones; the first joins two mistakes.
+    make : callable, optional
+        Makes the solutions that have other parts than the right ones; of two mistakes at once the
+        first of them is known.
     laws : sequence of callable, default=()
         What every right result keeps to: named where no known mistake explains a wrong one.
     special : mapping of str to tuple, default={}

@@ -79,10 +79,6 @@ def _uniform(low: float, width: float) -> Noise:
     return lambda shape, generator: low + width * torch.rand(shape, generator=generator)
 
 
-def _unseeded(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.randn(shape)
-
-
 def _more_copies(rng: np.random.Generator) -> list[tuple[Any, ...]]:
     first, other = (int(seed) for seed in rng.choice(2**31, 2, replace=False))
     return [(IMAGE, SIGMA, COPIES, _seeded(seed)) for seed in (first, first, other)]
@@ -119,13 +115,13 @@ check_noisy_copies = Exercise(
         "The copies are clipped to [0, 1]. A certificate would still hold, of a network that clips "
         "first; but this network was trained on unclipped copies, and votes worse on these.",
         _copies()[1],
-        _copies(noise=_unseeded)[1],
+        _copies(noise=lambda shape, generator: torch.randn(shape))[1],
         "This noise is *uniform* (`torch.rand`): use `torch.randn` for Gaussian noise.",
         Part("This noise is *uniform*.", noise=_uniform(0, 1)),
         _copies(noise=_uniform(-1, 2))[0],
         _copies(noise=_uniform(-0.5, 1))[0],
         "The noise is from the global random state: use `torch.randn(..., generator=generator)`.",
-        _copies(noise=_unseeded)[0],
+        _copies(noise=lambda shape, generator: torch.randn(shape))[0],
         "The noise is the same for every `generator`: do not fix a seed inside the function.",
         _copies(noise=lambda shape, generator: _normal(shape, _seeded(2)))[0],
     ],
@@ -208,9 +204,7 @@ check_vote = Exercise(
         "it of `counts` as they were.",
         lambda counts, alpha: ABSTAIN if my_vote(counts, alpha) == ABSTAIN else len(counts) - 1,
         "The decision is reversed: a *small* p-value means that the lead is no accident.",
-        lambda counts, alpha: (
-            int(counts.argmax()) if my_vote(counts, alpha) == ABSTAIN else ABSTAIN
-        ),
+        lambda counts, alpha: ABSTAIN if my_vote(counts, alpha) >= 0 else int(counts.argmax()),
         "This tests the leader against *all* votes: test n_A out of n_A + n_B only.",
         Part("This tests the leader against *all* votes.", p_value=lambda a, b, n: 2 * _tail(a, n)),
         _vote(lambda a, b, n: _tail(a, n)),
