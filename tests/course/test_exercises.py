@@ -466,6 +466,8 @@ def test_two_mistakes_at_once_are_both_named(name):
     check = CHECKS[name]
     pairs = [row for row in check._table if row[0].startswith("Two mistakes at once.")]
     found = {words: check.verdict(pair) for words, pair in pairs}
+    parts = [row.words for row in check.mistakes if isinstance(row, engine.Part)]
+    assert all(any(part in words for words in found) for part in parts)
     assert all(text[13:] in (words, *diagnoses(check)) for words, text in found.items())
     assert sum(text[13:] == words for words, text in found.items()) >= 0.6 * len(found)
 

@@ -85,7 +85,8 @@ def test_points_and_diagnosis(cells, points, words):
     assert words in found.verdict
 
 
-FOLDER = str(Path(exercises.__file__).parents[1])
+ANSWERS = Path(exercises.solutions.__file__)
+PLACES = f"FILE, FOLDER = {str(ANSWERS)!r}, {str(ANSWERS.parents[1])!r}"
 
 
 @pytest.mark.parametrize(
@@ -94,8 +95,8 @@ FOLDER = str(Path(exercises.__file__).parents[1])
         # the answers themselves
         ("import rvlib.course as c; c.check_radius", "PermissionError: the answers are not there"),
         ("from rvlib.course.exercises import solutions", "ImportError: the answers are not there"),
-        (f"open({exercises.solutions.__file__!r})", "PermissionError: the answers are not there"),
-        (f"import os; os.open({FOLDER!r}, os.O_RDONLY)", "PermissionError: the answers are not"),
+        ("open(FILE)", "PermissionError: the answers are not there"),
+        ("import os; os.open(FOLDER, os.O_RDONLY)", "PermissionError: the answers are not there"),
         ("import subprocess; subprocess.run(['true'])", "PermissionError: grading runs no other"),
         # memory
         ("import torch; torch.empty(2**33)", "for more than 4 GB of memory."),
@@ -110,7 +111,7 @@ FOLDER = str(Path(exercises.__file__).parents[1])
     ],
 )
 def test_what_gets_no_points(body, words):
-    found = judged(f"{BOUND}    {body}")
+    found = judged(PLACES, f"{BOUND}    {body}")
     assert (found.points, found.exercise) == (0, "my_lower_bound")
     assert words in found.verdict
 
