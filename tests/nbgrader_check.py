@@ -4,7 +4,6 @@
 """
 
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+from ipykernel.kernelspec import write_kernel_spec
 
 from rvlib.course.handouts import write_handouts
 from rvlib.pipeline import repository
@@ -81,11 +81,7 @@ def cells_of(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 def kernel(scratch: Path) -> Path:
     """Name this environment, which has rvlib, as the kernel python3."""
-    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    spec = {"argv": argv, "display_name": "rvlib", "language": "python"}
-    folder = scratch / "jupyter" / "kernels" / "python3"
-    folder.mkdir(parents=True)
-    (folder / "kernel.json").write_text(json.dumps(spec))
+    write_kernel_spec(scratch / "jupyter" / "kernels" / "python3")
     return scratch / "jupyter"
 
 

@@ -89,23 +89,17 @@ def grade(path: Path, seed: int, seconds: float = 60) -> list[Grade]:
     except Exception:
         raise ValueError(f"{path} is no notebook: give the .ipynb file of a student") from None
     cells = [(i, c.source) for i, c in enumerate(notebook.cells) if c.cell_type == "code"]
-    return grade_cells(cells, seed, seconds, str(path))
+    grades = grade_cells(cells, seed, seconds)
+    if not grades:
+        raise ValueError(f"{path} has no exercise of the course, such as my_fgsm")
+    return grades
 
 
-def grade_cells(
-    cells: list[tuple[int, str]], seed: int, seconds: float = 60, name: str = "notebook"
-) -> list[Grade]:
+def grade_cells(cells: list[tuple[int, str]], seed: int, seconds: float = 60) -> list[Grade]:
     """Grade the exercises in the code of some cells: as `grade`, by number and text."""
     defined = set().union(*(_defined(*cell) for cell in cells))
-    exercises = [
-        exercise
-        for group in NOTEBOOKS.values()
-        if any(exercise.name in defined for exercise in group)
-        for exercise in group
-    ]
-    if not exercises:
-        raise ValueError(f"{name} has no exercise of the course, such as my_fgsm")
-    return [_grade(exercise, cells, seed, seconds) for exercise in exercises]
+    groups = [group for group in NOTEBOOKS.values() if any(each.name in defined for each in group)]
+    return [_grade(exercise, cells, seed, seconds) for group in groups for exercise in group]
 
 
 def nbgrader_points(name: str, history: list[str]) -> int:
@@ -285,11 +279,10 @@ def _defined(cell: int, text: str) -> set[str]:
 def _bound(node: ast.stmt) -> set[str]:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {node.name}
-    aliases = {
-        (a.asname or a.name.split(".")[0]) for a in ast.walk(node) if isinstance(a, ast.alias)
-    }
-    stored = (n for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
-    return aliases | {n.id for n in stored}
+    inside = [*ast.walk(node)]
+    aliases = {a.asname or a.name.split(".")[0] for a in inside if isinstance(a, ast.alias)}
+    names = (n for n in inside if isinstance(n, ast.Name))
+    return aliases | {n.id for n in names if isinstance(n.ctx, ast.Store)}
 
 
 def _globals(code: CodeType) -> set[str]:

@@ -15,6 +15,13 @@ from rvlib.course.grading import points_at_most
 EMPTY = "    ...\n"
 """The line of an exercise's cell that a student replaces."""
 
+TESTS = """from rvlib.course.grading import nbgrader_points
+
+### BEGIN HIDDEN TESTS
+nbgrader_points("{}", In)
+### END HIDDEN TESTS"""
+"""A cell of nbgrader that grades the function of this name."""
+
 NBGRADER_CONFIG = """c = get_config()
 c.CourseDirectory.course_id = "rvlib"
 c.Execute.timeout = 600  # seconds: the first cell that grades loads PyTorch
@@ -96,25 +103,19 @@ def assignment(notebook: nbformat.NotebookNode, checks: Sequence[Check]) -> nbfo
     cells = [notebook.cells[0]]
     for before, cell in zip(notebook.cells, notebook.cells[1:], strict=False):
         if check := exercise_in(cell, checks):
-            marked = EMPTY.join(["    ### BEGIN SOLUTION\n", "    ### END SOLUTION\n"])
+            marked = f"    ### BEGIN SOLUTION\n{EMPTY}    ### END SOLUTION\n"
             function = cell.source.partition("\n\n\n")[0] + "\n"
             function = solved(function.replace(EMPTY, marked), check)
-            points = f'nbgrader_points("{check.name}", In)'
-            hidden = f"### BEGIN HIDDEN TESTS\n{points}\n### END HIDDEN TESTS"
-            tests = f"from rvlib.course.grading import nbgrader_points\n\n{hidden}"
+            tests = TESTS.format(check.name)
             answer = _marks(check.name, grade=False)
-            graded = _marks(f"test_{check.name}", grade=True)
-            graded["nbgrader"]["points"] = points_at_most(1)
-            cells += [
-                before,
-                new_code_cell(function.rstrip(), metadata=answer),
-                new_code_cell(tests, metadata=graded),
-            ]
+            graded = _marks(f"test_{check.name}", grade=True, points=points_at_most(1))
+            cells += [before, new_code_cell(function.rstrip(), metadata=answer)]
+            cells += [new_code_cell(tests, metadata=graded)]
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number:02d}"
     return new_notebook(cells=cells, metadata={"kernelspec": notebook.metadata.kernelspec})
 
 
-def _marks(name: str, grade: bool) -> dict[str, dict[str, object]]:
-    marks = {"grade_id": name, "grade": grade, "solution": not grade, "locked": grade}
+def _marks(name: str, grade: bool, **points: int) -> dict[str, dict[str, object]]:
+    marks = {"grade_id": name, "grade": grade, "solution": not grade, "locked": grade, **points}
     return {"nbgrader": {**marks, "task": False, "schema_version": 3}}

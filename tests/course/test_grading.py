@@ -15,16 +15,20 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 import rvlib as rv
 from rvlib.cli import main
 from rvlib.course import exercises, grading, sandbox
-from rvlib.course.calls import Call, Failure, observe
+from rvlib.course.calls import Call, Failure
 from rvlib.course.grading import grade, grade_cells, needed
 from rvlib.pipeline import repository
 
 BOUND = "def my_lower_bound(k, n, alpha):\n"
-RIGHT = (
-    BOUND
-    + "    from scipy.stats import beta\n    return beta.ppf(alpha, k, n - k + 1) if k else 0\n"
-)
+RIGHT = BOUND + "    import rvlib\n    return rvlib.lower_confidence_bound(k, n, alpha)\n"
 SHARE = BOUND + "    return k / n\n"
+SHARE_ANYWAY = BOUND + "    print('**Right.**')\n    return k / n\nprint('**Right.** 2/2')"
+PATCH = """
+    from rvlib.course.exercises.exercise import Exercise
+    Exercise.judge = Exercise.verdict = lambda *a: '**Right.**'
+    import rvlib.course.grading as g
+    g.POINTS['**Not yet.**'] = 2"""
+PATCHED = "course.check_lower_bound = lambda f: display('**Right.**')"
 CHECK = exercises.check_lower_bound
 VISIBLE = [*CHECK.cases, *CHECK.special.values()]
 KNOWN = {case: CHECK.answers[0](*case) for case in VISIBLE}
@@ -50,74 +54,20 @@ def test_every_notebook_and_every_exercise_is_in_the_table():
 @pytest.mark.parametrize(
     ("cells", "points", "words"),
     [
-        ([RIGHT], 2, "**Right.**"),
-        ([SHARE], 0, "**Not yet.** This is the *share* k/n"),
-        # printing, and replacing the check
-        ([SHARE + "    print('**Right.**')\nprint('**Right.** 2/2')"], 0, "*share*"),
-        (
-            [
-                "from rvlib.course.exercises.exercise import Exercise\n"
-                "Exercise.judge = Exercise.verdict = lambda *a: '**Right.**'\n"
-                "import rvlib.course.grading as g\ng.POINTS['**Not yet.**'] = 2",
-                SHARE,
-                "course.check_lower_bound = lambda f: display('**Right.**')",
-            ],
-            *(0, "*share*"),
-        ),
-        # the answers themselves
-        (
-            [BOUND + "    from rvlib import course\n    return course.check_lower_bound"],
-            *(0, "PermissionError: the answers are not there"),
-        ),
-        (
-            [
-                BOUND + "    from rvlib.course.exercises.solutions import my_lower_bound\n"
-                "    return my_lower_bound(k, n, alpha)"
-            ],
-            *(0, "ImportError: the answers are not there"),
-        ),
-        (
-            [
-                f"file = {exercises.solutions.__file__!r}",
-                BOUND + "    names = {}\n    exec(open(file).read(), names)\n"
-                "    return names['my_lower_bound'](k, n, alpha)",
-            ],
-            *(0, "PermissionError: the answers are not there"),
-        ),
-        (
-            [
-                f"folder = {str(Path(exercises.__file__).parents[1])!r}",
-                BOUND + "    import os\n    place = os.open(folder, os.O_RDONLY)\n"
-                "    return os.open('exercises/solutions.py', os.O_RDONLY, dir_fd=place)",
-            ],
-            *(0, "PermissionError: the answers are not there"),
-        ),
-        (
-            [BOUND + "    import subprocess\n    subprocess.run(['true'])"],
-            *(0, "PermissionError: grading runs no other program"),
-        ),
-        # memory
-        ([BOUND + "    import torch\n    torch.empty(2**33)"], 0, "for more than 4 GB of memory."),
-        ([BOUND + "    import numpy\n    numpy.empty(2**31)"], 0, "for more than 4 GB of memory."),
-        ([BOUND + "    import torch\n    return torch.ones(1).expand(2**25)"], 0, "than 16 MB."),
-        # a table of the visible cases
-        (
-            [
-                f"known = {KNOWN}",
-                BOUND + "    return known.get((k, n, alpha), 0.5)",
-            ],
-            *(1, "**Almost.** Right in the cases of the check, wrong in others:"),
-        ),
-        # ways out
-        ([BOUND + "    import os\n    os._exit(0)"], 0, "ends its process"),
-        ([BOUND + "    raise SystemExit"], 0, "ends its process"),
-        ([BOUND + "    return k / 0"], 0, "division by zero` in line 2, `return k / 0`"),
-        ([BOUND + "    return '**Right.**'"], 0, "returns `str`, not `float`."),
-        ([BOUND + "    return object()"], 0, "returns `object`, not `float`."),
+        ([SHARE, RIGHT], 2, "**Right.**"),
+        ([RIGHT, SHARE], 0, "**Not yet.** This is the *share* k/n"),
+        # printing, replacing the check, a table of the visible cases
+        ([SHARE_ANYWAY], 0, "*share*"),
+        ([PATCH, SHARE, PATCHED], 0, "*share*"),
+        ([f"known = {KNOWN}", BOUND + "    return known.get((k, n, alpha), 0.5)"], 1,
+         "**Almost.** Right in the cases of the check, wrong in others:"),
+        # what is no function, or cannot be run
         (["def my_lower_bound(k, n alpha):"], 0, "is not there, or its cell is no valid Python"),
         (["check_lower_bound(my_lower_bound)", "def my_radius(): ..."], 0, "is not there"),
         (["async " + SHARE], 0, "returns `coroutine`, not `float`."),
         (["import nothing_like_this as t", BOUND + "    return t"], 0, "Cell 0 stops with `Mod"),
+        (["seen = []\nseen.append(0)", BOUND + "    return seen[0]"], 0, grading.NOT_RUN),
+        (["seen = {}\nseen[0] = 1", BOUND + "    return seen[0]"], 0, grading.NOT_RUN),
         # what a notebook may hold
         (["%pip install x\n!ls", "x = 1 / 0", "from scipy.stats import beta\nq = beta.ppf",
           BOUND + "    return q(alpha, k, n - k + 1) if k else 0"], 2, "**Right.**"),
@@ -127,15 +77,42 @@ def test_every_notebook_and_every_exercise_is_in_the_table():
         ([RIGHT.replace("\n", "  # one\u2028two\n", 1)], 2, "**Right.**"),
         (["\n\n" + BOUND + "    return 1 / 0"], 0, "in line 4, `return 1 / 0`"),
         (["return 1", "await print", RIGHT], 2, "**Right.**"),
-        (["seen = []\nseen.append(0)", BOUND + "    return seen[0]"], 0, grading.NOT_RUN),
-        (["seen = {}\nseen[0] = 1", BOUND + "    return seen[0]"], 0, grading.NOT_RUN),
-        ([SHARE, RIGHT], 2, "**Right.**"),
-        ([RIGHT, SHARE], 0, "*share*"),
     ],
 )  # fmt: skip
 def test_points_and_diagnosis(cells, points, words):
     found = judged(*cells)
     assert (found.points, found.exercise) == (points, "my_lower_bound")
+    assert words in found.verdict
+
+
+ANSWERS = Path(exercises.solutions.__file__)
+PLACES = f"FILE, FOLDER = {str(ANSWERS)!r}, {str(ANSWERS.parents[1])!r}"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        # the answers themselves
+        ("import rvlib.course as c; c.check_radius", "PermissionError: the answers are not there"),
+        ("from rvlib.course.exercises import solutions", "ImportError: the answers are not there"),
+        ("open(FILE)", "PermissionError: the answers are not there"),
+        ("import os; os.open(FOLDER, os.O_RDONLY)", "PermissionError: the answers are not there"),
+        ("import subprocess; subprocess.run(['true'])", "PermissionError: grading runs no other"),
+        # memory
+        ("import torch; torch.empty(2**33)", "for more than 4 GB of memory."),
+        ("import numpy; numpy.empty(2**31)", "for more than 4 GB of memory."),
+        ("import torch; return torch.ones(1).expand(2**25)", "than 16 MB."),
+        # ways out
+        ("import os; os._exit(0)", "ends its process"),
+        ("raise SystemExit", "ends its process"),
+        ("return k / 0", "division by zero` in line 2, `return k / 0`"),
+        ("return '**Right.**'", "returns `str`, not `float`."),
+        ("return object()", "returns `object`, not `float`."),
+    ],
+)
+def test_what_gets_no_points(body, words):
+    found = judged(PLACES, f"{BOUND}    {body}")
+    assert (found.points, found.exercise) == (0, "my_lower_bound")
     assert words in found.verdict
 
 
@@ -152,18 +129,35 @@ def test_a_fault_of_a_check_costs_no_other_exercise(monkeypatch):
     assert "The check itself stops with `ZeroDivisionError" in found[0].verdict
 
 
-def test_a_right_solution_in_numpy_gets_all_points():
-    student = """
-        import numpy as np
-        import torch
-        import torch.nn.functional as F
+NUMPY = """
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
 
-        def my_fgsm(model, x, y, eps):
-            a = x.clone().requires_grad_()
-            (g,) = torch.autograd.grad(F.cross_entropy(model(a), y), a)
-            moved = np.clip(x.numpy() + eps * np.sign(g.numpy()), 0, 1)
-            return torch.from_numpy(moved)"""
-    assert grade_cells([(0, textwrap.dedent(student))], seed=0)[0].points == 2
+    def my_fgsm(model, x, y, eps):
+        a = x.clone().requires_grad_()
+        (g,) = torch.autograd.grad(F.cross_entropy(model(a), y), a)
+        return torch.from_numpy(np.clip(x.numpy() + eps * np.sign(g.numpy()), 0, 1))"""
+HIDES = """
+    def my_average_radius(p, sigma):
+        import rvlib.course.calls
+        from rvlib.course import calls
+        from scipy.stats import norm
+        calls.state = rvlib.course.calls.state = lambda argument: None
+        p.clip(min=0.5, out=p)
+        return (sigma * norm.ppf(p)).mean()"""
+
+
+@pytest.mark.parametrize(
+    ("student", "exercise", "points", "words"),
+    [(NUMPY, "my_fgsm", 2, "**Right.**"), (HIDES, "my_average_radius", 1, "changes `p`")],
+    ids=["numpy", "patch"],
+)
+def test_numpy_gets_all_points_and_a_patch_hides_no_change(student, exercise, points, words):
+    grades = grade_cells([(0, textwrap.dedent(student))], seed=0)
+    (found,) = (each for each in grades if each.exercise == exercise)
+    assert found.points == points
+    assert words in found.verdict
 
 
 def test_a_loop_without_end_is_stopped():
@@ -181,26 +175,9 @@ def test_the_solutions_get_all_points(stem):
     assert [each.points for each in grade_cells(cells, seed=11)] == ([2, 0, 0] if tasks else [2, 2])
 
 
-def test_a_patch_does_not_hide_what_was_changed():
-    student = """
-        def my_average_radius(p, sigma):
-            import rvlib.course.calls
-            from rvlib.course import calls
-            from scipy.stats import norm
-            calls.state = rvlib.course.calls.state = lambda argument: None
-            p.clip(min=0.5, out=p)
-            return (sigma * norm.ppf(p)).mean()"""
-    found = grade_cells([(0, textwrap.dedent(student))], seed=0)[1]
-    assert (found.exercise, found.points) == ("my_average_radius", 1)
-    assert "changes `p`" in found.verdict
-
-
 def test_chance_is_the_same_each_time():
-    student = (
-        BOUND
-        + "    import random, numpy, torch\n"
-        + ("    return random.random() + numpy.random.rand() + torch.rand(1).item()")
-    )
+    draws = "random.random() + numpy.random.rand() + torch.rand(1).item()"
+    student = f"{BOUND}    import random, numpy, torch\n    return {draws}"
     assert judged(student) == judged(student)
 
 
@@ -211,7 +188,7 @@ def test_this_process_reads_no_result_that_is_too_large(monkeypatch):
         assert "returns what cannot be read" in student((10**5,)).result
 
 
-def test_what_is_sent_back_runs_nothing(tmp_path):
+def test_what_is_sent_back_runs_nothing():
     content = io.BytesIO()
     torch.save((print, None, False), content)
     with pytest.raises(Exception, match="weights_only"):
@@ -222,21 +199,14 @@ def test_what_is_sent_back_runs_nothing(tmp_path):
     "value", [None, 1, 2.5, "a", (0.5, 1), [1, [2, 3]], Failure("no"), 10**400]
 )
 def test_a_result_comes_back_as_it_was(value):
-    again = sandbox.unpack(sandbox.pack(Call(value, 2, True)))
-    assert again == Call(value, 2, True)
+    again = sandbox.unpack(sandbox.pack(Call(value, 2, True, slope=0.1)))
+    assert again == Call(value, 2, True, slope=0.1)
     assert type(again.result) is type(value)
 
 
 def test_a_named_tuple_comes_back_as_a_tuple():
     again = sandbox.unpack(sandbox.pack(Call(rv.wilson(1, 4))))
     assert again.result == tuple(rv.wilson(1, 4))
-
-
-def test_a_loss_comes_back_with_what_it_would_train():
-    step = exercises.check_training_loss
-    call = observe(step.answers[0], step.cases[0])
-    assert call.slope
-    assert sandbox.unpack(sandbox.pack(call)).slope == call.slope
 
 
 def test_only_what_a_function_uses_is_run():

@@ -19,18 +19,18 @@ def shown(monkeypatch):
 
 
 @pytest.fixture
-def cells(monkeypatch):
-    """Pretend that these cells have run; yields the list."""
+def shell(monkeypatch):
+    """Run in a shell of IPython, in which no cell has run."""
     shell = InteractiveShell()
     monkeypatch.setattr(notebook, "get_ipython", lambda: shell)
-    inputs = shell.user_ns["In"] = [""]
-    yield inputs
+    shell.user_ns["In"] = [""]
+    yield shell
     assert shell.history_manager is not None
     shell.history_manager.end_session()
 
 
-def test_start_takes_whatever_was_typed_before(cells):
-    cells += ["epochs = 3", "profile = 'smoke'"]
+def test_start_takes_whatever_was_typed_before(shell):
+    shell.user_ns["In"] += ["epochs = 3", "profile = 'smoke'"]
     run = notebook.start("smoke", 3, "cpu")
     assert run.profile.name == "smoke"
     assert run.out.name == "smoke-seed-3"
@@ -47,15 +47,21 @@ def test_start_takes_the_algorithms_that_were_asked_for(monkeypatch):
         torch.use_deterministic_algorithms(False)
 
 
-def test_start_refuses_a_parameter_of_papermill_that_does_not_exist(cells):
-    cells += ["# Parameters\nprofile = 'smoke'\nepsilon = 0.1\n"]
+def test_start_takes_papermills_own_parameters_and_refuses_others(shell):
+    shell.user_ns["In"] += ["# Parameters\nprofile = 'smoke'\nseed = 0\n"]
+    notebook.start("smoke", 0, "cpu")
+    shell.user_ns["In"] += ["# Parameters\nprofile = 'smoke'\nepsilon = 0.1\n"]
     with pytest.raises(ValueError, match=r"unknown parameter epsilon: .*seed"):
         notebook.start("smoke", 0, "cpu")
 
 
-def test_start_takes_papermills_own_parameters(cells):
-    cells += ["# Parameters\nprofile = 'smoke'\nseed = 0\n"]
-    notebook.start("smoke", 0, "cpu")
+def test_an_interrupt_is_one_line(shell, capsys):
+    notebook.start("smoke", device="cpu")
+    capsys.readouterr()
+    found = shell.run_cell("def f(): raise KeyboardInterrupt\nf()")
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert isinstance(found.error_in_exec, KeyboardInterrupt)
 
 
 @pytest.mark.parametrize("thing", [ascend, PixelL2, notebook.say])
@@ -81,17 +87,13 @@ def test_say_removes_common_indentation(shown):
     assert shown == ["\n# 3\nimages"]
 
 
-def test_accuracies_as_a_table(shown):
+def test_accuracies_are_a_table_with_columns_for_abstentions_where_there_are_any(shown):
     notebook.show_accuracies({"fgsm": Accuracy(8, 4, 0, "linf 0.03")})
+    notebook.show_accuracies({"fgsm": Accuracy(8, 4, 2, "-"), "mine": Accuracy(8, 0, 8, "-")})
     head, _, line = shown[0].splitlines()
     assert "abstained" not in head
     assert line == "| FGSM | linf 0.03 | 50.00 | 21.52 to 78.48 | 8 |"
-
-
-def test_abstentions_have_columns_of_their_own(shown):
-    cells = {"fgsm": Accuracy(8, 4, 2, "-"), "mine": Accuracy(8, 0, 8, "-")}
-    notebook.show_accuracies(cells)
-    head, _, first, second = shown[0].splitlines()
+    head, _, first, second = shown[1].splitlines()
     assert "answered only" in head
     assert "| 25.0 | 66.67 | 8 |" in first
     assert "| mine |" in second

@@ -9,31 +9,25 @@ from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
 from rvlib.course.calls import Solution
-from rvlib.course.exercises.exercise import Exercise, two_at_once, within
+from rvlib.course.exercises.exercise import Exercise, Part, within
+from rvlib.course.exercises.solutions import my_lower_bound
 from rvlib.experiments import ALPHA
-from rvlib.smoothing.statistics import largest_radius, lower_confidence_bound, wilson
+from rvlib.smoothing.statistics import largest_radius, wilson
 
 # --- The bound ------------------------------------------------------------------------------------
 
 Bound = Callable[[int, int, float], float]
 
 
-def _bound(k: int, n: int, alpha: float) -> float:
-    return float(lower_confidence_bound(k, n, alpha))
-
-
 def _wald(k: int, n: int, alpha: float) -> float:
     return float(k / n - norm.isf(alpha) * sqrt(k / n * (1 - k / n) / n))
 
 
-def _quantile(a: float, b: float) -> Bound:
-    """Make the quantile of Beta(k + a, n - k + b)."""
-    return lambda k, n, alpha: float(beta.ppf(alpha, k + a, n - k + b))
-
-
-def _tail(b: float = 1, level: Callable[[float], float] = lambda alpha: alpha) -> Bound:
-    """Take another quantile of Beta(k, n - k + b)."""
-    return lambda k, n, alpha: _quantile(0, b)(k, n, level(alpha))
+def _quantile(
+    a: float = 0, b: float = 1, level: Callable[[float], float] = lambda alpha: alpha
+) -> Bound:
+    """Make a quantile of Beta(k + a, n - k + b)."""
+    return lambda k, n, alpha: float(beta.ppf(level(alpha), k + a, n - k + b))
 
 
 def _below_share(result: float, k: int, n: int, alpha: float) -> str:
@@ -53,12 +47,12 @@ check_lower_bound = Exercise(
         "This is the *share* k/n: the true probability lies below it in about half of all samples.",
         lambda k, n, alpha: k / n,
         "This is the *two-sided* bound, with `alpha / 2`: the radius needs only the lower one.",
-        lambda k, n, alpha: _bound(k, n, alpha / 2),
+        Part("This is the *two-sided* bound, with `alpha / 2`.", level=lambda alpha: alpha / 2),
         "This is the *upper* bound: a certificate needs the lower one.",
-        lambda k, n, alpha: _quantile(1, 0)(k, n, 1 - alpha),
-        lambda k, n, alpha: 1 - _bound(n - k, n, alpha),
+        _quantile(1, 0, lambda alpha: 1 - alpha),
+        lambda k, n, alpha: 1 - my_lower_bound(n - k, n, alpha),
         "This is the quantile at 1 - `alpha`: the lower bound is the one at `alpha`.",
-        lambda k, n, alpha: _quantile(0, 1)(k, n, 1 - alpha),
+        Part("This is the quantile at 1 - `alpha`.", level=lambda alpha: 1 - alpha),
         "This is 0, or nearly: `beta.pdf` and `beta.cdf` are something else, the quantile is "
         "`beta.ppf`.",
         lambda k, n, alpha: float(beta.cdf(alpha, k, n - k + 1)),
@@ -80,21 +74,14 @@ check_lower_bound = Exercise(
         lambda k, n, alpha: float(beta.ppf(alpha, n - k, k + 1)),
         "A parameter is off by one: use Beta(k, n - k + 1).",
         _quantile(1, 0),
-        _quantile(0, 0),
+        Part("The second parameter is off by one: use Beta(k, n - k + 1).", b=0),
     ],
-    pairs=two_at_once(
-        _tail,
-        {
-            "This is the *two-sided* bound, with `alpha / 2`.": {"level": lambda alpha: alpha / 2},
-            "This is the quantile at 1 - `alpha`.": {"level": lambda alpha: 1 - alpha},
-            "The second parameter is off by one: use Beta(k, n - k + 1).": {"b": 0},
-        },
-    ),
+    make=lambda **parts: [_quantile(**parts)],
     laws=[_below_share],
     more=_more_votes,
     special={"Without a vote for the class (k = 0) the bound is 0.": (0, 10, 0.05)},
     fact=f"If all n votes agree, the bound is alpha^(1/n): with 100 votes and alpha = {ALPHA} it "
-    f"is {_bound(100, 100, ALPHA):.3f}, however good the network.",
+    f"is {my_lower_bound(100, 100, ALPHA):.3f}, however good the network.",
 )
 
 # --- The radius -----------------------------------------------------------------------------------
@@ -104,25 +91,28 @@ Votes = NDArray[np.int64]
 
 def _radius(
     formula: Callable[[float, float], float] = lambda p, sigma: sigma * norm.ppf(p),
-    bound: Bound = _bound,
-    sample: Callable[[Votes, Votes], Votes] = lambda counts0, counts: counts,
+    bound: Bound = my_lower_bound,
+    sample: Callable[[Votes, Votes], tuple[Votes, Votes]] = lambda counts0, counts: (
+        counts,
+        counts,
+    ),
 ) -> Solution:
-    """Certify with another formula, bound or sample, where the bound is above one half."""
+    """Certify with another formula, bound or samples of k and n, where it is above one half."""
 
     def radius(counts0: Votes, counts: Votes, alpha: float, sigma: float) -> float:
-        votes = sample(counts0, counts)
-        p = bound(int(votes[counts0.argmax()]), int(votes.sum()), alpha)
+        ks, ns = sample(counts0, counts)
+        p = bound(int(ks[counts0.argmax()]), int(ns.sum()), alpha)
         return float(formula(p, sigma)) if p > 0.5 else 0.0
 
     return radius
 
 
 def _upper(k: int, n: int, alpha: float) -> float:
-    return 1 - _bound(n - k, n, alpha)
+    return 1 - my_lower_bound(n - k, n, alpha)
 
 
 def _two_classes(
-    bound: Bound = _bound, upper: Bound = _upper
+    bound: Bound = my_lower_bound, upper: Bound = _upper
 ) -> Callable[[Votes, Votes, float, float], float]:
     """Take the half difference of the quantiles of the leader and the runner-up."""
 
@@ -136,31 +126,15 @@ def _two_classes(
     return radius
 
 
+TWO_SIDED = _quantile(level=lambda alpha: alpha / 2)
+
+
 def _share(k: int, n: int, alpha: float) -> float:
     return k / n
 
 
-def _two_sided(k: int, n: int, alpha: float) -> float:
-    return _bound(k, n, alpha / 2)
-
-
-def _of_choice(counts0: Votes, counts: Votes) -> Votes:
-    return counts0
-
-
-def _pooled(counts0: Votes, counts: Votes) -> Votes:
-    return counts0 + counts
-
-
-def _of_k_and_n(choice: Votes, ks: Votes, ns: Votes, alpha: float, sigma: float) -> float:
-    """Certify with k and n of two samples; the quantile is no number where k > n."""
-    p = _quantile(0, 1)(int(ks[choice.argmax()]), int(ns.sum()), alpha)
-    return float(sigma * norm.ppf(p)) if p > 0.5 else 0.0
-
-
-def _at_most_of_shares(
-    result: float, counts0: Votes, counts: Votes, alpha: float, sigma: float
-) -> str:
+def _at_most_of_shares(result: float, *case: Any) -> str:
+    counts0, counts, _, sigma = case
     share = counts[counts0.argmax()] / counts.sum()
     most = max(0.0, float(sigma * norm.ppf(share)))
     words = f"a radius lies between 0 and {most:.4g}, that of the share of votes itself"
@@ -191,39 +165,41 @@ check_radius = Exercise(
     ],
     mistakes=[
         "This takes the share of votes, which may exceed the probability: use the *lower bound*.",
-        _radius(bound=_share),
+        Part("This takes the share of votes, not its *lower bound*.", bound=_share),
         "The bound comes from `counts0`, which chose the class and so favours it: use `counts`.",
-        _radius(sample=_of_choice),
+        Part(
+            "The bound comes from `counts0`, which chose the class.", sample=lambda c0, c: (c0, c0)
+        ),
         "This pools `counts0` and `counts`: votes that chose the class must not bound it.",
-        _radius(sample=_pooled),
+        Part(
+            "This pools `counts0` and `counts`.",
+            sample=lambda c0, c: (c0 + c, c0 + c),
+        ),
         "`sigma` is missing: this radius is in standard deviations of the noise.",
-        _radius(lambda p, sigma: norm.ppf(p)),
+        Part("`sigma` is missing.", formula=lambda p, sigma: norm.ppf(p)),
         "`sigma` is *squared*: the radius is proportional to `sigma`.",
-        _radius(lambda p, sigma: sigma**2 * norm.ppf(p)),
+        Part("`sigma` is *squared*.", formula=lambda p, sigma: sigma**2 * norm.ppf(p)),
         "This *divides* by `sigma`: the radius is proportional to `sigma`.",
-        _radius(lambda p, sigma: norm.ppf(p) / sigma),
+        Part("This *divides* by `sigma`.", formula=lambda p, sigma: norm.ppf(p) / sigma),
         "This is Φ, `norm.cdf`, which maps a radius to a probability: use Φ⁻¹, `norm.ppf`.",
-        _radius(lambda p, sigma: sigma * norm.cdf(p)),
+        Part("This is Φ, `norm.cdf`.", formula=lambda p, sigma: sigma * norm.cdf(p)),
         "This is the density φ, `norm.pdf`: use Φ⁻¹, `norm.ppf`.",
         _radius(lambda p, sigma: sigma * norm.pdf(p)),
         "The sign is wrong: Φ⁻¹(1 - p) = -Φ⁻¹(p).",
         _radius(lambda p, sigma: -sigma * norm.ppf(p)),
         "This bound is *two-sided*, with `alpha / 2`: the radius needs only the lower one.",
-        _radius(bound=_two_sided),
+        Part("This bound is *two-sided*.", bound=TWO_SIDED),
         "This is the radius with *two* classes: both bounds must hold at once, which costs alpha "
         "twice. Bound the leader alone, Φ⁻¹(p), and the runner-up by 1 - p.",
         _two_classes(),
-        _two_classes(
-            bound=lambda k, n, alpha: _bound(k, n, alpha / 2),
-            upper=lambda k, n, alpha: _upper(k, n, alpha / 2),
-        ),
+        _two_classes(TWO_SIDED, lambda k, n, alpha: _upper(k, n, alpha / 2)),
         _two_classes(bound=_share, upper=_share),
         _two_classes(upper=_share),
         "This bound is the quantile at 1 - `alpha`: the lower bound is the one at `alpha`.",
-        _radius(bound=_tail(level=lambda alpha: 1 - alpha)),
+        _radius(bound=_quantile(level=lambda alpha: 1 - alpha)),
         "k and n come from different votes: take both from `counts`.",
-        lambda counts0, counts, *rest: _of_k_and_n(counts0, counts0, counts, *rest),
-        lambda counts0, counts, *rest: _of_k_and_n(counts0, counts, counts0, *rest),
+        _radius(bound=_quantile(), sample=lambda c0, c: (c0, c)),
+        _radius(bound=_quantile(), sample=lambda c0, c: (c, c0)),
         "No radius is certified. Is it Beta(k, n - k + 1), in this order?",
         lambda counts0, counts, alpha, sigma: 0.0,
         "This is *half* the radius: where p_B is bounded by 1 - p_A the two halves are equal.",
@@ -231,19 +207,7 @@ check_radius = Exercise(
         "This is the bound on the *probability*: the radius is `sigma` · Φ⁻¹ of it.",
         _radius(lambda p, sigma: p),
     ],
-    pairs=two_at_once(
-        _radius,
-        {
-            "This takes the share of votes, not its *lower bound*.": {"bound": _share},
-            "This bound is *two-sided*.": {"bound": _two_sided},
-            "The bound comes from `counts0`, which chose the class.": {"sample": _of_choice},
-            "This pools `counts0` and `counts`.": {"sample": _pooled},
-            "`sigma` is missing.": {"formula": lambda p, sigma: norm.ppf(p)},
-            "`sigma` is *squared*.": {"formula": lambda p, sigma: sigma**2 * norm.ppf(p)},
-            "This *divides* by `sigma`.": {"formula": lambda p, sigma: norm.ppf(p) / sigma},
-            "This is Φ, `norm.cdf`.": {"formula": lambda p, sigma: sigma * norm.cdf(p)},
-        },
-    ),
+    make=lambda **parts: [_radius(**parts)],
     laws=[_at_most_of_shares],
     more=_more_samples,
     special={

@@ -106,6 +106,21 @@ class Check:
         raise NotImplementedError
 
 
+class Part:
+    """A mistake in one part of a solution, which a student may make together with others.
+
+    Parameters
+    ----------
+    words : str
+        What to say about it beside another one.
+    **parts
+        What `Exercise.make` takes in place of the right parts.
+    """
+
+    def __init__(self, words: str, **parts: Any) -> None:
+        self.words, self.parts = words, parts
+
+
 @dataclass(frozen=True, repr=False)
 class Exercise(Check):
     """A check that names the mistake in a student's function.
@@ -121,17 +136,18 @@ class Exercise(Check):
         What the function should return.
     cases : sequence of tuple
         Arguments of the calls; every call gets its own copies.
-    mistakes : sequence of str and callable
+    mistakes : sequence of str, callable and Part
         A table: what to say about a mistake, then the solutions that make it, and so on. The first
-        match is shown.
+        match is shown; two parts at once are tried last.
     fact : str
         What a student who has finished reads.
     more : callable
         Draws further cases from a NumPy generator, which nobody has seen: for grading.
     also_right : sequence of callable, default=()
         Other correct solutions, whose values differ.
-    pairs : sequence of str and callable, default=()
-        Two mistakes at once: a table like that of `mistakes`, tried after it.
+    make : callable, optional
+        Makes the solutions that have other parts than the right ones; of two mistakes at once the
+        first of them is known.
     laws : sequence of callable, default=()
         What every right result keeps to: named where no known mistake explains a wrong one.
     special : mapping of str to tuple, default={}
@@ -145,11 +161,11 @@ class Exercise(Check):
     signature: str
     task: str
     cases: Sequence[tuple[Any, ...]]
-    mistakes: Sequence[str | Solution]
+    mistakes: Sequence[str | Solution | Part]
     fact: str
     more: Callable[[np.random.Generator], list[tuple[Any, ...]]]
     also_right: Sequence[Solution] = ()
-    pairs: Sequence[str | Solution] = ()
+    make: Callable[..., list[Solution]] = lambda **parts: []
     laws: Sequence[Law] = ()
     special: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     describe: Callable[[list[Any]], Mapping[str, float]] | None = None
@@ -186,20 +202,36 @@ class Exercise(Check):
         return "" if isinstance(given, nn.Module) else words
 
     def _mistake(self, results: list[Any]) -> str:
+        right = self._known(self.answers[0])
         if failures := [result for result in results if isinstance(result, Failure)]:
             hints = [words for error, words in HINTS.items() if error in failures[0]]
             return " ".join([f"{failures[0]}.", *hints])
         if all(result is None for result in results):
-            if None in self._known(self.answers[0]):
-                return f"`{self.name}` returns None in every case. Return {self.task}"
-            return f"`{self.name}` returns None: is a `return` missing? Return {self.task}"
-        words, agrees = "", self._agree(results)
-        for row in (*self.answers, *self.mistakes, *self.pairs):
+            doubt = " in every case." if None in right else ": is a `return` missing?"
+            return f"`{self.name}` returns None{doubt} Return {self.task}"
+        agrees = self._agree(results)
+        for words, solution in self._table:
+            if agrees(solution):
+                return words
+        return self._difference(results, right)
+
+    @cached_property
+    def _table(self) -> list[tuple[str, Solution]]:
+        """Solutions and what to say about them: right ones, known mistakes, two at once."""
+        table, words, parts = [("", answer) for answer in self.answers], "", []
+        for row in self.mistakes:
             if isinstance(row, str):
                 words = row
-            elif agrees(row):
-                return words
-        return self._difference(results, self._known(self.answers[0]))
+            elif isinstance(row, Part):
+                parts.append(row)
+                table += [(words, solution) for solution in self.make(**row.parts)]
+            else:
+                table.append((words, row))
+        for one, two in combinations(parts, 2):
+            if not one.parts.keys() & two.parts.keys():
+                both, *_ = self.make(**one.parts, **two.parts)
+                table.append((f"Two mistakes at once. {one.words} {two.words}", both))
+        return table
 
     @cached_property
     def _known(self) -> Callable[[Solution], list[Any]]:
@@ -219,12 +251,13 @@ class Exercise(Check):
         mine = cache(lambda: self._compared(results))
 
         def agrees(row: Solution) -> bool:
-            if not all(map(fits, results, self._known(row))):
-                return False
-            pairs = zip(mine(), self._described(row), strict=True)
-            return all(same(one, other, self.tolerance) for one, other in pairs)
+            alike = all(map(fits, results, self._known(row)))
+            return alike and all(map(self._same, mine(), self._described(row)))
 
         return agrees
+
+    def _same(self, one: Any, other: Any) -> bool:
+        return same(one, other, self.tolerance)
 
     def _compared(self, results: list[Any]) -> list[Any]:
         return list(self.describe(results).values()) if self.describe else results
@@ -240,7 +273,7 @@ class Exercise(Check):
         if self.describe:
             places = [(name, {}) for name in self.describe(right)]
         rows = zip(places, self._compared(results), self._compared(right), strict=True)
-        place, mine, other = next(row for row in rows if not same(*row[1:], self.tolerance))
+        place, mine, other = next(row for row in rows if not self._same(*row[1:]))
         return f"{place[0]}: {contrast(mine, other, place[1])}."
 
     def _given(self, case: tuple[Any, ...]) -> dict[str, Any]:
@@ -263,7 +296,7 @@ class Exercise(Check):
     def _special_case(self, ask: Ask) -> str:
         for words, case in self.special.items():
             mine, right = ask(case).result, observe(self.answers[0], case).result
-            if not same(mine, right, self.tolerance):
+            if not self._same(mine, right):
                 return f"{words} {self._inputs(case)}: {contrast(mine, right)}."
         return ""
 
@@ -284,30 +317,6 @@ class Exercise(Check):
         if call.slope and slope and not math.isclose(call.slope, slope, rel_tol=1e-3):
             return "a part of the loss has lost its graph: no `.item()`, `.detach()` or `no_grad`"
         return fault(call.result, right) if isinstance(right, Tensor) else ""
-
-
-def two_at_once(
-    make: Callable[..., Solution], mistakes: Mapping[str, Mapping[str, Any]]
-) -> list[str | Solution]:
-    """Combine mistakes that change different parts of a solution.
-
-    Parameters
-    ----------
-    make : callable
-        Makes a solution of its parts.
-    mistakes : mapping of str to mapping
-        What to say about each mistake, and the parts that it changes.
-
-    Returns
-    -------
-    list of str and callable
-        The table of all pairs.
-    """
-    rows: list[str | Solution] = []
-    for (one, parts), (two, others) in combinations(mistakes.items(), 2):
-        if not parts.keys() & others.keys():
-            rows += [f"Two mistakes at once. {one} {two}", make(**parts, **others)]
-    return rows
 
 
 def within(result: float, most: float, words: str) -> str:

@@ -9,9 +9,12 @@ from torch import Tensor, nn
 
 from rvlib.course.calls import Solution
 from rvlib.course.examples import gradient, small_batch
-from rvlib.course.exercises.exercise import Exercise, two_at_once
+from rvlib.course.exercises.exercise import Exercise, Part
+from rvlib.course.exercises.solutions import my_eight_bit, my_fgsm
 from rvlib.experiments import LINF
 from rvlib.threat_models import L2
+
+EPS = float(LINF.eps)
 
 # --- FGSM -----------------------------------------------------------------------------------------
 
@@ -48,51 +51,42 @@ check_fgsm = Exercise(
         "These are the clean images: nothing has been added.",
         lambda model, x, y, eps: x,
         "This *descends* the loss: an attack adds the sign of the gradient.",
-        *_step(lambda g: -g.sign()),
+        Part("This *descends* the loss.", direction=lambda g: -g.sign()),
         *_step(lambda g: -g),
         *_step(lambda g: -g / len(g)),
         "This is only the perturbation: add it to `x`.",
         lambda model, x, y, eps: eps * gradient(model, x, y).sign(),
         "This moves along the gradient itself, most channels by much less than `eps`. In the l∞ "
         "ball every channel may move by all of `eps`, hence the *sign*.",
-        *_step(lambda g: g),
+        Part("This moves along the gradient itself, not its sign.", direction=lambda g: g),
         *_step(lambda g: g / len(g)),
         "This divides the gradient by its norm, the steepest direction in the l2 ball. In the l∞ "
         "ball it is the *sign* of the gradient.",
         *_step(L2(1).steepest),
         *_step(lambda g: g / g.norm()),
         "`eps` is multiplied in twice: the images move by only eps².",
-        *_step(power=2),
+        Part("`eps` is multiplied in twice.", power=2),
         "`eps` is already in pixel units of [0, 1]: do not divide it by 255.",
-        *_step(scale=1 / 255),
+        Part("`eps` is divided by 255.", scale=1 / 255),
         "Pixels lie in [0, 1]: a step of 1 (is `eps` missing?), of 8, or of 255 times `eps` turns "
         "every channel black or white. Use `eps` as it is given.",
-        *_step(scale=255),
+        Part("`eps` is multiplied by 255.", scale=255),
         "This does not depend on `eps`: use the argument instead of a number.",
-        lambda model, x, y, eps: _step()[0](model, x, y, 8 / 255),
-        lambda model, x, y, eps: _step()[0](model, x, y, float(LINF.eps)),
+        lambda model, x, y, eps: my_fgsm(model, x, y, 8 / 255),
+        lambda model, x, y, eps: my_fgsm(model, x, y, EPS),
         "This clamps to [0, 1] what is added: clamp the images, after it is added.",
         lambda model, x, y, eps: x + (eps * gradient(model, x, y).sign()).clamp(0, 1),
         "This clamps the images to ±`eps`: the sign is within `eps` as it is, clamp to [0, 1].",
         lambda *case: _step()[1](*case).clamp(-case[-1], case[-1]),
         "There is one softmax too many: `cross_entropy` expects logits.",
-        lambda model, *rest: _step()[0](nn.Sequential(model, nn.Softmax(1)), *rest),
+        lambda model, *rest: my_fgsm(nn.Sequential(model, nn.Softmax(1)), *rest),
         "The images leave [0, 1]: clamp them.",
         _step()[1],
         "The gradient is taken at the network's predictions instead of the labels `y`. Such an "
         "attack needs no labels, but it leads a misclassified image away from its error.",
-        lambda model, x, y, eps: _step()[0](model, x, model(x).argmax(1), eps),
+        lambda model, x, y, eps: my_fgsm(model, x, model(x).argmax(1), eps),
     ],
-    pairs=two_at_once(
-        lambda **parts: _step(**parts)[0],
-        {
-            "This *descends* the loss.": {"direction": lambda g: -g.sign()},
-            "This moves along the gradient itself, not its sign.": {"direction": lambda g: g},
-            "`eps` is multiplied in twice.": {"power": 2},
-            "`eps` is divided by 255.": {"scale": 1 / 255},
-            "`eps` is multiplied by 255.": {"scale": 255},
-        },
-    ),
+    make=_step,
     laws=[in_box, in_cube],
     more=lambda rng: [
         (*small_batch(int(rng.integers(2**31))), eps) for eps in rng.uniform(0.01, 0.3, 4).tolist()
@@ -103,16 +97,10 @@ check_fgsm = Exercise(
 
 # --- Rounding -------------------------------------------------------------------------------------
 
-EPS = float(LINF.eps)
-
 
 def _rounded(levels: Callable[[Tensor, Tensor], Tensor], count: int = 255) -> Solution:
     """Round by a function of the levels of the clean and the attacked images."""
     return lambda x, x_adv: levels(count * x, count * x_adv) / count
-
-
-def _toward_clean(clean: Tensor, attacked: Tensor) -> Tensor:
-    return clean + (attacked - clean).trunc()
 
 
 def _attacked(eps: float) -> tuple[Tensor, Tensor]:
@@ -161,11 +149,11 @@ check_eight_bit = Exercise(
         "Rounding *up* leaves the ball where the attack made a channel brighter.",
         _rounded(lambda clean, attacked: attacked.ceil()),
         "These are levels from 0 to 255: divide by 255 to return to pixel units.",
-        lambda x, x_adv: _toward_clean(255 * x, 255 * x_adv),
+        lambda x, x_adv: 255 * my_eight_bit(x, x_adv),
         lambda x, x_adv: (255 * x_adv).round(),
         lambda x, x_adv: (255 * x_adv).floor(),
         "The 256 levels run from 0 to 255: neighbours differ by 1/255, not by 1/256.",
-        _rounded(_toward_clean, 256),
+        _rounded(lambda clean, attacked: clean + (attacked - clean).trunc(), 256),
         _rounded(lambda clean, attacked: attacked.floor(), 256),
         _rounded(lambda clean, attacked: attacked.round(), 256),
         lambda x, x_adv: x + (256 * (x_adv - x)).trunc() / 255,

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from rvlib.course.calls import Solution
 from rvlib.course.examples import gradient, small_batch
-from rvlib.course.exercises.exercise import Exercise, two_at_once, within
+from rvlib.course.exercises.exercise import Exercise, Part, within
 from rvlib.course.exercises.fgsm import in_box
+from rvlib.course.exercises.solutions import my_n_fgsm
 
 # --- N-FGSM ---------------------------------------------------------------------------------------
 
@@ -41,10 +42,9 @@ def _step(
     return attack
 
 
-def _one_step(
-    x_adv: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float, noise: Tensor
-) -> str:
+def _one_step(x_adv: Tensor, *case: Any) -> str:
     """Name a channel that is further from the start than one step."""
+    _, x, _, eps, noise = case
     furthest = (x_adv.detach() - _start(x, noise, eps)).abs().max().item()
     if furthest <= eps + 1e-5:
         return ""
@@ -69,36 +69,28 @@ check_n_fgsm = Exercise(
         "This is only the start: the step of `eps` is missing.",
         lambda model, x, y, eps, noise: _start(x, noise, eps),
         "The gradient is taken at `x`: take it at the start, where the step begins.",
-        _step(at=lambda x, start: x),
+        Part("The gradient is taken at `x`.", at=lambda x, start: x),
         "The step begins at `x`: the noise is part of the result, not only of the gradient.",
         _step(begin=lambda x, start: x),
         "This is projected into the ball, as FGSM-RS does: N-FGSM leaves it on purpose.",
-        _step(project=True),
+        Part("This is projected into the ball.", project=True),
         "The images leave [0, 1]: clamp them after the step, too.",
-        _step(clamp=False),
+        Part("The images leave [0, 1].", clamp=False),
         "The start leaves [0, 1]: clamp it before the gradient is taken.",
         _step(start=lambda x, noise, eps: x + noise),
         "`noise` is already in pixel units: do not multiply it by `eps`.",
         _step(start=lambda x, noise, eps: (x + eps * noise).clamp(0, 1)),
         "This *descends* the loss: an attack adds the sign of the gradient.",
-        _step(direction=lambda g: -g.sign()),
+        Part("This *descends* the loss.", direction=lambda g: -g.sign()),
         "This moves along the gradient itself, most channels by much less than `eps`.",
         _step(direction=lambda g: g),
         _step(direction=lambda g: g / len(g)),
         "There is one softmax too many: `cross_entropy` expects logits.",
-        lambda model, *rest: _step()(nn.Sequential(model, nn.Softmax(1)), *rest),
+        lambda model, *rest: my_n_fgsm(nn.Sequential(model, nn.Softmax(1)), *rest),
         "The gradient is taken at the network's predictions instead of the labels `y`.",
-        lambda model, x, y, *rest: _step()(model, x, model(x).argmax(1), *rest),
+        lambda model, x, y, *rest: my_n_fgsm(model, x, model(x).argmax(1), *rest),
     ],
-    pairs=two_at_once(
-        _step,
-        {
-            "The gradient is taken at `x`.": {"at": lambda x, start: x},
-            "This is projected into the ball.": {"project": True},
-            "This *descends* the loss.": {"direction": lambda g: -g.sign()},
-            "The images leave [0, 1].": {"clamp": False},
-        },
-    ),
+    make=lambda **parts: [_step(**parts)],
     laws=[in_box, _one_step],
     more=lambda rng: [
         _with_noise(int(rng.integers(2**31)), eps) for eps in rng.uniform(0.02, 0.2, 4).tolist()
@@ -123,10 +115,6 @@ def _average(
     return lambda p, sigma: float(mean(counted(scale(sigma) * radius(p))))
 
 
-def _among_certified(radii: Shares) -> Shares:
-    return radii[radii > 0]
-
-
 def _no_more_than_the_largest(result: float, p: Shares, sigma: float) -> str:
     largest = max(0.0, float(sigma * norm.ppf(p.max())))
     words = f"an average of the radii lies between 0 and the largest, {largest:.4g}"
@@ -144,7 +132,7 @@ check_average_radius = Exercise(
     ],
     mistakes=[
         "This is the mean over the certified images alone: the others count with radius 0.",
-        _average(counted=_among_certified),
+        Part("This is the mean over the certified images alone.", counted=lambda r: r[r > 0]),
         "Radii below zero enter: where `p` is at most one half, the radius is 0.",
         _average(counted=lambda radii: radii),
         lambda p, sigma: max(0.0, float(sigma * norm.ppf(p).mean())),
@@ -154,11 +142,11 @@ check_average_radius = Exercise(
         lambda p, sigma: max(0.0, float(sigma * norm.ppf(p.mean()))),
         lambda p, sigma: float(sigma * norm.ppf(p.mean())),
         "This is the sum: divide by the number of images.",
-        _average(mean=np.sum),
+        Part("This is the sum.", mean=np.sum),
         "This is the median: the *average* certified radius is a mean.",
         _average(mean=np.median),
         "`sigma` is missing: the radius is `sigma` times Φ⁻¹ of `p`.",
-        _average(scale=lambda sigma: 1.0),
+        Part("`sigma` is missing.", scale=lambda sigma: 1.0),
         "`sigma` is *squared*: the radius is `sigma` times Φ⁻¹ of `p`.",
         _average(scale=lambda sigma: sigma**2),
         "This *divides* by `sigma`: the radius is `sigma` times Φ⁻¹ of `p`.",
@@ -168,14 +156,7 @@ check_average_radius = Exercise(
         "This is Φ, not its inverse: `norm.ppf`, not `norm.cdf`.",
         _average(radius=norm.cdf),
     ],
-    pairs=two_at_once(
-        _average,
-        {
-            "This is the mean over the certified images alone.": {"counted": _among_certified},
-            "`sigma` is missing.": {"scale": lambda sigma: 1.0},
-            "This is the sum.": {"mean": np.sum},
-        },
-    ),
+    make=lambda **parts: [_average(**parts)],
     laws=[_no_more_than_the_largest],
     more=lambda rng: [
         (rng.uniform(0.01, 0.999, 30), float(sigma)) for sigma in rng.uniform(0.1, 1, 4)

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rvlib.course.calls import Solution
 from rvlib.course.examples import gradient, small_batch
-from rvlib.course.exercises.exercise import Exercise, two_at_once
+from rvlib.course.exercises.exercise import Exercise, Part
 from rvlib.course.exercises.fgsm import in_box
+from rvlib.course.exercises.solutions import my_pgd
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
 
 UNIT, PIXEL_UNIT = L2(1).steepest, PixelL2(1).steepest
@@ -35,22 +37,24 @@ def _perturbations() -> Tensor:
     return torch.tensor([2.0, 0.9, 0.3]).view(-1, 1, 1, 1) * UNIT(delta)
 
 
+def _longest(delta: Tensor) -> tuple[int, float]:
+    lengths = _length(delta.detach()).flatten()
+    return int(lengths.argmax()), lengths.max().item()
+
+
 def _in_ball(result: Tensor, delta: Tensor, eps: float) -> str:
     """Name a projection that is longer than eps."""
-    before, after = (_length(d.detach()).flatten() for d in (delta, result))
-    at = int(after.argmax())
-    too_long = bool(after[at] > eps + 1e-5)
-    told = (
-        f"`delta[{at}]` has length {before[at]:.4g}, yours has {after[at]:.4g}, allowed {eps:.4g}"
-    )
-    return told if too_long else ""
+    at, after = _longest(result)
+    before = _length(delta)[at].item()
+    told = f"`delta[{at}]` has length {before:.4g}, yours has {after:.4g}, allowed {eps:.4g}"
+    return told * (after > eps + 1e-5)
 
 
 def _same_direction(result: Tensor, delta: Tensor, eps: float) -> str:
     cosines = torch.cosine_similarity(result.detach().flatten(1), delta.flatten(1))
     at = int(cosines.argmin())
-    turned = bool(cosines[at] < 1 - 1e-4)
-    return f"your result points elsewhere than `delta[{at}]`: change only its length" * turned
+    told = f"your result points elsewhere than `delta[{at}]`: change only its length"
+    return told * bool(cosines[at] < 1 - 1e-4)
 
 
 check_l2_projection = Exercise(
@@ -63,41 +67,29 @@ check_l2_projection = Exercise(
         "This takes the norm of the whole *batch*: take one per image, over all other dimensions.",
         lambda delta, eps: eps * delta / delta.norm(),
         "This takes the norm of each *pixel*, as `PixelL2` does: the l2 ball has one per image.",
-        lambda delta, eps: PixelL2(eps).project(delta),
+        Part("This takes the norm of each *pixel*.", length=lambda d: d.norm(dim=1, keepdim=True)),
         lambda delta, eps: eps * PIXEL_UNIT(delta),
         "This takes the norm of each colour *channel*: the l2 ball has one per image.",
         _shrunk(lambda delta: delta.norm(dim=(2, 3), keepdim=True)),
         "This clamps every entry, as in the l∞ ball: shrink the l2 norm of each image instead.",
         lambda delta, eps: delta.clamp(-eps, eps),
         "This gives *every* perturbation the length `eps`: keep those inside the ball as they are.",
-        lambda delta, eps: eps * UNIT(delta),
+        Part("This gives *every* perturbation the length `eps`.", limit=lambda factor: factor),
         "This divides by the *squared* norm: a square root is missing.",
-        _shrunk(lambda delta: delta.square().sum((1, 2, 3), keepdim=True)),
+        Part("This divides by the *squared* norm.", length=lambda delta: _length(delta) ** 2),
         "This takes the root of the *mean* square: the l2 norm is the root of the *sum*.",
         _shrunk(lambda delta: delta.square().mean((1, 2, 3), keepdim=True).sqrt()),
         "This takes the sum of absolute values, the l1 norm.",
         _shrunk(lambda delta: delta.abs().sum((1, 2, 3), keepdim=True)),
         "This *lengthens* the short ones and shrinks none: the factor is at most 1.",
-        _shrunk(limit=lambda factor: factor.clamp_min(1)),
+        Part("This *lengthens* the short ones and shrinks none.", limit=lambda f: f.clamp_min(1)),
         "This compares the length with 1, not with `eps`.",
         lambda delta, eps: eps * delta / _length(delta).clamp_min(1),
         lambda delta, eps: delta / _length(delta).clamp_min(1),
         "These perturbations have length 1: shrink to `eps`, and only those that are longer.",
         lambda delta, eps: UNIT(delta),
     ],
-    pairs=two_at_once(
-        _shrunk,
-        {
-            "This *lengthens* the short ones and shrinks none.": {
-                "limit": lambda factor: factor.clamp_min(1)
-            },
-            "This gives *every* perturbation the length `eps`.": {"limit": lambda factor: factor},
-            "This takes the norm of each *pixel*.": {
-                "length": lambda delta: delta.norm(dim=1, keepdim=True)
-            },
-            "This divides by the *squared* norm.": {"length": lambda delta: _length(delta) ** 2},
-        },
-    ),
+    make=lambda **parts: [_shrunk(**parts)],
     laws=[_in_ball, _same_direction],
     more=lambda rng: [
         (torch.from_numpy(rng.normal(0, 0.2, (4, 3, 2, 3))).float(), eps)
@@ -157,13 +149,11 @@ def _all_as_soon_as_one(x: Tensor, x_t: Tensor, x_next: Tensor, eps: float) -> T
     return (x + (eps * UNIT(delta) if outside else delta)).clamp(0, 1)
 
 
-def _in_euclidean_ball(
-    x_adv: Tensor, model: nn.Module, x: Tensor, y: Tensor, eps: float, *rest: float
-) -> str:
-    lengths = _length(x_adv.detach() - x).flatten()
-    at = int(lengths.argmax())
-    far = bool(lengths[at] > eps + 1e-5)
-    return f"your perturbation of image {at} has length {lengths[at]:.4g}, allowed {eps:.4g}" * far
+def _in_euclidean_ball(x_adv: Tensor, *case: Any) -> str:
+    _, x, _, eps, *_ = case
+    at, length = _longest(x_adv - x)
+    told = f"your perturbation of image {at} has length {length:.4g}, allowed {eps:.4g}"
+    return told * (length > eps + 1e-5)
 
 
 check_pgd = Exercise(
@@ -183,15 +173,15 @@ check_pgd = Exercise(
         "These are the clean images: no step has moved them.",
         lambda model, x, *rest: x,
         "This *descends* the loss: an attack adds the gradient.",
-        partial(_pgd, direction=lambda g: -UNIT(g)),
+        Part("This *descends* the loss.", direction=lambda g: -UNIT(g)),
         partial(_pgd, direction=lambda g: -UNIT(g), back=BALL),
         "There is no projection: after several steps the images are further than `eps` from `x`.",
-        partial(_pgd, back=BOX),
+        Part("There is no projection.", back=BOX),
         partial(_pgd, back=NEITHER),
         "This projects around the last *iterate* and drifts away: project around the clean `x`.",
         partial(_pgd, back=lambda x, x_t, x_next, eps: BALL_AND_BOX(x_t, x_t, x_next, eps)),
         "This projects the *image* onto the ball around zero: project `x_adv - x`, then add `x`.",
-        partial(_pgd, back=_around_zero),
+        Part("This projects the *image* onto the ball around zero.", back=_around_zero),
         "This adds the projected *image* to `x`: project `x_adv - x`, the perturbation.",
         partial(_pgd, back=lambda x, x_t, x_next, eps: (x + L2(eps).project(x_next)).clamp(0, 1)),
         "The projected perturbation has to be added to `x` again: `x + delta`, after every step.",
@@ -208,56 +198,44 @@ check_pgd = Exercise(
         "This clamps only after the last step: clamp after every step.",
         lambda *arguments: partial(_pgd, back=BALL)(*arguments).clamp(0, 1),
         "The step is as long as the gradient: divide it by its norm, then multiply by `step`.",
-        partial(_pgd, direction=lambda g: g),
+        Part("The step is as long as the gradient.", direction=lambda g: g),
         partial(_pgd, direction=lambda g: g / len(g)),
         "This divides by the gradient norm of the whole *batch*: take one norm per image.",
-        partial(_pgd, direction=lambda g: g / g.norm()),
+        Part(
+            "This divides by the gradient norm of the whole *batch*.",
+            direction=lambda g: g / g.norm(),
+        ),
         "This divides by the gradient norm of each *pixel*: the l2 ball has one norm per image.",
         partial(_pgd, direction=PIXEL_UNIT),
         partial(_pgd, direction=PIXEL_UNIT, back=_into(PixelL2)),
         "This steps along the *sign*, as in the l∞ ball: divide the gradient by its norm instead.",
-        partial(_pgd, direction=torch.sign),
+        Part("This steps along the *sign*.", direction=torch.sign),
         partial(_pgd, direction=torch.sign, back=_into(Linf)),
         "This projects onto the l∞ ball: shrink the l2 norm of each image's perturbation instead.",
-        partial(_pgd, back=_into(Linf)),
+        Part("This projects onto the l∞ ball.", back=_into(Linf)),
         "This projects *pixel* by pixel onto `PixelL2`: the l2 ball has one norm per image.",
         partial(_pgd, back=_into(PixelL2)),
         "The gradient is always taken at the clean `x`: PGD takes it anew at each iterate.",
-        partial(_pgd, fixed=True),
+        Part("The gradient is always taken at the clean `x`.", fixed=True),
         "The gradients of all steps accumulate in `.grad`: use `torch.autograd.grad`.",
-        partial(_pgd, accumulate=True),
+        Part("The gradients of all steps accumulate.", accumulate=True, fixed=False),
         "This takes only one step: is the `return` inside the loop?",
-        lambda model, x, y, eps, step, steps: _pgd(model, x, y, eps, step, 1),
+        lambda model, x, y, eps, step, steps: my_pgd(model, x, y, eps, step, 1),
         "This takes one step too few or too many: loop over `range(steps)`.",
-        lambda model, x, y, eps, step, steps: _pgd(model, x, y, eps, step, steps - 1),
-        lambda model, x, y, eps, step, steps: _pgd(model, x, y, eps, step, steps + 1),
+        lambda model, x, y, eps, step, steps: my_pgd(model, x, y, eps, step, steps - 1),
+        lambda model, x, y, eps, step, steps: my_pgd(model, x, y, eps, step, steps + 1),
         "The steps have length `eps`: make them `step` long.",
-        lambda model, x, y, eps, step, steps: _pgd(model, x, y, eps, eps, steps),
+        lambda model, x, y, eps, step, steps: my_pgd(model, x, y, eps, eps, steps),
         "The steps have length `step * eps`: `step` is in pixel units already.",
-        lambda model, x, y, eps, step, steps: _pgd(model, x, y, eps, step * eps, steps),
+        lambda model, x, y, eps, step, steps: my_pgd(model, x, y, eps, step * eps, steps),
         "The gradient is taken at the network's predictions instead of the labels `y`.",
-        lambda model, x, y, *rest: _pgd(model, x, model(x).argmax(1), *rest),
+        lambda model, x, y, *rest: my_pgd(model, x, model(x).argmax(1), *rest),
         "There is one softmax too many: `cross_entropy` expects logits.",
-        lambda model, *rest: _pgd(nn.Sequential(model, nn.Softmax(1)), *rest),
+        lambda model, *rest: my_pgd(nn.Sequential(model, nn.Softmax(1)), *rest),
         "This is only the perturbation: add it to `x`.",
-        lambda model, x, *rest: _pgd(model, x, *rest) - x,
+        lambda model, x, *rest: my_pgd(model, x, *rest) - x,
     ],
-    pairs=two_at_once(
-        partial(partial, _pgd),
-        {
-            "This *descends* the loss.": {"direction": lambda g: -UNIT(g)},
-            "The step is as long as the gradient.": {"direction": lambda g: g},
-            "This divides by the gradient norm of the whole *batch*.": {
-                "direction": lambda g: g / g.norm()
-            },
-            "This steps along the *sign*.": {"direction": torch.sign},
-            "There is no projection.": {"back": BOX},
-            "This projects the *image* onto the ball around zero.": {"back": _around_zero},
-            "This projects onto the l∞ ball.": {"back": _into(Linf)},
-            "The gradient is always taken at the clean `x`.": {"fixed": True},
-            "The gradients of all steps accumulate.": {"accumulate": True, "fixed": False},
-        },
-    ),
+    make=lambda **parts: [partial(_pgd, **parts)],
     laws=[in_box, _in_euclidean_ball],
     more=lambda rng: [
         (*small_batch(int(rng.integers(2**31))), eps, eps * float(rng.uniform(0.4, 0.9)), 4)

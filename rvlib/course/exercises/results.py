@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 
 from rvlib.course.calls import Solution
-from rvlib.course.exercises.exercise import Exercise, two_at_once, within
+from rvlib.course.exercises.exercise import Exercise, Part, within
+from rvlib.course.exercises.solutions import my_certified_accuracy, my_wilson
 from rvlib.smoothing.statistics import ABSTAIN
 
 # --- The interval ---------------------------------------------------------------------------------
@@ -43,9 +44,6 @@ def _score(z: float = Z, divide: bool = True, bend: bool = True) -> Callable[[in
     return interval
 
 
-_wilson = _score()
-
-
 def _around_share(result: Any, k: int, n: int) -> str:
     low, high = (float(end) for end in result)
     if -1e-9 <= low <= k / n + 1e-9 and k / n - 1e-9 <= high <= 1 + 1e-9:  # up to rounding
@@ -70,38 +68,30 @@ check_wilson = Exercise(
         _agresti_coull,
         _clipped(_agresti_coull),
         "These are percentages: return shares between 0 and 1.",
-        lambda k, n: tuple(100 * end for end in _wilson(k, n)),
+        lambda k, n: tuple(100 * end for end in my_wilson(k, n)),
         "This z leaves 5 % on *each* side, an interval of 90 %: z = Φ⁻¹(0.975).",
-        _score(float(norm.isf(0.05))),
+        Part("This z leaves 5 % on *each* side.", z=float(norm.isf(0.05))),
         "This z is rounded to 2, an interval of more than 95 %: z = Φ⁻¹(0.975).",
-        _score(2.0),
+        Part("This z is rounded to 2.", z=2.0),
         "This z is a probability: z is Φ⁻¹(0.975), the quantile.",
         _score(0.975),
         _score(0.95),
         "The denominator 1 + z²/n is missing: divide both ends by it.",
-        _score(divide=False),
+        Part("The denominator 1 + z²/n is missing.", divide=False),
         "z²/4n² is missing under the root: the interval is too short where k is near 0 or n.",
-        _score(bend=False),
+        Part("z²/4n² is missing under the root.", bend=False, divide=True),
         _score(divide=False, bend=False),
         "The ends are in the wrong order: return the lower one first.",
-        lambda k, n: _wilson(k, n)[::-1],
+        lambda k, n: my_wilson(k, n)[::-1],
         "These are the middle and half the length: return the two ends.",
-        lambda k, n: (sum(_wilson(k, n)) / 2, (_wilson(k, n)[1] - _wilson(k, n)[0]) / 2),
+        lambda k, n: (sum(my_wilson(k, n)) / 2, (my_wilson(k, n)[1] - my_wilson(k, n)[0]) / 2),
     ],
-    pairs=two_at_once(
-        _score,
-        {
-            "This z leaves 5 % on *each* side.": {"z": float(norm.isf(0.05))},
-            "This z is rounded to 2.": {"z": 2.0},
-            "The denominator 1 + z²/n is missing.": {"divide": False},
-            "z²/4n² is missing under the root.": {"bend": False, "divide": True},
-        },
-    ),
+    make=lambda **parts: [_score(**parts)],
     laws=[_around_share],
     more=lambda rng: [(int(rng.integers(0, n + 1)), int(n)) for n in rng.integers(5, 2000, 9)],
     fact="If none of 1024 images is classified correctly, the accuracy may still be as high "
-    f"as {100 * _wilson(0, 1024)[1]:.2f} %. Near one half, the interval extends "
-    f"{100 * (_wilson(512, 1024)[1] - 0.5):.1f} points to either side.",
+    f"as {100 * my_wilson(0, 1024)[1]:.2f} %. Near one half, the interval extends "
+    f"{100 * (my_wilson(512, 1024)[1] - 0.5):.1f} points to either side.",
     tolerance=1e-4,  # z = 1.96 is right
 )
 
@@ -112,12 +102,9 @@ Counted = Callable[[NDArray[np.float64], Mask, Mask, float], Mask]
 """Which images count, by their radii, whether they are correct, whether abstained, and r."""
 
 
-def _certified(radii: NDArray[np.float64], correct: Mask, abstained: Mask, r: float) -> Mask:
-    return correct & (radii >= r)
-
-
 def _share(
-    counted: Counted = _certified, among: Callable[[Mask, Mask], Mask] | None = None
+    counted: Counted = lambda radii, correct, abstained, r: correct & (radii >= r),
+    among: Callable[[Mask, Mask], Mask] | None = None,
 ) -> Solution:
     """Return the share of images that count, of all images or among others."""
 
@@ -131,21 +118,14 @@ def _share(
     return share
 
 
-_accuracy = _share(_certified)
-
 RADII = np.array([0.9, 0.3, 0.0, 0.6, 1.2, 0.0, 0.7, 0.2, 0.45, 0.8])
 ANSWERS = np.array([3, 1, ABSTAIN, 0, 2, ABSTAIN, 1, 2, 0, 3])
 LABELS = np.array([3, 1, 0, 0, 1, 2, 1, 2, 1, 3])
 IMAGES = RADII, ANSWERS, LABELS
 
 
-def _at_most_clean(
-    result: float,
-    radii: NDArray[np.float64],
-    answers: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    r: float,
-) -> str:
+def _at_most_clean(result: float, *case: Any) -> str:
+    _, answers, labels, _ = case
     clean = float((answers == labels).mean())
     return within(result, clean, f"it lies between 0 and the clean accuracy {clean:.4g}")
 
@@ -158,27 +138,15 @@ def _more_images(rng: np.random.Generator) -> list[tuple[Any, ...]]:
     return cases
 
 
-def _far(radii: NDArray[np.float64], correct: Mask, abstained: Mask, r: float) -> Mask:
-    return (radii >= r) & ~abstained
-
-
-def _near(radii: NDArray[np.float64], correct: Mask, abstained: Mask, r: float) -> Mask:
-    return correct & (radii < r)
-
-
-def _answered(correct: Mask, abstained: Mask) -> Mask:
-    return ~abstained
-
-
 check_certified_accuracy = Exercise(
     signature="my_certified_accuracy(radii, answers, labels, r)",
     task="the share of *all* images that are classified correctly with a radius of at least `r`.",
     cases=[(*IMAGES, r) for r in (0.0, 0.25, 0.5)],
     mistakes=[
         "Abstentions are left out of the denominator: divide by the number of *all* images.",
-        _share(_certified, _answered),
+        Part("Abstentions are left out of the denominator.", among=lambda correct, none: ~none),
         "This divides by the number of *correct* images: divide by the number of all images.",
-        _share(_certified, lambda correct, abstained: correct),
+        _share(among=lambda correct, abstained: correct),
         "This divides by the number of images with such a *radius*: divide by that of all images.",
         lambda radii, answers, labels, r: float((answers == labels)[radii >= r].mean()),
         "Abstentions count as correct: the literature counts them as errors.",
@@ -186,24 +154,23 @@ check_certified_accuracy = Exercise(
         _share(lambda radii, correct, abstained, r: (abstained | correct) & (radii >= r)),
         "Wrong predictions count, too: a certified radius does not make a prediction correct.",
         _share(lambda radii, correct, abstained, r: radii >= r),
-        _share(_far),
+        Part(
+            "Wrong predictions count, too.",
+            counted=lambda radii, correct, none, r: (radii >= r) & ~none,
+        ),
         "The radius is ignored: this is the clean accuracy.",
         _share(lambda radii, correct, abstained, r: correct),
         "This is the share of images with a radius *below* `r`.",
-        _share(_near),
+        Part(
+            "This is the share with a radius *below* `r`.",
+            counted=lambda radii, correct, abstained, r: correct & (radii < r),
+        ),
         "This is the *number* of images: divide by how many there are.",
-        lambda *arguments: len(LABELS) * _accuracy(*arguments),
+        lambda *case: len(LABELS) * my_certified_accuracy(*case),
         "This is a percentage: return a share between 0 and 1.",
-        lambda *arguments: 100 * _accuracy(*arguments),
+        lambda *case: 100 * my_certified_accuracy(*case),
     ],
-    pairs=two_at_once(
-        _share,
-        {
-            "Abstentions are left out of the denominator.": {"among": _answered},
-            "Wrong predictions count, too.": {"counted": _far},
-            "This is the share with a radius *below* `r`.": {"counted": _near},
-        },
-    ),
+    make=lambda **parts: [_share(**parts)],
     laws=[_at_most_clean],
     more=_more_images,
     special={"By convention certified accuracy at `r` counts every radius ≥ r.": (*IMAGES, 0.6)},

@@ -10,7 +10,8 @@ from scipy.stats import binom
 from torch import Tensor
 
 from rvlib.course.calls import Solution
-from rvlib.course.exercises.exercise import Exercise, two_at_once
+from rvlib.course.exercises.exercise import Exercise, Part
+from rvlib.course.exercises.solutions import my_vote
 from rvlib.experiments import ALPHA
 from rvlib.smoothing.statistics import ABSTAIN, smallest_n_to_predict
 
@@ -78,10 +79,6 @@ def _uniform(low: float, width: float) -> Noise:
     return lambda shape, generator: low + width * torch.rand(shape, generator=generator)
 
 
-def _unseeded(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.randn(shape)
-
-
 def _more_copies(rng: np.random.Generator) -> list[tuple[Any, ...]]:
     first, other = (int(seed) for seed in rng.choice(2**31, 2, replace=False))
     return [(IMAGE, SIGMA, COPIES, _seeded(seed)) for seed in (first, first, other)]
@@ -98,9 +95,9 @@ check_noisy_copies = Exercise(
         "This is only the noise: add it to `x`.",
         lambda x, sigma, n, generator: sigma * _normal((n, *x.shape), generator),
         "All copies have the *same* noise and vote alike: draw noise of shape `(n, *x.shape)`.",
-        *_copies(shape=lambda n, c, h, w: (c, h, w)),
+        Part("All copies have the *same* noise.", shape=lambda n, c, h, w: (c, h, w)),
         "Each copy has *one* random number for all pixels: draw noise of shape `(n, *x.shape)`.",
-        *_copies(shape=lambda n, c, h, w: (n, 1, 1, 1)),
+        Part("Each copy has *one* random number for all pixels.", shape=lambda n, *_: (n, 1, 1, 1)),
         "The three *channels* of a pixel share their noise: draw noise of shape `(n, *x.shape)`.",
         *_copies(shape=lambda n, c, h, w: (n, 1, h, w)),
         "The first copy has no noise: every copy that votes needs its own.",
@@ -110,36 +107,25 @@ check_noisy_copies = Exercise(
         "The noise *accumulates* from copy to copy: add that of each copy to `x` itself.",
         _accumulated,
         "The noise has standard deviation sigma²: `sigma` itself is the standard deviation.",
-        *_copies(lambda sigma: sigma**2),
+        Part("The noise has standard deviation sigma².", scale=lambda sigma: sigma**2),
         "The noise has *variance* `sigma`: use `sigma` without a root, the standard deviation.",
         *_copies(lambda sigma: sigma**0.5),
         "The noise has standard deviation 1 whatever `sigma` is: multiply by `sigma`.",
-        *_copies(lambda sigma: 1.0),
+        Part("The noise has standard deviation 1.", scale=lambda sigma: 1.0),
         "The copies are clipped to [0, 1]. A certificate would still hold, of a network that clips "
         "first; but this network was trained on unclipped copies, and votes worse on these.",
         _copies()[1],
-        _copies(noise=_unseeded)[1],
+        _copies(noise=lambda shape, generator: torch.randn(shape))[1],
         "This noise is *uniform* (`torch.rand`): use `torch.randn` for Gaussian noise.",
-        _copies(noise=_uniform(0, 1))[0],
+        Part("This noise is *uniform*.", noise=_uniform(0, 1)),
         _copies(noise=_uniform(-1, 2))[0],
         _copies(noise=_uniform(-0.5, 1))[0],
         "The noise is from the global random state: use `torch.randn(..., generator=generator)`.",
-        _copies(noise=_unseeded)[0],
+        _copies(noise=lambda shape, generator: torch.randn(shape))[0],
         "The noise is the same for every `generator`: do not fix a seed inside the function.",
         _copies(noise=lambda shape, generator: _normal(shape, _seeded(2)))[0],
     ],
-    pairs=two_at_once(
-        lambda **parts: _copies(**parts)[0],
-        {
-            "All copies have the *same* noise.": {"shape": lambda n, c, h, w: (c, h, w)},
-            "Each copy has *one* random number for all pixels.": {
-                "shape": lambda n, c, h, w: (n, 1, 1, 1)
-            },
-            "The noise has standard deviation sigma².": {"scale": lambda sigma: sigma**2},
-            "The noise has standard deviation 1.": {"scale": lambda sigma: 1.0},
-            "This noise is *uniform*.": {"noise": _uniform(0, 1)},
-        },
-    ),
+    make=_copies,
     more=_more_copies,
     fact="Nearly every copy leaves [0, 1] somewhere, as it should: the network is trained on such "
     "copies.",
@@ -152,7 +138,15 @@ check_noisy_copies = Exercise(
 Votes = NDArray[np.int64]
 
 
-def _vote(p_value: Callable[[int, int, int], float], abstain: int | None = ABSTAIN) -> Solution:
+def _tail(k: int, n: int) -> float:
+    """P(Bin(n, 1/2) ≥ k)."""
+    return float(binom.sf(k - 1, n, 0.5))
+
+
+def _vote(
+    p_value: Callable[[int, int, int], float] = lambda a, b, n: 2 * _tail(a, a + b),
+    abstain: int | None = ABSTAIN,
+) -> Solution:
     """Vote with another p-value of the leader's, the runner-up's and all votes."""
 
     def answer(counts: Votes, alpha: float) -> int | None:
@@ -160,31 +154,6 @@ def _vote(p_value: Callable[[int, int, int], float], abstain: int | None = ABSTA
         return int(counts.argmax()) if p_value(first, second, sum(counts)) <= alpha else abstain
 
     return answer
-
-
-def _tail(k: int, n: int) -> float:
-    """P(Bin(n, 1/2) ≥ k)."""
-    return float(binom.sf(k - 1, n, 0.5))
-
-
-def _two_sided(first: int, second: int, n: int) -> float:
-    return 2 * _tail(first, first + second)
-
-
-_right = _vote(_two_sided)
-
-
-def _one_sided(first: int, second: int, n: int) -> float:
-    return _tail(first, first + second)
-
-
-def _of_all(first: int, second: int, n: int) -> float:
-    return 2 * _tail(first, n)
-
-
-def _exactly(first: int, second: int) -> float:
-    """P(Bin(n_A + n_B, 1/2) = n_A)."""
-    return float(binom.pmf(first, first + second, 0.5))
 
 
 def _is_answer(result: Any, counts: Votes, alpha: float) -> str:
@@ -221,46 +190,39 @@ check_vote = Exercise(
     ],
     mistakes=[
         "This never abstains: return -1 if the test cannot tell the leader from the runner-up.",
-        _vote(lambda first, second, n: 0),
+        _vote(lambda a, b, n: 0),
         "This always abstains. Is p above 1? `binom.cdf` is the *lower* tail: use `binom.sf`. And "
         "n_A is the largest count, no index and not the smallest.",
         lambda counts, alpha: ABSTAIN,
         "To abstain return -1: it equals no label, and so counts as an error.",
-        _vote(_two_sided, None),
-        _vote(_two_sided, 0),
+        Part("To abstain return -1.", abstain=None),
+        _vote(abstain=0),
         "This is the *number* of votes: return the class, the index of the largest count.",
         lambda counts, alpha: max(counts),
-        lambda counts, alpha: ABSTAIN if _right(counts, alpha) == ABSTAIN else max(counts),
+        lambda counts, alpha: ABSTAIN if my_vote(counts, alpha) == ABSTAIN else max(counts),
         "This is always the *last* class: where the votes are sorted, `argmax` is their end. Take "
         "it of `counts` as they were.",
-        lambda counts, alpha: ABSTAIN if _right(counts, alpha) == ABSTAIN else len(counts) - 1,
+        lambda counts, alpha: ABSTAIN if my_vote(counts, alpha) == ABSTAIN else len(counts) - 1,
         "The decision is reversed: a *small* p-value means that the lead is no accident.",
-        lambda counts, alpha: int(counts.argmax()) if _right(counts, alpha) == ABSTAIN else ABSTAIN,
+        lambda counts, alpha: ABSTAIN if my_vote(counts, alpha) >= 0 else int(counts.argmax()),
         "This tests the leader against *all* votes: test n_A out of n_A + n_B only.",
-        _vote(_of_all),
-        _vote(lambda first, second, n: _tail(first, n)),
+        Part("This tests the leader against *all* votes.", p_value=lambda a, b, n: 2 * _tail(a, n)),
+        _vote(lambda a, b, n: _tail(a, n)),
         "This answers if more than *half* of the votes agree: a lead of one vote is often luck.",
-        _vote(lambda first, second, n: float(2 * first <= n)),
+        _vote(lambda a, b, n: float(2 * a <= n)),
         "This p-value is *one-sided*, but either class could have led by chance: double it.",
-        _vote(_one_sided),
+        Part("This p-value is *one-sided*.", p_value=lambda a, b, n: _tail(a, a + b)),
         "`binom.pmf` is the probability of *exactly* n_A votes: a p-value adds those of all larger "
         "counts, `binom.sf(n_A - 1, ...)`.",
-        _vote(lambda first, second, n: 2 * _exactly(first, second)),
-        _vote(lambda first, second, n: _exactly(first, second)),
+        _vote(lambda a, b, n: 2 * binom.pmf(a, a + b, 0.5)),
+        _vote(lambda a, b, n: binom.pmf(a, a + b, 0.5)),
         "The tail starts one vote too late: P(X ≥ n_A) is `binom.sf(n_A - 1, ...)`. A normal "
         "approximation errs in the same way: use the binomial tail.",
-        _vote(lambda first, second, n: 2 * _tail(first + 1, first + second)),
+        _vote(lambda a, b, n: 2 * _tail(a + 1, a + b)),
         "`alpha` is halved although the p-value is already two-sided: do only one of the two.",
-        _vote(lambda first, second, n: 2 * _two_sided(first, second, n)),
+        _vote(lambda a, b, n: 4 * _tail(a, a + b)),
     ],
-    pairs=two_at_once(
-        _vote,
-        {
-            "This p-value is *one-sided*.": {"p_value": _one_sided},
-            "This tests the leader against *all* votes.": {"p_value": _of_all},
-            "To abstain return -1.": {"abstain": None},
-        },
-    ),
+    make=lambda **parts: [_vote(**parts)],
     laws=[_is_answer],
     more=_more_counts,
     special={"A p-value that equals `alpha` is not above it: answer.": (np.array([0, 2, 0]), 0.5)},

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rvlib.course.calls import Solution
 from rvlib.course.examples import training_step
-from rvlib.course.exercises.exercise import Exercise, two_at_once
+from rvlib.course.exercises.exercise import Exercise, Part
+from rvlib.course.exercises.solutions import my_collapse_epoch, my_training_loss
 
 # --- The loss -------------------------------------------------------------------------------------
 
@@ -46,35 +48,18 @@ def _any_mode(
     return [_loss(weigh, loss, *modes) for modes in ((False, True), (True, True), (False, False))]
 
 
-def _swapped(clean: Tensor, attacked: Tensor, alpha: float) -> Tensor:
-    return (1 - alpha) * clean + alpha * attacked
+SUM, EACH = (partial(F.cross_entropy, reduction=reduction) for reduction in ("sum", "none"))
 
 
-def _unweighted(clean: Tensor, attacked: Tensor, alpha: float) -> Tensor:
-    return clean + attacked
-
-
-def _softmax_twice(z: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(z.softmax(1), y)
-
-
-def _summed(z: Tensor, y: Tensor) -> Tensor:
-    return F.cross_entropy(z, y, reduction="sum")
-
-
-def _between(
-    result: Tensor, model: nn.Module, attack: Solution, x: Tensor, y: Tensor, alpha: float
-) -> str:
+def _between(result: Tensor, *case: Any) -> str:
     """Name a loss that is no mean of the two, which lies between them."""
-    case = (model, attack, x, y, alpha)
-    only_clean, only_attacked = lambda c, a, _: c, lambda c, a, _: a
-    ends = [_loss(weigh)(*case).item() for weigh in (only_clean, only_attacked)]
-    low, high = sorted(ends)
-    if low - 1e-5 <= result.item() <= high + 1e-5:
+    model, attack, x, y, _ = case
+    clean, attacked = (my_training_loss(model, attack, x, y, alpha).item() for alpha in (1, 0))
+    if min(clean, attacked) - 1e-5 <= result.item() <= max(clean, attacked) + 1e-5:
         return ""
     return (
-        f"your loss is {result.item():.4g}, but that of `x` is {ends[0]:.4g} and that of the "
-        f"attacked images {ends[1]:.4g}: a mean lies between them"
+        f"your loss is {result.item():.4g}, but that of `x` is {clean:.4g} and that of the "
+        f"attacked images {attacked:.4g}: a mean lies between them"
     )
 
 
@@ -85,7 +70,7 @@ check_training_loss = Exercise(
     cases=[(*training_step(), alpha) for alpha in (0.3, 0.75)],
     mistakes=[
         "The weights are swapped: `alpha` is the weight of the *clean* loss.",
-        *_any_mode(_swapped),
+        Part("The weights are swapped.", weigh=lambda c, a, alpha: (1 - alpha) * c + alpha * a),
         "Only the clean images enter the loss: the attacked ones are missing.",
         *_any_mode(lambda clean, attacked, alpha: clean)[1:],
         *_any_mode(lambda clean, attacked, alpha: alpha * clean)[1:],
@@ -93,7 +78,7 @@ check_training_loss = Exercise(
         *_any_mode(lambda clean, attacked, alpha: attacked),
         *_any_mode(lambda clean, attacked, alpha: (1 - alpha) * attacked),
         "The two losses are added without their weights, `alpha` and `1 - alpha`.",
-        *_any_mode(_unweighted),
+        Part("The two losses are added without their weights.", weigh=lambda c, a, alpha: c + a),
         "The two losses have equal weights, whatever `alpha` is.",
         *_any_mode(lambda clean, attacked, alpha: (clean + attacked) / 2),
         "The attack runs in *training* mode, where dropout hides pixels: `model.eval()` first.",
@@ -107,25 +92,17 @@ check_training_loss = Exercise(
         "Both losses have the weight `alpha`: that of the attacked images is `1 - alpha`.",
         *_any_mode(lambda clean, attacked, alpha: alpha * (clean + attacked)),
         "There is a loss for each image: take their mean, without `reduction='none'`.",
-        *_any_mode(loss=partial(F.cross_entropy, reduction="none")),
+        *_any_mode(loss=EACH),
         "The modes are swapped: evaluation mode for the attack, training mode for the loss.",
         _loss(attack_in_training=True, loss_in_training=False),
         "This is the *sum* over the batch: take the mean, or steps grow with the batch size.",
-        *_any_mode(loss=_summed),
+        Part("This is the *sum* over the batch: take the mean.", loss=SUM),
         "There is one softmax too many: `cross_entropy` expects logits.",
-        *_any_mode(loss=_softmax_twice),
+        Part("There is one softmax too many.", loss=lambda z, y: F.cross_entropy(z.softmax(1), y)),
         "This is a plain number: an optimiser needs the tensor with its graph.",
-        lambda *arguments: _loss()(*arguments).item(),
+        lambda *case: my_training_loss(*case).item(),
     ],
-    pairs=two_at_once(
-        _loss,
-        {
-            "The weights are swapped.": {"weigh": _swapped},
-            "The two losses are added without their weights.": {"weigh": _unweighted},
-            "This is the *sum* over the batch: take the mean.": {"loss": _summed},
-            "There is one softmax too many.": {"loss": _softmax_twice},
-        },
-    ),
+    make=_any_mode,
     laws=[_between],
     more=lambda rng: [
         (*training_step(int(rng.integers(2**31))), alpha) for alpha in rng.uniform(0, 1, 4).tolist()
@@ -157,6 +134,10 @@ def _alone(sign: Sign) -> Sign:
     return lambda f, p, t: sign(f, p, t) and f[t] >= f[t - 1]
 
 
+def _either(sign: Sign) -> list[Solution]:
+    return [_first(sign), _first(_alone(sign))]
+
+
 def _falls(f: Sequence[float], p: Sequence[float], t: int) -> bool:
     return p[t - 1] - p[t] > DROP
 
@@ -164,9 +145,6 @@ def _falls(f: Sequence[float], p: Sequence[float], t: int) -> bool:
 def _largest(f: Sequence[float], p: Sequence[float]) -> int | None:
     falls = [before - after for before, after in pairwise(p)]
     return falls.index(max(falls)) + 2 if max(falls) > DROP else None
-
-
-_collapse = _first(_alone(_falls))
 
 
 def _is_epoch(result: object, fgsm_acc: Sequence[float], pgd_acc: Sequence[float]) -> str:
@@ -194,15 +172,15 @@ check_collapse_epoch = Exercise(
     ],
     mistakes=[
         "This is one too small: count epochs from 1, and return the epoch of the fall.",
-        lambda f, p: (_collapse(f, p) or 1) - 1 or None,
-        lambda f, p: (_collapse(f, p) or 0) - 1,
+        lambda f, p: (my_collapse_epoch(f, p) or 1) - 1 or None,
+        lambda f, p: (my_collapse_epoch(f, p) or 0) - 1,
         "Without a collapse return None: 0 and -1 are valid indices and would be used as such.",
-        lambda f, p: _collapse(f, p) or 0,
-        lambda f, p: _collapse(f, p) or -1,
-        lambda f, p: _collapse(f, p) or len(p),
+        lambda f, p: my_collapse_epoch(f, p) or 0,
+        lambda f, p: my_collapse_epoch(f, p) or -1,
+        lambda f, p: my_collapse_epoch(f, p) or len(p),
         "Without a collapse return None: `argmax` of a mask that is False everywhere is 0.",
-        lambda f, p: _collapse(f, p) or 1,
-        lambda f, p: _collapse(f, p) or 2,
+        lambda f, p: my_collapse_epoch(f, p) or 1,
+        lambda f, p: my_collapse_epoch(f, p) or 2,
         "This looks at the accuracy under FGSM, which *rises* in a collapse: only PGD reveals it.",
         _first(lambda f, p, t: f[t - 1] - f[t] > DROP),
         _first(lambda f, p, t: f[t] - f[t - 1] > DROP),
@@ -219,20 +197,15 @@ check_collapse_epoch = Exercise(
         "This also counts a fall that FGSM's accuracy shares: in a collapse only PGD's falls.",
         _first(_falls),
         f"This finds an accuracy *below* {DROP} %, not a fall by more than {DROP} points.",
-        _first(lambda f, p, t: p[t] < DROP),
-        _first(_alone(lambda f, p, t: p[t] < DROP)),
+        *_either(lambda f, p, t: p[t] < DROP),
         "This compares with the *first* epoch: compare with the epoch before.",
-        _first(lambda f, p, t: p[0] - p[t] > DROP),
-        _first(_alone(lambda f, p, t: p[0] - p[t] > DROP)),
+        *_either(lambda f, p, t: p[0] - p[t] > DROP),
         "This compares with the *best* epoch so far: compare with the epoch before.",
-        _first(lambda f, p, t: max(p[:t]) - p[t] > DROP),
-        _first(_alone(lambda f, p, t: max(p[:t]) - p[t] > DROP)),
+        *_either(lambda f, p, t: max(p[:t]) - p[t] > DROP),
         f"This finds a fall by {DROP} *percent* of the value before: subtract percentages instead.",
-        _first(lambda f, p, t: p[t] < (1 - DROP / 100) * p[t - 1]),
-        _first(_alone(lambda f, p, t: p[t] < (1 - DROP / 100) * p[t - 1])),
+        *_either(lambda f, p, t: p[t] < (1 - DROP / 100) * p[t - 1]),
         f"The accuracies are in percent: {DROP} points are {DROP}, not {DROP / 100}.",
-        _first(lambda f, p, t: p[t - 1] - p[t] > DROP / 100),
-        _first(_alone(lambda f, p, t: p[t - 1] - p[t] > DROP / 100)),
+        *_either(lambda f, p, t: p[t - 1] - p[t] > DROP / 100),
         f"This finds a *rise* by more than {DROP} points: the difference has the wrong sign.",
         _first(lambda f, p, t: p[t] - p[t - 1] > DROP),
     ],
