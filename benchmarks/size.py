@@ -13,24 +13,17 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "rvlib"
-DOCUMENTED = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-
-
-def docstring_lines(tree: ast.AST) -> set[int]:
-    """Line numbers of all docstrings and of strings that document an assignment."""
-    lines: set[int] = set()
-    for node in ast.walk(tree):
-        for child in getattr(node, "body", []) if isinstance(node, DOCUMENTED) else []:
-            if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
-                lines |= set(range(child.lineno, (child.end_lineno or child.lineno) + 1))
-    return lines
 
 
 @functools.cache
 def code_lines(text: str) -> set[int]:
     """Find the lines of code of a file, by number."""
     lines = enumerate((line.strip() for line in text.splitlines()), 1)
-    return {i for i, line in lines if line and line[0] != "#"} - docstring_lines(ast.parse(text))
+    found = {i for i, line in lines if line and line[0] != "#"}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):  # a docstring
+            found -= {*range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+    return found
 
 
 def sources(*folders: str) -> list[Path]:
