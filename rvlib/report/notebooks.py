@@ -64,9 +64,7 @@ def profile_parameters(name: str, root: Path) -> dict[str, Any]:
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
-def run_notebooks(
-    run: "Run", device: str | None = None, root: Path | None = None, at_once: int = 1
-) -> list[Path]:
+def run_notebooks(run: "Run", device: str | None = None, at_once: int = 1) -> list[Path]:
     """Execute the notebooks of a profile.
 
     Parameters
@@ -75,8 +73,6 @@ def run_notebooks(
         Profile, seed and folder; executed notebooks go to ``out/notebooks``.
     device : str, default=None
         Handed to every notebook.
-    root : Path, default=``repository()``
-        The folder that holds ``notebooks/``.
     at_once : int, default=1
         How many run at a time, each on one thread: for notebooks whose rows are measured.
 
@@ -96,7 +92,7 @@ def run_notebooks(
     from rvlib.pipeline import repository
     from rvlib.processes import single_threaded
 
-    root = root or repository()
+    root = repository()
     parameters = profile_parameters(run.profile.name, root) | {"seed": run.seed}
     parameters |= {"device": device} if device else {}
     sources = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
@@ -195,7 +191,7 @@ def _transport(folder: str) -> Config:
     return Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
-def publish_notebooks(executed: list[Path], root: Path | None = None) -> None:
+def publish_notebooks(executed: list[Path]) -> None:
     """Write executed notebooks back over their sources, with their outputs.
 
     Widget state, papermill's and the machine's metadata and execution times go; tags and collapsed
@@ -206,8 +202,6 @@ def publish_notebooks(executed: list[Path], root: Path | None = None) -> None:
     ----------
     executed : list of Path
         As returned by ``run_notebooks``.
-    root : Path, default=``repository()``
-        The folder that holds ``notebooks/``.
     """
     from rvlib.pipeline import repository
 
@@ -227,7 +221,7 @@ def publish_notebooks(executed: list[Path], root: Path | None = None) -> None:
         about = {"kernelspec": kernel, "language_info": {"name": "python"}}
         about["rvlib"] = {"source": source_digest(notebook)}
         notebook.metadata = nbformat.from_dict(about)
-        target = (root or repository()) / "notebooks" / path.name
+        target = repository() / "notebooks" / path.name
         atomic_write(target, nbformat.writes(notebook).encode() + b"\n")
 
 

@@ -92,15 +92,13 @@ INSTALL = Entry(
 COLAB = r"(?m)^\*On Colab, once:.*\n?"
 
 
-def build_site(run: Run, root: Path | None = None) -> Path:
+def build_site(run: Run) -> Path:
     """Write playground, notebooks, report and API as pages that need no kernel and no network.
 
     Parameters
     ----------
     run : Run
         Its executed notebooks and its report are shown; where it has none, the shipped ones.
-    root : Path, default=``repository()``
-        The folder that holds ``notebooks/``, ``docs/`` and ``report/``.
 
     Returns
     -------
@@ -112,8 +110,7 @@ def build_site(run: Run, root: Path | None = None) -> Path:
     ValueError
         If an equation or a docstring cannot be shown; names it, and where it stands.
     """
-    root = root or repository()
-    site = run.out.parent / "site"
+    root, site = repository(), run.out.parent / "site"
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True)
     notebooks = {
@@ -137,7 +134,7 @@ def build_site(run: Run, root: Path | None = None) -> Path:
         (site / page.file).write_text(text, encoding="utf-8")
         return [entry(page, words), *headings(page, text)]
 
-    index = [INSTALL, *write(PLAYGROUND, playground(root, home=HOME.file))]
+    index = [INSTALL, *write(PLAYGROUND, playground(HOME.file))]
     for page, notebook in notebooks.items():
         index += write(page, _html(writer, notebook, resources(page)), about(notebook))
     if report:

@@ -14,7 +14,6 @@ from rvlib import experiments as ex
 from rvlib.attacks import smoothed_pgd
 from rvlib.pipeline import Accuracy, Run, repository
 from rvlib.report import hypotheses as hyp
-from rvlib.report.document import tried, words
 from rvlib.smoothing import sample_under_noise, vote
 
 N = 1024
@@ -164,31 +163,6 @@ def test_attacks_of_the_grid():
         assert options == {"sigma": 0.35, "draws": 1, "steps": steps, "step_size": size}
     with pytest.raises(ValueError, match="unknown attack 'pgd-l3'"):
         find("pgd-l3", 0.25)
-
-
-def test_the_first_line_of_a_summary_is_the_best_and_ways_come_once(found):
-    summary = tried(found)
-    assert summary["combinations"] == 800
-    for column, best in summary["columns"].items():
-        rows = found[found["column"] == column]
-        assert best["words"] == words(rows.iloc[0])
-        assert len(best["lines"]) == 2 + 3 * 2
-        behind = rows["log_likelihood"].max() - rows["log_likelihood"]
-        assert best["close"] == (behind < 2).sum()
-        assert best["lines"][0]["behind"] == "0.00"
-
-
-def test_a_combination_in_words():
-    h = hyp.Hypothesis(
-        *(0.25, "vote of 400", "left out", "twice", "noisy"),
-        *("pgd-linf-0.031", "pgd-pixel-l2-step-0.02"),
-    )
-    assert words(pd.Series(vars(h))) == (
-        "σ = 0.25, vote of 400, abstentions left out, noise added twice, attack through the noise, "
-        "l∞ radius 0.031, pixel-l2 step 0.02"
-    )
-    h = hyp.Hypothesis(0.5, "plain", "-", "once", "plain", "pgd-linf", "pgd-pixel-l2")
-    assert words(pd.Series(vars(h))) == "σ = 0.50, plain"
 
 
 class Counted:

@@ -99,21 +99,25 @@ def no_reference():
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path, monkeypatch):
     """A checkout to change."""
-    return checkout(tmp_path)
+    checkout(tmp_path)
+    monkeypatch.setenv("RVLIB_ROOT", str(tmp_path))
+    return tmp_path
 
 
 @pytest.fixture
 def run(root):
-    return Run.open("smoke", "cpu", root)
+    return Run.open("smoke", "cpu")
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory, no_reference):
     """Build the site of the unchanged checkout once, for all tests that only look at it."""
     root = checkout(tmp_path_factory.mktemp("checkout"))
-    found = build_site(Run.open("smoke", "cpu", root), root).parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RVLIB_ROOT", str(root))
+        found = build_site(Run.open("smoke", "cpu")).parent
     assert found == root / "build" / "site"
     return found
 
@@ -171,7 +175,7 @@ def test_an_equation_that_cannot_be_shown_is_named(root, run):
         markdown(r"$x \wombat y$")
     write(root / "notebooks" / "02_b.ipynb", [new_markdown_cell(r"# $\wombat$")])
     with pytest.raises(ValueError, match=r"^02_b: .*wombat"):
-        build_site(run, root)
+        build_site(run)
 
 
 def test_badges_links_and_equations_of_markdown():
@@ -211,17 +215,17 @@ def test_the_report_is_one_of_the_pages(root, run, folder):
     (root / folder).mkdir(parents=True, exist_ok=True)
     for name in ("report.html", "report.pdf"):
         (root / folder / name).write_text(f"<body><p>{folder}</p></body>")
-    found = pages(build_site(run, root).parent)
+    found = pages(build_site(run).parent)
     assert f"<main><p>{folder}</p></main></body>" in re.sub(r"\s*\n\s*", "", found["report.html"])
     assert "01_a.html" in Links(found["report.html"]).links  # no dead end
     assert {"report.html", "report.pdf"} <= set(Links(found["02_b.html"]).links)
 
 
 def test_the_same_notebooks_give_the_same_pages_and_old_ones_go(root, run):
-    site = build_site(run, root).parent
+    site = build_site(run).parent
     before = pages(site)
     (site / "old.html").touch()
-    build_site(run, root)
+    build_site(run)
     assert pages(site) == before
 
 
@@ -250,7 +254,7 @@ def test_addresses_elsewhere_come_from_the_metadata_if_they_are_set(root, run, s
     for name in ("Repository", "Colab", "Issues"):
         urls["Project-URL"] = f"{name}, https://{name}.example/"
     monkeypatch.setattr("importlib.metadata.metadata", lambda name: urls)
-    there = build_site(run, root).parent
+    there = build_site(run).parent
     of_a_notebook = ["https://Repository.example/", "https://Colab.example/01_a.ipynb"]
     assert menu(there, "01_a.html") == of_a_notebook
     assert menu(there, "index.html") == ["https://Repository.example/"]
