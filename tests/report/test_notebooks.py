@@ -1,6 +1,5 @@
 """rvlib.report.notebooks: what runs, what stops a run, and what is written back."""
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -228,6 +227,11 @@ def test_published_notebooks_are_clean(executed, tmp_path):
     assert (result.data, result.execution_count) == ({"text/plain": "2"}, 2)
     assert shown.metadata == {"image/png": {"alt": "a"}}  # alt texts stay
     assert published.metadata.keys() == {"kernelspec", "language_info", "rvlib"}
+    digest = published.metadata.rvlib["source"]
+    published.cells[2].outputs = []
+    assert source_digest(published) == digest  # of the sources alone
+    published.cells[2].source = "x "
+    assert source_digest(published) != digest
     text = target.read_text()
     assert text.endswith("}\n")
     for gone in ("papermill", "widget", "somewhere", "of this machine", "3.99", "iopub"):
@@ -235,13 +239,3 @@ def test_published_notebooks_are_clean(executed, tmp_path):
     executed.write_bytes(target.read_bytes())
     publish_notebooks([executed])
     assert target.read_text() == text
-
-
-def test_the_digest_is_that_of_the_sources_alone(executed, tmp_path):
-    publish_notebooks([executed])
-    published = nbformat.read(tmp_path / "notebooks" / "01_first.ipynb", 4)
-    digest = json.loads(json.dumps(published.metadata.rvlib))["source"]
-    published.cells[2].outputs = []
-    assert source_digest(published) == digest
-    published.cells[2].source = "x "
-    assert source_digest(published) != digest

@@ -1,6 +1,5 @@
 """rvlib.report.site: pages that load nothing, with everything that the notebooks show."""
 
-import json
 import re
 import shutil
 from email.message import Message
@@ -26,7 +25,7 @@ then [next](02_b.ipynb), of $\\epsilon$
 
 *Time: A quarter of a minute.*
 
-## Then &lt;this&gt;
+## Then
 
 $$\\hat{x} = \\Pi_{[0,1]}\\big(x + \\epsilon\\,\\mathrm{sign}(\\nabla_x L)\\big)$$
 """
@@ -258,15 +257,3 @@ def test_addresses_elsewhere_come_from_the_metadata_if_they_are_set(root, run, s
     of_a_notebook = ["https://Repository.example/", "https://Colab.example/01_a.ipynb"]
     assert menu(there, "01_a.html") == of_a_notebook
     assert menu(there, "index.html") == ["https://Repository.example/"]
-
-
-def test_the_search_looks_through_headings_and_names(site):
-    text = pages(site)["index.html"]
-    (index,) = re.findall(r'<script type="application/json" id="index">(.*?)</script>', text)
-    found = {entry["title"]: entry["address"] for entry in json.loads(index)}
-    assert found["Then <this>"] == "01_a.html#Then-%3Cthis%3E"
-    assert found["A norm"] == "bring-your-own.html#A-norm"
-    assert found["rv.pgd"] == "api/attacks.html#rvlib.pgd"
-    assert found["02 · And then?"] == "02_b.html"
-    assert found["Beyond one machine"] == "scale.html"
-    assert found["Planning"] == "scale.html#Planning"
