@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -101,10 +101,8 @@ def run_notebooks(run: "Run", device: str | None = None, at_once: int = 1) -> li
     if at_once > 1:
         sources.reverse()  # the last one takes longest
     targets = [run.out / "notebooks" / source.name for source in sources]
-    with ExitStack() as stack:
-        each: Any = map
-        if at_once > 1:
-            each = stack.enter_context(single_threaded(at_once)).map
+    with single_threaded(at_once) if at_once > 1 else nullcontext() as pool:
+        each: Any = pool.map if pool else map
         done = each(_timed, sources, targets, itertools.repeat(parameters))
         for position, (target, seconds) in enumerate(zip(targets, done, strict=True), start=1):
             run.log(f"notebook {position}/{len(sources)}  {target.name}  {seconds:.0f} s")

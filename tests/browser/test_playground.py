@@ -51,6 +51,16 @@ def engine(browser, file):
           window.text = (values) => toBase64Long(new Uint8Array(Float32Array.from(values).buffer));
           window.toBase64Long = (bytes) =>
             btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+          window.replay = (text) => {
+            const all = floats(text);
+            let read = 0;
+            return (copy) => copy.set(all.subarray(read, (read += PIXELS)));
+          };
+          window.votes = (...given) => {
+            const counts = new Array(CLASSES).fill(0);
+            countVotes(...given, counts);
+            return counts;
+          };
           window.network = (name) => makeNetwork(readHalves(data.weights[name]));
         }"""
     )
@@ -98,14 +108,6 @@ def test_logits_and_gradients_are_the_librarys(name, engine):
     torch.testing.assert_close(logits, expected, rtol=2e-7, atol=1e-5)
     gradient = torch.cat([receive(text, 3, 32, 32) for _, text in found])
     torch.testing.assert_close(gradient, rv.input_gradient(model, x, y), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_rounding_to_16_bits_changes_hardly_an_answer(name):
-    x, _ = images(1024)
-    with torch.no_grad():
-        same = RUN.model(name)(x).argmax(1) == in_16_bits(name)(x).argmax(1)
-    assert same.float().mean() > 0.99
 
 
 @pytest.mark.parametrize("attack", BALLS)
@@ -177,13 +179,7 @@ def test_the_same_noise_gives_the_same_votes(engine):
     x, _ = images(1)
     for name in ("gaussian-0.25", "standard"):
         counts = engine.evaluate(
-            """([name, image, noise]) => {
-              const all = floats(noise), counts = new Array(CLASSES).fill(0);
-              let read = 0;
-              const fill = (copy) => copy.set(all.subarray(read, (read += PIXELS)));
-              countVotes(network(name), floats(image), 0.25, 200, fill, counts);
-              return counts;
-            }""",
+            "([name, x, noise]) => votes(network(name), floats(x), 0.25, 200, replay(noise))",
             [name, send(x), send(noise)],
         )
         with torch.no_grad():
@@ -196,13 +192,8 @@ def test_the_gradient_under_noise_is_the_librarys(engine):
     sigma, draws = 0.5, 8
     drawn = torch.empty(1, draws, 32, 32, 3).normal_(generator=stream("cpu", 0, "a"))
     found = engine.evaluate(
-        """([image, label, sigma, draws, noise]) => {
-          const all = floats(noise);
-          let read = 0;
-          const fill = (copy) => copy.set(all.subarray(read, (read += PIXELS)));
-          const net = network("gaussian-0.25");
-          return text(noisyGradient(net, floats(image), label, sigma, draws, fill));
-        }""",
+        """([image, label, sigma, draws, noise]) => text(noisyGradient(
+          network("gaussian-0.25"), floats(image), label, sigma, draws, replay(noise)))""",
         [send(x), int(y), sigma, draws, send(drawn.permute(0, 1, 4, 2, 3))],
     )
     model = in_16_bits("gaussian-0.25")
@@ -217,11 +208,7 @@ def test_the_attack_on_the_vote_stays_in_the_ball_and_lowers_the_votes(engine):
           const net = network("gaussian-0.25"), uniform = makeUniform(0, 0), x = floats(image);
           const fill = (copy) => fillNormal(copy, uniform), options = { sigma: 0.25, eps: 0.5 };
           const attacked = smoothedAttack(net, x, label, { ...options, steps: 4, draws: 8 }, fill);
-          const share = (image) => {
-            const counts = new Array(CLASSES).fill(0);
-            countVotes(net, image, 0.25, 200, fill, counts);
-            return counts[label];
-          };
+          const share = (image) => votes(net, image, 0.25, 200, fill)[label];
           return [share(x), share(attacked), text(attacked)];
         }""",
         [send(x), int(y)],

@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from rvlib import experiments as ex
 from rvlib.attacks import smoothed_pgd
-from rvlib.pipeline import Accuracy, Run, repository
+from rvlib.pipeline import Run, repository
 from rvlib.report import hypotheses as hyp
 from rvlib.smoothing import sample_under_noise, vote
 
@@ -163,46 +163,6 @@ def test_attacks_of_the_grid():
         assert options == {"sigma": 0.35, "draws": 1, "steps": steps, "step_size": size}
     with pytest.raises(ValueError, match="unknown attack 'pgd-l3'"):
         find("pgd-l3", 0.25)
-
-
-class Counted:
-    """A run whose accuracies are made up, by defence, attack and seed."""
-
-    def seeds(self, name):
-        return range(1 if name == "mixed-at" else 2)
-
-    def accuracy(self, defence, attack, *, seed):
-        assert (defence == "smoothed-0.25") == attack.startswith("vote") or attack == "natural"
-        return Accuracy(N, 300 + 40 * seed + len(defence), 50, "-")
-
-
-def test_the_two_readings(found):
-    run: Any = Counted()
-    table = hyp.readings(run, TABLE, found).set_index(["reading", "defence", "attack"])
-    assert len(table) == 2 * 24
-    for defence, attack in itertools.product(ex.REPORT_TABLE1, ex.REPORT_ATTACKS):
-        if defence == ex.SLOWER:
-            continue
-        likely, proper = (table.loc[(r, defence, attack)] for r in (hyp.LIKELY, hyp.PROPER))
-        assert proper["accuracy"] == pytest.approx(100 * (300 + len(defence)) / N)
-        seeds = 1 if defence == "mixed-at" else 2
-        assert proper["mean"] == pytest.approx(100 * (280 + 20 * seeds + len(defence)) / N)
-        assert proper["seeds"] == seeds
-        if defence in hyp.COLUMNS:
-            each = percent(TABLE, hyp.likeliest(found, defence), attack)
-            assert likely["accuracy"] == pytest.approx(each.iloc[0])
-            assert likely["mean"] == pytest.approx(each.mean())
-            assert likely["seeds"] == 3
-        else:
-            assert likely.equals(proper)
-    for line in table.itertuples():
-        value = line.report_value
-        assert line.in_interval == ("yes" if line.ci_low <= value <= line.ci_high else "no")
-        inside = "yes" if line.low <= value <= line.high else "no"
-        assert line.in_range == ("" if line.seeds == 1 else inside)
-
-
-SHIPPED = repository() / "report"
 
 
 def test_the_published_table_agrees_with_the_published_rows():

@@ -52,38 +52,6 @@ def write(folder, split, name, what, columns, **meta):
     write_shard(place, 0, columns, {})
 
 
-def test_the_reports_value_is_reached_if_ours_is_not_below(tmp_path, monkeypatch):
-    right = {
-        ("lenet-standard", "natural"): [1, 2, 0, 0],
-        ("lenet-standard", "fgsm"): [1, 2, 3, 4],
-        ("lenet-standard", "ensemble-linf-8"): [0, 0, 0, 0],
-        ("lenet-smoothed-0.25", "natural"): [1, 2, 0, 0],
-    }
-    cells = [(*cell, 4) for cell in right] + [("lenet-smoothed-0.25", "pgd-linf", 4)]
-    monkeypatch.setattr(type(PROFILE), "column_cells", lambda self: cells)
-    assert set(part_two.columns_table(tmp_path)["reached"]) == {""}
-    for (name, attack), predictions in right.items():
-        write(tmp_path, "test", name, attack, predicted(predictions), attack={"threat": "-"})
-    part_two.weights_of(tmp_path, "lenet-smoothed-0.25").with_suffix(".json").unlink()
-    record(tmp_path, "lenet-gaussian-0.25")  # whose votes these are
-    table = part_two.columns_table(tmp_path)
-    assert table["column"].tolist() == ["standard"] * 3 + ["smoothed-0.25"] * 2
-    assert table["report"].tolist()[:2] == [58.2, 3.81]
-    assert table["reached"].tolist() == ["no", "yes", "", "no", ""]
-
-
-def test_modern_training_stands_beside_the_reports_own(tmp_path, monkeypatch):
-    cells = [("lenet-standard", "natural", 4), ("lenet-standard", "fgsm", 4)]
-    monkeypatch.setattr(type(PROFILE), "column_cells", lambda self: cells)
-    attack = {"threat": "-"}
-    modern, before = predicted([1, 2, 3, 4]), predicted([1, 0, 0, 0])
-    write(tmp_path / "modern", "test", "lenet-standard", "natural", modern, attack=attack)
-    write(tmp_path, "test", "standard", "natural", before, attack=attack)
-    table = part_two.columns_table(tmp_path / "modern")
-    assert table["accuracy"].fillna(-1).tolist() == [100, -1]
-    assert table["before"].fillna(-1).tolist() == [25, -1]
-
-
 def test_rows_of_weights_that_are_gone_are_no_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(type(PROFILE), "cells", lambda self: [("lenet-nuat", "natural", 2)])
     meta = {"attack": {"threat": "-"}, "weights": "of before"}

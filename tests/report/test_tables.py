@@ -102,6 +102,13 @@ def test_networks_are_compared_in_pairs_on_the_same_images(monkeypatch):
     assert set(table[table["attack"] == "ensemble-l2"]["p_holm"]) == {1.0}
 
 
+def test_the_standard_protocol_takes_the_images_of_the_profile(monkeypatch):
+    monkeypatch.setattr(ex, "standard_cells", lambda: [("standard", "fgsm")])
+    run = fake_run({("standard", "fgsm", 0): (6, 3, 0)})
+    run.profile.standard = 4
+    assert tables.standard_table(run)["accuracy"].tolist() == [75.0]
+
+
 def test_seeds_known_by_heart():
     cells = {("standard", a, s): (6, 2 + s, 0) for s in range(3) for a in ATTACKS}
     cells |= {("pgd-l2-at", a, 0): (6, 6, 0) for a in ATTACKS}
