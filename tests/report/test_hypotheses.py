@@ -23,10 +23,9 @@ def made_up_table():
     """Counts that differ between all networks, attacks and ways to answer."""
     rng, lines = np.random.default_rng(0), []
     for sigma, attack, seed, twice in ex.grid_cells():
-        base = rng.uniform(0.05, 0.9)
         line = {"sigma": sigma, "seed": seed, "attack": attack, "n": N}
         line["noise"] = "twice" if twice else "once"
-        line |= {"plain": round(base * N), "one_draw": rng.uniform(0, 1) * N}
+        line |= {"plain": round(rng.uniform(0.05, 0.9) * N), "one_draw": rng.uniform(0, 1) * N}
         for n in ex.GRID_VOTES:
             answered = int(rng.uniform(0.5, 1) * N)
             line |= {f"answered_{n}": answered, f"right_{n}": int(rng.uniform(0, 1) * answered)}
@@ -41,12 +40,6 @@ def made_up_table():
 
 
 TABLE = made_up_table()
-
-
-@pytest.fixture(scope="module")
-def found():
-    """Compare every combination with the made-up table, once."""
-    return hyp.hypotheses(TABLE)
 
 
 def percent(table, h, attack):
@@ -88,10 +81,10 @@ def test_a_planted_combination_is_found(k, monkeypatch):
         assert hyp.likeliest(found, column) == h
 
 
-def test_the_likelihood_by_hand(found):
+def test_the_likelihood_by_hand():
     chosen = {"answer": "vote of 400", "abstentions": "left out", "noise": "twice"}
     chosen |= {"gradients": "noisy", "linf": "pgd-linf-0.031", "pixel_l2": "pgd-pixel-l2"}
-    column = hyp.COLUMNS[0]
+    found, column = hyp.hypotheses(TABLE), hyp.COLUMNS[0]
     line = found[found["column"] == column]
     for name, value in (chosen | {"sigma": 0.35}).items():
         line = line[line[name] == value]
@@ -114,20 +107,14 @@ def test_the_likelihood_by_hand(found):
 
 
 def test_nothing_right_is_no_certainty():
-    none = TABLE.assign(plain=0)
-    rows = hyp.hypotheses(none)
-    assert np.isfinite(rows["log_likelihood"]).all()
+    found = hyp.hypotheses(TABLE.assign(plain=0))
+    assert np.isfinite(found["log_likelihood"]).all()
 
 
 def test_right_answers_by_hand():
-    rows = [
-        {"label": 1, "prediction": 1, "hits": 1000, "leader": 1, "answer": 1},
-        {"label": 2, "prediction": 0, "hits": 500, "leader": 2, "answer": -1},
-        {"label": 3, "prediction": 3, "hits": 0, "leader": 0, "answer": 0},
-    ]
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame({"label": [1, 2, 3], "prediction": [1, 0, 3], "hits": [1000, 500, 0]})
     for n in ex.GRID_VOTES:
-        frame = frame.assign(**{f"leader_{n}": frame["leader"], f"answer_{n}": frame["answer"]})
+        frame = frame.assign(**{f"leader_{n}": [1, 2, 0], f"answer_{n}": [1, -1, 0]})
     found = hyp._right_answers(frame)
     assert (found["n"], found["plain"], found["one_draw"]) == (3, 2, 1.5)
     for n in ex.GRID_VOTES:
