@@ -5,11 +5,9 @@ A line of code is one that is neither blank nor comment nor docstring.
 
 import ast
 import collections
+import cProfile
 import functools
-import sys
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "rvlib"
@@ -52,18 +50,12 @@ def functions_in_pgd() -> set[str]:
 
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
     x, y, ball = torch.rand(4, 3, 2, 2), torch.arange(4) % 3, Linf(8 / 255)
-    seen: set[str] = set()
-
-    def profile(frame: FrameType, event: str, _: Any) -> None:
-        file, name = Path(frame.f_code.co_filename), frame.f_code.co_name
-        if event == "call" and file.is_relative_to(LIBRARY) and name[0] != "<":
-            seen.add(f"{file.name}:{name}")
-
     pgd(model, x, y, ball)
-    sys.setprofile(profile)
-    pgd(model, x, y, ball)
-    sys.setprofile(None)
-    return seen
+    profile = cProfile.Profile()
+    profile.runcall(pgd, model, x, y, ball)
+    codes = [entry.code for entry in profile.getstats() if not isinstance(entry.code, str)]
+    own = [code for code in codes if Path(code.co_filename).is_relative_to(LIBRARY)]
+    return {f"{Path(c.co_filename).name}:{c.co_name}" for c in own if c.co_name[0] != "<"}
 
 
 def main() -> None:

@@ -171,9 +171,11 @@ def hypotheses(table: pd.DataFrame) -> pd.DataFrame:
     right, answered = counted[..., 0], counted[..., 1]  # by combination, attack and training seed
     shares = right / answered
     mean, images = shares.mean(2), answered.mean(2)
-    kinds = pd.Series([_kind(h, a) for h in every for a in REPORT_ATTACKS])
+    cells = itertools.product(every, REPORT_ATTACKS)
+    # Variances of training seeds are pooled over the noise levels.
+    kinds = [(h.attack(a), h.answer, h.abstentions, h.noise) for h, a in cells]
     variances = pd.Series(shares.var(2, ddof=1).ravel())
-    spread = variances.groupby(kinds).transform("mean").to_numpy().reshape(mean.shape)
+    spread = variances.groupby(pd.Series(kinds)).transform("mean").to_numpy().reshape(mean.shape)
     share = mean.clip(0.5 / images, 1 - 0.5 / images)  # 0 of n is not certainty
     sampling = 2 * share * (1 - share) / images
     error = 100 * np.sqrt(spread * (1 + 1 / ex.GRID_SEEDS) + sampling)
@@ -268,8 +270,3 @@ def _measured(run: Run, defence: str, attack: str) -> list[tuple[float, int]]:
     seeds = run.seeds(defence if sigma is None else ex.gaussian_name(sigma))
     found = [run.accuracy(defence, attack, seed=seed) for seed in seeds]
     return [(cell.correct, cell.n) for cell in found]
-
-
-def _kind(h: Hypothesis, attack: str) -> tuple[Any, ...]:
-    """Name what a variance of training seeds is pooled over: all but the noise level."""
-    return (h.attack(attack), h.answer, h.abstentions, h.noise)
