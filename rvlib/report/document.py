@@ -263,7 +263,7 @@ def tried(table: pd.DataFrame) -> dict[str, Any]:
         rows = rows.sort_values("log_likelihood", ascending=False, kind="stable")
         rows = rows.assign(behind=rows["log_likelihood"].max() - rows["log_likelihood"])
         ways = rows.groupby([rows["answer"].str.split().str[0], "abstentions", "noise"])
-        lines = ways.head(1).replace({"worst": TITLES})
+        lines = text(ways.head(1).replace({"worst": TITLES}))
         best, sigmas = rows.iloc[0], rows.groupby("sigma")["behind"].min()
         points, errors = abs(best["points"]), abs(best["errors_off"])
         side = "below" if best["points"] < 0 else "above"
@@ -272,9 +272,7 @@ def tried(table: pd.DataFrame) -> dict[str, Any]:
             "words": words(best),
             "off": f"{points:.2f} points ({errors:.2f} standard errors) {side}",
             "sigmas": [{"sigma": f"{s:.2f}", "behind": f"{b:.2f}"} for s, b in sigmas.items()],
-            "lines": [
-                line | {"words": words(pd.Series(line))} for line in text(lines).to_dict("records")
-            ],
+            "lines": lines.assign(words=lines.apply(words, axis=1)).to_dict("records"),
         }
     return {"combinations": int(len(table) / len(columns)), "columns": columns}
 

@@ -133,8 +133,7 @@ class Counts:
     """
 
     def __init__(self, table: pd.DataFrame) -> None:
-        names = ["sigma", "seed", "attack", "noise"]
-        self._lines = {tuple(line[k] for k in names): line for line in table.to_dict("records")}
+        self._lines = table.set_index(["sigma", "seed", "attack", "noise"]).to_dict("index")
 
     def __call__(self, h: Hypothesis, attack: str) -> list[tuple[float, int]]:
         """Count under one of the report's attacks: one pair a training seed."""

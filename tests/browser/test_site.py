@@ -21,6 +21,13 @@ NOTEBOOKS = sorted((repository() / "notebooks").glob("[0-9]*.ipynb"))
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
+@pytest.fixture
+def watched(watched):
+    """Lend the page, which has asked for nothing and met no error when the test ends."""
+    yield watched
+    watched.assert_quiet()
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS[::3], ids=lambda path: path.stem)
 def test_a_notebook_as_a_page(notebook, site, watched, artefacts):
     found = watched.go(site / f"{notebook.stem}.html")
@@ -33,7 +40,6 @@ def test_a_notebook_as_a_page(notebook, site, watched, artefacts):
     assert "course.say(f" not in text  # prose is shown once: without its source
     assert "Colab" not in text  # its line is for the notebook itself
     assert not re.search(r"\$[^$\n]+\$", text)  # equations are rendered
-    watched.assert_quiet()
 
 
 OUTSIDE = """() => [...document.querySelectorAll(".explorer")].flatMap((explorer) => {
@@ -56,7 +62,6 @@ def test_every_page_is_reached_from_the_first_and_its_explorers_fit_a_phone(
         watched.go(site / name)
         assert watched.page.title()
         assert watched.page.evaluate(OUTSIDE) == []
-    watched.assert_quiet()
 
 
 PAGES = ["index.html", "bring-your-own.html", "api/index.html", "api/attacks.html"]
@@ -101,7 +106,6 @@ def test_the_verdict_of_an_evaluation_fits_a_phone_and_marks_what_failed(
     colours = "rows => rows.map((row) => getComputedStyle(row).backgroundColor)"
     failed, passed = watched.page.locator(".checks tbody tr").evaluate_all(colours)
     assert failed != passed
-    watched.assert_quiet()
 
 
 def test_the_dark_is_dark_and_the_printed_page_is_not(site, watched, artefacts):
@@ -149,7 +153,6 @@ def test_a_keyboard_searches_and_opens_what_it_finds(site, watched):
     keyboard.press("Enter")  # the first, without a way through the list
     page.wait_for_url("**/01_fgsm.html#*")
     assert page.locator(":target").inner_text().startswith("Accuracy against ε")
-    watched.assert_quiet()
 
 
 def test_all_that_the_search_can_find_is_there(site):
@@ -217,7 +220,6 @@ def test_equal_explorers_on_one_page_move_each_by_itself(three, watched):
     second.press(second.controls[1], "ArrowDown")
     assert second.look()[2] == "grey 1 at 1"
     assert first.root.locator("img").first.get_attribute("alt") == "grey 2 at 0"
-    watched.assert_quiet()
 
 
 def test_the_screen_shows_the_frame(three, watched):

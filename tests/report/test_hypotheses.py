@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.stats import norm
 
 from rvlib import experiments as ex
 from rvlib.attacks import smoothed_pgd
-from rvlib.pipeline import Run, repository
+from rvlib.pipeline import Accuracy, Run, repository
 from rvlib.report import hypotheses as hyp
 from rvlib.smoothing import sample_under_noise, vote
 
@@ -150,6 +151,16 @@ def test_attacks_of_the_grid():
         assert options == {"sigma": 0.35, "draws": 1, "steps": steps, "step_size": size}
     with pytest.raises(ValueError, match="unknown attack 'pgd-l3'"):
         find("pgd-l3", 0.25)
+
+
+def test_networks_are_attacked_as_they_are_deployed():
+    def accuracy(defence, attack, *, seed):
+        return Accuracy(N, 10 * seed + len(attack), 0, "-")
+
+    run: Any = SimpleNamespace(seeds=lambda name: range(2), accuracy=accuracy)
+    for defence, attack in (("smoothed-0.25", "vote-pgd-linf"), ("gaussian-0.25", "pgd-linf")):
+        right = [(len(attack), N), (10 + len(attack), N)]
+        assert hyp._measured(run, defence, "pgd-linf") == right
 
 
 def test_the_published_table_agrees_with_the_published_rows():
