@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -54,30 +56,21 @@ class Traffic(TorchDispatchMode):
         return result
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Operations, and numbers read and written."""
+Cost = NDArray[np.float64]
+"""Operations, and numbers read and written."""
 
-    operations: float
-    numbers: float
 
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.operations + other.operations, self.numbers + other.numbers)
-
-    def __rmul__(self, times: float) -> "Cost":
-        return Cost(times * self.operations, times * self.numbers)
-
-    def seconds(self, arithmetic: str) -> tuple[float, str]:
-        """Time on one GPU at least, and what bounds it."""
-        peak, size = PEAKS[arithmetic]
-        return max((self.operations / peak, "operations"), (self.numbers * size / MEMORY, "memory"))
+def seconds(cost: Cost, arithmetic: str) -> tuple[float, str]:
+    """Time on one GPU at least, and what bounds it."""
+    (operations, numbers), (peak, size) = cost, PEAKS[arithmetic]
+    return max((operations / peak, "operations"), (numbers * size / MEMORY, "memory"))
 
 
 def counted(work: Callable[[], Any]) -> Cost:
     """Cost of some work on a batch, for one image."""
     with Traffic() as traffic, FlopCounterMode(display=False) as operations:
         work()
-    return Cost(operations.get_total_flops() / BATCH, traffic.numbers / BATCH)
+    return np.array([operations.get_total_flops(), traffic.numbers]) / BATCH
 
 
 def passes(make: Callable[[], nn.Module], size: int) -> tuple[Cost, Cost, Cost]:
@@ -106,7 +99,7 @@ class Job:
 
     def seconds(self, gpus: int, arithmetic: str) -> tuple[float, str]:
         """Time at least, and what bounds it."""
-        alone, bound = self.cost.seconds(arithmetic)
+        alone, bound = seconds(self.cost, arithmetic)
         if gpus == 1:
             return alone, bound
         if self.blocks is not None:
@@ -161,9 +154,9 @@ def table() -> str:
     for job in jobs():
         for arithmetic in PEAKS:
             found = [job.seconds(n, arithmetic) for n in GPUS]
-            counts = [f"{job.cost.operations:.1e}", f"{job.cost.numbers:.1e}"]
+            counts = [f"{count:.1e}" for count in job.cost]
             bounds = ", ".join(dict.fromkeys(bound for _, bound in found))
-            times = [words(seconds) for seconds, _ in found]
+            times = [words(time) for time, _ in found]
             rows.append([job.name, *counts, arithmetic, *times, bounds])
     return markdown(head, rows)
 

@@ -6,6 +6,7 @@ import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
@@ -89,6 +90,22 @@ def test_a_run_is_recorded_and_its_table_goes_into_the_readme(inputs, tmp_path, 
     assert readme.read_text() == f"before\n{shown}\nafter\n"
 
 
+RESULT = {"seconds": [1.0], "accuracy": 50.0, "same": 100.0}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A folder for records of jobs that take no time."""
+
+    def measure(chosen, *arguments):
+        job = {"on": "-", "goal": None, "implementations": {OURS: RESULT}}
+        return [job | {"name": chosen_job.name} for chosen_job in chosen]
+
+    for name, value in (("ROOT", tmp_path), ("prepare", lambda *_: None), ("measure", measure)):
+        monkeypatch.setattr(command, name, value)
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("words", "folder"),
     [
@@ -96,47 +113,29 @@ def test_a_run_is_recorded_and_its_table_goes_into_the_readme(inputs, tmp_path, 
         (["--baseline", "elsewhere"], "build"),
     ],
 )
-def test_only_the_whole_benchmark_replaces_the_record(words, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "ROOT", tmp_path)
-    monkeypatch.setattr(command, "prepare", lambda *arguments: None)
-    result = {"name": "votes", "on": "-", "goal": None, "implementations": {OURS: RESULT}}
-    monkeypatch.setattr(command, "measure", lambda *arguments: [result])
+def test_only_the_whole_benchmark_replaces_the_record(words, folder, root):
     command.main(words)
-    assert [path.parts[-3] for path in tmp_path.rglob("cpu.json")] == [folder]
+    assert [path.parts[-3] for path in root.rglob("cpu.json")] == [folder]
 
 
-def test_some_jobs_are_put_into_the_record_each_under_its_machine(tmp_path, monkeypatch):
-    def measured(chosen, *arguments):
-        results = {OURS: RESULT}
-        return [
-            {"name": j.name, "on": "-", "goal": None, "implementations": results} for j in chosen
-        ]
-
-    monkeypatch.setattr(command, "ROOT", tmp_path)
-    monkeypatch.setattr(command, "prepare", lambda *arguments: None)
-    monkeypatch.setattr(command, "measure", measured)
+def test_some_jobs_are_put_into_the_record_each_under_its_machine(root):
     command.main([])
-    path = tmp_path / "report/bench/cpu.json"
+    path, update = root / "report/bench/cpu.json", ["--only", "AutoAttack", "--update"]
     whole = json.loads(path.read_text())
     for job in whole["jobs"]:
-        job["commit"] = "before"
+        job |= {"commit": "before", "device": "another CPU"}
     path.write_text(json.dumps(whole))
-    command.main(["--only", "AutoAttack", "--update"])
-    found = json.loads(path.read_text())["jobs"]
-    assert [job["name"] for job in found] == [job.name for job in jobs()]
-    assert {j["name"] for j in found if j["commit"] != "before"} == {
-        job.name for job in jobs() if "AutoAttack" in job.name
-    }
-    for job in whole["jobs"]:
-        job["device"] = "another CPU"
-    path.write_text(json.dumps(whole))
-    command.main(["--only", "AutoAttack", "--update"])
-    _, elsewhere, _, here = table(json.loads(path.read_text())).split("\n\n")
+    command.main(update)
+    found = json.loads(path.read_text())
+    assert [job["name"] for job in found["jobs"]] == [job.name for job in jobs()]
+    fresh = {job["name"] for job in found["jobs"] if job["commit"] != "before"}
+    assert fresh == {job.name for job in jobs() if "AutoAttack" in job.name}
+    _, elsewhere, _, here = table(found).split("\n\n")
     assert "AutoAttack" not in elsewhere
     assert here.count("AutoAttack") == 5
     path.write_text(json.dumps(whole | {"torch": "1.0"}))
     with pytest.raises(SystemExit, match=r"torch is 1\.0"):
-        command.main(["--only", "AutoAttack", "--update"])
+        command.main(update)
 
 
 def test_the_protocol_says_what_the_comparison_of_ensembles_found():
@@ -153,9 +152,6 @@ def test_the_protocol_says_what_the_comparison_of_ensembles_found():
 
 def test_a_missing_library_is_recorded():
     assert command._version("no such package") == "not installed"
-
-
-RESULT = {"seconds": [1.0], "accuracy": 50.0, "same": 100.0}
 
 
 def test_ratios_are_medians_over_rounds_to_the_fastest_other_implementation():
@@ -201,22 +197,19 @@ def test_lines_of_code_are_neither_blank_nor_comments_nor_docstrings():
 
 
 def test_the_table_of_sizes(capsys, monkeypatch):
-    every, some = size.sources, {"rvlib", "attacks", "benchmarks"}  # all files take seconds
+    every, some = size.sources, {"rvlib", "attacks"}  # all files take seconds
     monkeypatch.setattr(
         size, "sources", lambda *folders: [p for p in every(*folders) if p.parent.name in some]
     )
     size.main()
     counted, functions, hops = capsys.readouterr().out.replace(",", "").split("\n\n")
     sizes = {line[:24].strip(): int(line[24:31]) for line in counted.splitlines()}
-    (library,) = (n for name, n in sizes.items() if name.startswith("rvlib in all"))
-    assert library == sum(n for name, n in sizes.items() if name.startswith("rvlib/"))
-    assert {"rvlib/*.py", "rvlib/attacks", "tests"} <= set(sizes)
+    parts = [sizes["rvlib/*.py"], sizes["rvlib/attacks"]]
+    assert sizes["rvlib in all"] == sum(parts) > min(parts) > 0
     lengths = [int(line.split()[0]) for line in functions.splitlines()[1:]]
     assert lengths == sorted(lengths, reverse=True)
-    files = {path.name for path in (ROOT / "rvlib").rglob("*.py")}
     names = hops.split(":", 1)[1].split()
     assert {"pgd.py:pgd", "threat_models.py:project"} <= set(names)
-    assert {name.split(":")[0] for name in names} <= files
     assert len(names) == int(hops.split()[0])
 
 
@@ -234,9 +227,9 @@ def test_counted_operations_are_those_of_the_papers():
     from torchvision.models import resnet50
 
     forward, attack, step = scale.passes(resnet50, 224)
-    assert 3.8e9 < forward.operations / 2 < 4.2e9
-    assert 1.95 < attack.operations / forward.operations < 2.05  # one gradient of each layer
-    assert 2.9 < step.operations / forward.operations < 3  # two, but none at the image
+    assert 3.8e9 < forward[0] / 2 < 4.2e9
+    assert 1.95 < attack[0] / forward[0] < 2.05  # one gradient of each layer
+    assert 2.9 < step[0] / forward[0] < 3  # two, but none at the image
 
 
 @pytest.mark.usefixtures("counted_once")
@@ -245,13 +238,13 @@ def test_the_planning_table_is_the_counted_one():
 
 
 def test_more_gpus_divide_the_work_and_talk():
-    training = scale.Job("", scale.Cost(8e15, 0), None, exchange=1e12, collectives=1000)
+    training = scale.Job("", np.array([8e15, 0]), None, exchange=1e12, collectives=1000)
     alone, bound = training.seconds(1, "bfloat16")
     assert (alone, bound) == (8e15 / 989.4e12, "operations")
     together, bound = training.seconds(8, "bfloat16")
     assert together == pytest.approx(alone / 8 + 2e12 / 450e9 + 0.02)
     assert bound == "exchange"
-    blocks = scale.Job("", scale.Cost(0, 3.35e12), 5)
+    blocks = scale.Job("", np.array([0, 3.35e12]), 5)
     assert blocks.seconds(1, "tf32")[1] == "memory"
     assert blocks.seconds(1, "tf32")[0] == pytest.approx(4)
     assert blocks.seconds(4, "tf32")[0] == pytest.approx(4 * 2 / 5)  # one GPU has two blocks

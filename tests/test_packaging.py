@@ -43,12 +43,15 @@ def test_each_line_of_the_lock_pins_another_package():
     assert len(PINS) == len(LOCKED) > 100
     for pin in PINS.values():
         Version(pin)  # one exact version: no range, no wildcard
+    assert "://" not in LOCK  # no address, and no folder
+    assert not re.search(r"^(-|/|\.|.* @ )", LOCK, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("need", NEEDED)
-def test_lock_satisfies_pyproject(need):
+def test_lock_satisfies_the_lower_bounds_of_pyproject(need):
     requirement = Requirement(need)
     assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)])
+    assert {s.operator for s in requirement.specifier} <= {">="}
 
 
 @pytest.mark.parametrize("need", EXTRAS["peers"])
@@ -57,16 +60,6 @@ def test_peers_have_a_lock_of_their_own(need):
     assert requirement.specifier.contains(PEER_PINS[requirement.name])
     assert not PEER_PINS.keys() & PINS.keys()  # nothing of the environment is changed by them
     assert "://" not in PEERS
-
-
-@pytest.mark.parametrize("need", NEEDED)
-def test_pyproject_has_lower_bounds_only(need):
-    assert {s.operator for s in Requirement(need).specifier} <= {">="}
-
-
-def test_lock_names_no_address_and_no_folder():
-    assert "://" not in LOCK
-    assert not re.search(r"^(-|/|\.|.* @ )", LOCK, flags=re.MULTILINE)
 
 
 def test_core_is_small():

@@ -10,16 +10,9 @@ import numpy as np
 import pandas as pd
 import typst
 
+from rvlib import experiments as ex
 from rvlib.data import DATASETS
-from rvlib.experiments import (
-    RECIPES,
-    REPORT_ATTACKS,
-    REPORT_TABLE1,
-    SIGMA,
-    TITLES,
-    gaussian_name,
-    smoothed_name,
-)
+from rvlib.experiments import REPORT_TABLE1, TITLES
 from rvlib.modern import TODAY
 from rvlib.pipeline import repository
 from rvlib.report.part_two import shipped_tables
@@ -34,9 +27,9 @@ TABLES = (
 )
 """Tables that the report prints; ``table2`` is there where the profile measures the test set."""
 
-ATTACKED = REPORT_ATTACKS[1:]
+ATTACKED = ex.REPORT_ATTACKS[1:]
 TRAINED = ("pgd-pixel-l2-at", "pgd-linf-at", "mixed-at")
-NOISY, SMOOTHED = gaussian_name(SIGMA), smoothed_name(SIGMA)
+NOISY, SMOOTHED = ex.gaussian_name(ex.SIGMA), ex.smoothed_name(ex.SIGMA)
 
 Cell = tuple[str, str]
 """Defence and attack."""
@@ -167,7 +160,7 @@ def gather(out: Path) -> dict[str, Any]:
         what = " ".join(str(error).split())
         raise ValueError(f"{out}: a table is incomplete ({what}): run make report again") from None
     part_two = shipped_tables(dtype=str, keep_default_na=False)
-    recipe, cifar10 = RECIPES["standard"], DATASETS["cifar10"]
+    recipe, cifar10 = ex.RECIPES["standard"], DATASETS["cifar10"]
     parameters = sum(p.numel() for p in recipe.build(0).parameters())
     return {
         "run": run,
@@ -270,7 +263,7 @@ def tried(table: pd.DataFrame) -> dict[str, Any]:
         rows = rows.sort_values("log_likelihood", ascending=False, kind="stable")
         rows = rows.assign(behind=rows["log_likelihood"].max() - rows["log_likelihood"])
         ways = rows.groupby([rows["answer"].str.split().str[0], "abstentions", "noise"])
-        lines = ways.head(1).replace({"worst": TITLES})
+        lines = text(ways.head(1).replace({"worst": TITLES}))
         best, sigmas = rows.iloc[0], rows.groupby("sigma")["behind"].min()
         points, errors = abs(best["points"]), abs(best["errors_off"])
         side = "below" if best["points"] < 0 else "above"
@@ -279,9 +272,7 @@ def tried(table: pd.DataFrame) -> dict[str, Any]:
             "words": words(best),
             "off": f"{points:.2f} points ({errors:.2f} standard errors) {side}",
             "sigmas": [{"sigma": f"{s:.2f}", "behind": f"{b:.2f}"} for s, b in sigmas.items()],
-            "lines": [
-                line | {"words": words(pd.Series(line))} for line in text(lines).to_dict("records")
-            ],
+            "lines": lines.assign(words=lines.apply(words, axis=1)).to_dict("records"),
         }
     return {"combinations": int(len(table) / len(columns)), "columns": columns}
 
@@ -334,32 +325,20 @@ def judge(claim: Claim, cells: pd.DataFrame) -> dict[str, Any]:
 
 
 def _verdict(pairs: int, agree: int, against: int) -> str:
-    if agree == pairs:
-        return "holds"
-    if against == pairs:
-        return "the reverse holds"
-    if agree and against:
-        return "holds in part, fails in part"
-    if against:
-        return "fails in part"
-    return "holds in part" if agree else "not decided"
+    if pairs in (agree, against):
+        return "holds" if agree else "the reverse holds"
+    parts = ["holds in part"] * bool(agree) + ["fails in part"] * bool(against)
+    return ", ".join(parts) or "not decided"
 
 
 def inside_by_sigma(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Count, a noise level, the report's noisy and smoothing values in the scan's intervals."""
-
-    def inside(rows: pd.DataFrame, column: str, defence: str) -> int:
-        value = rows["attack"].map(REPORT_TABLE1[defence])
-        return int(value.between(rows[f"{column}_low"], rows[f"{column}_high"]).sum())
-
-    return [
-        {
-            "sigma": f"{sigma:.2f}",
-            "plain": inside(rows, "plain", NOISY),
-            "vote": inside(rows, "vote", SMOOTHED),
-        }
-        for sigma, rows in table.groupby("sigma", sort=False)
-    ]
+    counted = table[["sigma"]].copy()
+    for column, defence in (("plain", NOISY), ("vote", SMOOTHED)):
+        value = table["attack"].map(REPORT_TABLE1[defence])
+        counted[column] = value.between(table[f"{column}_low"], table[f"{column}_high"])
+    sums = counted.groupby("sigma", sort=False).sum().to_dict("index")
+    return [{"sigma": f"{sigma:.2f}", **inside} for sigma, inside in sums.items()]
 
 
 def vote_attack_gain(cells: pd.DataFrame) -> list[dict[str, str]]:

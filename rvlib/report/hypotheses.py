@@ -15,7 +15,6 @@ overstate what the values tell.
 """
 
 import itertools
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
@@ -134,8 +133,7 @@ class Counts:
     """
 
     def __init__(self, table: pd.DataFrame) -> None:
-        names = ["sigma", "seed", "attack", "noise"]
-        self._lines = {tuple(line[k] for k in names): line for line in table.to_dict("records")}
+        self._lines = table.set_index(["sigma", "seed", "attack", "noise"]).to_dict("index")
 
     def __call__(self, h: Hypothesis, attack: str) -> list[tuple[float, int]]:
         """Count under one of the report's attacks: one pair a training seed."""
@@ -168,31 +166,31 @@ def hypotheses(table: pd.DataFrame) -> pd.DataFrame:
         errors.
     """
     every, counts = list(grid()), Counts(table)
-    counted = {(h, a): counts(h, a) for h in every for a in REPORT_ATTACKS}
-    shares = {key: [k / n for k, n in pairs] for key, pairs in counted.items()}
-    answered = {key: np.mean([n for _, n in pairs]) for key, pairs in counted.items()}
-    variances = defaultdict(list)
-    for (h, attack), values in shares.items():
-        variances[_kind(h, attack)].append(np.var(values, ddof=1))
-    means = {key: np.mean(values) for key, values in shares.items()}
-    spreads = {kind: np.mean(values) for kind, values in variances.items()}
-    lines = []
-    for column, h in itertools.product(COLUMNS, every):
-        printed = np.array([REPORT_TABLE1[column][a] for a in REPORT_ATTACKS])
-        mean = np.array([means[h, a] for a in REPORT_ATTACKS])
-        spread = np.array([spreads[_kind(h, a)] for a in REPORT_ATTACKS])
-        images = np.array([answered[h, a] for a in REPORT_ATTACKS])
-        share = mean.clip(0.5 / images, 1 - 0.5 / images)  # 0 of n is not certainty
-        sampling = 2 * share * (1 - share) / images
-        error = 100 * np.sqrt(spread * (1 + 1 / ex.GRID_SEEDS) + sampling)
-        off = 100 * mean - printed
-        worst = int(np.abs(off / error).argmax())
-        fit = {"log_likelihood": scipy.stats.norm.logpdf(off, scale=error).sum()}
-        fit |= dict(zip(REPORT_ATTACKS, 100 * mean, strict=True))
-        fit |= {"worst": REPORT_ATTACKS[worst], "points": off[worst]}
-        lines.append({"column": column, **vars(h), **fit, "errors_off": (off / error)[worst]})
-    found = pd.DataFrame(lines)
-    return found.sort_values(["column", "log_likelihood"], ascending=[True, False], kind="stable")
+    counted = np.array([[counts(h, a) for a in REPORT_ATTACKS] for h in every])
+    right, answered = counted[..., 0], counted[..., 1]  # by combination, attack and training seed
+    shares = right / answered
+    mean, images = shares.mean(2), answered.mean(2)
+    cells = itertools.product(every, REPORT_ATTACKS)
+    # Variances of training seeds are pooled over the noise levels.
+    kinds = [(h.attack(a), h.answer, h.abstentions, h.noise) for h, a in cells]
+    variances = pd.Series(shares.var(2, ddof=1).ravel())
+    spread = variances.groupby(pd.Series(kinds)).transform("mean").to_numpy().reshape(mean.shape)
+    share = mean.clip(0.5 / images, 1 - 0.5 / images)  # 0 of n is not certainty
+    sampling = 2 * share * (1 - share) / images
+    error = 100 * np.sqrt(spread * (1 + 1 / ex.GRID_SEEDS) + sampling)
+    found = []
+    for column in COLUMNS:
+        off = 100 * mean - [REPORT_TABLE1[column][a] for a in REPORT_ATTACKS]
+        worst = np.abs(off / error).argmax(1)
+        lines = pd.DataFrame([{"column": column, **vars(h)} for h in every])
+        lines["log_likelihood"] = scipy.stats.norm.logpdf(off, scale=error).sum(1)
+        lines[list(REPORT_ATTACKS)] = 100 * mean
+        lines["worst"] = np.array(REPORT_ATTACKS)[worst]
+        for name, values in (("points", off), ("errors_off", off / error)):
+            lines[name] = values[np.arange(len(every)), worst]
+        found.append(lines)
+    both = pd.concat(found)
+    return both.sort_values(["column", "log_likelihood"], ascending=[True, False], kind="stable")
 
 
 def likeliest(table: pd.DataFrame, column: str) -> Hypothesis:
@@ -237,20 +235,24 @@ def readings(run: Run, noise: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame
             else:
                 seeds = _measured(run, defence, attack)
             right, n = seeds[0]
+            shares = [k / m for k, m in seeds]
             wilson = [100 * end for end in st.wilson(round(right), n)]
-            low, high = np.nan, np.nan
-            if len(seeds) > 1:
-                low, high = st.prediction_interval([k / m for k, m in seeds], n)
+            low, high = another_run(shares, n)
             line = {"reading": reading, "defence": defence, "attack": attack, "n": n}
             line |= {"report_value": value, "accuracy": 100 * right / n}
             line |= {"ci_low": wilson[0], "ci_high": wilson[1], "seeds": len(seeds)}
-            line |= {"mean": 100 * np.mean([k / m for k, m in seeds])}
-            lines.append(line | {"low": 100 * low, "high": 100 * high})
+            lines.append(line | {"mean": 100 * np.mean(shares), "low": low, "high": high})
     table = pd.DataFrame(lines)
     value = table["report_value"]
     table["in_interval"] = inside(value, table["ci_low"], table["ci_high"])
     table["in_range"] = inside(value, table["low"], table["high"])
     return table
+
+
+def another_run(shares: list[float], n: int) -> tuple[float, float]:
+    """Interval of another training run, on other images, in percent; one seed has none."""
+    low, high = st.prediction_interval(shares, n) if len(shares) > 1 else (np.nan, np.nan)
+    return 100 * low, 100 * high
 
 
 def inside(value: pd.Series, low: pd.Series, high: pd.Series) -> pd.Series:
@@ -267,8 +269,3 @@ def _measured(run: Run, defence: str, attack: str) -> list[tuple[float, int]]:
     seeds = run.seeds(defence if sigma is None else ex.gaussian_name(sigma))
     found = [run.accuracy(defence, attack, seed=seed) for seed in seeds]
     return [(cell.correct, cell.n) for cell in found]
-
-
-def _kind(h: Hypothesis, attack: str) -> tuple[Any, ...]:
-    """Name what a variance of training seeds is pooled over: all but the noise level."""
-    return (h.attack(attack), h.answer, h.abstentions, h.noise)

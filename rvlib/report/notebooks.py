@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -64,9 +64,7 @@ def profile_parameters(name: str, root: Path) -> dict[str, Any]:
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
-def run_notebooks(
-    run: "Run", device: str | None = None, root: Path | None = None, at_once: int = 1
-) -> list[Path]:
+def run_notebooks(run: "Run", device: str | None = None, at_once: int = 1) -> list[Path]:
     """Execute the notebooks of a profile.
 
     Parameters
@@ -75,8 +73,6 @@ def run_notebooks(
         Profile, seed and folder; executed notebooks go to ``out/notebooks``.
     device : str, default=None
         Handed to every notebook.
-    root : Path, default=``repository()``
-        The folder that holds ``notebooks/``.
     at_once : int, default=1
         How many run at a time, each on one thread: for notebooks whose rows are measured.
 
@@ -96,7 +92,7 @@ def run_notebooks(
     from rvlib.pipeline import repository
     from rvlib.processes import single_threaded
 
-    root = root or repository()
+    root = repository()
     parameters = profile_parameters(run.profile.name, root) | {"seed": run.seed}
     parameters |= {"device": device} if device else {}
     sources = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
@@ -105,10 +101,8 @@ def run_notebooks(
     if at_once > 1:
         sources.reverse()  # the last one takes longest
     targets = [run.out / "notebooks" / source.name for source in sources]
-    with ExitStack() as stack:
-        each: Any = map
-        if at_once > 1:
-            each = stack.enter_context(single_threaded(at_once)).map
+    with single_threaded(at_once) if at_once > 1 else nullcontext() as pool:
+        each: Any = pool.map if pool else map
         done = each(_timed, sources, targets, itertools.repeat(parameters))
         for position, (target, seconds) in enumerate(zip(targets, done, strict=True), start=1):
             run.log(f"notebook {position}/{len(sources)}  {target.name}  {seconds:.0f} s")
@@ -195,7 +189,7 @@ def _transport(folder: str) -> Config:
     return Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
-def publish_notebooks(executed: list[Path], root: Path | None = None) -> None:
+def publish_notebooks(executed: list[Path]) -> None:
     """Write executed notebooks back over their sources, with their outputs.
 
     Widget state, papermill's and the machine's metadata and execution times go; tags and collapsed
@@ -206,8 +200,6 @@ def publish_notebooks(executed: list[Path], root: Path | None = None) -> None:
     ----------
     executed : list of Path
         As returned by ``run_notebooks``.
-    root : Path, default=``repository()``
-        The folder that holds ``notebooks/``.
     """
     from rvlib.pipeline import repository
 
@@ -227,7 +219,7 @@ def publish_notebooks(executed: list[Path], root: Path | None = None) -> None:
         about = {"kernelspec": kernel, "language_info": {"name": "python"}}
         about["rvlib"] = {"source": source_digest(notebook)}
         notebook.metadata = nbformat.from_dict(about)
-        target = (root or repository()) / "notebooks" / path.name
+        target = repository() / "notebooks" / path.name
         atomic_write(target, nbformat.writes(notebook).encode() + b"\n")
 
 

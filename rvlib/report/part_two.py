@@ -16,10 +16,10 @@ from rvlib.attacks.passes import Passes
 from rvlib.experiments import REPORT_TABLE1, network_of, title
 from rvlib.models import MODELS, read_record
 from rvlib.modern import MODERN, PROFILE, PUBLIC, RADII, SPLIT, Modern
-from rvlib.pipeline import accuracy, repository
+from rvlib.pipeline import Accuracy, accuracy, repository
+from rvlib.report.hypotheses import inside
 from rvlib.report.tables import radii
 from rvlib.results import Results, counts, missing, read
-from rvlib.smoothing import wilson
 
 
 def shipped(report: Path | None = None) -> Path:
@@ -30,8 +30,7 @@ def shipped(report: Path | None = None) -> Path:
 def shipped_tables(report: Path | None = None, **options: Any) -> dict[str, pd.DataFrame]:
     """Read the tables of ``all_tables`` as shipped; `options` are those of ``read_csv``."""
     folder = shipped(report) / "tables"
-    names = ("training", "accuracy", "certified", "columns")
-    return {name: pd.read_csv(folder / f"{name}.csv", **options) for name in names}
+    return {name: pd.read_csv(folder / f"{name}.csv", **options) for name in TABLES}
 
 
 def weights_of(folder: Path, name: str) -> Path:
@@ -94,6 +93,7 @@ def training_table(folder: Path) -> pd.DataFrame:
         line: dict[str, Any] = {"defence": name, "network": recipe.network}
         line |= {"objective": recipe.objective, "parameters": size, "epochs": recipe.epochs}
         line |= {"done": 0, "forwards": forwards, "backwards": backwards}
+        line |= {"device": None, "best_epoch": None}
         weights = weights_of(folder, name)
         if weights.with_suffix(".json").exists():
             record, key = read_record(weights), recipe.select
@@ -104,8 +104,7 @@ def training_table(folder: Path) -> pd.DataFrame:
             line |= {"highest_last": 100 * max(own)}
             line |= {"best": 100 * chosen[record["best_epoch"] - 1]}
         lines.append(line)
-    table = pd.DataFrame(lines)
-    return table.astype({"best_epoch": "Int64"}) if "best_epoch" in table else table
+    return pd.DataFrame(lines).astype({"best_epoch": "Int64"})
 
 
 def accuracy_table(folder: Path) -> pd.DataFrame:
@@ -144,14 +143,9 @@ def columns_table(folder: Path) -> pd.DataFrame:
     table.insert(1, "column", table["defence"].str.removeprefix("lenet-"))
     keys = zip(table["column"], table["attack"], strict=True)
     same = [(name.removeprefix("lenet-"), attack, count) for name, attack, count in cells]
-    before = _counted(folder.parent, same)
-    table["before"] = before["accuracy"] if "accuracy" in before else np.nan
+    table["before"] = _counted(folder.parent, same)["accuracy"]
     table["report"] = [REPORT_TABLE1[column].get(attack, np.nan) for column, attack in keys]
-    measured = (table["n"] > 0) & table["report"].notna()
-    table["reached"] = None
-    if measured.any():
-        above = table["accuracy"] >= table["report"]
-        table.loc[measured, "reached"] = above[measured].map({True: "yes", False: "no"})
+    table["reached"] = inside(table["accuracy"], table["report"], np.inf)
     return table
 
 
@@ -159,14 +153,13 @@ def _counted(folder: Path, cells: list[tuple[str, str, int]]) -> pd.DataFrame:
     """Count right answers by network and attack; n = 0 where not run."""
     lines = []
     for name, attack, count in cells:
-        line: dict[str, Any] = {"defence": name, "attack": attack, "n": 0}
+        counted: tuple[Any, ...] = (0, None, None, None, None)
         if (found := rows(folder, "test", name, attack, count)) is not None:
-            counted = accuracy(found)
-            line |= {"n": counted.n, "correct": counted.correct, "accuracy": counted.percent}
-            line |= dict(zip(("ci_low", "ci_high"), counted.interval, strict=True))
-        lines.append(line)
-    table = pd.DataFrame(lines)
-    return table.astype({"correct": "Int64"}) if "correct" in table else table
+            got = accuracy(found)
+            counted = (got.n, got.correct, got.percent, *got.interval)
+        lines.append((name, attack, *counted))
+    names = ["defence", "attack", "n", "correct", "accuracy", "ci_low", "ci_high"]
+    return pd.DataFrame(lines, columns=names).astype({"correct": "Int64", "accuracy": float})
 
 
 def certified_table(folder: Path) -> pd.DataFrame:
@@ -190,18 +183,16 @@ def certified_table(folder: Path) -> pd.DataFrame:
             continue
         certified = certified_radii(folder, name)
         for radius in RADII:
-            line: dict[str, Any] = {"defence": name, "sigma": recipe.sigma, "radius": radius}
-            line |= {"n": n, "images": 0, "public": PUBLIC.get(name, {}).get(radius, np.nan)}
-            line["reached"] = None
+            public = PUBLIC.get(name, {}).get(radius, np.nan)
+            images, shares = 0, (np.nan, np.nan, np.nan)
             if certified is not None:
-                reached = certified >= radius
-                ends = wilson(int(reached.sum()), len(reached))
-                line |= {"images": len(reached), "certified": 100 * reached.mean()}
-                line |= {"ci_low": 100 * ends[0], "ci_high": 100 * ends[1]}
-                if not np.isnan(line["public"]):
-                    line["reached"] = "yes" if line["public"] <= line["ci_high"] else "no"
-            lines.append(line)
-    return pd.DataFrame(lines)
+                found = Accuracy(len(certified), int((certified >= radius).sum()), 0, "-")
+                images, shares = found.n, (found.percent, *found.interval)
+            lines.append((name, recipe.sigma, radius, n, images, public, *shares))
+    names = "defence,sigma,radius,n,images,public,certified,ci_low,ci_high"
+    table = pd.DataFrame(lines, columns=names.split(","))
+    table.insert(6, "reached", inside(table["ci_high"], table["public"], np.inf))
+    return table
 
 
 def certified_radii(folder: Path, name: str) -> NDArray[np.float64] | None:
@@ -241,11 +232,15 @@ def probabilities(folder: Path, name: str) -> NDArray[np.float64] | None:
     return share
 
 
+TABLES = {
+    "training": training_table,
+    "accuracy": accuracy_table,
+    "certified": certified_table,
+    "columns": columns_table,
+}
+"""Every table of Part II, by the name of its file."""
+
+
 def all_tables(folder: Path) -> dict[str, pd.DataFrame]:
     """Make every table of Part II, by the name of its file."""
-    return {
-        "training": training_table(folder),
-        "accuracy": accuracy_table(folder),
-        "certified": certified_table(folder),
-        "columns": columns_table(folder),
-    }
+    return {name: make(folder) for name, make in TABLES.items()}

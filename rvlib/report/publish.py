@@ -12,7 +12,7 @@ from rvlib.report.tables import write_csv
 PARTS = ("rows", "lessons", "tables", "figures", "report.pdf", "report.html", "run.json")
 
 
-def publish(run: Run, root: Path | None = None) -> list[Path]:
+def publish(run: Run) -> list[Path]:
     """Copy weights, rows, tables, figures and the report of a run into ``report/``.
 
     Of the answers under noise only the table is shipped, and no weights that are for it alone.
@@ -21,8 +21,6 @@ def publish(run: Run, root: Path | None = None) -> list[Path]:
     ----------
     run : Run
         A run from scratch that came to its end.
-    root : Path, default=``repository()``
-        The folder that holds ``report/``.
 
     Returns
     -------
@@ -40,7 +38,7 @@ def publish(run: Run, root: Path | None = None) -> list[Path]:
     weights = [f"models/{name}/seed-{seed}.safetensors" for name, seed in run.profile.models()]
     if lacks := [part for part in (*PARTS, *weights) if not (run.out / part).exists()]:
         raise ValueError(f"{run.out} lacks {', '.join(lacks[:3])}: make report PROFILE={name}")
-    report = (root or repository()) / "report"
+    report = repository() / "report"
     with tempfile.TemporaryDirectory(dir=run.out) as folder:
         for path in [*weights, *(w.replace(".safetensors", ".json") for w in weights)]:
             (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
@@ -49,9 +47,9 @@ def publish(run: Run, root: Path | None = None) -> list[Path]:
     return [models, *(_replace(run.out / part, report / part) for part in PARTS)]
 
 
-def publish_part_two(run: Run, root: Path | None = None) -> list[Path]:
+def publish_part_two(run: Run) -> list[Path]:
     """Add the networks of Part II that a run has to those that are shipped; tables of them all."""
-    report = (root or repository()) / "report" / PROFILE.name
+    report = repository() / "report" / PROFILE.name
     made = [*run.out.glob("models/*"), *part_two.measured(run.out)]
     if not made:
         raise ValueError(f"{run.out} has no network: rvlib train --profile {PROFILE.name} NAME")

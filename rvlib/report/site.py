@@ -13,17 +13,8 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from traitlets.config import Config
 
 from rvlib.pipeline import Run, repository
-from rvlib.report.front import (
-    Entry,
-    Page,
-    about,
-    api_entries,
-    as_json,
-    card,
-    elsewhere,
-    entry,
-    headings,
-)
+from rvlib.report import front
+from rvlib.report.front import Entry, Page
 from rvlib.report.notebooks import source_digest, without_injected
 from rvlib.report.playground import playground
 from rvlib.report.reference import MATH, write_reference
@@ -92,15 +83,13 @@ INSTALL = Entry(
 COLAB = r"(?m)^\*On Colab, once:.*\n?"
 
 
-def build_site(run: Run, root: Path | None = None) -> Path:
+def build_site(run: Run) -> Path:
     """Write playground, notebooks, report and API as pages that need no kernel and no network.
 
     Parameters
     ----------
     run : Run
         Its executed notebooks and its report are shown; where it has none, the shipped ones.
-    root : Path, default=``repository()``
-        The folder that holds ``notebooks/``, ``docs/`` and ``report/``.
 
     Returns
     -------
@@ -112,12 +101,11 @@ def build_site(run: Run, root: Path | None = None) -> Path:
     ValueError
         If an equation or a docstring cannot be shown; names it, and where it stands.
     """
-    root = root or repository()
-    site = run.out.parent / "site"
+    root, site = repository(), run.out.parent / "site"
     shutil.rmtree(site, ignore_errors=True)
     site.mkdir(parents=True)
     notebooks = {
-        card(path.stem, found): found
+        front.card(path.stem, found): found
         for path in sorted((root / "notebooks").glob("[0-9]*.ipynb"))
         for found in [without_plumbing(latest(path, run.out))]
     }
@@ -127,7 +115,7 @@ def build_site(run: Run, root: Path | None = None) -> Path:
     writer = exporter(HTMLExporter, "site", root / "report")
 
     def resources(page: Page) -> dict[str, Any]:
-        return {"pages": menu, "page": page, "elsewhere": elsewhere(page)}
+        return {"pages": menu, "page": page, "elsewhere": front.elsewhere(page)}
 
     def fill(template: str, page: Page, **parts: Any) -> str:
         made = writer.environment.get_template(template)
@@ -135,11 +123,11 @@ def build_site(run: Run, root: Path | None = None) -> Path:
 
     def write(page: Page, text: str, words: str = "") -> list[Entry]:
         (site / page.file).write_text(text, encoding="utf-8")
-        return [entry(page, words), *headings(page, text)]
+        return [front.entry(page, words), *front.headings(page, text)]
 
-    index = [INSTALL, *write(PLAYGROUND, playground(root, home=HOME.file))]
+    index = [INSTALL, *write(PLAYGROUND, playground(HOME.file))]
     for page, notebook in notebooks.items():
-        index += write(page, _html(writer, notebook, resources(page)), about(notebook))
+        index += write(page, _html(writer, notebook, resources(page)), front.about(notebook))
     if report:
         page, pdf = REPORT
         shutil.copy2(report / pdf.file, site)
@@ -149,13 +137,13 @@ def build_site(run: Run, root: Path | None = None) -> Path:
     for source, page in DOCS.items():
         body = markdown((root / "docs" / source).read_text(encoding="utf-8"))
         index += write(page, fill("page.html", page, body=body))
-    index += [entry(REFERENCE), *api_entries("api")]
+    index += [front.entry(REFERENCE), *front.api_entries("api")]
     context = {"resources": resources(REFERENCE), "up": "../"}
     write_reference(site / "api", root / "report" / "site", context)
     picture = base64.b64encode((root / "docs" / "playground.png").read_bytes()).decode()
     cards = {"playground": PLAYGROUND._replace(picture=picture), "notebooks": list(notebooks)}
     more += DOCS.values()
-    write(HOME, fill("home.html.j2", HOME, more=more, index=as_json(index), **cards))
+    write(HOME, fill("home.html.j2", HOME, more=more, index=front.as_json(index), **cards))
     return site / HOME.file
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rvlib import experiments as ex
 from rvlib.experiments import ALPHA, REPORT_ATTACKS, REPORT_TABLE1, SIGMA, SIGMAS, TITLES
 from rvlib.pipeline import Run, certificates, interval
-from rvlib.report.hypotheses import hypotheses, inside, noise_table, readings
+from rvlib.report.hypotheses import another_run, hypotheses, inside, noise_table, readings
 from rvlib.results import Results, atomic_write, counts
 from rvlib.smoothing import statistics as st
 from rvlib.smoothing.statistics import ABSTAIN
@@ -169,18 +169,11 @@ def seeds_table(run: Run) -> pd.DataFrame:
     groups = accuracies(run, cells).groupby(["defence", "attack"], sort=False)
     summary = {name: ("accuracy", name) for name in ("mean", "std", "min", "max")}
     table = groups.agg(seeds=("accuracy", "count"), **summary).reset_index()
-    ends = [_another_run(group["accuracy"], group["n"].iloc[0]) for _, group in groups]
-    table[["low", "high"]] = ends
+    shares = ((group["accuracy"] / 100, group["n"]) for _, group in groups)
+    table[["low", "high"]] = [another_run(p.tolist(), int(n.iloc[0])) for p, n in shares]
     table["report_value"] = _reported(table)
     table["report_in_range"] = inside(table["report_value"], table["low"], table["high"])
     return table
-
-
-def _another_run(percent: pd.Series, n: int) -> tuple[float, float]:
-    if len(percent) < 2:
-        return np.nan, np.nan
-    low, high = st.prediction_interval((percent / 100).tolist(), int(n))
-    return round(100 * low, 2), round(100 * high, 2)
 
 
 def sigma_table(run: Run) -> pd.DataFrame:
@@ -324,13 +317,9 @@ def inside_table(run: Run) -> pd.DataFrame:
 
 def _inside_line(results: Results) -> dict[str, Any]:
     meta, attacked = results.meta, results.frame[results.frame["certified"] != ABSTAIN]
-    stands = close = plausible = 0
+    answers = st.vote(counts(attacked, "counts"), meta["alpha"]) if len(attacked) else np.array([])
+    stands, close = (int((answers == c).sum()) for c in (attacked["certified"], ABSTAIN))
     chance = 2 * meta["alpha"]  # a certificate and an answer may each be wrong with probability α
-    if len(attacked):
-        answers = st.vote(counts(attacked, "counts"), meta["alpha"])
-        stands = int((answers == attacked["certified"].to_numpy()).sum())
-        close = int((answers == ABSTAIN).sum())
-        plausible = int(scipy.stats.binom.isf(0.001, len(attacked), chance))
     return {
         "sigma": meta["sigma"],
         "certified_n": max(meta["ns"]),
@@ -342,7 +331,7 @@ def _inside_line(results: Results) -> dict[str, Any]:
         "too_close": close,
         "changed": len(attacked) - stands - close,
         "false_expected": chance * len(attacked),
-        "plausible": plausible,
+        "plausible": int(scipy.stats.binom.isf(0.001, len(attacked), chance)),
     }
 
 

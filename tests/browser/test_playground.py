@@ -32,6 +32,13 @@ STEPS = 5
 RUN = Run.open("lesson", "cpu")
 
 
+@pytest.fixture
+def watched(watched):
+    """Lend the page, which has asked for nothing and met no error when the test ends."""
+    yield watched
+    watched.assert_quiet()
+
+
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     """Write the page to disk."""
@@ -51,6 +58,16 @@ def engine(browser, file):
           window.text = (values) => toBase64Long(new Uint8Array(Float32Array.from(values).buffer));
           window.toBase64Long = (bytes) =>
             btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+          window.replay = (text) => {
+            const all = floats(text);
+            let read = 0;
+            return (copy) => copy.set(all.subarray(read, (read += PIXELS)));
+          };
+          window.votes = (...given) => {
+            const counts = new Array(CLASSES).fill(0);
+            countVotes(...given, counts);
+            return counts;
+          };
           window.network = (name) => makeNetwork(readHalves(data.weights[name]));
         }"""
     )
@@ -98,14 +115,6 @@ def test_logits_and_gradients_are_the_librarys(name, engine):
     torch.testing.assert_close(logits, expected, rtol=2e-7, atol=1e-5)
     gradient = torch.cat([receive(text, 3, 32, 32) for _, text in found])
     torch.testing.assert_close(gradient, rv.input_gradient(model, x, y), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_rounding_to_16_bits_changes_hardly_an_answer(name):
-    x, _ = images(1024)
-    with torch.no_grad():
-        same = RUN.model(name)(x).argmax(1) == in_16_bits(name)(x).argmax(1)
-    assert same.float().mean() > 0.99
 
 
 @pytest.mark.parametrize("attack", BALLS)
@@ -177,13 +186,7 @@ def test_the_same_noise_gives_the_same_votes(engine):
     x, _ = images(1)
     for name in ("gaussian-0.25", "standard"):
         counts = engine.evaluate(
-            """([name, image, noise]) => {
-              const all = floats(noise), counts = new Array(CLASSES).fill(0);
-              let read = 0;
-              const fill = (copy) => copy.set(all.subarray(read, (read += PIXELS)));
-              countVotes(network(name), floats(image), 0.25, 200, fill, counts);
-              return counts;
-            }""",
+            "([name, x, noise]) => votes(network(name), floats(x), 0.25, 200, replay(noise))",
             [name, send(x), send(noise)],
         )
         with torch.no_grad():
@@ -196,13 +199,8 @@ def test_the_gradient_under_noise_is_the_librarys(engine):
     sigma, draws = 0.5, 8
     drawn = torch.empty(1, draws, 32, 32, 3).normal_(generator=stream("cpu", 0, "a"))
     found = engine.evaluate(
-        """([image, label, sigma, draws, noise]) => {
-          const all = floats(noise);
-          let read = 0;
-          const fill = (copy) => copy.set(all.subarray(read, (read += PIXELS)));
-          const net = network("gaussian-0.25");
-          return text(noisyGradient(net, floats(image), label, sigma, draws, fill));
-        }""",
+        """([image, label, sigma, draws, noise]) => text(noisyGradient(
+          network("gaussian-0.25"), floats(image), label, sigma, draws, replay(noise)))""",
         [send(x), int(y), sigma, draws, send(drawn.permute(0, 1, 4, 2, 3))],
     )
     model = in_16_bits("gaussian-0.25")
@@ -217,11 +215,7 @@ def test_the_attack_on_the_vote_stays_in_the_ball_and_lowers_the_votes(engine):
           const net = network("gaussian-0.25"), uniform = makeUniform(0, 0), x = floats(image);
           const fill = (copy) => fillNormal(copy, uniform), options = { sigma: 0.25, eps: 0.5 };
           const attacked = smoothedAttack(net, x, label, { ...options, steps: 4, draws: 8 }, fill);
-          const share = (image) => {
-            const counts = new Array(CLASSES).fill(0);
-            countVotes(net, image, 0.25, 200, fill, counts);
-            return counts[label];
-          };
+          const share = (image) => votes(net, image, 0.25, 200, fill)[label];
           return [share(x), share(attacked), text(attacked)];
         }""",
         [send(x), int(y)],
@@ -288,7 +282,6 @@ def test_the_page_attacks_from_disk_and_asks_for_nothing(file, watched, artefact
     assert watched.page.get_by_label("restarts").is_disabled()
     watched.page.wait_for_function("location.hash.includes('attack=fgsm')")
     assert "steps=10&restarts=1" in watched.page.evaluate("location.hash")
-    watched.assert_quiet()
 
 
 def test_radii_of_one_scale_stay_and_a_held_key_writes_the_address_once(file, watched):
@@ -320,6 +313,7 @@ def test_an_older_browser_runs_it_and_what_does_not_run_is_said(file, watched, t
     runs, broken = visit(watched, tmp_path / "old.html", "two=on")
     assert runs.startswith("Fooled: ")
     assert broken.startswith("This browser cannot run the page's worker: ")
+    watched.wrong.clear()  # what was planted
 
 
 # What a side says at every step of a path, if these are the network's answers there.
@@ -381,7 +375,6 @@ def test_votes_stream_in_and_the_certificate_is_the_librarys(file, watched, arte
     assert all(re.fullmatch(counting, words) for words in early)  # no guarantee before the end
     watched.page.get_by_label("its ε").press("End")
     assert "outside the ball, at 6 R" in rest(watched)[0]
-    watched.assert_quiet()
 
 
 def test_what_is_switched_off_stops(file, watched):
@@ -399,7 +392,6 @@ def test_what_is_switched_off_stops(file, watched):
     assert not page.locator(".verdict").nth(1).text_content()  # nobody sees it
     page.get_by_label("two networks").check()
     assert all("of 100 votes" in words for words in rest(watched))
-    watched.assert_quiet()
 
 
 def test_a_vote_without_a_majority_certifies_nothing(file, watched):
@@ -427,7 +419,6 @@ def test_the_address_restores_the_state(file, watched):
     assert page.evaluate("new URLSearchParams(new FormData(form)).toString()") == form
     assert rest(watched) == said != first
     assert len(said) == 2
-    watched.assert_quiet()
 
 
 def test_an_address_that_means_nothing_is_named(file, watched):
@@ -475,7 +466,6 @@ def test_a_file_becomes_the_picture_and_part_of_the_address(file, watched, tmp_p
     watched.page.set_input_files("#file", tmp_path / "notes.txt")
     watched.page.wait_for_function("note.textContent")
     assert "notes.txt is no picture" in watched.page.inner_text("#note")
-    watched.assert_quiet()
 
 
 def test_drawing_by_keys_and_the_camera(file, watched):
@@ -519,7 +509,6 @@ def test_drawing_by_keys_and_the_camera(file, watched):
     assert page.evaluate("lent.map((stream) => stream.active)") == [False] * 3
     assert page.evaluate("form.elements.picture.value") == "ship"
     rest(watched)
-    watched.assert_quiet()
 
 
 def test_drawing_by_mouse(file, watched):
@@ -541,7 +530,6 @@ def test_drawing_by_mouse(file, watched):
     mouse.move(left + 160, middle)  # in one go
     mouse.up()
     assert 50 <= page.evaluate(inked) <= 60
-    watched.assert_quiet()
 
 
 def test_paper_is_white_and_shows_bars(file, watched):
@@ -573,7 +561,6 @@ def test_a_phone_scrolls_one_way_and_everything_has_a_name(mode, file, watched, 
         watched.page.screenshot(path=artefacts / f"playground-{mode}-{scheme}.png", full_page=True)
         assert watched.page.evaluate("document.documentElement.scrollWidth") == 360
         assert watched.page.evaluate(NAMELESS) == []
-    watched.assert_quiet()
 
 
 def test_arrow_keys_reach_pictures_and_sliders(file, watched):

@@ -3,10 +3,12 @@
 import html
 import json
 import re
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import rvlib as rv
 from rvlib.course.static import export
@@ -17,6 +19,13 @@ from rvlib.verdict import Verdict
 NOTEBOOKS = sorted((repository() / "notebooks").glob("[0-9]*.ipynb"))
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+@pytest.fixture
+def watched(watched):
+    """Lend the page, which has asked for nothing and met no error when the test ends."""
+    yield watched
+    watched.assert_quiet()
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS[::3], ids=lambda path: path.stem)
@@ -31,7 +40,6 @@ def test_a_notebook_as_a_page(notebook, site, watched, artefacts):
     assert "course.say(f" not in text  # prose is shown once: without its source
     assert "Colab" not in text  # its line is for the notebook itself
     assert not re.search(r"\$[^$\n]+\$", text)  # equations are rendered
-    watched.assert_quiet()
 
 
 OUTSIDE = """() => [...document.querySelectorAll(".explorer")].flatMap((explorer) => {
@@ -54,7 +62,6 @@ def test_every_page_is_reached_from_the_first_and_its_explorers_fit_a_phone(
         watched.go(site / name)
         assert watched.page.title()
         assert watched.page.evaluate(OUTSIDE) == []
-    watched.assert_quiet()
 
 
 PAGES = ["index.html", "bring-your-own.html", "api/index.html", "api/attacks.html"]
@@ -99,7 +106,6 @@ def test_the_verdict_of_an_evaluation_fits_a_phone_and_marks_what_failed(
     colours = "rows => rows.map((row) => getComputedStyle(row).backgroundColor)"
     failed, passed = watched.page.locator(".checks tbody tr").evaluate_all(colours)
     assert failed != passed
-    watched.assert_quiet()
 
 
 def test_the_dark_is_dark_and_the_printed_page_is_not(site, watched, artefacts):
@@ -147,7 +153,6 @@ def test_a_keyboard_searches_and_opens_what_it_finds(site, watched):
     keyboard.press("Enter")  # the first, without a way through the list
     page.wait_for_url("**/01_fgsm.html#*")
     assert page.locator(":target").inner_text().startswith("Accuracy against ε")
-    watched.assert_quiet()
 
 
 def test_all_that_the_search_can_find_is_there(site):
@@ -162,14 +167,19 @@ def test_all_that_the_search_can_find_is_there(site):
         ), entry
 
 
-def test_without_scripts_the_front_door_lacks_the_search_alone(site, browser):
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
+@pytest.fixture
+def scriptless(browser):
+    """Open a page that runs no script."""
+    with browser.new_context(java_script_enabled=False) as context:
+        yield context.new_page()
+
+
+def test_without_scripts_the_front_door_lacks_the_search_alone(site, scriptless):
+    page = scriptless
     page.goto((site / "index.html").as_uri())
     assert page.get_by_role("listitem").filter(has=page.get_by_role("img")).count() >= 6
     assert page.get_by_role("link", name="API reference").is_visible()
     assert not page.get_by_label("Search").is_visible()
-    context.close()
 
 
 @pytest.fixture
@@ -178,18 +188,19 @@ def three(tmp_path):
 
     def grey(shift):
         frames: dict[tuple[int, ...], tuple[np.ndarray, str]] = {}
-        for level in range(3):
-            for place in range(2):
-                pixels = np.full((50, 100, 3), 255, dtype=np.uint8)
-                pixels[20:40, 20 + 40 * place : 40 + 40 * place] = 60 * level + shift
-                frames[level, place] = pixels, f"grey {level} at {place}"
+        for level, place in np.ndindex(3, 2):
+            pixels = np.full((50, 100, 3), 255, dtype=np.uint8)
+            pixels[20:40, 20 + 40 * place : 40 + 40 * place] = 60 * level + shift
+            frames[level, place] = pixels, f"grey {level} at {place}"
         controls = [
-            *[{"name": "grey", "label": "grey", "values": list("012"), "start": 1}],
-            {"name": "place", "label": "place", "values": ["left", "right"], "start": 0},
+            {"name": name, "label": name, "values": values, "start": start, "menu": menu}
+            for name, values, start, menu in (
+                ("grey", ["0", "1", "2"], 1, False),
+                ("place", ["left", "right"], 0, True),
+            )
         ]
-        flags = [{"menu": False, "plays": False}, {"menu": True, "plays": False}]
-        made = [control | flag for control, flag in zip(controls, flags, strict=True)]
-        spec = {"name": f"grey{shift}", "controls": made, "width": 100, "height": 50}
+        controls = [control | {"plays": False} for control in controls]
+        spec = {"name": f"grey{shift}", "controls": controls, "width": 100, "height": 50}
         return export(spec, frames, (1, 0))
 
     page = tmp_path / "page.html"
@@ -209,7 +220,6 @@ def test_equal_explorers_on_one_page_move_each_by_itself(three, watched):
     second.press(second.controls[1], "ArrowDown")
     assert second.look()[2] == "grey 1 at 1"
     assert first.root.locator("img").first.get_attribute("alt") == "grey 2 at 0"
-    watched.assert_quiet()
 
 
 def test_the_screen_shows_the_frame(three, watched):
@@ -218,10 +228,6 @@ def test_the_screen_shows_the_frame(three, watched):
     explorer.press(explorer.controls[1], "ArrowDown")
     picture = explorer.root.locator(".picture")
     screen = picture.screenshot()
-    from io import BytesIO
-
-    from PIL import Image
-
     shown = np.asarray(Image.open(BytesIO(screen)).convert("L").resize((100, 50)))
     assert abs(int(shown[30, 70]) - 120) < 8  # the new place, at the new grey
     assert shown[30, 30] > 247  # the old place is empty again
@@ -235,10 +241,7 @@ def test_a_keyboard_reaches_every_control(three, watched):
     assert watched.page.get_by_label("grey").count() == 3
 
 
-def test_without_scripts_the_first_picture_stays(three, browser):
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(three.as_uri())
-    assert page.get_by_role("img", name="grey 1 at 0").first.is_visible()
-    assert page.get_by_text("grey 1 at 0").first.is_visible()
-    context.close()
+def test_without_scripts_the_first_picture_stays(three, scriptless):
+    scriptless.goto(three.as_uri())
+    assert scriptless.get_by_role("img", name="grey 1 at 0").first.is_visible()
+    assert scriptless.get_by_text("grey 1 at 0").first.is_visible()

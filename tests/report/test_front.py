@@ -34,20 +34,6 @@ def test_the_search_knows_a_notebook_by_its_first_paragraph():
     assert about(new_notebook(cells=[new_markdown_cell("# 02")])) == ""
 
 
-def test_the_front_door_says_how_to_get_rvlib_as_the_readme_does():
-    template = (repository() / "report/site/home.html.j2").read_text(encoding="utf-8")
-    commands = re.findall("make (?:report|test) .*", template)
-    assert len(commands) == 2
-    assert all(
-        line in (repository() / "README.md").read_text(encoding="utf-8") for line in commands
-    )
-
-
-def test_a_notebook_that_was_not_run_has_no_picture():
-    made = card("02", new_notebook(cells=[new_markdown_cell("# 02"), new_code_cell("explore()")]))
-    assert made == Page("02.html", "02", "02")
-
-
 @pytest.mark.parametrize("path", sorted((repository() / "notebooks").glob("[0-9]*.ipynb")))
 def test_each_notebook_says_what_it_takes(path):
     made = card(path.stem, nbformat.read(path, 4))

@@ -1,6 +1,5 @@
 """rvlib.report.notebooks: what runs, what stops a run, and what is written back."""
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +11,7 @@ from nbclient.exceptions import DeadKernelError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from rvlib.pipeline import Run
-from rvlib.report.notebooks import (
-    NotebookError,
-    check_parameters,
-    execute,
-    profile_parameters,
-    publish_notebooks,
-    run_notebooks,
-    source_digest,
-)
+from rvlib.report import notebooks as nb
 
 PARAMETERS = 'profile = "lesson"\nseed = 0\ndevice = None'
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -36,8 +27,9 @@ def write_notebook(root, name, *sources, parameters=PARAMETERS):
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path, monkeypatch):
     """A checkout of a profile and two notebooks."""
+    monkeypatch.setenv("RVLIB_ROOT", str(tmp_path))
     (tmp_path / "report" / "profiles").mkdir(parents=True)
     (tmp_path / "report" / "profiles" / "smoke.yaml").write_text("{profile: smoke, seed: 5}")
     for name in ("01_first", "02_second"):
@@ -53,7 +45,7 @@ def lines():
 
 @pytest.fixture
 def run(root, lines):
-    return replace(Run.open("smoke", "cpu", root), log=lines.append, seed=3)
+    return replace(Run.open("smoke", "cpu"), log=lines.append, seed=3)
 
 
 @pytest.fixture
@@ -85,7 +77,7 @@ def test_parameters_reach_the_notebook_and_explorers_are_static(root, monkeypatc
     monkeypatch.delenv("RVLIB_STATIC", raising=False)
     monkeypatch.setenv("RVLIB_DETERMINISTIC", "1")  # by choose_algorithms
     path = write_notebook(root, "01_first", SHOW)
-    target = execute(path, root / "out" / path.name, {"profile": "smoke", "seed": 3})
+    target = nb.execute(path, root / "out" / path.name, {"profile": "smoke", "seed": 3})
     assert nbformat.read(target, 4).cells[-1].outputs[0].text == "smoke 3 1 1\n"
     assert "RVLIB_STATIC" not in os.environ
     assert files(root / "out") == [path.name]
@@ -93,15 +85,15 @@ def test_parameters_reach_the_notebook_and_explorers_are_static(root, monkeypatc
 
 def test_a_failure_is_one_line_and_the_next_run_goes_on(root, run, lines):
     write_notebook(root, "02_second", 'raise ValueError("no\\nsecond line")')
-    with pytest.raises(NotebookError) as error:
-        run_notebooks(run, root=root)
+    with pytest.raises(nb.NotebookError) as error:
+        nb.run_notebooks(run)
     failed = run.out / "notebooks" / "failed-02_second.ipynb"
     assert str(error.value) == f"02_second.ipynb, cell 2: ValueError: no (see {failed})"
     assert [line.split("  ")[:2] for line in lines] == [["notebook 1/2", "01_first.ipynb"]]
     assert nbformat.read(failed, 4).cells
     write_notebook(root, "02_second", "1")
     (root / "notebooks" / "01_first.ipynb").unlink()  # a kernel less to wait for
-    assert [path.name for path in run_notebooks(run, root=root)] == ["02_second.ipynb"]
+    assert [path.name for path in nb.run_notebooks(run)] == ["02_second.ipynb"]
     assert files(run.out / "notebooks") == ["01_first.ipynb", "02_second.ipynb"]
 
 
@@ -117,7 +109,7 @@ print(os.environ["OMP_NUM_THREADS"], *sorted(path.name for path in pathlib.Path(
 def test_notebooks_whose_rows_are_there_run_side_by_side(root, run, lines):
     for name in ("01_first", "02_second"):
         write_notebook(root, name, f"me = {name!r}" + MEET)
-    done = run_notebooks(run, root=root, at_once=2)
+    done = nb.run_notebooks(run, at_once=2)
     assert [path.name for path in done] == ["01_first.ipynb", "02_second.ipynb"]
     there = "01_first.ipynb 01_first.started 02_second.ipynb 02_second.started draft.ipynb"
     for path in done:
@@ -128,20 +120,20 @@ def test_notebooks_whose_rows_are_there_run_side_by_side(root, run, lines):
     assert [line.split("  ")[0] for line in lines] == ["notebook 1/2", "notebook 2/2"]
     write_notebook(root, "01_first", 'raise ValueError("no")')
     (root / "notebooks" / "02_second.ipynb").unlink()  # a kernel less to wait for
-    with pytest.raises(NotebookError, match=r"^01_first\.ipynb, cell 2: ValueError: no"):
-        run_notebooks(run, root=root, at_once=2)
+    with pytest.raises(nb.NotebookError, match=r"^01_first\.ipynb, cell 2: ValueError: no"):
+        nb.run_notebooks(run, at_once=2)
 
 
 # --- without kernels -----------------------------------------------------------------------------
 
 
 def test_notebooks_run_in_order_with_the_seed_of_the_run(root, run, fake, lines):
-    done = run_notebooks(run, "cuda:1", root)
+    done = nb.run_notebooks(run, "cuda:1")
     assert done == [run.out / "notebooks" / f"{name}.ipynb" for name in ("01_first", "02_second")]
     given = {"profile": "smoke", "seed": 3, "device": "cuda:1"}
     assert fake == [("01_first.ipynb", given), ("02_second.ipynb", given)]
     assert lines == ["notebook 1/2  01_first.ipynb  0 s", "notebook 2/2  02_second.ipynb  0 s"]
-    run_notebooks(run, root=root)
+    nb.run_notebooks(run)
     assert fake[2:] == [(name, {"profile": "smoke", "seed": 3}) for name, _ in fake[:2]]
 
 
@@ -151,8 +143,8 @@ def test_a_kernel_that_dies_is_one_line(root, run, monkeypatch):
         raise DeadKernelError("Kernel died")
 
     monkeypatch.setattr(papermill, "execute_notebook", execute_notebook)
-    with pytest.raises(NotebookError, match=r"^01_first\.ipynb: its kernel died, perhaps"):
-        run_notebooks(run, root=root)
+    with pytest.raises(nb.NotebookError, match=r"^01_first\.ipynb: its kernel died, perhaps"):
+        nb.run_notebooks(run)
     assert files(run.out) == ["notebooks/failed-01_first.ipynb"]
 
 
@@ -160,16 +152,16 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(root, run, fake, c
     write_notebook(root, "02_second", parameters='profile = "lesson"\nseed = 0')
     message = r"^02_second\.ipynb has no parameter device: it has profile, seed$"
     with pytest.raises(ValueError, match=message):
-        run_notebooks(run, "cpu", root)
+        nb.run_notebooks(run, "cpu")
     assert fake == []
-    check_parameters(root / "notebooks" / "01_first.ipynb", {"device": None})
+    nb.check_parameters(root / "notebooks" / "01_first.ipynb", {"device": None})
     assert capsys.readouterr() == ("", "")
 
 
 def test_an_unknown_profile_is_refused(root):
-    assert profile_parameters("smoke", root) == {"profile": "smoke", "seed": 5}
+    assert nb.profile_parameters("smoke", root) == {"profile": "smoke", "seed": 5}
     with pytest.raises(ValueError, match="unknown profile 'fulll': choose from smoke"):
-        profile_parameters("fulll", root)
+        nb.profile_parameters("fulll", root)
 
 
 # --- publishing ----------------------------------------------------------------------------------
@@ -178,7 +170,7 @@ NOISE = {"papermill": {"duration": 1.0}, "execution": {"iopub.busy": "now"}}
 
 
 @pytest.fixture
-def executed(tmp_path):
+def executed(root):
     """An executed notebook with all that must not be published, and all that must."""
     cells = [
         new_markdown_cell("# Title", metadata=NOISE),
@@ -203,14 +195,14 @@ def executed(tmp_path):
             "papermill": {"output_path": "/somewhere"},
         }
     )
-    path = tmp_path / "out" / "01_first.ipynb"
+    path = root / "out" / "01_first.ipynb"
     path.parent.mkdir()
     nbformat.write(notebook, path)
     return path
 
 
 def test_published_notebooks_are_clean(executed, tmp_path):
-    publish_notebooks([executed], tmp_path)
+    nb.publish_notebooks([executed])
     target = tmp_path / "notebooks" / "01_first.ipynb"
     published = nbformat.read(target, 4)
     nbformat.validate(published)
@@ -227,20 +219,15 @@ def test_published_notebooks_are_clean(executed, tmp_path):
     assert (result.data, result.execution_count) == ({"text/plain": "2"}, 2)
     assert shown.metadata == {"image/png": {"alt": "a"}}  # alt texts stay
     assert published.metadata.keys() == {"kernelspec", "language_info", "rvlib"}
+    digest = published.metadata.rvlib["source"]
+    published.cells[2].outputs = []
+    assert nb.source_digest(published) == digest  # of the sources alone
+    published.cells[2].source = "x "
+    assert nb.source_digest(published) != digest
     text = target.read_text()
     assert text.endswith("}\n")
     for gone in ("papermill", "widget", "somewhere", "of this machine", "3.99", "iopub"):
         assert gone not in text
     executed.write_bytes(target.read_bytes())
-    publish_notebooks([executed], tmp_path)
+    nb.publish_notebooks([executed])
     assert target.read_text() == text
-
-
-def test_the_digest_is_that_of_the_sources_alone(executed, tmp_path):
-    publish_notebooks([executed], tmp_path)
-    published = nbformat.read(tmp_path / "notebooks" / "01_first.ipynb", 4)
-    digest = json.loads(json.dumps(published.metadata.rvlib))["source"]
-    published.cells[2].outputs = []
-    assert source_digest(published) == digest
-    published.cells[2].source = "x "
-    assert source_digest(published) != digest

@@ -25,10 +25,11 @@ NOT_SHIPPED = (
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, monkeypatch):
     """A full run that came to its end, and a report of before."""
+    monkeypatch.setenv("RVLIB_ROOT", str(tmp_path))
     (tmp_path / "report").mkdir()
-    run = Run.open("full", "cpu", tmp_path)
+    run = Run.open("full", "cpu")
     weights = [f"models/{name}/seed-{seed}.safetensors" for name, seed in run.profile.models()]
     weights += [name.replace(".safetensors", ".json") for name in weights]
     for name in (*weights, *MADE, *FILES, *NOT_SHIPPED):
@@ -47,9 +48,9 @@ def content(folder):
 
 def test_what_a_run_made_takes_the_place_of_what_was_there(run, tmp_path):
     made = {name: text for name, text in content(run.out).items() if name not in NOT_SHIPPED}
-    publish(run, tmp_path)
+    publish(run)
     assert content(tmp_path / "report") == made | {"report.typ": "old"}
-    publish(run, tmp_path)  # again
+    publish(run)  # again
     assert content(tmp_path / "report") == made | {"report.typ": "old"}
 
 
@@ -58,21 +59,21 @@ def test_an_unfinished_run_is_not_published(run, tmp_path, name):
     path, before = run.out / name, content(tmp_path / "report")
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(ValueError, match=rf"lacks {name}: make report PROFILE=full$"):
-        publish(run, tmp_path)
+        publish(run)
     assert content(tmp_path / "report") == before
 
 
 def test_only_a_run_from_scratch_is_published(run, tmp_path):
     other = replace(run, profile=replace(run.profile, name="course", trains=False))
     with pytest.raises(ValueError, match="profile 'course' does not train"):
-        publish(other, tmp_path)
+        publish(other)
 
 
 def test_a_copy_that_fails_leaves_what_was_there(run, tmp_path, monkeypatch):
     before = content(tmp_path / "report")
     monkeypatch.setattr(shutil, "copytree", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        publish(run, tmp_path)
+        publish(run)
     assert content(tmp_path / "report") == before
 
 
@@ -87,14 +88,14 @@ def test_a_network_of_part_two_is_added_to_those_that_are_there(run, tmp_path, m
     monkeypatch.setattr(part_two, "all_tables", lambda folder: {folder.name: pd.DataFrame([1])})
     monkeypatch.setattr(part_two, "measured", lambda out: [*out.glob("rows/*/*/*/*")])
     with pytest.raises(ValueError, match="has no network"):
-        publish_part_two(replace(run, out=tmp_path / "empty"), tmp_path)
+        publish_part_two(replace(run, out=tmp_path / "empty"))
     before = network(tmp_path / "report" / "modern", "lenet-nuat", "old")
     made = tmp_path / "modern"
     network(made, "lenet-trades")
     row = Path("rows/test/lenet-trades/seed-0/natural/00000-00064.csv")
     (made / row).parent.mkdir(parents=True)
     (made / row).write_text("row")
-    copied = publish_part_two(replace(run, out=made), tmp_path)
+    copied = publish_part_two(replace(run, out=made))
     assert [path.name for path in copied] == ["lenet-trades", "natural", "modern.csv"]
     assert copied[-1].exists()
     assert before.read_text() == "old"

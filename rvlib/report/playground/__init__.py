@@ -27,23 +27,21 @@ ENGINE = ("network", "random", "attacks", "statistics", "smoothing")
 PAGE = ("charts", "pictures", "side", "page")
 
 
-def playground(root: Path | None = None, home: str = "") -> str:
+def playground(home: str = "") -> str:
     """Write the playground as one page that asks for nothing from anywhere.
 
     Parameters
     ----------
-    root : Path, optional
-        The folder that holds ``report/``, whose networks the page has, in half precision; by
-        default the checkout, or what was installed.
     home : str, default=""
         Address of a page to go back to.
 
     Returns
     -------
     str
-        HTML.  It has CIFAR-10 test images if they lie in the reader's data folder.
+        HTML, with the shipped networks in half precision.  It has CIFAR-10 test images if they lie
+        in the reader's data folder.
     """
-    run = Run.open("lesson", "cpu", root)
+    run = Run.open("lesson", "cpu")
     networks = [{"name": name, "title": title} for name, title in NETWORKS.items()]
     content: dict[str, Any] = {
         "alpha": ALPHA,
