@@ -4,7 +4,6 @@ import argparse
 import os
 import secrets
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,8 +20,6 @@ def main(words: Sequence[str] | None = None) -> int:
     for name in ("RVLIB_BUILD", "RVLIB_DATA", "RVLIB_ROOT"):
         if os.environ.get(name):  # kernels run in another folder
             os.environ[name] = str(Path(os.environ[name]).expanduser().resolve())
-    if "RVLIB_PARENT" in os.environ:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(sys.stdout, "reconfigure"):
         # A log file shows lines as they come; a terminal without Greek letters shows "?".
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
@@ -40,12 +37,6 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"rvlib: {_line(error)}", file=sys.stderr)
         return 2
     return 0
-
-
-def _end_with_parent() -> None:
-    """End with the process that started this one, which holds the other end of stdin."""
-    os.read(0, 1)  # not sys.stdin, whose lock would abort Python when this process ends first
-    os._exit(1)
 
 
 def _line(error: Exception) -> str:
@@ -192,7 +183,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _announce(run, *names: str) -> None:  # type: ignore[no-untyped-def]
-    from rvlib.pipeline import estimate
+    from rvlib.pipeline.duration import estimate
 
     minutes = estimate(run, *names) / 60
     left = f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
@@ -200,7 +191,7 @@ def _announce(run, *names: str) -> None:  # type: ignore[no-untyped-def]
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    from rvlib.pipeline import measure_everything
+    from rvlib.pipeline.everything import measure_everything
 
     run = _open(arguments)
     _announce(run, *arguments.names)
@@ -290,7 +281,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from rvlib.pipeline import measure_everything, repository
+    from rvlib.pipeline import repository
+    from rvlib.pipeline.everything import measure_everything
     from rvlib.report.document import build
     from rvlib.report.notebooks import run_notebooks
 

@@ -13,7 +13,7 @@ from torch import nn
 import rvlib
 from rvlib import cli, pipeline
 from rvlib.arguments import find_network
-from rvlib.pipeline import Run
+from rvlib.pipeline import Run, duration, everything
 
 COMMANDS = ("data", "train", "measure", "check", "report", "notebooks", "site", "publish")
 
@@ -116,8 +116,8 @@ def calls(monkeypatch, tmp_path):
     done = mock.Mock()
     done.open.side_effect = Run.open
     for module, name, answer in (
-        (pipeline, "measure_everything", None),
-        (pipeline, "estimate", 4200.0),
+        (everything, "measure_everything", None),
+        (duration, "estimate", 4200.0),
         (pipeline, "check", "table"),
         (tables, "markdown", "as text"),
         (document, "build", ["report.pdf"]),
