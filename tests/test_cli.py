@@ -8,7 +8,6 @@ from unittest import mock
 
 import pytest
 import torch
-from torch import nn
 
 import rvlib
 from rvlib import cli, pipeline
@@ -217,10 +216,6 @@ def test_training_of_some_networks(calls, words, pairs):
 def test_what_does_not_fit_together_is_one_line(words, told, capsys):
     assert cli.main(words) == 2
     assert told in capsys.readouterr().err
-
-
-def test_a_network_of_part_two_is_found_by_its_name():
-    assert isinstance(find_network("lenet-nuat"), nn.Module)
 
 
 def test_own_weights_are_those_of_their_profile(monkeypatch, tmp_path):

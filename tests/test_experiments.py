@@ -196,16 +196,11 @@ def test_a_record_of_any_attack_is_plain():
     assert json.loads(json.dumps(record))["ball"] == ["L2", {"eps": 0.5}]
     record = ex.attack_record("layer", partial(attack, loss=nn.CrossEntropyLoss()))
     assert record["loss"] == "CrossEntropyLoss()"
+    record = ex.attack_record(
+        "x", partial(attack, loss=partial(cross_entropy, label_smoothing=0.1))
+    )
+    assert record["loss"] == ["cross_entropy", [], {"label_smoothing": 0.1}]  # in every process
     assert ex.attack_record("plain", lambda model, x, y: x)["threat"] == "-"
-
-
-def test_what_is_registered_is_noticed(monkeypatch):
-    assert not ex.is_extended()
-    monkeypatch.setitem(ex.RECIPES, "mine", ex.Recipe("mine", "standard"))
-    assert ex.is_extended()
-    monkeypatch.delitem(ex.RECIPES, "mine")
-    monkeypatch.setitem(ex.ATTACKS, "fgsm", partial(pgd, threat=L2(1.0)))
-    assert ex.is_extended()
 
 
 def test_profiles():
@@ -266,12 +261,6 @@ def test_what_an_attack_uses_makes_it_another_one(tmp_path, monkeypatch):
         monkeypatch.setitem(ex.ATTACKS, "mine", attack)
         records.append(ex.attack_record("mine", attack))
     assert records[0] != records[1]
-
-
-def test_an_option_without_a_name_is_the_same_in_every_process():
-    attack: Any = partial(pgd, loss=partial(cross_entropy, label_smoothing=0.1))
-    record = ex.attack_record("x", attack)
-    assert record["loss"] == ["cross_entropy", [], {"label_smoothing": 0.1}]
 
 
 def test_an_unknown_objective_is_refused():

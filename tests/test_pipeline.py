@@ -24,10 +24,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import rvlib as rv
-from rvlib import device
 from rvlib import experiments as ex
 from rvlib.arguments import find_network
-from rvlib.data import load, register_image_folder
+from rvlib.data import load
+from rvlib.device import device_name
 from rvlib.evaluation import vote_counts
 from rvlib.models import WeightsError, read_record
 from rvlib.modern import COLUMNS, MODERN, SMOOTHED_COLUMN
@@ -236,11 +236,17 @@ def test_part_two_attacks_and_certifies_its_own_networks(tmp_path, monkeypatch):
     assert drawn == [name for name, recipe in MODERN.items() if recipe.sigma]
 
 
-def test_only_the_named_networks_are_measured(tiny):
-    run = tiny("a")
+def test_only_the_named_networks_are_trained_and_measured(tiny, monkeypatch):
+    run, order = tiny("a"), list[Any]()
     measure_everything(run, "standard")
     assert {path.name for path in (run.rows / "heldout").iterdir()} == {"standard"}
     assert {name for name, _ in run.untrained()} == {"gaussian-0.25", "pgd-linf-at"}
+    monkeypatch.setattr(Run, "train", lambda run, *pairs: order.append(pairs))
+    monkeypatch.setattr(everything, "missing_images", lambda run: {})
+    measure_everything(run, "smoothed-0.25")  # once, and before its measurements
+    assert order == [(("gaussian-0.25", 0),)]
+    with pytest.raises(ValueError, match="measures nothing of 'nonsense'"):
+        measure_everything(run, "nonsense")
 
 
 def test_large_networks_are_shipped_in_16_bits(tiny, monkeypatch):
@@ -250,8 +256,7 @@ def test_large_networks_are_shipped_in_16_bits(tiny, monkeypatch):
     model = run.model("standard")
     assert {v.dtype for v in load_file(run.weights("standard")).values()} == {torch.float16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    record = read_record(run.weights("standard"))
-    assert record["shipped"] == "best epoch"
+    assert read_record(run.weights("standard"))["shipped"] == "best epoch"
 
 
 def test_a_check_is_written_and_read_again(tiny, monkeypatch):
@@ -375,24 +380,19 @@ def test_the_seed_of_a_run_is_that_of_its_attacks_alone(tiny, monkeypatch):
     assert [call.kwargs["seed"] for call in votes.mock_calls] == [0, 1]
 
 
-def test_a_checkpoint_that_another_run_removed_is_no_error(tiny, monkeypatch):
+def test_every_training_seed_is_another_training_beside_another_run(tiny, monkeypatch):
+    seeds = list[int]()
+
     def fit_beside_another(*arguments, checkpoint, **options):
         found = rv.fit(*arguments, checkpoint=checkpoint, **options)
-        checkpoint.unlink()
+        seeds.append(options["seed"])
+        checkpoint.unlink()  # as a run does that ended just now
         return found
 
     monkeypatch.setattr(pipeline, "fit", fit_beside_another)
     run = tiny("a")
-    run.train_one("standard", 0)
-    assert run.weights("standard").exists()
-
-
-def test_every_training_seed_is_another_training(tiny, monkeypatch):
-    fits = mock.Mock(wraps=rv.fit)
-    monkeypatch.setattr(pipeline, "fit", fits)
-    run = tiny("a")
     run.train(("standard", 0), ("standard", 1))
-    assert [call.kwargs["seed"] for call in fits.mock_calls] == [0, 1]
+    assert seeds == [0, 1]
     one, other = (run.model("standard", seed).state_dict() for seed in (0, 1))
     assert not any(torch.equal(one[name], other[name]) for name in one)
 
@@ -615,25 +615,7 @@ def test_cores_are_those_that_the_job_was_given(monkeypatch):
     monkeypatch.delenv("SLURM_CPUS_PER_TASK")
     monkeypatch.delattr(os, "sched_getaffinity")
     assert cores() == 64
-
-
-def test_without_proc_sysconf_and_affinity_all_works(monkeypatch):
-    """As on Windows."""
-    real = Path.read_text
-
-    def windows(self, *arguments, **options):
-        if str(self).startswith(("/proc", "/sys")):
-            raise FileNotFoundError(str(self))
-        return real(self, *arguments, **options)
-
-    monkeypatch.setattr(Path, "read_text", windows)
-    monkeypatch.delattr(os, "sysconf", raising=False)
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert cores() >= 1
-    assert "thread" in device.device_name(torch.device("cpu"))
-    model, x = rv.lenet(), torch.rand(2, 3, 32, 32)
-    assert rv.predict(model, x, 0.25, n=100).shape == (2,)
-    assert rv.pgd(model, x, torch.zeros(2, dtype=torch.int64), rv.Linf(0.03), steps=1).shape
+    assert "thread" in device_name(torch.device("cpu"))  # without /proc, as on Windows
 
 
 def test_threads_are_held_and_given_back():
@@ -660,21 +642,19 @@ def test_outside_a_checkout_one_line_says_so(monkeypatch, tmp_path):
     assert repository() == tmp_path / "other"
 
 
-# --- other data sets, from images to results -----------------------------------------------------
+# --- another data set, from images to results -----------------------------------------------------
 
 
-def from_images_to_results(name, channels, size, classes, tmp_path):
-    images, labels = rv.load(name, "train")
-    model = rv.lenet(classes, channels, size)
+def test_mnist_from_images_to_results(tmp_path):
+    assert rv.DATASETS["mnist"].shape == (1, 28, 28)
+    images, labels = rv.load("mnist", "train")
+    model = rv.lenet(10, 1, 28)
     history = rv.fit(model, rv.gaussian(0.1), (images[:64], labels[:64]), epochs=3, lr=0.05).history
     assert history[-1]["loss"] < history[0]["loss"]
-    held, truth = rv.load(name, "heldout")
-    x, y = rv.to_float(held[:4]), truth[:4]
-    x_adv = rv.pgd(model, x, y, rv.Linf(0.1), steps=3)
-    assert 0 < (x_adv - x).abs().max() <= 0.1 + 1e-6
-    found = rv.certify(model, x, 0.25, n=200)
-    answers = rv.predictions(model, held[:4], y, partial(rv.fgsm, threat=rv.Linf(0.1)))
-    open_results(tmp_path, {"data": rv.DATASETS[name].digest})
+    held, y = (part[:4] for part in rv.load("mnist", "heldout"))
+    answers = rv.predictions(model, held, y, partial(rv.pgd, threat=rv.Linf(0.1), steps=3))
+    found = rv.certify(model, rv.to_float(held), 0.25, n=200)
+    open_results(tmp_path, {"data": rv.DATASETS["mnist"].digest})
     columns = {"label": y.tolist(), "prediction": answers.tolist()}
     write_shard(tmp_path, 0, columns | {"radius": found.radius}, {})
     again = read(tmp_path, 4)
@@ -682,42 +662,11 @@ def from_images_to_results(name, channels, size, classes, tmp_path):
     assert again.frame["radius"].tolist() == found.radius.tolist()
 
 
-def test_mnist_from_images_to_results(tmp_path):
-    assert rv.DATASETS["mnist"].shape == (1, 28, 28)
-    from_images_to_results("mnist", 1, 28, 10, tmp_path)
-
-
-def test_a_folder_of_images_from_images_to_results(tmp_path):
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for label, name in enumerate(("dark", "light")):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for i in range(40):
-            pixels = rng.integers(0, 128, (20, 20, 3)) + 100 * label
-            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / name / f"{i}.png")
-    try:
-        register_image_folder("folder of a test", tmp_path / "images")
-        from_images_to_results("folder of a test", 3, 20, 2, tmp_path / "rows")
-    finally:
-        del rv.DATASETS["folder of a test"]
-
-
 def test_records_of_shipped_weights_are_those_of_their_recipes():
     root = repository() / "report" / "models"
     for name, seed in ex.find_profile("full").models():
         record = read_record(root / name / f"seed-{seed}.safetensors")
         assert record["recipe"] == json.loads(json.dumps(ex.RECIPES[name].record()))
-
-
-def test_a_network_that_is_named_is_trained_once_and_before_its_measurements(tiny, monkeypatch):
-    run, order = tiny("a"), []
-    monkeypatch.setattr(Run, "train", lambda run, *pairs: order.append(pairs))
-    monkeypatch.setattr(everything, "missing_images", lambda run: {})
-    measure_everything(run, "smoothed-0.25")
-    assert order == [(("gaussian-0.25", 0),)]
-    with pytest.raises(ValueError, match="measures nothing of 'nonsense'"):
-        measure_everything(run, "nonsense")
 
 
 FOLLOWING = """
