@@ -17,6 +17,7 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from torch import nn
+from torch.ao.quantization import quantize_dynamic
 
 import rvlib as rv
 from rvlib import judge
@@ -575,23 +576,12 @@ def inheriting(sign):
     return Net()
 
 
-def scaled(factor):
-    return Scaled(linear(), factor)
-
-
-def traced(factor):
-    return torch.jit.trace(scaled(factor), X[:1])
-
-
-def quantised(seed):
-    kinds = {nn.Linear}
-    return torch.ao.quantization.quantize_dynamic(linear(int(seed)), kinds, dtype=torch.qint8)
-
-
 @pytest.mark.parametrize(
     "make",
     [
-        *[Buffered, Extra, hooked, patched, inheriting, scaled, traced, quantised],
+        *[Buffered, Extra, hooked, patched, inheriting, lambda held: Scaled(linear(), held)],
+        lambda held: torch.jit.trace(Scaled(linear(), held), X[:1]),
+        lambda seed: quantize_dynamic(linear(int(seed)), {nn.Linear}, dtype=torch.qint8),
         *[lambda held: Holds((held,)), lambda held: Holds(torch.tensor(held))],
         *[lambda held: Holds(np.array(held)), lambda held: Holds([linear(int(held))])],
         lambda held: Holds(torch.tanh if held > 0 else torch.neg),
