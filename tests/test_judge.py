@@ -130,11 +130,7 @@ def test_a_random_network_is_recognised(quick, monkeypatch):
 
 
 def test_other_attacks_stand_beside_the_ensemble_and_count_in_the_worst_case(unchecked):
-    def far(model, x, y):
-        return x + 0.06
-
-    def near(model, x, y):
-        return x + 0.01
+    near = shifted(0.01)
 
     def grey(model, x, y, generator):
         assert isinstance(generator, torch.Generator)
@@ -147,7 +143,7 @@ def test_other_attacks_stand_beside_the_ensemble_and_count_in_the_worst_case(unc
     assert lines.loc["near", "accuracy"] == pytest.approx(100 * right)
     assert verdict.robust == pytest.approx(exact(Linf(0.05)))
     for name, attack, words in (
-        ("far", far, r"far: the attack left the ball linf 0\.05"),
+        ("far", shifted(0.06), r"far: the attack left the ball linf 0\.05"),
         ("nan", lambda model, x, y: x / 0, "nan: the attack left the ball"),
         ("none", lambda model, x, y: None, "none: the attack returned NoneType"),
         ("clean", near, "'clean', as a column is"),
