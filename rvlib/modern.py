@@ -6,21 +6,7 @@ from typing import Any
 
 import torch
 
-from rvlib.experiments import (
-    DEFENCES,
-    EPS_8,
-    NOISE_OF,
-    RECIPES,
-    REPORT_ATTACKS,
-    SIGMA,
-    TITLES,
-    Attack,
-    Profile,
-    Recipe,
-    make_pgd,
-    natural,
-    smoothed_name,
-)
+from rvlib import experiments as ex
 from rvlib.objectives import (
     Objective,
     adversarial,
@@ -64,7 +50,7 @@ OBJECTIVES = {
 
 
 @dataclass(frozen=True)
-class Modern(Recipe):
+class Modern(ex.Recipe):
     """How a network of Part II is trained; chosen on ``selection``, images of no table.
 
     Parameters
@@ -101,9 +87,10 @@ class Modern(Recipe):
         return f"{NETWORKS[self.network]}, {OBJECTIVES[self.objective]}{noise}"
 
     @property
-    def probes(self) -> dict[str, Attack]:
+    def probes(self) -> dict[str, ex.Attack]:
         """PGD in the ball of 8/255; a network for votes is monitored under noise instead."""
-        return {"natural": natural} | ({} if self.sigma else {"pgd-8": make_pgd(EPS_8, 2 / 255)})
+        pgd_8 = {} if self.sigma else {"pgd-8": ex.make_pgd(ex.EPS_8, 2 / 255)}
+        return {"natural": ex.natural} | pgd_8
 
     @property
     def select(self) -> str:
@@ -137,18 +124,18 @@ class Column(Modern):
     @property
     def title(self) -> str:
         """Name in print."""
-        return f"{TITLES[self.name.removeprefix('lenet-')]}, modern training"
+        return f"{ex.TITLES[self.name.removeprefix('lenet-')]}, modern training"
 
-    probes, select = Recipe.probes, Recipe.select  # those of its column
-    make_objective = Recipe.make_objective
+    probes, select = ex.Recipe.probes, ex.Recipe.select  # those of its column
+    make_objective = ex.Recipe.make_objective
 
 
 MODERN_OBJECTIVES: dict[str, Callable[[Modern], Objective]] = {
-    "pgd-at": lambda r: adversarial(make_pgd(EPS_8, 2 / 255), 0.0, r.label_smoothing),
-    "trades": lambda r: trades(EPS_8, r.weight, label_smoothing=r.label_smoothing),
-    "fgsm-rs": lambda r: fgsm_rs(EPS_8, label_smoothing=r.label_smoothing),
-    "n-fgsm": lambda r: n_fgsm(EPS_8, label_smoothing=r.label_smoothing),
-    "nuat": lambda r: nuat(EPS_8, r.weight, label_smoothing=r.label_smoothing),
+    "pgd-at": lambda r: adversarial(ex.make_pgd(ex.EPS_8, 2 / 255), 0.0, r.label_smoothing),
+    "trades": lambda r: trades(ex.EPS_8, r.weight, label_smoothing=r.label_smoothing),
+    "fgsm-rs": lambda r: fgsm_rs(ex.EPS_8, label_smoothing=r.label_smoothing),
+    "n-fgsm": lambda r: n_fgsm(ex.EPS_8, label_smoothing=r.label_smoothing),
+    "nuat": lambda r: nuat(ex.EPS_8, r.weight, label_smoothing=r.label_smoothing),
     "gaussian": lambda r: gaussian(r.sigma or 0.0),
     "consistency": lambda r: consistency(r.sigma or 0.0, r.weight),
 }
@@ -183,8 +170,8 @@ def _today() -> Iterator[Modern]:
 
 
 def _columns() -> Iterator[Column]:
-    for name in DEFENCES:
-        same = {k: getattr(RECIPES[name], k) for k in ("objective", "sigma", "attacks")}
+    for name in ex.DEFENCES:
+        same = {k: getattr(ex.RECIPES[name], k) for k in ("objective", "sigma", "attacks")}
         yield Column(f"lenet-{name}", **same, **LENET)
 
 
@@ -194,10 +181,10 @@ COLUMNS: dict[str, Modern] = {recipe.name: recipe for recipe in _columns()}
 """The report's own defences with modern training."""
 TODAY = MODERN | COLUMNS
 """All networks that Part II trains."""
-SMOOTHED_COLUMN = f"lenet-{smoothed_name(SIGMA)}"
+SMOOTHED_COLUMN = f"lenet-{ex.smoothed_name(ex.SIGMA)}"
 """The vote over the one that is trained with noise."""
-NOISE_OF[SMOOTHED_COLUMN] = SIGMA
-TITLES[SMOOTHED_COLUMN] = f"{TITLES[smoothed_name(SIGMA)]}, modern training"
+ex.NOISE_OF[SMOOTHED_COLUMN] = ex.SIGMA
+ex.TITLES[SMOOTHED_COLUMN] = f"{ex.TITLES[ex.smoothed_name(ex.SIGMA)]}, modern training"
 
 SPLIT = "test-every-20th"
 """Images that the smoothed networks are certified on."""
@@ -224,7 +211,7 @@ epochs, averaged weights, means of three seeds (FastAT Benchmark, arXiv:2604.228
 
 
 @dataclass(frozen=True)
-class ModernProfile(Profile):
+class ModernProfile(ex.Profile):
     """The networks of Part II: how many images each is attacked and certified on."""
 
     def models(self) -> list[tuple[str, int]]:
@@ -250,8 +237,8 @@ class ModernProfile(Profile):
         """List the same of the report's columns: Table 1's attacks, and the ensemble."""
         cells = []
         for name in (*COLUMNS, SMOOTHED_COLUMN):
-            more = () if name in NOISE_OF else ("ensemble-linf-8",)
-            cells += [(name, attack, self.standard) for attack in (*REPORT_ATTACKS, *more)]
+            more = () if name in ex.NOISE_OF else ("ensemble-linf-8",)
+            cells += [(name, attack, self.standard) for attack in (*ex.REPORT_ATTACKS, *more)]
         return cells
 
     def places(self) -> list[tuple[str, str, str, int]]:
