@@ -7,17 +7,7 @@ from typing import Any
 import torch
 
 from rvlib import experiments as ex
-from rvlib.objectives import (
-    Objective,
-    adversarial,
-    consistency,
-    fgsm_rs,
-    gaussian,
-    n_fgsm,
-    nuat,
-    standard,
-    trades,
-)
+from rvlib.objectives import Objective, adversarial, consistency, fgsm_rs, n_fgsm, nuat, trades
 from rvlib.training import crop_and_flip
 
 
@@ -56,7 +46,7 @@ class Modern(ex.Recipe):
     Parameters
     ----------
     objective : str
-        ``standard``, or a key of ``MODERN_OBJECTIVES``.
+        ``standard``, ``gaussian``, or a key of ``MODERN_LOSSES``.
     weight : float
         Of the regularisation, where the objective has one.
     schedule : str
@@ -99,10 +89,6 @@ class Modern(ex.Recipe):
             return "natural"
         return "noisy" if self.sigma else "pgd-8"
 
-    def make_objective(self) -> Objective:
-        """Make the loss that this network minimises."""
-        return standard if self.objective == "standard" else MODERN_OBJECTIVES[self.objective](self)
-
     def fit_options(self) -> dict[str, Any]:
         """Arguments of ``fit`` that differ between recipes, but the objective."""
         return super().fit_options() | {
@@ -127,19 +113,18 @@ class Column(Modern):
         return f"{ex.TITLES[self.name.removeprefix('lenet-')]}, modern training"
 
     probes, select = ex.Recipe.probes, ex.Recipe.select  # those of its column
-    make_objective = ex.Recipe.make_objective
 
 
-MODERN_OBJECTIVES: dict[str, Callable[[Modern], Objective]] = {
+MODERN_LOSSES: dict[str, Callable[[Modern], Objective]] = {
     "pgd-at": lambda r: adversarial(ex.make_pgd(ex.EPS_8, 2 / 255), 0.0, r.label_smoothing),
     "trades": lambda r: trades(ex.EPS_8, r.weight, label_smoothing=r.label_smoothing),
     "fgsm-rs": lambda r: fgsm_rs(ex.EPS_8, label_smoothing=r.label_smoothing),
     "n-fgsm": lambda r: n_fgsm(ex.EPS_8, label_smoothing=r.label_smoothing),
     "nuat": lambda r: nuat(ex.EPS_8, r.weight, label_smoothing=r.label_smoothing),
-    "gaussian": lambda r: gaussian(r.sigma or 0.0),
     "consistency": lambda r: consistency(r.sigma or 0.0, r.weight),
 }
-"""Losses of ``Modern`` recipes, by name."""
+"""Losses of ``Modern`` recipes alone."""
+ex.LOSSES |= MODERN_LOSSES
 
 
 LENET: dict[str, Any] = {"batch_size": 128, "lr": 0.05, "weight_decay": 1e-4, "average": 0.999}
