@@ -163,7 +163,7 @@ def seconds_at_most(model: nn.Module, data: tuple[Tensor, Tensor], version: str)
     y = data[1][:TIMED].to(x.device)
     model = check_network(model, x, check_labels(y, x))
     step = partial(input_gradient, model, x, y)  # a pass forward and one backward
-    one_pass = seconds(step) / 2 / len(x)
+    one_pass = seconds(step, x.device) / 2 / len(x)
     if version == "rand" or is_random(model, x):
         return one_pass * len(data[0]) * WORST_RANDOM
     return one_pass * len(data[0]) * sum(WORST[name] for name in VERSIONS[version])

@@ -191,7 +191,7 @@ def test_a_run_measures_what_is_missing_and_reads_the_rest(tiny, tmp_path):
 def test_an_estimate_counts_passes_and_votes(tiny, monkeypatch):
     run = tiny("a")
     assert 0 < estimate(run) < math.inf
-    monkeypatch.setattr(duration, "seconds", lambda work, times=3: 1.0)
+    monkeypatch.setattr(duration, "seconds", lambda work, device, times=3: 1.0)
     monkeypatch.setattr(duration, "cores", lambda: 2)
     assert estimate(run, "standard") < estimate(run)
     # Two epochs of 48 images in four networks: a step of all eight images is a second.

@@ -41,10 +41,10 @@ def estimate(run: Run, *names: str) -> float:
     for name, (passes, votes) in counted.items():
         model = to_device(MODELS[name](), run.device)
         x, y = run.images(TIMED.get(name, 32))
-        measuring += passes * seconds(partial(_one_pass, model, x, y)) / len(x)
+        measuring += passes * seconds(partial(_one_pass, model, x, y), run.device) / len(x)
         if votes:
             hundred = partial(vote_counts, model, x, y, ex.natural, 0.25, 100)
-            measuring += votes * seconds(hundred) / (100 * len(x))
+            measuring += votes * seconds(hundred, run.device) / (100 * len(x))
     return training / (cores() if run.device.type == "cpu" else 1) + measuring
 
 
@@ -53,7 +53,8 @@ def _of_training(recipe: ex.Recipe, run: Run) -> float:
     network, objective = to_device(recipe.build(0), run.device), recipe.make_objective()
     x, y = run.images(32)
     draws = torch.Generator(run.device).manual_seed(0)
-    return seconds(lambda: objective(network, x, y, draws).value.backward(), times=1) / len(x)
+    step = lambda: objective(network, x, y, draws).value.backward()  # noqa: E731
+    return seconds(step, run.device, times=1) / len(x)
 
 
 def _of_an_image(run: Run, defence: str, what: str) -> tuple[float, float]:

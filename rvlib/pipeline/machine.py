@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch.utils.benchmark import Timer
 
 from rvlib.distributed import world
 from rvlib.experiments import is_extended
@@ -67,7 +67,14 @@ def cores() -> int:
     return min(given)
 
 
-def seconds(work: Callable[[], Any], times: int = 3) -> float:
+def seconds(work: Callable[[], Any], device: torch.device, times: int = 3) -> float:
     """Time some work after a warm-up: mean seconds of a call."""
-    timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
-    return timer.timeit(times).mean
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    for _ in range(times):
+        work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - started) / times
