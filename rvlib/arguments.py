@@ -22,7 +22,8 @@ from rvlib.evaluation import floats
 from rvlib.experiments import find_recipe
 from rvlib.judge import is_random
 from rvlib.modern import PROFILE, TODAY
-from rvlib.pipeline import Run, seconds
+from rvlib.pipeline import Run
+from rvlib.pipeline.machine import seconds
 from rvlib.smoothing import stream
 from rvlib.threat_models import L2, Linf, PixelL2, ThreatModel
 

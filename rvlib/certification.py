@@ -13,22 +13,9 @@ from rvlib.evaluation import floats
 from rvlib.judge import check_given, network_digest
 from rvlib.progress import progress
 from rvlib.results import atomic_write, counts, missing, open_results, read, texts, write_shard
-from rvlib.smoothing import (
-    Certificates,
-    average_certified_radius,
-    certificate,
-    certified_accuracy,
-    sample_under_noise,
-    wilson,
-)
+from rvlib.smoothing import Certificates, sample_under_noise
+from rvlib.smoothing import statistics as st
 from rvlib.smoothing.noise import seeded, to_grid
-from rvlib.smoothing.statistics import (
-    check_n,
-    check_sigma,
-    correct_radii,
-    largest_radius,
-    smallest_n_to_certify,
-)
 from rvlib.smoothing.votes import Noise
 
 SHARD = 8
@@ -89,8 +76,8 @@ def certify_images(
     """
     check_given(model, data)
     images, labels = data
-    check_n(np.array(n), smallest_n_to_certify(alpha), "certify", alpha)
-    check_sigma(sigma)
+    st.check_n(np.array(n), st.smallest_n_to_certify(alpha), "certify", alpha)
+    st.check_sigma(sigma)
     if n0 < 1 or noise not in get_args(Noise):
         kinds = " or ".join(get_args(Noise))
         raise ValueError(f"n0={n0}, noise={noise!r}: give at least one vote, and {kinds} noise")
@@ -123,7 +110,7 @@ def certify_images(
             columns[column] = texts(drawn)
         write_shard(folder, part.start, columns, provenance(x.device))
     rows = read(folder, len(images)).frame
-    found = certificate(counts(rows, "selection"), counts(rows, "counts"), alpha, sigma)
+    found = st.certificate(counts(rows, "selection"), counts(rows, "counts"), alpha, sigma)
     table = rows[["index", "label"]].assign(prediction=found.prediction, radius=found.radius)
     atomic_write(Path(out) / "certificates.csv", table.to_csv(index=False).encode())
     return table
@@ -132,11 +119,11 @@ def certify_images(
 def summary(table: pd.DataFrame, sigma: float, n: int, alpha: float) -> str:
     """Certified accuracies in words, at radii a quarter apart, with 95 % intervals."""
     found = Certificates(table["prediction"].to_numpy(), table["radius"].to_numpy())
-    radii = correct_radii(found, table["label"])
+    radii = st.correct_radii(found, table["label"])
     lines = [f"{len(table)} images, noise {sigma:g}, {n} votes each, alpha = {alpha:g}"]
-    for radius in np.arange(0, largest_radius(n, alpha, sigma), 0.25):
-        right = round(certified_accuracy(radii, radius)[0] * len(table))
-        low, high = (100 * end for end in wilson(right, len(table)))
+    for radius in np.arange(0, st.largest_radius(n, alpha, sigma), 0.25):
+        right = round(st.certified_accuracy(radii, radius)[0] * len(table))
+        low, high = (100 * end for end in st.wilson(right, len(table)))
         share = 100 * right / len(table)
         lines.append(f"l2 {radius:4.2f}  certified {share:5.1f} %  [{low:.1f}, {high:.1f}]")
-    return "\n".join([*lines, f"mean certified radius {average_certified_radius(radii):.3f}"])
+    return "\n".join([*lines, f"mean certified radius {st.average_certified_radius(radii):.3f}"])

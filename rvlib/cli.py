@@ -4,12 +4,14 @@ import argparse
 import os
 import secrets
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import rvlib
+
+Lines = Sequence[object]
+"""What a command prints when it is done."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -21,14 +23,13 @@ def main(words: Sequence[str] | None = None) -> int:
     for name in ("RVLIB_BUILD", "RVLIB_DATA", "RVLIB_ROOT"):
         if os.environ.get(name):  # kernels run in another folder
             os.environ[name] = str(Path(os.environ[name]).expanduser().resolve())
-    if "RVLIB_PARENT" in os.environ:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
     if hasattr(sys.stdout, "reconfigure"):
         # A log file shows lines as they come; a terminal without Greek letters shows "?".
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     warnings.formatwarning = lambda message, *_: f"rvlib: {message}\n"
     try:
-        arguments.run(arguments)
+        for line in arguments.run(arguments) or ():
+            print(line)
     except BrokenPipeError:  # "| head" has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
@@ -42,12 +43,6 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _end_with_parent() -> None:
-    """End with the process that started this one, which holds the other end of stdin."""
-    os.read(0, 1)  # not sys.stdin, whose lock would abort Python when this process ends first
-    os._exit(1)
-
-
 def _line(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed: pip install 'rvlib[course]' has what this needs"
@@ -59,90 +54,75 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=rvlib.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(run, text: str, profile: str = "", seed: bool = False) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+    def command(run, text: str, profile: str = "", seed: bool = False):  # type: ignore[no-untyped-def]
+        """Add a command; what adds its arguments."""
         added = commands.add_parser(run.__name__.strip("_"), help=text, description=text)
         added.set_defaults(run=run)
         if profile:
             added.add_argument("--profile", default=profile, help=f"default: {profile}")
-            _add_device(added)
+            _add_device(added.add_argument)
         if seed:
             added.add_argument("--seed", type=int, default=0, help="of attacks and votes")
-        return added
+        return added.add_argument
 
-    data = command(_data, "fetch and verify a data set")
-    data.add_argument("name", nargs="?", default="cifar10", help="default: cifar10")
-    train = command(_train, "train networks, all of the profile's by default", "full")
-    train.add_argument("names", nargs="*", metavar="NETWORK")
-    train.add_argument("--training-seed", type=int, help="only this one of the training seeds")
-    measure = command(
-        _measure, "train and measure all of a profile (modern: Part II)", "full", seed=True
-    )
-    measure.add_argument("names", nargs="*", metavar="NETWORK", help="only of these networks")
-    judge = command(_evaluate, "evaluate a defence: yours, or a shipped one")
-    judge.add_argument(
-        "--data",
-        default="cifar10:test",
-        help="data set[:split], or image folder; default: cifar10:test",
-    )
-    judge.add_argument("--threat", default="linf:8/255", help="default: linf:8/255")
-    judge.add_argument("--attack", help="fast (default), standard or rand")
-    judge.add_argument("--images", type=_positive, default=1000, help="default: the first 1000")
-    judge.add_argument("--sigma", type=float, help="judge the smoothed network of this noise")
-    judge.add_argument("--keep-images", action="store_true", help="write the attacked images, too")
-    judge.add_argument("--out", help="folder for rows and page (default: build/evaluate/MODEL)")
-    certified = command(_certify, "certify a smoothed network: yours, or a shipped one")
-    certified.add_argument("--sigma", type=float, required=True, help="noise level")
-    certified.add_argument(
-        "--data", default="cifar10:test", help="data set[:split], or folder; default: cifar10:test"
-    )
-    certified.add_argument("--images", type=_positive, default=500, help="default: the first 500")
+    add = command(_data, "fetch and verify a data set")
+    add("name", nargs="?", default="cifar10", help="default: cifar10")
+    add = command(_train, "train networks, all of the profile's by default", "full")
+    add("names", nargs="*", metavar="NETWORK")
+    add("--training-seed", type=int, help="only this one of the training seeds")
+    add = command(_measure, "train and measure all of a profile (modern: Part II)", "full", True)
+    add("names", nargs="*", metavar="NETWORK", help="only of these networks")
+    add = judge = command(_evaluate, "evaluate a defence: yours, or a shipped one")
+    add("--threat", default="linf:8/255", help="default: linf:8/255")
+    add("--attack", help="fast (default), standard or rand")
+    add("--images", type=_positive, default=1000, help="default: the first 1000")
+    add("--sigma", type=float, help="judge the smoothed network of this noise")
+    add("--keep-images", action="store_true", help="write the attacked images, too")
+    add("--out", help="folder for rows and page (default: build/evaluate/MODEL)")
+    add = certified = command(_certify, "certify a smoothed network: yours, or a shipped one")
+    add("--sigma", type=float, required=True, help="noise level")
+    add("--images", type=_positive, default=500, help="default: the first 500")
     # Not --n: torchrun takes that for an abbreviation of its own options.
-    certified.add_argument(
-        "--votes", type=int, default=100_000, help="votes per image, N; default: 100000"
-    )
-    certified.add_argument(
-        "--selection", type=int, default=100, help="votes that select the class, N0; default: 100"
-    )
-    certified.add_argument(
-        "--alpha", type=float, default=0.001, help="failure probability; default: 0.001"
-    )
-    certified.add_argument(
-        "--noise", default="gaussian", help="gaussian (default), or grid: exact in floating point"
-    )
-    certified.add_argument("--batch-size", type=int, help="noisy copies per forward pass")
-    certified.add_argument("--out", help="folder for the rows (default: build/certify/MODEL)")
-    for added in (judge, certified):
-        added.add_argument("network", metavar="MODEL", help="a name, or module:function")
-        added.add_argument(
-            "--profile", help="weights that you trained in it; default: shipped ones"
-        )
-        added.add_argument("--size", type=_positive, help="scale a folder's images to this side")
-        added.add_argument("--shard", help="part K of N; default: from torchrun or SLURM")
-        _add_device(added)
-        added.add_argument("--seed", type=int, default=0, help="of attacks and votes")
-    command(_check, "check that accuracies under attack behave as they must", "course", seed=True)
-    command(_report, "run the notebooks and write the report", "course", seed=True)
+    add("--votes", type=int, default=100_000, help="votes per image, N; default: 100000")
+    selecting = "votes that select the class, N0; default: 100"
+    add("--selection", type=int, default=100, help=selecting)
+    add("--alpha", type=float, default=0.001, help="failure probability; default: 0.001")
+    exact = "gaussian (default), or grid: exact in floating point"
+    add("--noise", default="gaussian", help=exact)
+    add("--batch-size", type=int, help="noisy copies per forward pass")
+    add("--out", help="folder for the rows (default: build/certify/MODEL)")
+    for add in (judge, certified):
+        images = "data set[:split], or image folder; default: cifar10:test"
+        add("--data", default="cifar10:test", help=images)
+        add("network", metavar="MODEL", help="a name, or module:function")
+        add("--profile", help="weights that you trained in it; default: shipped ones")
+        add("--size", type=_positive, help="scale a folder's images to this side")
+        add("--shard", help="part K of N; default: from torchrun or SLURM")
+        _add_device(add)
+        add("--seed", type=int, default=0, help="of attacks and votes")
+    command(_check, "check that accuracies under attack behave as they must", "course", True)
+    command(_report, "run the notebooks and write the report", "course", True)
     command(_notebooks, "run the notebooks and write them back with their outputs", "lesson")
-    page = command(_playground, "write the playground, one page that works from disk")
-    page.add_argument("--out", default="playground.html", help="default: playground.html")
+    add = command(_playground, "write the playground, one page that works from disk")
+    add("--out", default="playground.html", help="default: playground.html")
     command(_site, "write the notebooks and the report as static pages", "lesson")
-    grading = command(_grade, "grade the exercises of students' notebooks")
-    grading.add_argument("notebooks", nargs="+", metavar="NOTEBOOK", type=Path)
-    grading.add_argument("--seconds", type=float, default=60, help="for an exercise (default: 60)")
-    grading.add_argument("--seed", type=int, help="of the hidden cases (default: drawn, printed)")
-    grading.add_argument("--out", type=Path, help="also write points and diagnoses as CSV")
-    handing = command(_handouts, "write the notebooks for students, solved, and for nbgrader")
-    handing.add_argument("--out", type=Path, help="default: build/handouts")
-    slides = command(_slides, "write the notebooks as slides", "lesson")
-    slides.add_argument("--out", type=Path, help="default: build/slides")
+    add = command(_grade, "grade the exercises of students' notebooks")
+    add("notebooks", nargs="+", metavar="NOTEBOOK", type=Path)
+    add("--seconds", type=float, default=60, help="for an exercise (default: 60)")
+    add("--seed", type=int, help="of the hidden cases (default: drawn, printed)")
+    add("--out", type=Path, help="also write points and diagnoses as CSV")
+    add = command(_handouts, "write the notebooks for students, solved, and for nbgrader")
+    add("--out", type=Path, help="default: build/handouts")
+    add = command(_slides, "write the notebooks as slides", "lesson")
+    add("--out", type=Path, help="default: build/slides")
     command(_publish, "copy a finished run (full, or modern: Part II) into report/", "full")
     return parser
 
 
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", help="default: the GPU where there is one")
+def _add_device(add) -> None:  # type: ignore[no-untyped-def]
+    add("--device", help="default: the GPU where there is one")
     words = "on a GPU, the same bits each time: slower"
-    parser.add_argument("--deterministic", action="store_true", help=words)
+    add("--deterministic", action="store_true", help=words)
 
 
 def _positive(text: str) -> int:
@@ -155,10 +135,10 @@ def _build() -> Path:
     return Path(os.environ.get("RVLIB_BUILD") or "build")
 
 
-def _data(arguments: argparse.Namespace) -> None:
+def _data(arguments: argparse.Namespace) -> Lines:
     from rvlib.data import fetch
 
-    print(fetch(arguments.name))
+    return [fetch(arguments.name)]
 
 
 def _open(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
@@ -192,7 +172,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _announce(run, *names: str) -> None:  # type: ignore[no-untyped-def]
-    from rvlib.pipeline import estimate
+    from rvlib.pipeline.duration import estimate
 
     minutes = estimate(run, *names) / 60
     left = f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
@@ -200,7 +180,7 @@ def _announce(run, *names: str) -> None:  # type: ignore[no-untyped-def]
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    from rvlib.pipeline import measure_everything
+    from rvlib.pipeline.everything import measure_everything
 
     run = _open(arguments)
     _announce(run, *arguments.names)
@@ -223,7 +203,7 @@ def _given(arguments: argparse.Namespace, command: str):  # type: ignore[no-unty
     return model, data, Path(arguments.out or _build() / command / name), shard
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
+def _evaluate(arguments: argparse.Namespace) -> Lines:
     from rvlib import arguments as named
     from rvlib.attacks.autoattack import VERSIONS
     from rvlib.judge import evaluate
@@ -252,13 +232,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
         )
     except Incomplete as error:
-        print(f"this part is done; of others rows are missing: {error}")
-        return
-    print(verdict.text())
-    print(out / "verdict.html")
+        return [f"this part is done; of others rows are missing: {error}"]
+    return [verdict.text(), out / "verdict.html"]
 
 
-def _certify(arguments: argparse.Namespace) -> None:
+def _certify(arguments: argparse.Namespace) -> Lines:
     from rvlib.certification import certify_images, summary
     from rvlib.results import Incomplete
 
@@ -276,21 +254,21 @@ def _certify(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
         )
     except Incomplete as error:
-        print(f"this part is done; of others rows are missing: {error}")
-        return
-    print(summary(table, arguments.sigma, arguments.votes, arguments.alpha))
-    print(out / "certificates.csv")
+        return [f"this part is done; of others rows are missing: {error}"]
+    said = summary(table, arguments.sigma, arguments.votes, arguments.alpha)
+    return [said, out / "certificates.csv"]
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _check(arguments: argparse.Namespace) -> Lines:
     from rvlib.pipeline import check
     from rvlib.report.tables import markdown
 
-    print(markdown(check(_open(arguments))))
+    return [markdown(check(_open(arguments)))]
 
 
-def _report(arguments: argparse.Namespace) -> None:
-    from rvlib.pipeline import measure_everything, repository
+def _report(arguments: argparse.Namespace) -> Lines:
+    from rvlib.pipeline import repository
+    from rvlib.pipeline.everything import measure_everything
     from rvlib.report.document import build
     from rvlib.report.notebooks import run_notebooks
 
@@ -300,8 +278,7 @@ def _report(arguments: argparse.Namespace) -> None:
     _announce(run)
     measure_everything(run)
     run_notebooks(run, arguments.device, at_once=1 if run.device.type == "cuda" else 2)
-    for path in build(run.out):
-        print(path)
+    return build(run.out)
 
 
 def _notebooks(arguments: argparse.Namespace) -> None:
@@ -310,10 +287,10 @@ def _notebooks(arguments: argparse.Namespace) -> None:
     publish_notebooks(run_notebooks(_open(arguments), arguments.device))
 
 
-def _site(arguments: argparse.Namespace) -> None:
+def _site(arguments: argparse.Namespace) -> Lines:
     from rvlib.report.site import build_site
 
-    print(build_site(_open(arguments)))
+    return [build_site(_open(arguments))]
 
 
 def _grade(arguments: argparse.Namespace) -> None:
@@ -343,31 +320,28 @@ def _grade(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{failed} of {len(arguments.notebooks)} files were not graded")
 
 
-def _handouts(arguments: argparse.Namespace) -> None:
+def _handouts(arguments: argparse.Namespace) -> Lines:
     from rvlib.course.handouts import write_handouts
     from rvlib.pipeline import repository
 
-    for folder in write_handouts(repository(), arguments.out or _build() / "handouts"):
-        print(folder)
+    return write_handouts(repository(), arguments.out or _build() / "handouts")
 
 
-def _slides(arguments: argparse.Namespace) -> None:
+def _slides(arguments: argparse.Namespace) -> Lines:
     from rvlib.course.slides import build_slides
 
-    for path in build_slides(_open(arguments), arguments.out):
-        print(path)
+    return build_slides(_open(arguments), arguments.out)
 
 
-def _playground(arguments: argparse.Namespace) -> None:
+def _playground(arguments: argparse.Namespace) -> Lines:
     from rvlib.report.playground import playground
 
     Path(arguments.out).write_text(playground(), encoding="utf-8")
-    print(arguments.out)
+    return [arguments.out]
 
 
-def _publish(arguments: argparse.Namespace) -> None:
+def _publish(arguments: argparse.Namespace) -> Lines:
     from rvlib.report.publish import publish, publish_part_two
 
     run = _open(arguments)
-    for path in (publish_part_two if run.profile.name == "modern" else publish)(run):
-        print(path)
+    return (publish_part_two if run.profile.name == "modern" else publish)(run)

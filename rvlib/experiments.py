@@ -217,14 +217,8 @@ class Recipe:
 
     def make_objective(self) -> Objective:
         """Make the loss that this network minimises."""
-        attacks = [ATTACKS[name] for name in self.attacks]
-        makers: dict[str, Callable[[], Objective]] = {
-            "standard": lambda: standard,
-            "gaussian": lambda: gaussian(self.sigma or 0.0),
-            "adversarial": lambda: adversarial(attacks[0]),
-            "mixed": lambda: mixed(attacks),
-        }
-        return _find("objective", self.objective, makers)()
+        make: Callable[[Recipe], Objective] = _find("objective", self.objective, LOSSES)
+        return make(self)
 
     @property
     def probes(self) -> dict[str, Attack]:
@@ -253,6 +247,15 @@ class Recipe:
         """Everything that defines the weights but the seed, as plain values."""
         attacks = [attack_record(name, ATTACKS[name]) for name in self.attacks]
         return asdict(self) | {"attacks": attacks, "data": DATASETS[DATASET].digest}
+
+
+LOSSES: dict[str, Callable[[Any], Objective]] = {
+    "standard": lambda recipe: standard,
+    "gaussian": lambda recipe: gaussian(recipe.sigma or 0.0),
+    "adversarial": lambda recipe: adversarial(ATTACKS[recipe.attacks[0]]),
+    "mixed": lambda recipe: mixed([ATTACKS[name] for name in recipe.attacks]),
+}
+"""Losses of recipes, by the name of the objective."""
 
 
 def gaussian_name(sigma: float) -> str:

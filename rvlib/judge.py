@@ -23,7 +23,7 @@ from rvlib.attacks.autoattack import LEFT_OUT, VERSIONS, autoattack_stages, shor
 from rvlib.attacks.gradient import fooled
 from rvlib.checks import Doubt, apart, check_attack, check_images, check_labels, check_network
 from rvlib.device import arithmetic, code_of, described, digest_of, provenance, source_of
-from rvlib.evaluation import checked_attack, device_of, floats
+from rvlib.evaluation import AnyAttack, checked_attack, device_of, floats
 from rvlib.experiments import ALPHA, attack_record
 from rvlib.inference import Wrapper, eval_mode, logits_of
 from rvlib.progress import progress
@@ -54,7 +54,7 @@ def evaluate(
     threat: ThreatModel,
     *,
     attack: str = "fast",
-    others: Mapping[str, Callable[..., Tensor]] | None = None,
+    others: Mapping[str, AnyAttack] | None = None,
     sigma: float | None = None,
     name: str = "the network",
     out: Path | str | None = None,
@@ -111,7 +111,8 @@ def evaluate(
     .. [2] Croce, Hein, ICML 2020.  arXiv:2003.01690.
     """
     others = others or {}
-    _check_given(model, data, threat, attack, others, sigma, keep_images)
+    check_given(model, data)
+    _check_options(threat, attack, others, sigma, keep_images)
     if out is None and (keep_images or shard != (1, 1)):
         raise ValueError("images and parts of an evaluation are kept in a folder: give out")
     images, labels = data
@@ -163,30 +164,24 @@ def evaluate(
     return verdict
 
 
-def _check_given(
-    model: Any,
-    data: Any,
-    threat: Any,
-    attack: str,
-    others: Mapping[str, Any],
-    sigma: Any,
-    keep_images: bool,
+def _check_options(
+    threat: Any, attack: str, others: Mapping[str, Any], sigma: Any, keep_images: bool
 ) -> None:
-    """Refuse what is no network, no images with labels, or no name of a version or attack."""
-    check_given(model, data)
+    """Refuse what does not fit together, or is no name of a version or attack."""
     if attack not in VERSIONS:
         raise ValueError(f"attack={attack!r} is none of {', '.join(VERSIONS)}")
     eps = getattr(threat, "eps", None)
     if isinstance(eps, Tensor):
         raise ValueError("the ball has a radius for each image: evaluate with one for all")
+    if sigma is None and eps == 0:
+        raise ValueError("eps=0: no attack moves anything in this ball, write Linf(8 / 255), say")
     if sigma is not None:
         check_sigma(sigma)
-    elif eps == 0:
-        raise ValueError("eps=0: no attack moves anything in this ball, write Linf(8 / 255), say")
-    if sigma is not None and others:
-        raise ValueError("other attacks are for the network itself: leave out others, or sigma")
-    if sigma is not None and (keep_images or attack != "fast"):
-        raise ValueError("attack and keep_images are for the network itself: omit them, or sigma")
+        if others:
+            raise ValueError("other attacks are for the network itself: leave out others, or sigma")
+        if keep_images or attack != "fast":
+            told = "attack and keep_images are for the network itself: omit them, or sigma"
+            raise ValueError(told)
     if taken := sorted(k for k in others if k in RESERVED or k.endswith(COSTS)):
         raise ValueError(f"an attack of your own is called {taken[0]!r}, as a column is: rename it")
     if odd := [k for k in others if not k.isprintable()]:
@@ -307,11 +302,7 @@ Step = Callable[[nn.Module, Tensor, Tensor, int], dict[str, Any]]
 
 
 def _ensemble(
-    threat: ThreatModel,
-    version: str,
-    others: Mapping[str, Callable[..., Tensor]],
-    seed: int,
-    kept: Path | None,
+    threat: ThreatModel, version: str, others: Mapping[str, AnyAttack], seed: int, kept: Path | None
 ) -> Step:
     """Columns of the ensemble: who stands after each attack, and what it cost."""
 

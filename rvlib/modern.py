@@ -6,32 +6,8 @@ from typing import Any
 
 import torch
 
-from rvlib.experiments import (
-    DEFENCES,
-    EPS_8,
-    NOISE_OF,
-    RECIPES,
-    REPORT_ATTACKS,
-    SIGMA,
-    TITLES,
-    Attack,
-    Profile,
-    Recipe,
-    make_pgd,
-    natural,
-    smoothed_name,
-)
-from rvlib.objectives import (
-    Objective,
-    adversarial,
-    consistency,
-    fgsm_rs,
-    gaussian,
-    n_fgsm,
-    nuat,
-    standard,
-    trades,
-)
+from rvlib import experiments as ex
+from rvlib.objectives import Objective, adversarial, consistency, fgsm_rs, n_fgsm, nuat, trades
 from rvlib.training import crop_and_flip
 
 
@@ -64,13 +40,13 @@ OBJECTIVES = {
 
 
 @dataclass(frozen=True)
-class Modern(Recipe):
+class Modern(ex.Recipe):
     """How a network of Part II is trained; chosen on ``selection``, images of no table.
 
     Parameters
     ----------
     objective : str
-        ``standard``, or a key of ``MODERN_OBJECTIVES``.
+        ``standard``, ``gaussian``, or a key of ``MODERN_LOSSES``.
     weight : float
         Of the regularisation, where the objective has one.
     schedule : str
@@ -101,9 +77,10 @@ class Modern(Recipe):
         return f"{NETWORKS[self.network]}, {OBJECTIVES[self.objective]}{noise}"
 
     @property
-    def probes(self) -> dict[str, Attack]:
+    def probes(self) -> dict[str, ex.Attack]:
         """PGD in the ball of 8/255; a network for votes is monitored under noise instead."""
-        return {"natural": natural} | ({} if self.sigma else {"pgd-8": make_pgd(EPS_8, 2 / 255)})
+        pgd_8 = {} if self.sigma else {"pgd-8": ex.make_pgd(ex.EPS_8, 2 / 255)}
+        return {"natural": ex.natural} | pgd_8
 
     @property
     def select(self) -> str:
@@ -111,10 +88,6 @@ class Modern(Recipe):
         if self.objective == "standard":
             return "natural"
         return "noisy" if self.sigma else "pgd-8"
-
-    def make_objective(self) -> Objective:
-        """Make the loss that this network minimises."""
-        return standard if self.objective == "standard" else MODERN_OBJECTIVES[self.objective](self)
 
     def fit_options(self) -> dict[str, Any]:
         """Arguments of ``fit`` that differ between recipes, but the objective."""
@@ -137,22 +110,21 @@ class Column(Modern):
     @property
     def title(self) -> str:
         """Name in print."""
-        return f"{TITLES[self.name.removeprefix('lenet-')]}, modern training"
+        return f"{ex.TITLES[self.name.removeprefix('lenet-')]}, modern training"
 
-    probes, select = Recipe.probes, Recipe.select  # those of its column
-    make_objective = Recipe.make_objective
+    probes, select = ex.Recipe.probes, ex.Recipe.select  # those of its column
 
 
-MODERN_OBJECTIVES: dict[str, Callable[[Modern], Objective]] = {
-    "pgd-at": lambda r: adversarial(make_pgd(EPS_8, 2 / 255), 0.0, r.label_smoothing),
-    "trades": lambda r: trades(EPS_8, r.weight, label_smoothing=r.label_smoothing),
-    "fgsm-rs": lambda r: fgsm_rs(EPS_8, label_smoothing=r.label_smoothing),
-    "n-fgsm": lambda r: n_fgsm(EPS_8, label_smoothing=r.label_smoothing),
-    "nuat": lambda r: nuat(EPS_8, r.weight, label_smoothing=r.label_smoothing),
-    "gaussian": lambda r: gaussian(r.sigma or 0.0),
+MODERN_LOSSES: dict[str, Callable[[Modern], Objective]] = {
+    "pgd-at": lambda r: adversarial(ex.make_pgd(ex.EPS_8, 2 / 255), 0.0, r.label_smoothing),
+    "trades": lambda r: trades(ex.EPS_8, r.weight, label_smoothing=r.label_smoothing),
+    "fgsm-rs": lambda r: fgsm_rs(ex.EPS_8, label_smoothing=r.label_smoothing),
+    "n-fgsm": lambda r: n_fgsm(ex.EPS_8, label_smoothing=r.label_smoothing),
+    "nuat": lambda r: nuat(ex.EPS_8, r.weight, label_smoothing=r.label_smoothing),
     "consistency": lambda r: consistency(r.sigma or 0.0, r.weight),
 }
-"""Losses of ``Modern`` recipes, by name."""
+"""Losses of ``Modern`` recipes alone."""
+ex.LOSSES |= MODERN_LOSSES
 
 
 LENET: dict[str, Any] = {"batch_size": 128, "lr": 0.05, "weight_decay": 1e-4, "average": 0.999}
@@ -183,8 +155,8 @@ def _today() -> Iterator[Modern]:
 
 
 def _columns() -> Iterator[Column]:
-    for name in DEFENCES:
-        same = {k: getattr(RECIPES[name], k) for k in ("objective", "sigma", "attacks")}
+    for name in ex.DEFENCES:
+        same = {k: getattr(ex.RECIPES[name], k) for k in ("objective", "sigma", "attacks")}
         yield Column(f"lenet-{name}", **same, **LENET)
 
 
@@ -194,10 +166,10 @@ COLUMNS: dict[str, Modern] = {recipe.name: recipe for recipe in _columns()}
 """The report's own defences with modern training."""
 TODAY = MODERN | COLUMNS
 """All networks that Part II trains."""
-SMOOTHED_COLUMN = f"lenet-{smoothed_name(SIGMA)}"
+SMOOTHED_COLUMN = f"lenet-{ex.smoothed_name(ex.SIGMA)}"
 """The vote over the one that is trained with noise."""
-NOISE_OF[SMOOTHED_COLUMN] = SIGMA
-TITLES[SMOOTHED_COLUMN] = f"{TITLES[smoothed_name(SIGMA)]}, modern training"
+ex.NOISE_OF[SMOOTHED_COLUMN] = ex.SIGMA
+ex.TITLES[SMOOTHED_COLUMN] = f"{ex.TITLES[ex.smoothed_name(ex.SIGMA)]}, modern training"
 
 SPLIT = "test-every-20th"
 """Images that the smoothed networks are certified on."""
@@ -224,7 +196,7 @@ epochs, averaged weights, means of three seeds (FastAT Benchmark, arXiv:2604.228
 
 
 @dataclass(frozen=True)
-class ModernProfile(Profile):
+class ModernProfile(ex.Profile):
     """The networks of Part II: how many images each is attacked and certified on."""
 
     def models(self) -> list[tuple[str, int]]:
@@ -250,8 +222,8 @@ class ModernProfile(Profile):
         """List the same of the report's columns: Table 1's attacks, and the ensemble."""
         cells = []
         for name in (*COLUMNS, SMOOTHED_COLUMN):
-            more = () if name in NOISE_OF else ("ensemble-linf-8",)
-            cells += [(name, attack, self.standard) for attack in (*REPORT_ATTACKS, *more)]
+            more = () if name in ex.NOISE_OF else ("ensemble-linf-8",)
+            cells += [(name, attack, self.standard) for attack in (*ex.REPORT_ATTACKS, *more)]
         return cells
 
     def places(self) -> list[tuple[str, str, str, int]]:

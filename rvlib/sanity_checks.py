@@ -5,7 +5,7 @@ import math
 import warnings
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -189,14 +189,13 @@ class _Base:
         largest = getattr(self.threat, "_largest", math.inf)
         return replace(self.threat, eps=min(largest, factor * self.threat.eps))  # type: ignore[type-var]
 
-    def pgd(self, threat: ThreatModel, model: nn.Module | None = None) -> Tensor:
+    def pgd(
+        self, threat: ThreatModel, model: nn.Module | None = None, draws: str = "start", **more: Any
+    ) -> Tensor:
         """Run the attack itself in a ball, from the same starts in all of them."""
-        return pgd(
-            *(model or self.model, self.x, self.y, threat),
-            steps=self.steps,
-            step_size=self.step * threat.eps,
-            generator=self.draws("start"),
-        )
+        options = {"steps": self.steps, "step_size": self.step * threat.eps} | more
+        generator = self.draws(draws)
+        return pgd(model or self.model, self.x, self.y, threat, **options, generator=generator)
 
     def fooled(self, images: Tensor) -> Tensor:
         """Whether each image is misclassified, shape (B,): a tie is not correct."""
@@ -223,15 +222,8 @@ def _checks(
     model, x, y, threat, steps = base.model, base.x, base.y, base.threat, base.steps
     x_adv = base.pgd(threat)
     found = base.fooled(x_adv)
-    longer = pgd(model, x, y, threat, steps=4 * steps, generator=base.draws("start"))
-    often = pgd(
-        *(model, x, y, threat),
-        steps=steps,
-        step_size=base.step * threat.eps,
-        restarts=restarts,
-        generator=base.draws("restarts"),
-    )
-    more, again = base.fooled(longer), base.fooled(often)
+    more = base.fooled(base.pgd(threat, steps=4 * steps, step_size=None))
+    again = base.fooled(base.pgd(threat, draws="restarts", restarts=restarts))
     white = "PGD", found | more | again  # the worst case per image of all gradient attacks
     if fallen is not None:
         white = "the attacks", white[1] | fallen

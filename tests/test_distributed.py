@@ -129,7 +129,7 @@ def in_small(patch=setattr):
     patch(ex, "GRID_RECIPES", {})
     patch(ex, "SEEDS", {})
     few = {short.selection: 8}  # attacked after each epoch
-    patch(pipeline, "load", lambda name, split: [part[: few.get(split)] for part in images()])
+    patch(pipeline.run, "load", lambda name, split: [part[: few.get(split)] for part in images()])
 
 
 ENVIRONMENT = {

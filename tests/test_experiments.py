@@ -15,60 +15,49 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from rvlib import experiments as ex
-from rvlib.attacks import fgsm, margin, pgd, smoothed_pgd
+from rvlib.attacks import autoattack, fgsm, margin, pgd, smoothed_pgd
 from rvlib.modern import COLUMNS, MODERN, SMOOTHED_COLUMN, TODAY
 from rvlib.objectives import adversarial, gaussian, mixed, standard
 from rvlib.threat_models import L2, Linf, PixelL2
 
+BALL = f"linf {8 / 255:g}"
+ATTACKS: dict[str, Any] = {  # ball, steps, their length, random start, restarts, and what else
+    "natural": ("-", 0, 0, False, 1, {}),
+    "fgsm": ("linf 0.03", 0, 0, False, 1, {}),
+    "pgd-linf": ("linf 0.03", 10, 0.02, False, 1, {}),
+    "pgd-pixel-l2": ("pixel-l2 0.045", 10, 0.03, False, 1, {}),
+    "pgd-l2-small": ("l2 0.045", 10, 0.01125, False, 1, {}),
+    "pgd-l2": ("l2 0.5", 10, 0.125, False, 1, {}),
+    "pgd-linf-50x5": ("linf 0.03", 50, 0.0015, True, 5, {}),
+    "pgd-20-linf-8": (BALL, 20, 1 / 255, True, 1, {}),
+    "ensemble-linf-8": (BALL, 0, 0, False, 1, {"version": "fast"}),
+    "pgd-20-l2": ("l2 0.5", 20, 0.0625, True, 1, {}),
+    "ensemble-l2": ("l2 0.5", 0, 0, False, 1, {"version": "fast"}),
+    "autoattack-linf-8": (BALL, 0, 0, False, 1, {"version": "standard"}),
+    "vote-fgsm": ("linf 0.03", 1, 0.03, False, 1, {"draws": 16, "sigma": 0.25}),
+    "vote-pgd-linf": ("linf 0.03", 20, 0.00375, False, 1, {"draws": 16, "sigma": 0.25}),
+    "vote-pgd-pixel-l2": ("pixel-l2 0.045", 20, 0.005625, False, 1, {"draws": 16, "sigma": 0.25}),
+    "vote-pgd-l2": ("l2 0.5", 20, 0.0625, False, 1, {"draws": 16, "sigma": 0.25}),
+}
+
 
 def test_the_attacks_are_the_reports():
     assert (Linf(0.03), PixelL2(0.045), L2(0.5)) == (ex.LINF, ex.PIXEL_L2, ex.TRUE_L2)
-    found = {name: ex.attack_record(name, attack) for name, attack in ex.ATTACKS.items()}
-    assert list(found) == [*ex.REPORT_ATTACKS, *ex.FURTHER_ATTACKS]
-    numbers = {
-        name: (r["threat"], r["steps"], round(r["step_size"], 5), r["random_start"], r["restarts"])
-        for name, r in found.items()
-    }
-    assert numbers == {
-        "natural": ("-", 0, 0, False, 1),
-        "fgsm": ("linf 0.03", 0, 0, False, 1),
-        "pgd-linf": ("linf 0.03", 10, 0.02, False, 1),
-        "pgd-pixel-l2": ("pixel-l2 0.045", 10, 0.03, False, 1),
-        "pgd-l2-small": ("l2 0.045", 10, 0.01125, False, 1),
-        "pgd-l2": ("l2 0.5", 10, 0.125, False, 1),
-        "pgd-linf-50x5": ("linf 0.03", 50, 0.0015, True, 5),
-    }
-
-
-def test_the_standard_protocol_has_two_balls_and_two_attacks():
-    found = {name: ex.attack_record(name, ex.find_attack(name)) for name in ex.STANDARD_ATTACKS}
-    balls = {name: record["threat"] for name, record in found.items()}
-    linf, l2 = f"linf {8 / 255:g}", "l2 0.5"
-    names = ["pgd-20-linf-8", "ensemble-linf-8", "pgd-20-l2", "ensemble-l2"]
-    assert balls == dict(zip(names, (linf, linf, l2, l2), strict=True))
-    pgd_20 = [(r["steps"], round(r["step_size"], 6), r["random_start"]) for r in found.values()]
-    assert pgd_20[::2] == [(20, round(1 / 255, 6), True), (20, 0.0625, True)]
-    assert {r.get("version") for r in found.values()} == {None, "fast"}
+    kinds = {"fgsm": fgsm, "pgd": pgd, "vote": smoothed_pgd}
+    for name, (ball, steps, step_size, random_start, restarts, more) in ATTACKS.items():
+        attack: Any = ex.find_attack(name)
+        assert attack is ex.natural or attack.func is kinds.get(name.split("-")[0], autoattack)
+        numbers = {"steps": steps, "step_size": pytest.approx(step_size)}
+        numbers |= {"random_start": random_start, "restarts": restarts, "sigma": None}
+        record = ex.attack_record(name, attack)
+        assert record == {"name": name, "threat": ball} | numbers | more
+    assert list(ex.ATTACKS) == [*ex.REPORT_ATTACKS, *ex.FURTHER_ATTACKS] == [*ATTACKS][:7]
+    assert list(ex.STANDARD_ATTACKS) == [*ATTACKS][7:11]
+    assert list(ex.VOTE_ATTACKS) == [*ATTACKS][12:]
+    assert set(ex.VOTE_READING) <= {"natural", *ex.VOTE_ATTACKS}
     cells = ex.standard_cells()
     assert len(cells) == len(set(cells)) == 6 * 5
     assert {name for name, _ in cells} == {*ex.DEFENCES, "pgd-l2-at"}
-
-
-def test_attacks_on_the_vote_are_in_the_same_ball():
-    balls = ["fgsm", "pgd-linf", "pgd-pixel-l2", "pgd-l2"]
-    assert list(ex.VOTE_ATTACKS) == [f"vote-{ball}" for ball in balls]
-    assert set(ex.VOTE_READING) <= {"natural", *ex.VOTE_ATTACKS}
-    vote_attacks: dict[str, Any] = ex.VOTE_ATTACKS
-    attacks: dict[str, Any] = ex.ATTACKS
-    for name, attack in vote_attacks.items():
-        assert attack.func is smoothed_pgd
-        options, ball = attack.keywords, attacks[name[5:]].keywords["threat"]
-        assert options["threat"] == ball
-        assert (options["sigma"], options["draws"]) == (0.25, 16)
-        once = name == "vote-fgsm"
-        assert options["steps"] == (1 if once else 20)
-        assert options["step_size"] == (ball.eps if once else 2.5 * ball.eps / 20)
-        assert ex.find_attack(name) is attack
 
 
 def test_the_recipes_are_the_reports():
@@ -196,16 +185,11 @@ def test_a_record_of_any_attack_is_plain():
     assert json.loads(json.dumps(record))["ball"] == ["L2", {"eps": 0.5}]
     record = ex.attack_record("layer", partial(attack, loss=nn.CrossEntropyLoss()))
     assert record["loss"] == "CrossEntropyLoss()"
+    record = ex.attack_record(
+        "x", partial(attack, loss=partial(cross_entropy, label_smoothing=0.1))
+    )
+    assert record["loss"] == ["cross_entropy", [], {"label_smoothing": 0.1}]  # in every process
     assert ex.attack_record("plain", lambda model, x, y: x)["threat"] == "-"
-
-
-def test_what_is_registered_is_noticed(monkeypatch):
-    assert not ex.is_extended()
-    monkeypatch.setitem(ex.RECIPES, "mine", ex.Recipe("mine", "standard"))
-    assert ex.is_extended()
-    monkeypatch.delitem(ex.RECIPES, "mine")
-    monkeypatch.setitem(ex.ATTACKS, "fgsm", partial(pgd, threat=L2(1.0)))
-    assert ex.is_extended()
 
 
 def test_profiles():
@@ -266,12 +250,6 @@ def test_what_an_attack_uses_makes_it_another_one(tmp_path, monkeypatch):
         monkeypatch.setitem(ex.ATTACKS, "mine", attack)
         records.append(ex.attack_record("mine", attack))
     assert records[0] != records[1]
-
-
-def test_an_option_without_a_name_is_the_same_in_every_process():
-    attack: Any = partial(pgd, loss=partial(cross_entropy, label_smoothing=0.1))
-    record = ex.attack_record("x", attack)
-    assert record["loss"] == ["cross_entropy", [], {"label_smoothing": 0.1}]
 
 
 def test_an_unknown_objective_is_refused():

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import traceback
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,15 +25,31 @@ from safetensors.torch import load_file
 from torch import nn
 
 import rvlib as rv
-from rvlib import device, pipeline
 from rvlib import experiments as ex
 from rvlib.arguments import find_network
-from rvlib.data import load, register_image_folder
+from rvlib.data import load
+from rvlib.device import device_name
 from rvlib.evaluation import vote_counts
 from rvlib.models import WeightsError, read_record
 from rvlib.modern import COLUMNS, MODERN, SMOOTHED_COLUMN
-from rvlib.pipeline import Accuracy, Run, accuracy, certificates, cores, estimate
-from rvlib.pipeline import measure_everything as everything
+from rvlib.pipeline import (
+    Accuracy,
+    Run,
+    accuracy,
+    certificates,
+    check,
+    duration,
+    everything,
+    machine,
+    measurements,
+    one_thread,
+    repository,
+    sanity_table,
+)
+from rvlib.pipeline import run as pipeline
+from rvlib.pipeline.duration import estimate
+from rvlib.pipeline.everything import measure_everything, missing_images
+from rvlib.pipeline.machine import cores
 from rvlib.results import Results, ResultsError, counts, open_results, read, write_shard
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +88,8 @@ def tiny(monkeypatch, tmp_path):
     }.items():
         monkeypatch.setattr(ex, name, value)
     splits = {s: tuple(t[:n].clone() for t in load("cifar10", s)) for s, n in IMAGES.items()}
-    monkeypatch.setattr(pipeline, "load", lambda name, split: splits[split])
+    for module in (pipeline, duration):
+        monkeypatch.setattr(module, "load", lambda name, split: splits[split])
     monkeypatch.setattr(pipeline, "provenance", lambda where: {"device": where.type})
     monkeypatch.delenv("RVLIB_BUILD", raising=False)
 
@@ -109,14 +127,10 @@ def forked(work, root, die_at=None):
                     os.kill(os.getpid(), signal.SIGKILL)
 
         try:
-            import sys
-
             sys.addaudithook(hook)
             work()
             os._exit(0)
         except BaseException:
-            import traceback
-
             traceback.print_exc()
         finally:
             os._exit(1)
@@ -130,7 +144,7 @@ def status(child):
 def test_killed_anywhere_or_doubled_a_run_ends_like_an_unbroken_one(tiny, tmp_path):
     torch.optim.SGD([torch.zeros(1)]).step()  # loads what each child would load anew
     runs = [tiny(name) for name in ("unbroken", "killed", "doubled")]
-    assert status(forked(lambda: everything(runs[0]), tmp_path)) == 0
+    assert status(forked(lambda: measure_everything(runs[0]), tmp_path)) == 0
     expected = contents(runs[0])
     # Four trainings; rows and identities of all measurements; no checkpoint, no temporary file.
     assert sum(name.endswith(".safetensors") for name in expected) == 4
@@ -138,17 +152,15 @@ def test_killed_anywhere_or_doubled_a_run_ends_like_an_unbroken_one(tiny, tmp_pa
     assert kinds == {"seed-0.json", "seed-0.safetensors", "seed-1.json", "seed-1.safetensors"} | {
         *("meta.json", "00000-00008.csv", "00000-00006.csv", "00000-00004.csv")
     }
-    rng, killed = np.random.default_rng(0), 0
-    while (
-        ended := status(forked(lambda: everything(runs[1]), tmp_path, int(rng.integers(2, 40))))
-    ) != 0:
+    rng, killed, everything_of = np.random.default_rng(0), 0, partial(measure_everything, runs[1])
+    while ended := status(forked(everything_of, tmp_path, int(rng.integers(2, 40)))):
         assert ended == -signal.SIGKILL
         killed += 1
     assert killed >= 3
     left = [path for path in runs[1].out.rglob("*") if path.suffix == ".tmp"]
     for path in left:  # they are swept when they are an hour old
         os.utime(path, (0, 0))
-    two = [forked(lambda: everything(runs[2]), tmp_path) for _ in range(2)]
+    two = [forked(lambda: measure_everything(runs[2]), tmp_path) for _ in range(2)]
     assert [status(child) for child in two] == [0, 0]
     for run in runs[1:]:
         found = {n: c for n, c in contents(run).items() if not n.endswith(".tmp")}
@@ -159,8 +171,6 @@ def test_a_run_measures_what_is_missing_and_reads_the_rest(tiny, tmp_path):
     run = tiny("a")
     seen: list[str] = []
     run = dataclasses.replace(run, log=seen.append)
-    before = estimate(run)
-    assert 0 < before < math.inf
     found = run.accuracy("standard", "pgd-linf")
     assert (found.n, found.threat) == (8, "linf 0.03")
     assert sum("epoch" in line for line in seen) == 2
@@ -180,12 +190,18 @@ def test_a_run_measures_what_is_missing_and_reads_the_rest(tiny, tmp_path):
 
 def test_an_estimate_counts_passes_and_votes(tiny, monkeypatch):
     run = tiny("a")
-    monkeypatch.setattr(pipeline, "seconds", lambda work, device, times=3: 1.0)
-    monkeypatch.setattr(pipeline, "cores", lambda: 2)
-    monkeypatch.setattr(pipeline, "missing_images", lambda run: {})
+    assert 0 < estimate(run) < math.inf
+    monkeypatch.setattr(duration, "seconds", lambda work, device, times=3: 1.0)
+    monkeypatch.setattr(duration, "cores", lambda: 2)
+    assert estimate(run, "standard") < estimate(run)
     # Two epochs of 48 images in four networks: a step of all eight images is a second.
-    assert estimate(run) == pytest.approx(2 * 48 * 4 / 8 / 2)
-    everything(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(duration, "missing_images", lambda run: {})
+        assert estimate(run) == pytest.approx(2 * 48 * 4 / 8 / 2)
+    measure_everything(run)
+    assert missing_images(run) == {}
+    assert run.untrained() == []
+    assert estimate(run) == 0
     for place, images, seconds in [
         (("heldout", "standard", 0, "natural"), 8, 8 / 8),
         (("heldout", "standard", 0, "pgd-linf"), 8, 8 * 2 / 8),
@@ -194,14 +210,14 @@ def test_an_estimate_counts_passes_and_votes(tiny, monkeypatch):
         (("heldout", "smoothed-0.25", 0, "certificates"), 6, 6 * 300 / 2 / 800),
         (("heldout", "smoothed-0.25", 0, "inside"), 6, 6 * (32 / 8 + 100 / 800) / 2),
     ]:
-        monkeypatch.setattr(pipeline, "missing_images", lambda run, at=(place, images): dict([at]))
+        monkeypatch.setattr(duration, "missing_images", lambda run, at=(place, images): dict([at]))
         assert estimate(run) == pytest.approx(seconds), place
 
 
 def test_part_two_attacks_and_certifies_its_own_networks(tmp_path, monkeypatch):
     monkeypatch.setenv("RVLIB_BUILD", str(tmp_path))
     run = Run.open("modern", "cpu")
-    listed = pipeline.measurements(run)
+    listed = measurements(run)
     made = {m.place: m.count for m in listed}
     assert len(made) == len(listed)
     networks = {*MODERN, *COLUMNS}
@@ -217,11 +233,17 @@ def test_part_two_attacks_and_certifies_its_own_networks(tmp_path, monkeypatch):
     assert drawn == [name for name, recipe in MODERN.items() if recipe.sigma]
 
 
-def test_only_the_named_networks_are_measured(tiny):
-    run = tiny("a")
-    pipeline.measure_everything(run, "standard")
+def test_only_the_named_networks_are_trained_and_measured(tiny, monkeypatch):
+    run, order = tiny("a"), list[Any]()
+    measure_everything(run, "standard")
     assert {path.name for path in (run.rows / "heldout").iterdir()} == {"standard"}
     assert {name for name, _ in run.untrained()} == {"gaussian-0.25", "pgd-linf-at"}
+    monkeypatch.setattr(Run, "train", lambda run, *pairs: order.append(pairs))
+    monkeypatch.setattr(everything, "missing_images", lambda run: {})
+    measure_everything(run, "smoothed-0.25")  # once, and before its measurements
+    assert order == [(("gaussian-0.25", 0),)]
+    with pytest.raises(ValueError, match="measures nothing of 'nonsense'"):
+        measure_everything(run, "nonsense")
 
 
 def test_large_networks_are_shipped_in_16_bits(tiny, monkeypatch):
@@ -231,52 +253,42 @@ def test_large_networks_are_shipped_in_16_bits(tiny, monkeypatch):
     model = run.model("standard")
     assert {v.dtype for v in load_file(run.weights("standard")).values()} == {torch.float16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    record = read_record(run.weights("standard"))
-    assert record["shipped"] == "best epoch"
+    assert read_record(run.weights("standard"))["shipped"] == "best epoch"
 
 
 def test_a_check_is_written_and_read_again(tiny, monkeypatch):
     few = {"images": 6, "steps": 2, "step_size": 0.02, "restarts": 2, "queries": 5}
-    monkeypatch.setattr(pipeline, "CHECKED", few)
+    monkeypatch.setattr(sanity_table, "CHECKED", few)
     run = tiny("a")
     monkeypatch.setattr(ex, "SEEDS", dict.fromkeys(ex.DEFENCES, (0, 1)))
-    table = pipeline.check(run)
+    table = check(run)
     assert list(table) == ["defence", "check", "images", "passed", "finding"]
     assert set(table["defence"]) == set(ex.DEFENCES)
     assert set(table["images"]) == {"6"}
     written = run.out / "tables" / "sanity.csv"
     assert json.loads(written.with_suffix(".json").read_text())["identity"]["images"] == 6
-    whole = {path: path.read_bytes() for path in (written, written.with_suffix(".json"))}
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "sanity", None)  # it is not made again
-        assert pipeline.check(run).equals(table)
-        for path, content in whole.items():  # but where a file is cut off, or gone
-            for damaged in (b"", content[:20], None):
-                path.unlink() if damaged is None else path.write_bytes(damaged)
-                if path == written and damaged:
-                    continue  # a CSV is written whole
-                with pytest.raises(TypeError):
-                    pipeline.check(run)
-            path.write_bytes(content)
-    monkeypatch.setattr(pipeline, "sanity", None)
+    monkeypatch.setattr(sanity_table, "sanity", None)
+    assert check(run).equals(table)  # it is not made again
+    record = written.with_suffix(".json")
+    for path, damaged in ((written, b""), (record, b""), (record, record.read_bytes()[:20])):
+        whole = path.read_bytes()
+        path.write_bytes(damaged)
+        with pytest.raises(TypeError):  # but where a file is cut off, or gone
+            check(run)
+        path.unlink()
+        with pytest.raises(TypeError):
+            check(run)
+        path.write_bytes(whole)
     # What is published is read by a lesson, and by no run that measures all by itself.
     run.published.parent.mkdir(exist_ok=True)
     (run.out / "tables").rename(run.published.parent / "tables")
     with pytest.raises(TypeError):
-        pipeline.check(run)
+        check(run)
     lesson = dataclasses.replace(run.profile, reads_published=True)
-    assert pipeline.check(dataclasses.replace(run, profile=lesson)).equals(table)
-    monkeypatch.setattr(pipeline, "CHECKED", few | {"queries": 6})
+    assert check(dataclasses.replace(run, profile=lesson)).equals(table)
+    monkeypatch.setattr(sanity_table, "CHECKED", few | {"queries": 6})
     with pytest.raises(TypeError):
-        pipeline.check(dataclasses.replace(run, profile=lesson))
-
-
-def test_an_estimate_is_zero_when_all_is_there(tiny):
-    run = tiny("a")
-    pipeline.measure_everything(run)
-    assert pipeline.missing_images(run) == {}
-    assert run.untrained() == []
-    assert estimate(run) == 0
+        check(dataclasses.replace(run, profile=lesson))
 
 
 def rows_of(run):
@@ -285,18 +297,18 @@ def rows_of(run):
     return {path: text.splitlines()[1:] for path, text in files.items()}
 
 
-def test_a_process_each_measures_what_one_process_does(tmp_path, monkeypatch):
+def test_processes_measure_and_train_what_one_process_does(tmp_path, monkeypatch):
     # Processes are forked from one that has PyTorch; a user's processes start Python each.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rvlib.pipeline"])
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
     run = dataclasses.replace(Run.open("smoke", "cpu"), out=tmp_path / "many")
     places = [("heldout", name, 0, "pgd-linf") for name in ("standard", "pgd-linf-at")]
-    assert set(places) < set(pipeline.missing_images(run))
-    monkeypatch.setattr(pipeline, "missing_images", lambda run: dict.fromkeys(places, 32))
-    monkeypatch.setattr(pipeline, "cores", lambda: 2)
+    assert set(places) < set(missing_images(run))
+    monkeypatch.setattr(everything, "missing_images", lambda run: dict.fromkeys(places, 32))
+    monkeypatch.setattr(machine, "cores", lambda: 2)
     before = dict(os.environ)
-    pipeline.measure_everything(run)
+    measure_everything(run)
     assert dict(os.environ) == before
     found = rows_of(run)
     assert [str(path.parent) for path in sorted(found)] == [
@@ -306,15 +318,19 @@ def test_a_process_each_measures_what_one_process_does(tmp_path, monkeypatch):
     for _, defence, _, attack in places:
         one.accuracy(defence, attack)
     assert rows_of(one) == found
+    monkeypatch.setattr(Run, "untrained", lambda run, *pairs: list(pairs))
+    one.train(("standard", 0), ("standard", 1))  # which the processes find trained
+    with pytest.raises(ValueError, match="unknown network 'nobody'"):
+        one.train(("standard", 0), ("nobody", 0))
 
 
 def test_published_rows_are_missing_only_where_all_is_measured_anew(tmp_path):
     lesson = dataclasses.replace(Run.open("lesson"), out=tmp_path)
-    assert ("heldout", "standard", 0, "pgd-linf") not in pipeline.missing_images(lesson)
+    assert ("heldout", "standard", 0, "pgd-linf") not in missing_images(lesson)
     another = dataclasses.replace(lesson, seed=1)  # whose attacks nobody has shipped
-    assert pipeline.missing_images(another)["heldout", "standard", 0, "pgd-linf"] == 1024
+    assert missing_images(another)["heldout", "standard", 0, "pgd-linf"] == 1024
     course = dataclasses.replace(Run.open("course"), out=tmp_path)
-    assert pipeline.missing_images(course)["heldout", "standard", 0, "pgd-linf"] == 1024
+    assert missing_images(course)["heldout", "standard", 0, "pgd-linf"] == 1024
 
 
 def test_the_course_attacks_fewer_votes_than_networks():
@@ -322,7 +338,7 @@ def test_the_course_attacks_fewer_votes_than_networks():
     for attack, images in (("pgd-linf", 1024), ("vote-pgd-linf", 128)):
         assert course.count("heldout", attack) == images
         place = ("heldout", "smoothed-0.25", 0, attack)
-        assert [m.count for m in pipeline.measurements(course) if m.place == place] == [images]
+        assert [m.count for m in measurements(course) if m.place == place] == [images]
     assert full.count("test", "vote-pgd-linf") == 10_000
 
 
@@ -348,36 +364,25 @@ def test_the_seed_of_a_run_is_that_of_its_attacks_alone(tiny, monkeypatch):
     zero, one = tiny("a"), tiny("a", seed=1)
     assert zero.models == one.models
     assert zero.rows != one.rows
-    for run in (zero, one):
-        run.accuracy("pgd-linf-at", "pgd-linf")
-        run.accuracy("smoothed-0.25", "natural")
-    meta = [
-        json.loads((run.rows / "heldout/smoothed-0.25/seed-0/natural/meta.json").read_text())
-        for run in (zero, one)
-    ]
+    meta = [run.answers("smoothed-0.25", "natural").meta for run in (zero, one)]
     assert [m.pop("seed") for m in meta] == [0, 1]
     assert meta[0] == meta[1]
     assert [call.kwargs["seed"] for call in votes.mock_calls] == [0, 1]
 
 
-def test_a_checkpoint_that_another_run_removed_is_no_error(tiny, monkeypatch):
+def test_every_training_seed_is_another_training_beside_another_run(tiny, monkeypatch):
+    seeds = list[int]()
+
     def fit_beside_another(*arguments, checkpoint, **options):
         found = rv.fit(*arguments, checkpoint=checkpoint, **options)
-        checkpoint.unlink()
+        seeds.append(options["seed"])
+        checkpoint.unlink()  # as a run does that ended just now
         return found
 
     monkeypatch.setattr(pipeline, "fit", fit_beside_another)
     run = tiny("a")
-    run.train_one("standard", 0)
-    assert run.weights("standard").exists()
-
-
-def test_every_training_seed_is_another_training(tiny, monkeypatch):
-    fits = mock.Mock(wraps=rv.fit)
-    monkeypatch.setattr(pipeline, "fit", fits)
-    run = tiny("a")
     run.train(("standard", 0), ("standard", 1))
-    assert [call.kwargs["seed"] for call in fits.mock_calls] == [0, 1]
+    assert seeds == [0, 1]
     one, other = (run.model("standard", seed).state_dict() for seed in (0, 1))
     assert not any(torch.equal(one[name], other[name]) for name in one)
 
@@ -399,7 +404,7 @@ def shift(model, x, y):
 
 
 def test_own_networks_attacks_and_recipes_work_in_several_trainings(tiny, monkeypatch):
-    monkeypatch.setattr(pipeline, "cores", lambda: 4)
+    monkeypatch.setattr(machine, "cores", lambda: 4)
     monkeypatch.setitem(rv.MODELS, "mine", mine)
     monkeypatch.setitem(ex.ATTACKS, "shift", shift)
     marginal = partial(rv.pgd, threat=ex.LINF, steps=np.int64(2), loss=rv.margin)
@@ -426,56 +431,23 @@ def test_own_networks_attacks_and_recipes_work_in_several_trainings(tiny, monkey
 
 
 def test_trainings_of_shipped_recipes_get_a_process_each(monkeypatch, tmp_path):
-    asked: list[Any] = []
-
-    def record(command, env, stdin):
-        assert env["RVLIB_PARENT"] == "stdin"
-        asked.append((command[1:], env["RVLIB_ROOT"], env["RVLIB_BUILD"]))
-        return subprocess.CompletedProcess(command, int("mixed-at" in command))
-
-    monkeypatch.setattr(subprocess, "run", record)
-    monkeypatch.setattr(pipeline, "cores", lambda: 2)
-    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path / "elsewhere"))
-    assert not ex.is_extended()
-    run = Run.open("full", "cpu", tmp_path)
-    monkeypatch.setenv("RVLIB_ROOT", str(tmp_path / "another checkout"))
-    run.train(("standard", 0), ("standard", 3))
-    words = ["-m", "rvlib", "train", "--profile", "full", "standard", "--training-seed"]
-    places = (str(tmp_path), str(tmp_path / "elsewhere"))
-    assert sorted(asked) == [([*words, s, "--device", "cpu"], *places) for s in ("0", "3")]
-    with pytest.raises(WeightsError, match="mixed-at seed 0 was not trained"):
-        run.train(("standard", 0), ("mixed-at", 0))
-    monkeypatch.setattr(Run, "train_one", lambda run, name, seed: asked.append((name, seed)))
-    asked.clear()
+    trained, pools = list[Any](), mock.MagicMock()
+    pools().__enter__.return_value = mock.Mock(map=map)
+    pools.reset_mock()
+    monkeypatch.setattr(machine, "single_threaded", pools)
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    monkeypatch.setattr(Run, "train_one", lambda run, *pair: trained.append(pair))
+    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path))
+    run, pairs = Run.open("full", "cpu", ROOT), [("standard", 0), ("standard", 7)]
+    run.train(*pairs)
+    pools.assert_called_once_with(2)
     for registry in (ex.RECIPES, ex.ATTACKS, ex.PROFILES, rv.MODELS):
-        monkeypatch.setitem(registry, "own", object())
-        run.train(("standard", 0), ("mixed-at", 0))
-        monkeypatch.delitem(registry, "own")
-    assert asked == [("standard", 0), ("mixed-at", 0)] * 4
-
-
-def test_processes_of_trainings_end_with_their_work_and_with_their_parent(monkeypatch, tmp_path):
-    shutil.copytree(ROOT / "report/models/standard", tmp_path / "full/models/standard")
-    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path))
-    monkeypatch.setattr(pipeline, "cores", lambda: 2)
-    run = Run.open("full", "cpu")
-    monkeypatch.setattr(Run, "untrained", lambda run, *pairs: list(pairs))
-    run.train(("standard", 0), ("standard", 1))  # which the processes find trained
-    words = [sys.executable, "-m", "rvlib", "train", "mixed-at", "--training-seed", "0"]
-    child = subprocess.Popen(
-        words, stdin=subprocess.PIPE, env=os.environ | {"RVLIB_PARENT": "stdin"}
-    )
-    child.communicate(timeout=60)  # closes stdin, as the end of this process would
-    assert child.returncode == 1
-
-
-def test_seeds_beside_the_profile_are_trained_here(monkeypatch, tmp_path):
-    monkeypatch.setattr(pipeline, "cores", lambda: 2)
-    monkeypatch.setenv("RVLIB_BUILD", str(tmp_path))
-    trained: list[Any] = []
-    monkeypatch.setattr(Run, "train_one", lambda run, name, seed: trained.append((name, seed)))
-    Run.open("full", "cpu").train(("mixed-at", 2), ("standard", 7))
-    assert trained == [("mixed-at", 2), ("standard", 7)]
+        with mock.patch.dict(registry, {next(iter(registry)): object()}):
+            run.train(*pairs)
+    monkeypatch.setattr(machine, "world", lambda: 2)
+    run.train(*pairs)
+    assert trained == 6 * pairs
+    pools.assert_called_once_with(2)
 
 
 # --- beside what is shipped ----------------------------------------------------------------------
@@ -632,25 +604,7 @@ def test_cores_are_those_that_the_job_was_given(monkeypatch):
     monkeypatch.delenv("SLURM_CPUS_PER_TASK")
     monkeypatch.delattr(os, "sched_getaffinity")
     assert cores() == 64
-
-
-def test_without_proc_sysconf_and_affinity_all_works(monkeypatch):
-    """As on Windows."""
-    real = Path.read_text
-
-    def windows(self, *arguments, **options):
-        if str(self).startswith(("/proc", "/sys")):
-            raise FileNotFoundError(str(self))
-        return real(self, *arguments, **options)
-
-    monkeypatch.setattr(Path, "read_text", windows)
-    monkeypatch.delattr(os, "sysconf", raising=False)
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert cores() >= 1
-    assert "thread" in device.device_name(torch.device("cpu"))
-    model, x = rv.lenet(), torch.rand(2, 3, 32, 32)
-    assert rv.predict(model, x, 0.25, n=100).shape == (2,)
-    assert rv.pgd(model, x, torch.zeros(2, dtype=torch.int64), rv.Linf(0.03), steps=1).shape
+    assert "thread" in device_name(torch.device("cpu"))  # without /proc, as on Windows
 
 
 def test_threads_are_held_and_given_back():
@@ -658,7 +612,7 @@ def test_threads_are_held_and_given_back():
     torch.set_num_threads(2)
     try:
         for device, inside in (("cuda", 2), ("cpu", 1)):
-            with suppress(KeyError), pipeline.one_thread(torch.device(device)):
+            with suppress(KeyError), one_thread(torch.device(device)):
                 assert torch.get_num_threads() == inside
                 raise KeyError
             assert torch.get_num_threads() == 2
@@ -668,29 +622,28 @@ def test_threads_are_held_and_given_back():
 
 def test_outside_a_checkout_one_line_says_so(monkeypatch, tmp_path):
     monkeypatch.delenv("RVLIB_ROOT", raising=False)
-    monkeypatch.setattr(pipeline, "__file__", str(tmp_path / "site-packages/rvlib/pipeline.py"))
+    elsewhere = str(tmp_path / "site-packages/rvlib/pipeline/run.py")
+    monkeypatch.setattr(pipeline, "__file__", elsewhere)
     with pytest.raises(ValueError, match=r"no checkout of rvlib[^\n]*RVLIB_ROOT$"):
         Run.open("smoke")
     (tmp_path / "other" / "report").mkdir(parents=True)
     monkeypatch.setenv("RVLIB_ROOT", str(tmp_path / "other"))
-    assert pipeline.repository() == tmp_path / "other"
+    assert repository() == tmp_path / "other"
 
 
-# --- other data sets, from images to results -----------------------------------------------------
+# --- another data set, from images to results -----------------------------------------------------
 
 
-def from_images_to_results(name, channels, size, classes, tmp_path):
-    images, labels = rv.load(name, "train")
-    model = rv.lenet(classes, channels, size)
+def test_mnist_from_images_to_results(tmp_path):
+    assert rv.DATASETS["mnist"].shape == (1, 28, 28)
+    images, labels = rv.load("mnist", "train")
+    model = rv.lenet(10, 1, 28)
     history = rv.fit(model, rv.gaussian(0.1), (images[:64], labels[:64]), epochs=3, lr=0.05).history
     assert history[-1]["loss"] < history[0]["loss"]
-    held, truth = rv.load(name, "heldout")
-    x, y = rv.to_float(held[:4]), truth[:4]
-    x_adv = rv.pgd(model, x, y, rv.Linf(0.1), steps=3)
-    assert 0 < (x_adv - x).abs().max() <= 0.1 + 1e-6
-    found = rv.certify(model, x, 0.25, n=200)
-    answers = rv.predictions(model, held[:4], y, partial(rv.fgsm, threat=rv.Linf(0.1)))
-    open_results(tmp_path, {"data": rv.DATASETS[name].digest})
+    held, y = (part[:4] for part in rv.load("mnist", "heldout"))
+    answers = rv.predictions(model, held, y, partial(rv.pgd, threat=rv.Linf(0.1), steps=3))
+    found = rv.certify(model, rv.to_float(held), 0.25, n=200)
+    open_results(tmp_path, {"data": rv.DATASETS["mnist"].digest})
     columns = {"label": y.tolist(), "prediction": answers.tolist()}
     write_shard(tmp_path, 0, columns | {"radius": found.radius}, {})
     again = read(tmp_path, 4)
@@ -698,48 +651,11 @@ def from_images_to_results(name, channels, size, classes, tmp_path):
     assert again.frame["radius"].tolist() == found.radius.tolist()
 
 
-def test_mnist_from_images_to_results(tmp_path):
-    assert rv.DATASETS["mnist"].shape == (1, 28, 28)
-    from_images_to_results("mnist", 1, 28, 10, tmp_path)
-
-
-def test_a_folder_of_images_from_images_to_results(tmp_path):
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for label, name in enumerate(("dark", "light")):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for i in range(40):
-            pixels = rng.integers(0, 128, (20, 20, 3)) + 100 * label
-            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / name / f"{i}.png")
-    try:
-        register_image_folder("folder of a test", tmp_path / "images")
-        from_images_to_results("folder of a test", 3, 20, 2, tmp_path / "rows")
-    finally:
-        del rv.DATASETS["folder of a test"]
-
-
 def test_records_of_shipped_weights_are_those_of_their_recipes():
-    root = pipeline.repository() / "report" / "models"
+    root = repository() / "report" / "models"
     for name, seed in ex.find_profile("full").models():
         record = read_record(root / name / f"seed-{seed}.safetensors")
         assert record["recipe"] == json.loads(json.dumps(ex.RECIPES[name].record()))
-
-
-def test_a_network_that_is_named_is_trained_once_and_before_its_measurements(tiny, monkeypatch):
-    run, order = tiny("a"), []
-    monkeypatch.setattr(Run, "train", lambda run, *pairs: order.append(pairs))
-    monkeypatch.setattr(pipeline, "missing_images", lambda run: {})
-    pipeline.measure_everything(run, "smoothed-0.25")
-    assert order == [(("gaussian-0.25", 0),)]
-    with pytest.raises(ValueError, match="measures nothing of 'nonsense'"):
-        pipeline.measure_everything(run, "nonsense")
-
-
-def test_an_estimate_of_some_networks_is_of_these(tiny, monkeypatch):
-    run = tiny("a")
-    monkeypatch.setattr(pipeline, "seconds", lambda work, device, times=3: 1.0)
-    assert 0 < estimate(run, "standard") < estimate(run)
 
 
 FOLLOWING = """

@@ -131,26 +131,21 @@ def test_an_attack_between_the_levels_of_a_file_is_found(robust, images):
 
 # --- planted faults: attacks ---------------------------------------------------------------------
 
-FAULTS: dict[str, Any] = {
-    "ball and box": lambda m, x, y, t, o: x + 1.1 * t.eps,
-    "more steps": lambda m, x, y, t, o: x if o["steps"] > 5 else pgd(m, x, y, t, **o),
-    "more restarts": lambda m, x, y, t, o: x if "restarts" in o else pgd(m, x, y, t, **o),
-    "larger radius": lambda m, x, y, t, o: x if t.eps == 0.06 else pgd(m, x, y, t, **o),
-    "large radius": lambda m, x, y, t, o: x if t.eps == 0.5 else pgd(m, x, y, t, **o),
-}
+FAULTS: list[Any] = [
+    ("ball and box", lambda m, x, y, t, o: x + 1.1 * t.eps),
+    ("ball and box", lambda m, x, y, t, o: x * torch.nan),
+    ("more steps", lambda m, x, y, t, o: x if o["steps"] > 5 else pgd(m, x, y, t, **o)),
+    ("more restarts", lambda m, x, y, t, o: x if "restarts" in o else pgd(m, x, y, t, **o)),
+    ("larger radius", lambda m, x, y, t, o: x if t.eps == 0.06 else pgd(m, x, y, t, **o)),
+    ("large radius", lambda m, x, y, t, o: x if t.eps == 0.5 else pgd(m, x, y, t, **o)),
+]
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_spoilt_attack_is_found(name, standard, images, monkeypatch):
-    fault = FAULTS[name]
+@pytest.mark.parametrize(("name", "fault"), FAULTS)
+def test_a_spoilt_attack_is_found(name, fault, standard, images, monkeypatch):
     monkeypatch.setattr(module, "pgd", lambda *args, **options: fault(*args, options))
     found = failed(standard, images)
     assert found == {name} if name != "ball and box" else name in found
-
-
-def test_nan_is_no_attack(standard, images, monkeypatch):
-    monkeypatch.setattr(module, "pgd", lambda m, x, y, t, **options: x * torch.nan)
-    assert "ball and box" in failed(standard, images)
 
 
 # --- what has no accuracy ------------------------------------------------------------------------
@@ -166,6 +161,7 @@ class OfTheBatch(Wrapped):
     ("spoil", "words"),
     [
         (lambda m: m.train(), "training mode"),
+        (lambda m: m[:-1].eval().append(m[-1].train()), r"training mode \(Linear\)"),
         (lambda m: Wrapped(m, lambda x: x + torch.randn_like(x) / 99).eval(), "different answers"),
         (lambda m: OfTheBatch(m).eval(), "other images of the batch"),
         (lambda m: Scaled(m, torch.nan).eval(), "NaN"),
@@ -182,25 +178,6 @@ def test_a_network_of_whole_batches_is_refused_at_their_size():
     x = torch.rand(512, 3, 2, 2)
     with pytest.raises(ValueError, match="other images of the batch"):
         sanity(model, x, torch.zeros(512, dtype=torch.long), BALL)
-
-
-def test_a_network_that_overwrites_its_images_is_checked(images):
-    x, y = images[0][:20], images[1][:20]
-    network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-    model = Wrapped(network, lambda x: x.sub_(0.5)).eval()
-    sanity(model, x, y, BALL, queries=5, restarts=1, steps=2)
-
-
-def test_one_part_in_training_mode_is_enough(standard, images):
-    last = [*standard.modules()][-1].train()
-    with pytest.raises(ValueError, match=type(last).__name__):
-        failed(standard, images)
-
-
-def test_a_ball_that_leaves_no_attack_is_refused(standard, images):
-    for eps in (0.0, torch.full((COUNT,), 0.03)):
-        with pytest.raises(ValueError, match="one radius"):
-            failed(standard, images, Linf(eps))
 
 
 # --- the rest ------------------------------------------------------------------------------------
@@ -239,13 +216,12 @@ def test_of_few_images_none_is_excused(standard, count, excused):
         assert base.compare("one", "strong", strong, "weak", weak).passed
 
 
-def test_a_network_in_training_mode_that_overwrites_its_images_is_checked():
-    torch.manual_seed(0)
-    x, y = torch.rand(24, 3, 4, 4), torch.zeros(24, dtype=torch.int64)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))  # in training mode
-    wrapped = OnCopies(Wrapped(network, lambda x: x.sub_(0.5)))
-    with eval_mode(wrapped):
-        assert sanity(wrapped, x, y, **QUICK)
+@pytest.mark.parametrize("wrap", [lambda model: model.eval(), OnCopies], ids=["by us", "before"])
+def test_a_network_that_overwrites_its_images_is_checked(wrap, images):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    model = wrap(Wrapped(network, lambda x: x.sub_(0.5)))
+    with eval_mode(model):
+        assert sanity(model, *images, **QUICK)
 
 
 def test_a_tie_is_not_correct():
@@ -259,13 +235,14 @@ def test_a_tie_is_not_correct():
     ("options", "words"),
     [
         ({"steps": 0}, "steps=0"),
+        *[({"threat": Linf(eps)}, "one radius") for eps in (0.0, torch.full((COUNT,), 0.03))],
         ({"fallen": torch.zeros(1, dtype=torch.bool)}, "one bool per image"),
         ({"fallen": torch.zeros(COUNT)}, "one bool per image"),
     ],
 )
 def test_options_that_make_no_check_are_named(standard, images, options, words):
     with pytest.raises(ValueError, match=words):
-        sanity(standard, *images, BALL, **QUICK | options)
+        failed(standard, images, **options)
 
 
 def test_half_precision_has_no_levels_of_8_bits():

@@ -415,7 +415,7 @@ def trained(device: str, folder: Path) -> tuple[list[Any], dict[str, Any]]:
     run = replace(_run("full", device, folder), models=folder / device / "models")
     with (
         mock.patch.dict(ex.RECIPES, {"standard": replace(ex.RECIPES["standard"], epochs=2)}),
-        mock.patch.object(pipeline, "load", return_value=_data()),
+        mock.patch.object(pipeline.run, "load", return_value=_data()),
         mock.patch.object(gradient, "_slope", other_slope),
     ):
         run.train_one("standard", 0)
