@@ -26,7 +26,7 @@ def toy():
     spec = {"name": "toy", "controls": controls, "width": 720, "height": 360}
     keys = [tuple(int(bit) for bit in f"{number:05b}") for number in range(32)]
     white = np.full((360, 720, 3), 255, np.uint8)
-    return export(spec, {key: (white, f"{key} {SENTENCE}") for key in keys}, (1,) * 5)
+    return export(spec, {key: (white, f"{key} {SENTENCE}") for key in keys})
 
 
 def as_page(folder):

@@ -190,7 +190,7 @@ def three(tmp_path):
         flags = [{"menu": False, "plays": False}, {"menu": True, "plays": False}]
         made = [control | flag for control, flag in zip(controls, flags, strict=True)]
         spec = {"name": f"grey{shift}", "controls": made, "width": 100, "height": 50}
-        return export(spec, frames, (1, 0))
+        return export(spec, frames)
 
     page = tmp_path / "page.html"
     body = grey(0) * 2 + grey(5)

@@ -15,19 +15,20 @@ from PIL import Image
 
 from rvlib.course import explorer as module
 from rvlib.course import static
-from rvlib.course.explorer import Control, Explorer, Picture
+from rvlib.course.explorer import Control, Explorer, animate
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LEVELS = [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
-def make(draw=None, start=(1, 0), exported=(), levels=LEVELS):
+def make(draw=None, start=(1, 0), exported=()):
     """Make an explorer of a bar's height and its title, and the list of calls of its `draw`."""
     figure = Figure(figsize=(2, 1), dpi=60)
     axes = figure.subplots()
     axes.set(xlim=(-1, 1), ylim=(0, 1))
     (bar,) = axes.bar([0], [0], 0.5)
     title = axes.set_title(" ")
+    animate(bar, title)
     calls = []
 
     def move(level, name):
@@ -39,10 +40,10 @@ def make(draw=None, start=(1, 0), exported=(), levels=LEVELS):
         return f"{name} is at <{level}> </script>"
 
     controls = [
-        Control("level", "height", levels, start[0], exported=exported),
-        Control("name", "name", ["ada", "bob"], start[1], ["Ada", "Bob"], menu=True),
+        Control("level", "height", LEVELS, start[0], exported=exported),
+        Control("name", "name", ["ada", "bob"], start[1], str.title, menu=True),
     ]
-    return Explorer("toy", controls, Picture(figure, [bar, title]), move), calls
+    return Explorer("toy", controls, figure, move), calls
 
 
 def decode(content):
@@ -221,8 +222,8 @@ def test_equal_tiles_are_stored_once():
     frame = np.zeros((10, 10, 3), np.uint8)
     other = frame.copy()
     other[:2, :2] = other[4:6, 4:6] = 255
-    spec = {"name": "toy", "controls": [], "width": 10, "height": 10}
-    page = static.export(spec, {(0,): (frame, "a"), (1,): (other, "b")}, (0,))
+    spec = {"name": "toy", "controls": [{"start": 0}], "width": 10, "height": 10}
+    page = static.export(spec, {(0,): (frame, "a"), (1,): (other, "b")})
     _, images, frames = call(page)
     assert len(images) == 1
     assert frames == {"0": [[], "a"], "1": [[[0, 0], [12, 0]], "b"]}

@@ -13,7 +13,8 @@ from PIL import Image
 from scipy.stats import binomtest
 
 import rvlib as rv
-from rvlib.course import explorers, lessons
+from rvlib import course
+from rvlib.course import lessons
 from rvlib.course.explorer import MAX_EXPORTED
 from rvlib.course.explorers import certification, pgd, smoothing, training
 from rvlib.course.figures import CLASSES
@@ -61,7 +62,7 @@ def all_of_them(run):
             more: dict[str, Any] = {"mixing": trainings, "noise": RANDOM}
             measured = [more[name]] if name in more else []
             given = (COMPARED, 256) if name == "attacks" else (run, *measured)
-            made[name] = getattr(explorers, f"explore_{name}")(*given)
+            made[name] = getattr(course, f"explore_{name}")(*given)
         return made[name]
 
     return get
@@ -120,12 +121,12 @@ def test_the_explorers_that_the_teaching_guide_names_blink_and_play(all_of_them)
 
 def test_a_picture_of_your_own_is_attacked_first(run, tmp_path):
     with pytest.raises(DataError, match="no readable image"):
-        explorers.explore_fgsm(run, picture=tmp_path / "missing.png")
+        course.explore_fgsm(run, picture=tmp_path / "missing.png")
     wide = np.full((64, 200, 3), (200, 30, 30), np.uint8)
     wide[:, :60] = 0  # cut off: only the middle square is shown
     Image.fromarray(wide).save(tmp_path / "mine.png")
-    explorer = explorers.explore_fgsm(run, picture=str(tmp_path / "mine.png"))
-    other = explorers.explore_fgsm(run)
+    explorer = course.explore_fgsm(run, picture=str(tmp_path / "mine.png"))
+    other = course.explore_fgsm(run)
     assert len(controls(explorer)["image"].values) == len(controls(other)["image"].values) + 1
     red = torch.tensor([200, 30, 30]).view(1, 3, 1, 1).expand(1, 3, 32, 32) / 255
     seen = lessons.probabilities(run.model("standard"), red)[0]
@@ -318,7 +319,7 @@ def test_with_more_networks_an_export_has_fewer_radii(run, monkeypatch):
     certified = tables["certified"].assign(images=10, certified=50.0)
     tables |= {"accuracy": accuracy, "certified": certified}
     monkeypatch.setattr(part_two, "shipped_tables", lambda report: tables)
-    explorer = explorers.explore_modern(run)
+    explorer = course.explore_modern(run)
     assert "not measured" not in explorer.draw(at(explorer, network="resnet20-standard"))[1]
     alone = at(explorer, network="resnet20-standard", attack="autoattack-linf-8")  # ResNet-18's
     text = explorer.draw(alone)[1]
