@@ -157,6 +157,7 @@ def test_a_short_training_is_measured_once(run, monkeypatch):
         epochs=2,
         batch_size=32,
         lr=0.02,
+        about={},
     )
     found = lessons.train_shortly(run, plan)
     assert [training.name for training in found] == ["a", "b"]
@@ -197,7 +198,7 @@ def test_attacks_at_equal_work(run, monkeypatch):
     assert at.loc[("PGD", 6), "passes"] == (2 * 6 * len(x) + 1) / len(x)
     assert at.loc[(lessons.ENSEMBLE, 6), "accuracy"] == at["accuracy"].min()
     assert at["passes"].idxmax() == (lessons.ENSEMBLE, 6)
-    monkeypatch.setattr(lessons, "_compared", None)  # it is measured once
+    monkeypatch.setattr(lessons, "Passes", None)  # it is measured once
     assert lessons.compare_attacks(run).equals(table)
 
 
@@ -254,13 +255,13 @@ def test_differences_in_points():
 def test_one_layer_is_made_for_its_images():
     x = 0.3 + 0.1 * torch.rand(16, 1, 6, 5)
     with torch.random.fork_rng():
-        network = lessons.one_layer(x, seed=3, classes=4)
-    assert network(x).shape == (16, 4)
+        network = lessons.one_layer(x, seed=3)
+    assert network(x).shape == (16, 10)
     scale, *_ = network.children()
     scaled = scale(x)
     assert scaled.mean().item() == pytest.approx(0, abs=1e-5)
     assert scaled.std().item() == pytest.approx(1, abs=1e-4)
-    again = lessons.one_layer(x, seed=3, classes=4).state_dict()["1.weight"]
+    again = lessons.one_layer(x, seed=3).state_dict()["1.weight"]
     assert torch.equal(network.state_dict()["1.weight"], again)
 
 
