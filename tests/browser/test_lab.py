@@ -120,46 +120,6 @@ def test_every_explorer_is_seen_whole_on_a_projector(page, artefacts):
         assert picture.get_attribute("alt") == explorer.look()[2]
 
 
-def test_a_slider_is_named_and_moved_by_mouse(page):
-    explorer = explorers(page)[0]
-    slider = page.get_by_label("ε").first
-    box = slider.bounding_box()
-    assert box is not None
-    before = explorer.look()
-    slider.click(position={"x": box["width"] - 3, "y": box["height"] / 2})
-    explorer.wait(lambda now: now[2] != before[2])
-    at, last = explorer.position(slider)
-    assert at >= last - 1
-
-
-def test_tools_reset_blink_cover_and_fill_the_screen(page):
-    explorer = explorers(page)[0]
-    button = explorer.root.get_by_role("button", name="Reset").click
-    button()
-    start = explorer.wait(lambda now: "ε = 3.0/255" in now[2])
-    explorer.press(explorer.controls[1], "End")
-    button()
-    explorer.wait(lambda now: now[2] == start[2])
-    blink = explorer.root.get_by_role("button", name="Blink")
-    blink.click()
-    for words in ("ε = 0.0/255", "ε = 3.0/255", "ε = 0.0/255"):
-        explorer.sentence_with(words)
-    blink.click()
-    button()
-    guess = explorer.root.get_by_role("button", name="Guess first")
-    guess.click()
-    explorer.press(explorer.controls[1], "End")
-    assert not explorer.root.get_by_role("status").is_visible()
-    explorer.root.get_by_role("button", name="Show").click()
-    assert explorer.root.get_by_role("status").is_visible()
-    guess.click()
-    full = explorer.root.get_by_role("button", name="Full screen")
-    full.click()
-    page.wait_for_function("document.fullscreenElement !== null")
-    full.click()
-    page.wait_for_function("document.fullscreenElement === null")
-
-
 def test_a_restarted_kernel_is_named(page):
     explorer = explorers(page)[0]
     page.evaluate("() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
