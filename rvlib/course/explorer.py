@@ -184,28 +184,21 @@ class Explorer(anywidget.AnyWidget):
             with self.hold_sync():
                 self.png, self.frame = encode(pixels), {"positions": positions, "text": text}
 
-    def frames(self) -> dict[tuple[int, ...], Frame]:
-        """Draw every frame of the static export.
+    def html(self) -> str:
+        """Make the static export: HTML with all frames in it, without kernel or network.
 
-        Returns
-        -------
-        dict of tuple of int to Frame
-            By position of each control among those that it keeps.
+        Raises
+        ------
+        ValueError
+            If the positions that the controls keep make too many frames.
         """
         kept = [control.kept for control in self._controls]
-        grid = list(itertools.product(*(range(len(positions)) for positions in kept)))
-        if len(grid) > MAX_EXPORTED:
-            raise ValueError(f"{len(grid)} frames in a static export: at most {MAX_EXPORTED}")
+        keys = list(itertools.product(*(range(len(positions)) for positions in kept)))
+        if len(keys) > MAX_EXPORTED:
+            raise ValueError(f"{len(keys)} frames in a static export: at most {MAX_EXPORTED}")
         with self._lock:
-            return {
-                key: self.draw([positions[i] for positions, i in zip(kept, key, strict=True)])
-                for key in grid
-            }
-
-    def html(self) -> str:
-        """Make the static export: HTML with all frames in it, without kernel or network."""
-        kept = [control.kept for control in self._controls]
-        return export(self._spec(self.spec["name"], kept), self.frames())
+            drawn = [self.draw(positions) for positions in itertools.product(*kept)]
+        return export(self._spec(self.spec["name"], kept), dict(zip(keys, drawn, strict=True)))
 
     def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         pixels, text = self._first

@@ -89,8 +89,8 @@ def points(after: float, before: float, n: int) -> str:
 
     Examples
     --------
-    >>> points(60.0, 50.0, 1024), points(60.0, 50.0, 100)
-    ('+10.0 points', '+10.0 points (the 95 % intervals overlap)')
+    >>> points(50.0, 60.0, 1024), points(60.0, 50.0, 100)
+    ('−10.0 points', '+10.0 points (the 95 % intervals overlap)')
     """
     first, second = (wilson(round(n * share / 100), n) for share in (after, before))
     overlap = first.low <= second.high and second.low <= first.high

@@ -199,4 +199,4 @@ def test_equal_tiles_are_stored_once():
 def test_too_many_frames_are_refused(monkeypatch):
     monkeypatch.setattr(module, "MAX_EXPORTED", 9)
     with pytest.raises(ValueError, match="10 frames"):
-        make()[0].frames()
+        make()[0].html()

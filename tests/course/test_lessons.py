@@ -252,12 +252,6 @@ def test_channels_at_the_walls_do_not_move():
     assert found == {"full": 2, "less": 1, "none": 3, "walls": 2}
 
 
-def test_differences_in_points():
-    assert lessons.points(10, 60, 1024) == "−50.0 points"
-    assert lessons.points(50, 48, 1024) == "+2.0 points (the 95 % intervals overlap)"
-    assert lessons.points(48, 50, 1024) == "−2.0 points (the 95 % intervals overlap)"
-
-
 def test_one_layer_is_made_for_its_images():
     x = 0.3 + 0.1 * torch.rand(16, 1, 6, 5)
     with torch.random.fork_rng():

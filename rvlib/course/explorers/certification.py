@@ -32,6 +32,8 @@ GRID = np.arange(0, 4.1, 0.01)
 """Radii of the curves, in pixel units; the largest possible one is within."""
 QUOTED = 0.25
 """The radius whose certified accuracy the sentence gives."""
+Radii = dict[float, NDArray[np.float64]]
+"""Certified radii of the images, by noise level."""
 
 
 def explore_certification(run: Run) -> Explorer:
@@ -50,7 +52,7 @@ def explore_certification(run: Run) -> Explorer:
     results = {sigma: run.certificates(sigma) for sigma in SIGMAS}
 
     @cache
-    def radii(n: int, alpha: float) -> dict[float, NDArray[np.float64]]:
+    def radii(n: int, alpha: float) -> Radii:
         return {sigma: certified_radii(results[sigma], n, alpha) for sigma in SIGMAS}
 
     with new_figure() as figure:
@@ -65,7 +67,8 @@ def explore_certification(run: Run) -> Explorer:
         stored = max(m for m in run.profile.ns if m <= n)
         found = radii(stored, alpha)
         caps = {s: largest_radius(stored, alpha, s) for s in SIGMAS}
-        curves.show(found, caps, sigma, stored, within)
+        curves.show(found, caps, sigma, stored)
+        curves.radius.set_xdata([within])
         at = 100 * float(certified_accuracy(found[sigma], QUOTED)[0])
         promise = (
             f"at σ = {sigma} no perturbation below R = {_down(within)} changes the prediction"
@@ -156,20 +159,12 @@ class _Curves:
         axes.legend(loc="upper right", bbox_to_anchor=(1, 0.92))
         animate(*self.lines.values(), self.radius, self.title)
 
-    def show(
-        self,
-        found: dict[float, NDArray[np.float64]],
-        caps: dict[float, float],
-        chosen: float,
-        n: int,
-        within: float,
-    ) -> None:
+    def show(self, found: Radii, caps: dict[float, float], chosen: float, n: int) -> None:
         for sigma, line in self.lines.items():
             # One point beyond the cap, where every curve drops to zero.
             grid = GRID[: np.searchsorted(GRID, caps[sigma]) + 1]
             line.set_data(grid, 100 * certified_accuracy(found[sigma], grid.tolist()))
             line.set_linewidth(4 if sigma == chosen else 1.8)
-        self.radius.set_xdata([within])
         self.title.set_text(f"{len(found[chosen])} images, N = {n:,} votes each")
 
 
