@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -49,10 +48,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def browser():
     """Start a Chromium; ended with the module, as its event loop is in the way of other tests."""
-    try:
-        path = find_chromium()
-    except FileNotFoundError as error:
-        pytest.fail(str(error), pytrace=False)
+    path = find_chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
@@ -134,19 +130,17 @@ def serve(home, options):
     command += ["--expose-app-in-browser", "--JupyterNotebookApp.expose_app_in_browser=True"]
     log = home / "lab.log"
     with log.open("w") as file:
-        process = subprocess.Popen(
-            command,
-            cwd=home,
-            env=environment(home),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        output = {"stdout": file, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, cwd=home, env=environment(home), **output)
     try:
         told = wait_for(home / "runtime", process, log)
         yield told["url"].rstrip("/"), told["token"]
     finally:
-        stop(process)
+        process.terminate()  # it ends its kernels, too
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def environment(home):
@@ -169,14 +163,3 @@ def wait_for(runtime, process, log, seconds=120):
                 return json.loads(file.read_text())
         time.sleep(0.2)
     pytest.fail(f"JupyterLab does not answer:\n{log.read_text()[-3000:]}", pytrace=False)
-
-
-def stop(process):
-    """End a server and its kernels: the group that was started, nothing else."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(5)

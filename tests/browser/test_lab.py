@@ -59,6 +59,7 @@ def front(browser, lab):
     page.set_default_timeout(120_000)
     page.goto(lab("").replace("/lab/tree/", "/").removesuffix("&reset"))
     page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)", polling=POLLING)
+    page.wait_for_url("**/lab/tree/notebooks*")
     yield page
     page.close()
 
@@ -81,7 +82,6 @@ def test_a_notebook_in_notebook_7(browser, lab, artefacts):
 
 
 def test_make_lab_opens_at_the_notebooks_and_reaches_the_task_of_the_lab(front):
-    front.wait_for_url("**/lab/tree/notebooks*")
     open_in_lab(front, "docs/teaching/break_a_defence.ipynb")
     front.locator(".jp-RenderedMarkdown h1").first.wait_for()
 
