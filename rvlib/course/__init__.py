@@ -12,11 +12,6 @@ _PUBLIC = {
         *["show_attack", "show_balls", "show_certified", "show_curves", "show_figure"],
         *["show_history", "show_progress", "show_votes"],
     ],
-    "explorers": [
-        *["explore_fgsm", "explore_pgd", "explore_attacks", "explore_training", "explore_mixing"],
-        *["explore_smoothing", "explore_certification", "explore_results", "explore_noise"],
-        "explore_modern",
-    ],
     "exercises": [
         *["check_fgsm", "check_eight_bit", "check_l2_projection", "check_pgd"],
         *["check_training_loss", "check_collapse_epoch", "check_noisy_copies", "check_vote"],
@@ -25,7 +20,12 @@ _PUBLIC = {
         *["check_masked_attack", "check_noisy_attack", "check_detector_attack"],
     ],
 }
+_EXPLORERS = [
+    *["fgsm", "pgd", "attacks", "training", "mixing", "smoothing", "certification", "results"],
+    *["noise", "modern"],
+]
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+_HOME |= {f"explore_{name}": f"explorers.{name}" for name in _EXPLORERS}
 __all__ = list(_HOME)
 
 

@@ -35,8 +35,8 @@ class Control:
         The values, in order.
     start : int, default=0
         Position of the first one shown.
-    words : sequence of str, default=str of each value
-        The values as text, also for screen readers.
+    words : callable, default=str
+        Gives a value as text, also for screen readers.
     menu : bool, default=False
         A menu instead of a slider: for values without an order.
     exported : sequence of int, default=all
@@ -51,7 +51,7 @@ class Control:
     label: str
     values: Sequence[Hashable]
     start: int = 0
-    words: Sequence[str] = ()
+    words: Callable[[Any], str] = str
     menu: bool = False
     exported: Sequence[int] = ()
     plays: bool = False
@@ -60,7 +60,7 @@ class Control:
     @property
     def texts(self) -> list[str]:
         """Every value as text."""
-        return list(self.words) or [str(value) for value in self.values]
+        return [self.words(value) for value in self.values]
 
     @property
     def kept(self) -> list[int]:
@@ -75,21 +75,24 @@ class Control:
         return spec | {"menu": self.menu, "plays": self.plays, "blinks": self.blinks}
 
 
+def animate(*artists: Artist) -> None:
+    """Mark what changes in a picture; it is painted in the order in which it was made."""
+    for artist in artists:
+        artist.set_animated(True)
+
+
 class Picture:
     """A figure whose still parts are painted once and whose moving parts are painted each time.
 
     Parameters
     ----------
     figure : Figure
-        Of fixed size.
-    moving : iterable of Artist
-        All that changes, in front of all that does not; limits and ticks of axes must stay.
+        Of fixed size.  What was marked by `animate` changes, in front of all that does not; limits
+        and ticks of axes must stay.
     """
 
-    def __init__(self, figure: Figure, moving: Sequence[Artist]) -> None:
-        self._canvas, self._moving = FigureCanvasAgg(figure), moving
-        for artist in moving:
-            artist.set_animated(True)
+    def __init__(self, figure: Figure) -> None:
+        self._canvas, self._moving = FigureCanvasAgg(figure), figure.findobj(Artist.get_animated)
         self._canvas.draw()
         self._still = self._canvas.copy_from_bbox(figure.bbox)
 
@@ -97,8 +100,7 @@ class Picture:
         """Paint the moving parts over the still ones: (height, width, 3), uint8."""
         self._canvas.restore_region(self._still)
         for artist in self._moving:
-            assert artist.axes is not None
-            artist.axes.draw_artist(artist)
+            self._canvas.figure.draw_artist(artist)
         return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
 
 
@@ -116,10 +118,10 @@ class Explorer(anywidget.AnyWidget):
         Short name, in letters: hook for styles and tests.
     controls : sequence of Control
         The sliders and menus.
-    picture : Picture
+    figure : Figure
         What `draw` changes.
     draw : callable
-        Takes one value of each control by name, changes the moving artists, returns the sentence.
+        Takes one value of each control by name, changes what is animated, returns the sentence.
         It runs in any thread: no pyplot, no global random state, no global gradient mode.
     """
 
@@ -130,9 +132,9 @@ class Explorer(anywidget.AnyWidget):
     frame = traitlets.Dict().tag(sync=True)
 
     def __init__(
-        self, name: str, controls: Sequence[Control], picture: Picture, draw: Callable[..., str]
+        self, name: str, controls: Sequence[Control], figure: Figure, draw: Callable[..., str]
     ) -> None:
-        self._controls, self._picture, self._draw = list(controls), picture, draw
+        self._controls, self._picture, self._draw = controls, Picture(figure), draw
         self._lock, start = threading.Lock(), [control.start for control in controls]
         pixels, text = self._first = self.draw(start)
         super().__init__(
@@ -182,29 +184,21 @@ class Explorer(anywidget.AnyWidget):
             with self.hold_sync():
                 self.png, self.frame = encode(pixels), {"positions": positions, "text": text}
 
-    def frames(self) -> dict[tuple[int, ...], Frame]:
-        """Draw every frame of the static export.
+    def html(self) -> str:
+        """Make the static export: HTML with all frames in it, without kernel or network.
 
-        Returns
-        -------
-        dict of tuple of int to Frame
-            By position of each control among those that it keeps.
+        Raises
+        ------
+        ValueError
+            If the positions that the controls keep make too many frames.
         """
         kept = [control.kept for control in self._controls]
-        grid = list(itertools.product(*(range(len(positions)) for positions in kept)))
-        if len(grid) > MAX_EXPORTED:
-            raise ValueError(f"{len(grid)} frames in a static export: at most {MAX_EXPORTED}")
+        keys = list(itertools.product(*(range(len(positions)) for positions in kept)))
+        if len(keys) > MAX_EXPORTED:
+            raise ValueError(f"{len(keys)} frames in a static export: at most {MAX_EXPORTED}")
         with self._lock:
-            return {
-                key: self.draw([positions[i] for positions, i in zip(kept, key, strict=True)])
-                for key in grid
-            }
-
-    def html(self) -> str:
-        """Make the static export: HTML with all frames in it, without kernel or network."""
-        kept = [control.kept for control in self._controls]
-        start = tuple(k.index(c.start) for c, k in zip(self._controls, kept, strict=True))
-        return export(self._spec(self.spec["name"], kept), self.frames(), start)
+            drawn = [self.draw(positions) for positions in itertools.product(*kept)]
+        return export(self._spec(self.spec["name"], kept), dict(zip(keys, drawn, strict=True)))
 
     def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         pixels, text = self._first

@@ -40,16 +40,12 @@ STYLE: Any = {
     "figure.dpi": DPI,
     "font.size": 13,
     "axes.titlesize": 13,
-    "axes.labelsize": 13,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.3,
     "legend.frameon": False,
-    "legend.fontsize": 13,
     "lines.linewidth": 2,
-    "xtick.labelsize": 13,
-    "ytick.labelsize": 13,
 }
 """For figures 8 inches wide."""
 

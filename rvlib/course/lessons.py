@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from IPython.display import display
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rvlib import experiments as ex
 from rvlib.attacks import (
     apgd,
     autoattack,
@@ -33,21 +34,6 @@ from rvlib.course.defences import Rounded as Rounded
 from rvlib.course.figures import show_progress
 from rvlib.data import DATASETS, load
 from rvlib.device import provenance
-from rvlib.experiments import (
-    ALPHA,
-    ATTACKS,
-    DATASET,
-    LINF,
-    SIGMA,
-    SMOOTHED_DRAWS,
-    SMOOTHED_STEPS,
-    TITLES,
-    TRUE_L2,
-    attack_record,
-    gaussian_name,
-    smoothed_name,
-    table1_cells,
-)
 from rvlib.inference import eval_mode, logits_of
 from rvlib.models import Normalize, read_record
 from rvlib.objectives import Objective, adversarial
@@ -103,8 +89,8 @@ def points(after: float, before: float, n: int) -> str:
 
     Examples
     --------
-    >>> points(60.0, 50.0, 1024), points(60.0, 50.0, 100)
-    ('+10.0 points', '+10.0 points (the 95 % intervals overlap)')
+    >>> points(50.0, 60.0, 1024), points(60.0, 50.0, 100)
+    ('−10.0 points', '+10.0 points (the 95 % intervals overlap)')
     """
     first, second = (wilson(round(n * share / 100), n) for share in (after, before))
     overlap = first.low <= second.high and second.low <= first.high
@@ -324,42 +310,38 @@ def compare_attacks(run: Run, images: int = 256) -> pd.DataFrame:
     run.train(*((name, 0) for name in COMPARED))
     about = {
         "weights": [read_record(run.weights(name))["sha256"] for name in COMPARED],
-        "threat": LINF.name,
+        "threat": ex.LINF.name,
         "budgets": BUDGETS,
         "attacks": [*LONGER, ENSEMBLE],
         "images": count,
     }
 
-    def measure() -> Iterator[dict[str, Any]]:
-        x, y = run.images(count)
-        for name in progress(COMPARED, "attacks"):
-            yield from _compared(run, name, run.model(name), x, y)
-
-    return _table(run, "attacks", about, measure)
+    return _table(run, "attacks", about, partial(_compared, run, count))
 
 
-def _compared(
-    run: Run, name: str, model: nn.Module, x: Tensor, y: Tensor
-) -> Iterator[dict[str, Any]]:
-    """Measure every attack on one network."""
+def _compared(run: Run, count: int) -> Iterator[dict[str, Any]]:
+    """Measure every attack on every network."""
+    x, y = run.images(count)
     calls: dict[tuple[str, int], Callable[..., Tensor]] = {
         (k, n): partial(attack, steps=n) for k, attack in LONGER.items() for n in BUDGETS
     }
-    calls |= {(ENSEMBLE, n): autoattack for n in BUDGETS[-1:]}
-    for (attack, steps), call in calls.items():
-        counting = Passes(model)
-        draws = stream(run.device, run.seed, "comparison", attack)
-        accuracy = percent_correct(model, call(counting, x, y, LINF, generator=draws), y)
-        passes = (counting.forwards + counting.backwards) / len(x)
-        line = {"network": name, "attack": attack, "steps": steps}
-        yield line | {"accuracy": accuracy, "passes": passes}
+    calls[ENSEMBLE, BUDGETS[-1]] = autoattack
+    for name in progress(COMPARED, "attacks"):
+        model = run.model(name)
+        for (attack, steps), call in calls.items():
+            counting = Passes(model)
+            draws = stream(run.device, run.seed, "comparison", attack)
+            accuracy = percent_correct(model, call(counting, x, y, ex.LINF, generator=draws), y)
+            passes = (counting.forwards + counting.backwards) / len(x)
+            line = {"network": name, "attack": attack, "steps": steps}
+            yield line | {"accuracy": accuracy, "passes": passes}
 
 
 # --- notebook 03: short trainings -----------------------------------------------------------------
 
 CLEAN_WEIGHTS = (1.0, 0.75, 0.5, 0.25, 0.0)
 """Weights of the clean loss, from no attack to nothing but attacks."""
-START = gaussian_name(SIGMA)
+START = ex.gaussian_name(ex.SIGMA)
 """Where they start: training under noise has left it a smooth loss, which a few steps can harden;
 the undefended network's is so steep that the first ones would destroy it."""
 COLLAPSE_BALL = Linf(12 / 255)
@@ -415,7 +397,7 @@ class Plan:
         Training images, at most.
     epochs, batch_size, lr
         Of the optimiser.
-    about : mapping, default={}
+    about : mapping
         What else defines the trainings, as plain values.
     """
 
@@ -429,14 +411,14 @@ class Plan:
     epochs: int
     batch_size: int
     lr: float
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any]
 
     def record(self, run: Run) -> dict[str, Any]:
         """Everything that defines the results, as plain values."""
         record = {k: getattr(self, k) for k in ("images", "epochs", "batch_size", "lr", "radii")}
         record |= {"trainings": list(self.objectives), "watched": list(self.watched)}
         record |= {"heldout": run.profile.heldout, "seed": run.seed, **self.about}
-        return dict(plain(record | {"data": DATASETS[DATASET].digest}))
+        return dict(plain(record | {"data": DATASETS[ex.DATASET].digest}))
 
 
 def compare_clean_weights(run: Run) -> list[ShortTraining]:
@@ -452,7 +434,7 @@ def compare_clean_weights(run: Run) -> list[ShortTraining]:
     list of ShortTraining
         In the order of ``CLEAN_WEIGHTS``; their curves are accuracies under PGD at ``TEST_RADII``.
     """
-    attack = ATTACKS["pgd-linf"]
+    attack = ex.ATTACKS["pgd-linf"]
     run.train((START, 0))
     plan = Plan(
         "clean-weight",
@@ -467,7 +449,7 @@ def compare_clean_weights(run: Run) -> list[ShortTraining]:
         lr=0.005,
         about={
             "start": read_record(run.weights(START))["sha256"],
-            "attack": attack_record("pgd-linf", attack),
+            "attack": ex.attack_record("pgd-linf", attack),
         },
     )
     return train_shortly(run, plan)
@@ -514,7 +496,7 @@ def train_to_collapse(run: Run) -> list[ShortTraining]:
         epochs=6,
         batch_size=64,
         lr=0.003,
-        about={"filters": FILTERS, "attacks": [attack_record(k, a) for k, a in attacks.items()]},
+        about={"filters": FILTERS, "attacks": [ex.attack_record(k, a) for k, a in attacks.items()]},
     )
     return train_shortly(run, plan)
 
@@ -532,23 +514,22 @@ def last_and_best(records: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     DataFrame
         By network: accuracies in percent, clean and under the attack that its training watched.
     """
-    lines = []
-    for name, record in records.items():
-        attack = next(key for key in record["last"] if key.startswith("pgd"))
-        lines.append(
-            {
-                "network": TITLES.get(name, name),
-                "attack": TITLES.get(attack, attack),
-                "clean, last": 100 * record["last"]["natural"],
-                "attacked, last": 100 * record["last"][attack],
-                "attacked, best": 100 * record["best"][attack],
-                "best epoch": record["best_epoch"],
-            }
-        )
+    attacks = {k: next(a for a in r["last"] if a.startswith("pgd")) for k, r in records.items()}
+    lines = [
+        {
+            "network": ex.title(name),
+            "attack": ex.title(attacks[name]),
+            "clean, last": 100 * record["last"]["natural"],
+            "attacked, last": 100 * record["last"][attacks[name]],
+            "attacked, best": 100 * record["best"][attacks[name]],
+            "best epoch": record["best_epoch"],
+        }
+        for name, record in records.items()
+    ]
     return pd.DataFrame(lines)
 
 
-def one_layer(x: Tensor, seed: int, classes: int = 10) -> nn.Module:
+def one_layer(x: Tensor, seed: int) -> nn.Module:
     """Make a network of one convolution and one linear layer, for pixels distributed as in `x`.
 
     Parameters
@@ -557,19 +538,17 @@ def one_layer(x: Tensor, seed: int, classes: int = 10) -> nn.Module:
         Images, by whose mean and standard deviation every input is normalised.
     seed : int
         Of the initial weights.
-    classes : int, default=10
-        Number of classes.
 
     Returns
     -------
     nn.Module
-        Maps images like `x` to logits of shape (B, classes).
+        Maps images like `x` to logits of shape (B, 10).
     """
     _, channels, height, width = x.shape
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         layers = [nn.Conv2d(channels, FILTERS, 3, padding=1), nn.ReLU(), nn.Flatten()]
-        last = nn.Linear(FILTERS * height * width, classes)
+        last = nn.Linear(FILTERS * height * width, 10)
     scale = Normalize(x.mean((0, 2, 3)).cpu(), x.std((0, 2, 3)).cpu())
     return nn.Sequential(scale, *layers, last).to(x.device)
 
@@ -622,10 +601,10 @@ def _store(run: Run, name: str, record: Mapping[str, Any], **found: Any) -> None
 
 
 def _table(
-    run: Run, name: str, about: Mapping[str, Any], measure: Callable[[], Iterator[dict[str, Any]]]
+    run: Run, name: str, about: Mapping[str, Any], measure: Callable[[], Iterator[Any]]
 ) -> pd.DataFrame:
     """Read the lines that a lesson measured, or measure and write them; `about` defines them."""
-    record = plain({**about, "seed": run.seed, "data": DATASETS[DATASET].digest})
+    record = plain({**about, "seed": run.seed, "data": DATASETS[ex.DATASET].digest})
     if (stored := _stored(run, name, record)) is not None:
         return pd.DataFrame(stored["lines"])
     lines = list(measure())
@@ -665,7 +644,7 @@ def _epochs(
     watch: Callable[[nn.Module], dict[str, float]],
 ) -> Iterator[list[dict[str, float]]]:
     """Train epoch by epoch, from the checkpoint of the one before; give the accuracies so far."""
-    images, labels = (part[: plan.images] for part in load(DATASET, "train"))
+    images, labels = (part[: plan.images] for part in load(ex.DATASET, "train"))
     for epochs in range(1, plan.epochs + 1):
         with one_thread(run.device):
             found = fit(
@@ -751,7 +730,7 @@ def attack_certified(
     """
     radii = certified_radii(run.certificates(sigma), max(run.profile.ns))
     chosen = np.flatnonzero(radii > 0)[:images]
-    model, (x, y) = run.model(gaussian_name(sigma)), run.images(int(chosen[-1]) + 1)
+    model, (x, y) = run.model(ex.gaussian_name(sigma)), run.images(int(chosen[-1]) + 1)
     x, y = x[chosen], y[chosen]
     outcomes = {}
     for length in lengths:
@@ -761,12 +740,12 @@ def attack_certified(
             y,
             L2(torch.tensor(length * radii[chosen], dtype=x.dtype, device=x.device)),
             sigma=sigma,
-            draws=SMOOTHED_DRAWS,
-            steps=SMOOTHED_STEPS,
+            draws=ex.SMOOTHED_DRAWS,
+            steps=ex.SMOOTHED_STEPS,
             generator=stream(run.device, run.seed, "attack on a certificate"),
         )
         # Its noise has another purpose, and so another address, than the certificate's.
-        found = predict(model, x_adv, sigma, n=run.profile.votes, alpha=ALPHA, seed=run.seed)
+        found = predict(model, x_adv, sigma, n=run.profile.votes, alpha=ex.ALPHA, seed=run.seed)
         kept, silent = int((found == y.cpu().numpy()).sum()), int((found == ABSTAIN).sum())
         outcomes[length] = Outcome(kept, silent, len(chosen) - kept - silent)
     return outcomes
@@ -797,50 +776,45 @@ def answer_at_random(run: Run) -> pd.DataFrame:
         ``averaged`` and ``attacked``, the accuracy in percent of one random answer under PGD l∞;
         ``clean``, the same without an attack.
     """
-    network = gaussian_name(SIGMA)
+    network = ex.gaussian_name(ex.SIGMA)
     run.train((network, 0))
     about = {
         "weights": read_record(run.weights(network))["sha256"],
-        "attack": attack_record("pgd-linf", ATTACKS["pgd-linf"]),
+        "attack": ex.attack_record("pgd-linf", ex.ATTACKS["pgd-linf"]),
         "sigmas": TEST_SIGMAS,
         "averaged": AVERAGED,
         "answers": ANSWERS,
         "heldout": run.profile.heldout,
     }
 
-    def measure() -> Iterator[dict[str, Any]]:
-        model, (x, y) = run.model(network), run.images(run.profile.heldout)
-        for sigma in progress(TEST_SIGMAS, "random answers"):
-            yield from _random_answers(run, model, x, y, sigma)
-
-    return _table(run, "random-answers", about, measure)
+    return _table(run, "random-answers", about, partial(_random_answers, run, network))
 
 
-def _random_answers(
-    run: Run, model: nn.Module, x: Tensor, y: Tensor, sigma: float
-) -> list[dict[str, float]]:
+def _random_answers(run: Run, network: str) -> Iterator[dict[str, float]]:
     """Accuracy of one random answer, clean and attacked through more and more noisy copies."""
+    model, (x, y) = run.model(network), run.images(run.profile.heldout)
+    options = dict(ex.ATTACKS["pgd-linf"].keywords)  # type: ignore[attr-defined]
+    unaware = pgd(model, x, y, **options)
+    del options["random_start"]
 
-    def accuracy(x: Tensor) -> float:
+    def attack(sigma: float, averaged: int) -> Tensor:
+        if not averaged or sigma == 0:
+            return unaware
+        generator = stream(run.device, run.seed, "attack on random answers")
+        options.update(sigma=sigma, draws=averaged, generator=generator)
+        return smoothed_pgd(model, x, y, **options)
+
+    def accuracy(x: Tensor, sigma: float) -> float:
         if sigma == 0:
             return percent_correct(model, x, y)
         votes = sample_under_noise(model, x, sigma, ANSWERS, seed=run.seed, purpose="prediction")
         return 100 * votes.gather(1, y[:, None].cpu()).double().mean().item() / ANSWERS
 
-    options = dict(ATTACKS["pgd-linf"].keywords)  # type: ignore[attr-defined]
-    unaware, clean = accuracy(pgd(model, x, y, **options)), accuracy(x)
-    del options["random_start"]
-
-    def attacked(averaged: int) -> float:
-        if not averaged or sigma == 0:
-            return unaware
-        generator = stream(run.device, run.seed, "attack on random answers")
-        options.update(sigma=sigma, draws=averaged, generator=generator)
-        return accuracy(smoothed_pgd(model, x, y, **options))
-
-    return [
-        {"sigma": sigma, "averaged": m, "clean": clean, "attacked": attacked(m)} for m in AVERAGED
-    ]
+    for sigma in progress(TEST_SIGMAS, "random answers"):
+        clean = accuracy(x, sigma)
+        for m in AVERAGED:
+            attacked = accuracy(attack(sigma, m), sigma)
+            yield {"sigma": sigma, "averaged": m, "clean": clean, "attacked": attacked}
 
 
 # --- notebook 06: sanity of the results -----------------------------------------------------------
@@ -869,12 +843,11 @@ class Ladder(NamedTuple):
 
     def sentence(self) -> str:
         """Give the accuracies in words."""
-        parts = {"certified": self.certified, "attacked": self.attacked, "clean": self.clean}
         words = [
             f"{name} {share.percent:.1f} %" if share else f"{name}: none"
-            for name, share in parts.items()
+            for name, share in self._asdict().items()
         ]
-        return f"In the l2 ball of {TRUE_L2.eps}, on {self.clean.n} images: {', '.join(words)}."
+        return f"In the l2 ball of {ex.TRUE_L2.eps}, on {self.clean.n} images: {', '.join(words)}."
 
 
 def ladder(run: Run, defence: str) -> Ladder:
@@ -892,12 +865,12 @@ def ladder(run: Run, defence: str) -> Ladder:
     Ladder
         On the images that the profile certifies.
     """
-    count, smoothed = run.profile.certified, defence == smoothed_name(SIGMA)
+    count, smoothed = run.profile.certified, defence == ex.smoothed_name(ex.SIGMA)
     certified = None
     if smoothed:
-        radii = certified_radii(run.certificates(SIGMA), max(run.profile.ns))
-        promised = int((radii[:count] >= TRUE_L2.eps).sum())
-        certified = Accuracy(count, promised, count - promised, TRUE_L2.name)
+        radii = certified_radii(run.certificates(ex.SIGMA), max(run.profile.ns))
+        promised = int((radii[:count] >= ex.TRUE_L2.eps).sum())
+        certified = Accuracy(count, promised, count - promised, ex.TRUE_L2.name)
     attack = "vote-pgd-l2" if smoothed else "pgd-l2"
     attacked, clean = (run.accuracy(defence, name, count=count) for name in (attack, "natural"))
     return Ladder(certified, attacked, clean)
@@ -917,37 +890,38 @@ def sanity_table(run: Run) -> pd.DataFrame:
         By check and defence: both accuracies and a ``verdict``: ``pass``; ``within intervals``
         where only the intervals of the two overlap; or ``FAIL``.
     """
-    cells = table1_cells(run.profile)
+    cells = ex.table1_cells(run.profile)
     lines = []
     for claim, lower, higher in ORDERS:
         for defence in dict.fromkeys(defence for defence, _ in cells):
             if {(defence, lower), (defence, higher)} <= set(cells):
                 low = run.accuracy(defence, lower)
                 high = run.accuracy(defence, higher, count=low.n)  # of the same images
-                lines.append(_check(claim, defence, (lower, low), (higher, high)))
-    smoothed = smoothed_name(SIGMA)
+                lines.append(_check(claim, defence, {lower: low, higher: high}))
+    smoothed = ex.smoothed_name(ex.SIGMA)
     certified, attacked, clean = ladder(run, smoothed)
     assert certified is not None
-    names = f"certified at l2 {TRUE_L2.eps}", "vote-pgd-l2", "natural"
+    proven = {f"certified at l2 {ex.TRUE_L2.eps}": certified}
     lines += [
-        _check("certified ≤ attacked", smoothed, (names[0], certified), (names[1], attacked)),
-        _check("attacked ≤ clean", smoothed, (names[1], attacked), (names[2], clean)),
+        _check("certified ≤ attacked", smoothed, proven | {"vote-pgd-l2": attacked}),
+        _check("attacked ≤ clean", smoothed, {"vote-pgd-l2": attacked, "natural": clean}),
     ]
     return pd.DataFrame(lines)
 
 
-def _check(
-    claim: str, defence: str, lower: tuple[str, Accuracy], higher: tuple[str, Accuracy]
-) -> dict[str, object]:
-    low, high = lower[1], higher[1]
+def _check(claim: str, defence: str, accuracies: Mapping[str, Accuracy]) -> dict[str, object]:
+    """Compare two accuracies, named by their attacks: the first may not be the higher one."""
+    (lower, low), (higher, high) = accuracies.items()
     verdict = "FAIL"
     if low.correct <= high.correct:
         verdict = "pass"
     elif low.interval.low <= high.interval.high:
         verdict = "within intervals"
-    sides: dict[str, object] = {
-        f"{side}, %": f"{TITLES.get(name, name)}: {share.percent:.2f}"
-        for side, (name, share) in (("lower", lower), ("higher", higher))
+    return {
+        "check": claim,
+        "defence": ex.title(defence),
+        "lower, %": f"{ex.title(lower)}: {low.percent:.2f}",
+        "higher, %": f"{ex.title(higher)}: {high.percent:.2f}",
+        "n": low.n,
+        "verdict": verdict,
     }
-    line: dict[str, object] = {"check": claim, "defence": TITLES.get(defence, defence)}
-    return line | sides | {"n": low.n, "verdict": verdict}

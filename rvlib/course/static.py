@@ -22,9 +22,7 @@ TILES = 5
 SCRIPT = Path(__file__).with_name("explorer.js")
 
 
-def export(
-    spec: Mapping[str, Any], frames: Mapping[tuple[int, ...], Frame], start: tuple[int, ...]
-) -> str:
+def export(spec: Mapping[str, Any], frames: Mapping[tuple[int, ...], Frame]) -> str:
     """Write a self-contained piece of HTML that asks for nothing from anywhere.
 
     Parameters
@@ -32,16 +30,16 @@ def export(
     spec : mapping
         Name, size and controls, as ``explorer.js`` reads them.
     frames : mapping of tuple of int to Frame
-        By the position of every control.
-    start : tuple of int
-        The first frame: it is a whole image, and stays where scripts are stripped.
+        By the position of every control.  That of their starts is a whole image, and stays where
+        scripts are stripped.
 
     Returns
     -------
     str
         HTML.
     """
-    (first, text), images = frames[start], dict[str, int]()
+    first, text = frames[tuple(control["start"] for control in spec["controls"])]
+    images = dict[str, int]()
 
     def parts(pixels: np.ndarray) -> list[list[int]]:
         differing = [

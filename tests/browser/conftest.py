@@ -3,16 +3,11 @@
 import json
 import os
 import re
-import secrets
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -53,10 +48,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def browser():
     """Start a Chromium; ended with the module, as its event loop is in the way of other tests."""
-    try:
-        path = find_chromium()
-    except FileNotFoundError as error:
-        pytest.fail(str(error), pytrace=False)
+    path = find_chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
@@ -134,67 +126,40 @@ def lab(tmp_path_factory):
 @contextmanager
 def serve(home, options):
     """Start a JupyterLab in a folder; its address and token."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token = secrets.token_hex(8)
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", *options]
     command += ["--expose-app-in-browser", "--JupyterNotebookApp.expose_app_in_browser=True"]
-    command += [f"--port={port}", "--ServerApp.port_retries=0"]
-    command += [f"--IdentityProvider.token={token}"]
-    log, server = home / "lab.log", f"http://127.0.0.1:{port}"
+    log = home / "lab.log"
     with log.open("w") as file:
-        process = subprocess.Popen(
-            command,
-            cwd=home,
-            env=environment(home),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        output = {"stdout": file, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, cwd=home, env=environment(home), **output)
     try:
-        wait_for(f"{server}/api", process, log)
-        yield server, token
+        told = wait_for(home / "runtime", process, log)
+        yield told["url"].rstrip("/"), told["token"]
     finally:
-        stop(process)
+        process.terminate()  # it ends its kernels, too
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def environment(home):
     """Leave out the user's own settings; one thread, as two cores serve all."""
     for name, value in SETTINGS.items():
-        file = home / "settings" / f"{name}.jupyterlab-settings"
+        file = home / "config" / "lab" / "user-settings" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(value))
-    folders = {
-        "JUPYTER_CONFIG_DIR": "config",
-        "JUPYTER_RUNTIME_DIR": "runtime",
-        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-        "JUPYTERLAB_SETTINGS_DIR": "settings",
-        "IPYTHONDIR": "ipython",
-    }
+    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "IPYTHONDIR": "ip"}
     own = {name: str(home / folder) for name, folder in folders.items()}
     return os.environ | own | {"RVLIB_ROOT": str(home)}
 
 
-def wait_for(url, process, log, seconds=120):
-    """Wait until a server answers."""
+def wait_for(runtime, process, log, seconds=120):
+    """Wait until a server listens, and read where: it chooses a free port and a token."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    text = Path(log).read_text()
-    pytest.fail(f"JupyterLab does not answer:\n{text[-3000:]}", pytrace=False)
-
-
-def stop(process):
-    """End a server and its kernels: the group that was started, nothing else."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(5)
+        for file in runtime.glob("jpserver-*.json"):
+            with suppress(ValueError):  # half written
+                return json.loads(file.read_text())
+        time.sleep(0.2)
+    pytest.fail(f"JupyterLab does not answer:\n{log.read_text()[-3000:]}", pytrace=False)

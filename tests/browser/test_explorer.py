@@ -26,7 +26,7 @@ def toy():
     spec = {"name": "toy", "controls": controls, "width": 720, "height": 360}
     keys = [tuple(int(bit) for bit in f"{number:05b}") for number in range(32)]
     white = np.full((360, 720, 3), 255, np.uint8)
-    return export(spec, {key: (white, f"{key} {SENTENCE}") for key in keys}, (1,) * 5)
+    return export(spec, {key: (white, f"{key} {SENTENCE}") for key in keys})
 
 
 def as_page(folder):
@@ -101,22 +101,25 @@ def test_full_screen_holds_all_of_it(screen, explorer, watched, artefacts):
     assert picture["width"] > 0.9 * screen[0] or picture["height"] > 0.5 * screen[1]
 
 
-def test_a_guess_that_was_shown_leaves_the_keys_with_the_slider(explorer):
-    slider = explorer.controls[2]
+@pytest.mark.parametrize("uncovers", ["Show", "Reset"])
+def test_a_guess_comes_before_picture_and_sentence(uncovers, explorer):
+    slider, button = explorer.controls[2], explorer.root.get_by_role("button", name=uncovers)
+    picture, sentence = (explorer.root.get_by_role(role) for role in ("img", "status"))
     explorer.root.get_by_role("button", name="Guess first").click()
     slider.press("ArrowLeft")
-    assert not explorer.root.get_by_role("img").count()  # its text is not read out, either
-    explorer.root.get_by_role("button", name="Show").click()
-    assert explorer.root.get_by_role("img").count() == 1
-    assert slider.evaluate("slider => slider === document.activeElement")
+    assert not picture.count()  # its text is not read out, either
+    assert not sentence.is_visible()
+    button.click()
+    assert picture.count() == 1
+    assert sentence.is_visible()
+    if uncovers == "Show":  # the next key is for the slider again
+        assert slider.evaluate("slider => slider === document.activeElement")
 
 
-def test_reset_uncovers(explorer):
-    explorer.root.get_by_role("button", name="Guess first").click()
-    explorer.controls[2].press("ArrowLeft")
-    explorer.root.get_by_role("button", name="Reset").click()
-    assert not explorer.root.get_by_role("button", name="Show").count()
-    assert explorer.root.get_by_role("status").is_visible()
+def test_blink_alternates_between_the_first_value_and_the_one_that_is_set(explorer):
+    explorer.root.get_by_role("button", name="Blink").click()
+    for value in (0, 1, 0):
+        explorer.sentence_with(f"({value}, 1, 1, 1, 1)")
 
 
 def test_reset_stops_what_plays(explorer, watched):

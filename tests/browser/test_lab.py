@@ -59,6 +59,7 @@ def front(browser, lab):
     page.set_default_timeout(120_000)
     page.goto(lab("").replace("/lab/tree/", "/").removesuffix("&reset"))
     page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)", polling=POLLING)
+    page.wait_for_url("**/lab/tree/notebooks*")
     yield page
     page.close()
 
@@ -81,7 +82,6 @@ def test_a_notebook_in_notebook_7(browser, lab, artefacts):
 
 
 def test_make_lab_opens_at_the_notebooks_and_reaches_the_task_of_the_lab(front):
-    front.wait_for_url("**/lab/tree/notebooks*")
     open_in_lab(front, "docs/teaching/break_a_defence.ipynb")
     front.locator(".jp-RenderedMarkdown h1").first.wait_for()
 
@@ -118,46 +118,6 @@ def test_every_explorer_is_seen_whole_on_a_projector(page, artefacts):
         explorer.root.screenshot(path=artefacts / f"{explorer.name}.png")
         picture = explorer.root.locator("img.frame")
         assert picture.get_attribute("alt") == explorer.look()[2]
-
-
-def test_a_slider_is_named_and_moved_by_mouse(page):
-    explorer = explorers(page)[0]
-    slider = page.get_by_label("ε").first
-    box = slider.bounding_box()
-    assert box is not None
-    before = explorer.look()
-    slider.click(position={"x": box["width"] - 3, "y": box["height"] / 2})
-    explorer.wait(lambda now: now[2] != before[2])
-    at, last = explorer.position(slider)
-    assert at >= last - 1
-
-
-def test_tools_reset_blink_cover_and_fill_the_screen(page):
-    explorer = explorers(page)[0]
-    button = explorer.root.get_by_role("button", name="Reset").click
-    button()
-    start = explorer.wait(lambda now: "ε = 3.0/255" in now[2])
-    explorer.press(explorer.controls[1], "End")
-    button()
-    explorer.wait(lambda now: now[2] == start[2])
-    blink = explorer.root.get_by_role("button", name="Blink")
-    blink.click()
-    for words in ("ε = 0.0/255", "ε = 3.0/255", "ε = 0.0/255"):
-        explorer.sentence_with(words)
-    blink.click()
-    button()
-    guess = explorer.root.get_by_role("button", name="Guess first")
-    guess.click()
-    explorer.press(explorer.controls[1], "End")
-    assert not explorer.root.get_by_role("status").is_visible()
-    explorer.root.get_by_role("button", name="Show").click()
-    assert explorer.root.get_by_role("status").is_visible()
-    guess.click()
-    full = explorer.root.get_by_role("button", name="Full screen")
-    full.click()
-    page.wait_for_function("document.fullscreenElement !== null")
-    full.click()
-    page.wait_for_function("document.fullscreenElement === null")
 
 
 def test_a_restarted_kernel_is_named(page):

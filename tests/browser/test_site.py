@@ -201,7 +201,7 @@ def three(tmp_path):
         ]
         controls = [control | {"plays": False} for control in controls]
         spec = {"name": f"grey{shift}", "controls": controls, "width": 100, "height": 50}
-        return export(spec, frames, (1, 0))
+        return export(spec, frames)
 
     page = tmp_path / "page.html"
     body = grey(0) * 2 + grey(5)

@@ -1,7 +1,5 @@
 """Slides of the notebooks in a real Chromium: in sight, of readable size, live, silent."""
 
-from pathlib import Path
-
 import pytest
 
 from rvlib.course.slides import build_slides
@@ -37,12 +35,17 @@ def slides(tmp_path_factory):
     return {page.stem: page for page in build_slides(Run.open("lesson", "cpu"), out)}
 
 
+def open_slides(watched, path):
+    """Show slides on a projector; the page."""
+    watched.page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+    watched.page.goto(path.as_uri())
+    watched.page.wait_for_function("Reveal.isReady()")
+    return watched.page
+
+
 @pytest.mark.parametrize("stem", STEMS)
 def test_every_slide_is_in_sight_and_readable(stem, slides, watched):
-    page = watched.page
-    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
-    page.goto(Path(slides[stem]).as_uri())
-    page.wait_for_function("Reveal.isReady()")
+    page = open_slides(watched, slides[stem])
     for number, shown in enumerate(page.evaluate(WALK, PARTS)):
         where = f"slide {number}: {shown}"
         assert shown["parts"], where
@@ -56,22 +59,14 @@ def test_every_slide_is_in_sight_and_readable(stem, slides, watched):
 
 
 def test_the_number_of_a_slide_is_beside_the_arrows(slides, watched):
-    page = watched.page
-    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
-    page.goto(Path(slides[STEMS[0]]).as_uri())
-    page.wait_for_function("Reveal.isReady()")
-    number = page.locator(".slide-number").bounding_box()
-    arrows = page.locator(".reveal > .controls .navigate-left").bounding_box()
-    assert number is not None
-    assert arrows is not None
+    page = open_slides(watched, slides[STEMS[0]])
+    parts = (".slide-number", ".reveal > .controls .navigate-left")
+    number, arrows = (page.locator(part).bounding_box() or {} for part in parts)
     assert number["x"] + number["width"] <= arrows["x"]
 
 
 def test_the_explorer_of_a_slide_is_live_and_keeps_its_keys_and_fingers(slides, watched, artefacts):
-    page = watched.page
-    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
-    page.goto(Path(slides["02_pgd"]).as_uri())
-    page.wait_for_function("Reveal.isReady()")
+    page = open_slides(watched, slides["02_pgd"])
     while not page.evaluate("Boolean(Reveal.getCurrentSlide().querySelector('.explorer'))"):
         page.evaluate("Reveal.next()")
     picture = page.screenshot(path=artefacts / "slides-explorer.png")
@@ -88,8 +83,7 @@ def test_the_explorer_of_a_slide_is_live_and_keeps_its_keys_and_fingers(slides, 
     guess = page.locator("section.present").get_by_role("button", name="Guess first")
     guess.press(" ")
     assert guess.get_attribute("aria-pressed") == "true"
-    box, finger = slider.bounding_box(), page.context.new_cdp_session(page)
-    assert box is not None
+    box, finger = slider.bounding_box() or {}, page.context.new_cdp_session(page)
     y, at = box["y"] + box["height"] / 2, slider.input_value()
     for kind, share in (("touchStart", 0.1), ("touchMove", 0.5), ("touchMove", 0.9)):
         touch = {"x": box["x"] + share * box["width"], "y": y}

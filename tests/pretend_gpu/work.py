@@ -425,10 +425,10 @@ def trained(device: str, folder: Path) -> tuple[list[Any], dict[str, Any]]:
 
 def explored(name: str, device: str, folder: Path) -> list[str]:
     """Move all controls of an explorer at once, to their ends; what it says."""
-    from rvlib.course import explorers
+    from rvlib import course
 
     with mock.patch.object(gradient, "_slope", other_slope):
-        explorer = getattr(explorers, f"explore_{name}")(_run("smoke", device, folder))
+        explorer = getattr(course, f"explore_{name}")(_run("smoke", device, folder))
         ends = [[k] * len(explorer._controls) for k in (0, -1)]
         return [explorer.draw(positions)[1] for positions in ends]
 

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from rvlib.course.explorer import Control, Explorer, Picture
-from rvlib.course.explorers.panels import Curves, PercentBars, moving, new_figure, place
+from rvlib.course.explorer import Control, Explorer
+from rvlib.course.explorers.panels import Curves, PercentBars, new_figure, place
 from rvlib.course.figures import BLUE, ORANGE
 from rvlib.course.lessons import BUDGETS, COMPARED, ENSEMBLE, LONGER
 from rvlib.experiments import LINF, title
@@ -33,15 +33,16 @@ def explore_attacks(measured: pd.DataFrame, images: int) -> Explorer:
         left.set_xticks(range(len(BUDGETS)), [str(steps) for steps in BUDGETS])
         figure.legend(loc="upper left", ncols=2, columnspacing=1)
         looks = ((BLUE, ""), (ORANGE, "//"))
-        bars = PercentBars(right, ["PGD", "Auto-\nAttack"], looks, images, top=45, gap=1)
-        right.set(ylabel="accuracy, %")
+        bars = PercentBars(right, looks, images, top=45, gap=1)
+        right.set_xticks(range(2), ["PGD", "Auto-\nAttack"])
+        right.set_ylabel("accuracy, %")
 
     def draw(network: str, steps: int) -> str:
         accuracy = table["accuracy"][network]
         curves = {name: [accuracy[name, n] for n in BUDGETS] for name in LONGER}
         at, best = BUDGETS.index(steps), accuracy[ENSEMBLE, BUDGETS[-1]]
         against.show(curves, "PGD", at)
-        bars.show(curves["PGD"][at], best)
+        bars.show_percent(curves["PGD"][at], best)
         least = min(curve[at] for curve in curves.values())
         strongest = " and ".join(name for name, curve in curves.items() if curve[at] == least)
         return (
@@ -51,7 +52,7 @@ def explore_attacks(measured: pd.DataFrame, images: int) -> Explorer:
         )
 
     controls = [
-        Control("network", "network", COMPARED, 1, [title(n) for n in COMPARED], menu=True),
+        Control("network", "network", COMPARED, 1, title, menu=True),
         Control("steps", "steps", BUDGETS, 1),
     ]
-    return Explorer("attacks", controls, Picture(figure, moving(against, bars)), draw)
+    return Explorer("attacks", controls, figure, draw)

@@ -9,8 +9,8 @@ import scipy
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from rvlib.course.explorer import Control, Explorer, Picture
-from rvlib.course.explorers.panels import HERE, moving, new_figure, place
+from rvlib.course.explorer import Control, Explorer, animate
+from rvlib.course.explorers.panels import HERE, new_figure, place
 from rvlib.course.figures import BLUE, GREEN, curve_style
 from rvlib.experiments import ALPHA, SIGMA, SIGMAS
 from rvlib.pipeline import Run
@@ -32,6 +32,8 @@ GRID = np.arange(0, 4.1, 0.01)
 """Radii of the curves, in pixel units; the largest possible one is within."""
 QUOTED = 0.25
 """The radius whose certified accuracy the sentence gives."""
+Radii = dict[float, NDArray[np.float64]]
+"""Certified radii of the images, by noise level."""
 
 
 def explore_certification(run: Run) -> Explorer:
@@ -50,7 +52,7 @@ def explore_certification(run: Run) -> Explorer:
     results = {sigma: run.certificates(sigma) for sigma in SIGMAS}
 
     @cache
-    def radii(n: int, alpha: float) -> dict[float, NDArray[np.float64]]:
+    def radii(n: int, alpha: float) -> Radii:
         return {sigma: certified_radii(results[sigma], n, alpha) for sigma in SIGMAS}
 
     with new_figure() as figure:
@@ -65,7 +67,8 @@ def explore_certification(run: Run) -> Explorer:
         stored = max(m for m in run.profile.ns if m <= n)
         found = radii(stored, alpha)
         caps = {s: largest_radius(stored, alpha, s) for s in SIGMAS}
-        curves.show(found, caps, sigma, stored, within)
+        curves.show(found, caps, sigma, stored)
+        curves.radius.set_xdata([within])
         at = 100 * float(certified_accuracy(found[sigma], QUOTED)[0])
         promise = (
             f"at σ = {sigma} no perturbation below R = {_down(within)} changes the prediction"
@@ -79,19 +82,13 @@ def explore_certification(run: Run) -> Explorer:
             f"{len(found[sigma])} images."
         )
 
-    artists = moving(bound, radius, curves)
-    return Explorer("certification", _controls(), Picture(figure, artists), draw)
-
-
-def _controls() -> list[Control]:
-    shares = [f"{s:.0%}" for s in SHARES]
-    sigmas = [f"{s:.2f}" for s in SIGMAS]
-    return [
-        Control("share", "leader's share", SHARES, 3, shares, exported=(1, 7)),
+    controls = [
+        Control("share", "leader's share", SHARES, 3, "{:.0%}".format, exported=(1, 7)),
         Control("alpha", "failure prob. α", ALPHAS, ALPHAS.index(ALPHA), exported=(0, 2)),
-        Control("sigma", "noise level σ", SIGMAS, SIGMAS.index(SIGMA), sigmas),
-        Control("n", "votes N", NS, 3, [f"{n:,}" for n in NS], exported=(0, 3, 6, 9)),
+        Control("sigma", "noise level σ", SIGMAS, SIGMAS.index(SIGMA), "{:.2f}".format),
+        Control("n", "votes N", NS, 3, "{:,}".format, exported=(0, 3, 6, 9)),
     ]
+    return Explorer("certification", controls, figure, draw)
 
 
 class _Bound:
@@ -108,7 +105,7 @@ class _Bound:
         axes.set_xlabel("votes N", labelpad=0)
         axes.set_ylabel("probability p")
         axes.legend(loc="lower right", ncols=2, columnspacing=1, borderaxespad=0)
-        self.moving = [self.share, self.curve, self.here, self.title]
+        animate(self.share, self.curve, self.here, self.title)
 
     def show(self, share: float, alpha: float, n: int) -> float:
         bounds = lower_confidence_bound([round(share * m) for m in NS], NS, alpha)
@@ -132,7 +129,7 @@ class _Radius:
         axes.axvspan(0, 0.5, color="0.9", zorder=0)
         axes.set(xlim=(0.34, 1.03), ylim=(-0.3, 4.4), xlabel="lower bound on p", ylabel="R / σ")
         axes.legend(loc="upper left", bbox_to_anchor=(0.24, 1.0), borderaxespad=0)
-        self.moving = [self.cap, self.here, self.title]
+        animate(self.cap, self.here, self.title)
 
     def show(self, p: float, alpha: float, sigma: float, n: int) -> float:
         within = float(certified_radius(p, sigma))
@@ -160,22 +157,14 @@ class _Curves:
         axes.set(xlim=(0, GRID[-1]), ylim=(0, 80))
         axes.set(xlabel="l2 radius (pixel units)", ylabel="certified accuracy, %")
         axes.legend(loc="upper right", bbox_to_anchor=(1, 0.92))
-        self.moving = [*self.lines.values(), self.radius, self.title]
+        animate(*self.lines.values(), self.radius, self.title)
 
-    def show(
-        self,
-        found: dict[float, NDArray[np.float64]],
-        caps: dict[float, float],
-        chosen: float,
-        n: int,
-        within: float,
-    ) -> None:
+    def show(self, found: Radii, caps: dict[float, float], chosen: float, n: int) -> None:
         for sigma, line in self.lines.items():
             # One point beyond the cap, where every curve drops to zero.
             grid = GRID[: np.searchsorted(GRID, caps[sigma]) + 1]
             line.set_data(grid, 100 * certified_accuracy(found[sigma], grid.tolist()))
             line.set_linewidth(4 if sigma == chosen else 1.8)
-        self.radius.set_xdata([within])
         self.title.set_text(f"{len(found[chosen])} images, N = {n:,} votes each")
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from rvlib.attacks import fgsm
-from rvlib.course.explorer import Control, Explorer, Picture
-from rvlib.course.explorers.panels import HERE, ClassBars, Shot, moving, new_figure, place
+from rvlib.course.explorer import Control, Explorer, animate
+from rvlib.course.explorers.panels import HERE, ClassBars, Shot, new_figure, place
 from rvlib.course.figures import BLUE, CLASSES
 from rvlib.course.lessons import answers, probabilities, sweep
 from rvlib.data import read_image, to_float
@@ -58,54 +58,45 @@ def explore_fgsm(run: Run, images: int = 6, picture: Path | str | None = None) -
         x, y = torch.cat([own, x]), torch.cat([seen, y])
         direction = torch.cat([_signs(model, own, seen), direction])
 
-    view = _View(curve)
+    with new_figure() as figure:
+        clean, change, attacked = (Shot(figure, left, 224) for left in (12, 160, 308))
+        axes = place(figure, 64, 54, 372, 126)
+        axes.plot(LEVELS, curve, color=BLUE)
+        axes.set(xlabel="ε, in units of 1/255", ylabel="accuracy, %", ylim=(0, None))
+        (here,) = axes.plot([0], [0], **HERE)
+        animate(here)
+        beside = place(figure, 552, 54, 106, 306)
+        bars = ClassBars(beside, "probability", ["clean", "attacked"])
+        figure.legend(loc="upper right", ncols=2, borderaxespad=0.1)
 
     def draw(image: int, level: float) -> str:
         eps, label = level / 255, int(y[image])
         moved = (x[image] + eps * direction[image]).clamp(0, 1)
         p, q = probabilities(model, torch.stack([x[image], moved]))
         before, after = (f"{CLASSES[int(r.argmax())]} {float(r.max()):.0%}" for r in (p, q))
-        view.clean.show(x[image], f"clean\n{before}")
+        clean.show(x[image], f"clean\n{before}")
         amplified = f"perturbation\n× {0.5 / eps:.0f}" if eps else "no\nperturbation"
-        view.change.show(0.5 + (moved - x[image]) / (2 * eps or 1), amplified)
-        view.attacked.show(moved, f"attacked\n{after}")
-        view.bars.show(label, p.tolist(), q.tolist())
+        change.show(0.5 + (moved - x[image]) / (2 * eps or 1), amplified)
+        attacked.show(moved, f"attacked\n{after}")
+        bars.show(label, p.tolist(), q.tolist())
         accuracy = curve[LEVELS.index(level)]
-        view.here.set_data([level], [accuracy])
+        here.set_data([level], [accuracy])
         return (
             f"ε = {level:.1f}/255: the true class, {CLASSES[label]}, has probability "
             f"{float(q[label]):.1%} (clean {float(p[label]):.1%}); the prediction is "
             f"{CLASSES[int(q.argmax())]}. Accuracy on {len(labels)} images: {accuracy:.0f} %."
         )
 
-    words = [CLASSES[c] for c in y.tolist()]
+    names = [CLASSES[c] for c in y.tolist()]
     controls = [
-        Control("image", "image", range(len(x)), words=words, menu=True, exported=(0, 1, 2, 5)),
+        Control("image", "image", range(len(x)), 0, names.__getitem__, True, (0, 1, 2, 5)),
         Control(
-            "level", "ε in units of 1/255", LEVELS, START, [f"{level:.1f}" for level in LEVELS],
+            "level", "ε in units of 1/255", LEVELS, START, "{:.1f}".format,
             exported=range(0, 17, 2), blinks=True,
         ),
     ]  # fmt: skip
-    return Explorer("fgsm", controls, Picture(view.figure, view.moving), draw)
+    return Explorer("fgsm", controls, figure, draw)
 
 
 def _signs(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return (fgsm(model, x, y, Linf(1e-4)) - x).sign()
-
-
-class _View:
-    """Three images, the accuracy against epsilon, and the probabilities of both answers."""
-
-    def __init__(self, curve: list[float]) -> None:
-        with new_figure() as self.figure:
-            self.clean, self.change, self.attacked = (
-                Shot(self.figure, left, 224) for left in (12, 160, 308)
-            )
-            axes = place(self.figure, 64, 54, 372, 126)
-            axes.plot(LEVELS, curve, color=BLUE)
-            axes.set(xlabel="ε, in units of 1/255", ylabel="accuracy, %", ylim=(0, None))
-            (self.here,) = axes.plot([0], [0], **HERE)
-            right = place(self.figure, 552, 54, 106, 306)
-            self.bars = ClassBars(right, "probability", ["clean", "attacked"])
-            self.figure.legend(loc="upper right", ncols=2, borderaxespad=0.1)
-        self.moving = [*moving(self.clean, self.change, self.attacked, self.bars), self.here]

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from rvlib.course.explorer import Control, Explorer, Picture
-from rvlib.course.explorers.panels import Curves, moving, new_figure, place
+from rvlib.course.explorer import Control, Explorer, animate
+from rvlib.course.explorers.panels import Curves, new_figure, place
 from rvlib.course.figures import curve_style
 from rvlib.course.lessons import TEST_RADII, ShortTraining
 from rvlib.pipeline import Run
@@ -46,12 +46,11 @@ def explore_mixing(run: Run, trainings: Sequence[ShortTraining]) -> Explorer:
             f"of ε = {eps:g} it is {curves[name][at]:.1f} %. At this ε, {first} and {last}."
         )
 
-    words = [f"{eps:g}" for eps in TEST_RADII]
     controls = [
         Control("name", "weight of the clean loss", names, len(names) // 2),
-        Control("eps", "ε at test time", TEST_RADII, 3, words),
+        Control("eps", "ε at test time", TEST_RADII, 3, "{:g}".format),
     ]
-    return Explorer("mixing", controls, Picture(figure, moving(against, trade)), draw)
+    return Explorer("mixing", controls, figure, draw)
 
 
 class _Trade:
@@ -67,7 +66,7 @@ class _Trade:
         axes.set(xlim=(min(clean) - 4, max(clean) + 4), ylim=(0, 80))
         axes.locator_params("x", nbins=5)
         axes.set(xlabel="clean accuracy, %", ylabel="accuracy at ε, %")
-        self.moving = [self.path, *self.points, self.here]
+        animate(self.path, *self.points, self.here)
 
     def show(self, name: str, at: int) -> None:
         places = {name: (values[0], values[at]) for name, values in self.curves.items()}

@@ -5,8 +5,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from rvlib.course.explorer import MAX_EXPORTED, Control, Explorer, Picture
-from rvlib.course.explorers.panels import HERE, Curves, moving, new_figure, place
+from rvlib.course.explorer import MAX_EXPORTED, Control, Explorer, animate
+from rvlib.course.explorers.panels import HERE, Curves, new_figure, place
 from rvlib.course.figures import BLUE
 from rvlib.experiments import find_recipe, title
 from rvlib.modern import NETWORKS, RADII
@@ -50,9 +50,9 @@ def explore_modern(run: Run) -> Explorer:
         for line in smooth.lines:
             line.set_linestyle("")  # between two radii it may fall to nothing, at the largest one
         (public,) = axes.plot([], [], "s", color="k", markersize=10, markerfacecolor="none")
+        animate(public)
         axes.set(ylim=(0, 80), xlabel="l2 radius", ylabel="certified accuracy, %")
         figure.legend(*axes.get_legend_handles_labels(), loc="upper right", ncols=2)
-    smooth.moving.append(public)
 
     def draw(network: str, attack: str, smoothed: str, radius: float) -> str:
         points.show(measured.loc[attack], network, title(attack))
@@ -74,12 +74,12 @@ def explore_modern(run: Run) -> Explorer:
     room = MAX_EXPORTED // (len(networks) * len(attacks) * len(curves))  # in the static export
     kept = sorted(range(len(RADII)), key=lambda at: abs(at - START))[:room]
     controls = [
-        Control("network", "network", networks, 0, [title(n) for n in networks], menu=True),
-        Control("attack", "attack", attacks, 0, [title(a) for a in attacks], menu=True),
-        Control("smoothed", "smoothed", list(curves), 0, [title(n) for n in curves], menu=True),
-        Control("radius", "radius", RADII, START, [f"{r:g}" for r in RADII], exported=kept),
+        Control("network", "network", networks, 0, title, menu=True),
+        Control("attack", "attack", attacks, 0, title, menu=True),
+        Control("smoothed", "smoothed", list(curves), 0, title, menu=True),
+        Control("radius", "radius", RADII, START, "{:g}".format, exported=kept),
     ]
-    return Explorer("modern", controls, Picture(figure, moving(points, smooth)), draw)
+    return Explorer("modern", controls, figure, draw)
 
 
 class _Points:
@@ -103,7 +103,7 @@ class _Points:
         axes.set_xticks(ticks := (2, 5, 10, 20, 50), map(str, ticks))
         axes.minorticks_off()
         axes.legend(loc="center right", bbox_to_anchor=(1, 0.64), handletextpad=0.2, frameon=True)
-        self.moving = [*self.points.values(), self.here, self.ends, self.name, self.title]
+        animate(*self.points.values(), self.here, self.ends, self.name, self.title)
 
     def show(self, lines: pd.DataFrame, chosen: str, attack: str) -> None:
         """Show the accuracies under one attack."""

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from rvlib.course.explorer import Control, Explorer, Picture
-from rvlib.course.explorers.panels import Curves, PercentBars, moving, new_figure, place
+from rvlib.course.explorer import Control, Explorer
+from rvlib.course.explorers.panels import Curves, PercentBars, new_figure, place
 from rvlib.course.figures import BLUE, GREEN, ORANGE
 from rvlib.course.lessons import AVERAGED, TEST_SIGMAS
 from rvlib.experiments import SIGMA
@@ -39,15 +39,16 @@ def explore_noise(run: Run, measured: pd.DataFrame) -> Explorer:
         left.set(xlabel="noise at test time σ", ylabel="accuracy, %", ylim=(0, 70))
         figure.legend(loc="upper left", ncols=3, columnspacing=1)
         looks = ((BLUE, ""), (GREEN, ".."), (ORANGE, "//"))
+        bars = PercentBars(right, looks, n, top=70, gap=2)
         names = ["plain\nanswer", "random\nanswer", "random,\nchosen\nattack"]
-        bars = PercentBars(right, names, looks, n, top=70, gap=2)
+        right.set_xticks(range(3), names)
         right.set(ylabel="accuracy under PGD l∞, %")
 
     def draw(sigma: float, averaged: int) -> str:
         at, name = TEST_SIGMAS.index(sigma), NAMES[averaged]
         against.show(curves, name, at)
         unaware, aware = curves[NAMES[0]][at], curves[name][at]
-        bars.show(plain, unaware, aware)
+        bars.show_percent(plain, unaware, aware)
         sentence = (
             f"Noise σ = {sigma:g} at test time, trained with {SIGMA}, {n} images. PGD on the "
             f"network leaves an accuracy of {plain:.1f} % without noise at test time and of "
@@ -57,10 +58,9 @@ def explore_noise(run: Run, measured: pd.DataFrame) -> Explorer:
             return f"{sentence}; copies that the attack averages over: none."
         return f"{sentence}; PGD {name} leaves {aware:.1f} %."
 
-    words = [f"{sigma:g}" for sigma in TEST_SIGMAS]
-    copies = ["none", *map(str, AVERAGED[1:])]
+    start, copies = TEST_SIGMAS.index(SIGMA), "copies the attack averages over"
     controls = [
-        Control("sigma", "noise at test time σ", TEST_SIGMAS, TEST_SIGMAS.index(SIGMA), words),
-        Control("averaged", "copies the attack averages over", AVERAGED, 0, copies),
+        Control("sigma", "noise at test time σ", TEST_SIGMAS, start, "{:g}".format),
+        Control("averaged", copies, AVERAGED, 0, lambda m: str(m or "none")),
     ]
-    return Explorer("noise", controls, Picture(figure, moving(against, bars)), draw)
+    return Explorer("noise", controls, figure, draw)

@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from rvlib.course.explorer import animate
 from rvlib.course.figures import BLUE, CLASSES, DPI, ORANGE, curve_style, pixels, styled
 from rvlib.smoothing import wilson
+from rvlib.smoothing.statistics import Interval
 
 WIDTH, HEIGHT = 720, 400
 """Beside JupyterLab's side bar, with sliders and a sentence, on a projector of 1280 x 720."""
@@ -38,19 +39,6 @@ def place(figure: Figure, left: int, bottom: int, width: int, height: int) -> Ax
     return figure.add_axes((left / w, bottom / h, width / w, height / h))
 
 
-class Panel(Protocol):
-    """A part of a picture that changes."""
-
-    @property
-    def moving(self) -> Sequence[Artist]:
-        """What changes, from the back to the front."""
-
-
-def moving(*panels: Panel) -> list[Artist]:
-    """Collect the artists of panels that change."""
-    return [artist for panel in panels for artist in panel.moving]
-
-
 class Shot:
     """An image under a title of at most two lines."""
 
@@ -59,7 +47,7 @@ class Shot:
         axes.set_axis_off()
         self.image = axes.imshow(np.zeros((2, 2, 3)), extent=(0, 1, 0, 1))
         self.title = axes.set_title(" ", linespacing=1.1, pad=5)
-        self.moving = [self.image, self.title]
+        animate(self.image, self.title)
 
     def show(self, image: Tensor, title: str) -> None:
         """Show an image (C, H, W) in [0, 1]."""
@@ -84,7 +72,7 @@ class ClassBars:
         axes.set_xticklabels(["0", "½", "1"])
         axes.grid(False, axis="y")
         axes.tick_params(axis="y", length=0)
-        self.moving = [*(bar for bars in self.bars for bar in bars), self.true]
+        animate(*(bar for bars in self.bars for bar in bars), self.true)
 
     def show(self, label: int, *shares: Sequence[float]) -> None:
         """Show the share of every class in each series."""
@@ -107,7 +95,7 @@ class Curves:
         axes.set_xlim(self.x[0] - margin, self.x[-1] + margin)
         (self.chosen,) = axes.plot([], [], linestyle="", markersize=10, markeredgecolor="k")
         (self.here,) = axes.plot([], [], **(HERE | {"color": "white", "markersize": 6}))
-        self.moving = [*self.lines, self.chosen, self.here]
+        animate(*self.lines, self.chosen, self.here)
 
     def show(self, curves: Mapping[str, Sequence[float]], chosen: str, at: int) -> None:
         """Show the curves, one of them chosen, and a point of it marked."""
@@ -119,48 +107,48 @@ class Curves:
         self.here.set_data([self.x[at]], [curves[chosen][at]])
 
 
-class PercentBars:
-    """Accuracies on the same images as bars, each with its value and Wilson's 95 % interval.
+class Bars:
+    """Accuracies as bars, each with its interval.
 
     Parameters
     ----------
     axes : Axes
         Where they are drawn.
-    names : sequence of str
-        One a bar, written below it.
     looks : sequence of (color, hatch)
         One a bar.
-    n : int
-        Images.
     top : float
         End of the vertical axis, in percent.
-    gap : float
-        From the end of an interval up to its value.
     """
 
-    def __init__(
-        self,
-        axes: Axes,
-        names: Sequence[str],
-        looks: Sequence[tuple[str, str]],
-        n: int,
-        top: float,
-        gap: float,
-    ) -> None:
-        self.n, self.gap = n, gap
+    def __init__(self, axes: Axes, looks: Sequence[tuple[str, str]], top: float) -> None:
         self.bars = [axes.bar(k, 0, color=c, hatch=hatch)[0] for k, (c, hatch) in enumerate(looks)]
         self.ends = [axes.plot([], [], "-_", color="k", markersize=12)[0] for _ in self.bars]
-        self.values = [axes.text(k, 0, "", ha="center") for k in range(len(self.bars))]
-        axes.set_xticks(range(len(self.bars)), names)
         axes.set(ylim=(0, top), xlim=(-0.6, len(self.bars) - 0.4))
-        self.moving = [*self.bars, *self.ends, *self.values]
+        animate(*self.bars, *self.ends)
 
-    def show(self, *percent: float) -> None:
-        """Set the heights."""
-        rows = zip(self.bars, self.ends, self.values, percent, strict=True)
-        for k, (bar, ends, value, height) in enumerate(rows):
-            low, high = wilson(round(self.n * height / 100), self.n)
+    def show(self, *heights: tuple[float, Interval] | None) -> None:
+        """Show accuracies and the ends of their intervals, in percent."""
+        for k, (bar, ends, found) in enumerate(zip(self.bars, self.ends, heights, strict=True)):
+            height, interval = found or (0, ())
             bar.set_height(height)
-            ends.set_data([k, k], [100 * low, 100 * high])
-            value.set_text(f"{height:.1f}")
-            value.set_y(100 * high + self.gap)
+            ends.set_data([k] * len(interval), interval)
+
+
+class PercentBars(Bars):
+    """Accuracies on `n` images as bars, each with Wilson's 95 % interval and its value above."""
+
+    def __init__(
+        self, axes: Axes, looks: Sequence[tuple[str, str]], n: int, top: float, gap: float
+    ) -> None:
+        super().__init__(axes, looks, top)
+        self.n, self.gap = n, gap
+        self.values = [axes.text(k, 0, "", ha="center") for k in range(len(looks))]
+        animate(*self.values)
+
+    def show_percent(self, *heights: float) -> None:
+        """Show accuracies in percent."""
+        found = [wilson(round(self.n * height / 100), self.n) for height in heights]
+        intervals = [Interval(100 * low, 100 * high) for low, high in found]
+        self.show(*zip(heights, intervals, strict=True))
+        for value, height, interval in zip(self.values, heights, intervals, strict=True):
+            value.set(text=f"{height:.1f}", y=interval.high + self.gap)

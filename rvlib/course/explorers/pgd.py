@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from rvlib.attacks import input_gradient
-from rvlib.course.explorer import Control, Explorer, Picture
-from rvlib.course.explorers.panels import HERE, Shot, moving, new_figure, place
+from rvlib.course.explorer import Control, Explorer, animate
+from rvlib.course.explorers.panels import HERE, Shot, new_figure, place
 from rvlib.course.figures import BLUE, CLASSES, draw_ball
 from rvlib.course.lessons import classified_correctly, iterates, losses, probabilities
 from rvlib.experiments import LINF, PGD_STEPS, PIXEL_L2, TRUE_L2
@@ -169,15 +169,13 @@ def explore_pgd(run: Run, image: int = 0) -> Explorer:
             f"Euclidean norm of the perturbation: {delta.norm():.2f}."
         )
 
-    portions = [f"{p:g}" for p in PORTIONS]
     controls = [
         Control("norm", "ball", list(BALLS), menu=True),
-        Control("eps", "radius ε", RADII, 2, [f"{eps:g}" for eps in RADII], exported=(4,)),
-        Control("portion", "step size η / ε", PORTIONS, 1, portions, exported=(1,)),
+        Control("eps", "radius ε", RADII, 2, "{:g}".format, exported=(4,)),
+        Control("portion", "step size η / ε", PORTIONS, 1, "{:g}".format, exported=(1,)),
         Control("step", "step", range(PGD_STEPS + 1), PGD_STEPS, exported=(0, 1, 2, 5), plays=True),
     ]
-    artists = moving(plane, ball, climb, *shots)
-    return Explorer("pgd", controls, Picture(figure, artists), draw)
+    return Explorer("pgd", controls, figure, draw)
 
 
 class _Map:
@@ -205,7 +203,7 @@ class _Map:
         )
         bar.set_ticks(LEVELS[2::2], labels=[f"{level:.2g}" for level in LEVELS[2::2]])
         bar.ax.set_title("loss", pad=4)
-        self.moving = [self.image, self.path, self.here]
+        animate(self.image, self.path, self.here)
 
     def show(self, found: Walk, step: int) -> None:
         self.image.set_data(found.landscape)
@@ -224,7 +222,7 @@ class _Ball:
         axes.set(xlim=(-EDGE, EDGE), ylim=(-EDGE, EDGE), xticks=[-1, 0, 1], yticks=[-1, 0, 1])
         axes.set_xlabel("red / ε, in one pixel", labelpad=1)
         axes.set_ylabel("green / ε", labelpad=0)
-        self.moving = [self.square, self.disc, self.path, self.here]
+        animate(self.square, self.disc, self.path, self.here)
 
     def show(self, norm: str, found: Walk, step: int) -> None:
         self.square.set_visible(norm == "l∞")
@@ -243,11 +241,11 @@ class _Climb:
         axes.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
         axes.set_xlabel("step", labelpad=0)
         axes.set_ylabel("loss", labelpad=0)
-        (self.line,) = axes.plot([], [], "o-", color=BLUE, label="PGD")
         (self.leap,) = axes.plot([], [], "--", color="0.3", label="FGSM")
+        (self.line,) = axes.plot([], [], "o-", color=BLUE, label="PGD")
         (self.here,) = axes.plot([], [], **HERE)
-        axes.legend(ncols=2, loc="lower right", borderaxespad=0)
-        self.moving = [self.leap, self.line, self.here]
+        axes.legend(ncols=2, loc="lower right", borderaxespad=0, reverse=True)
+        animate(self.leap, self.line, self.here)
 
     def show(self, found: Walk, step: int) -> None:
         self.line.set_data(range(PGD_STEPS + 1), found.losses)

@@ -5,8 +5,8 @@ from functools import cache
 
 from matplotlib.axes import Axes
 
-from rvlib.course.explorer import Control, Explorer, Picture
-from rvlib.course.explorers.panels import moving, new_figure, place
+from rvlib.course.explorer import Control, Explorer, animate
+from rvlib.course.explorers.panels import Bars, new_figure, place
 from rvlib.course.figures import BLUE, GREEN, ORANGE
 from rvlib.course.lessons import Ladder, ladder
 from rvlib.experiments import REPORT_TABLE1, SIGMA, TRUE_L2, smoothed_name, table1_cells, title
@@ -47,21 +47,27 @@ def explore_results(run: Run) -> Explorer:
 
     with new_figure() as figure:
         column = _Column(place(figure, 190, 84, 302, 284), attacks)
-        bars = _Ladder(place(figure, 572, 84, 136, 262))
+        axes = place(figure, 572, 84, 136, 262)
+        bars = Bars(axes, ((GREEN, ".."), (ORANGE, "//"), (BLUE, "")), top=80)
+        axes.set_xticks(range(3), ["certified", "attacked", "clean"], rotation=30, ha="right")
+        axes.set(ylabel="accuracy, %", title=f"l2 ball\nof {TRUE_L2.eps}")
+        none = axes.text(0, 1, "none", ha="center")
+        animate(none)
 
     def draw(defence: str, attack: str) -> str:
         (measured, steps), printed = found(defence), REPORT_TABLE1.get(defence, {})
         column.show(title(defence), measured, printed, attack)
-        bars.show(steps)
+        bars.show(*((step.percent, step.interval) if step else None for step in steps))
+        none.set_visible(steps.certified is None)
         words = _words(measured.get(attack), printed.get(attack))
         return f"{title(defence)}, {title(attack)}: {words}. {steps.sentence()}"
 
     start = defences.index(smoothed_name(SIGMA)), attacks.index("pgd-linf")
     controls = [
-        Control("defence", "defence", defences, start[0], list(map(title, defences)), menu=True),
-        Control("attack", "attack", attacks, start[1], list(map(title, attacks)), menu=True),
+        Control("defence", "defence", defences, start[0], title, menu=True),
+        Control("attack", "attack", attacks, start[1], title, menu=True),
     ]
-    return Explorer("results", controls, Picture(figure, moving(column, bars)), draw)
+    return Explorer("results", controls, figure, draw)
 
 
 class _Column:
@@ -81,7 +87,7 @@ class _Column:
         axes.set_xlabel("accuracy, %", labelpad=0)
         axes.legend(loc="upper right", bbox_to_anchor=(1.04, -0.13), ncols=2, columnspacing=1)
         lines = [*self.intervals, self.ours, self.theirs]
-        self.moving = [self.chosen, *lines, *self.missing, self.title]
+        animate(self.chosen, *lines, *self.missing, self.title)
 
     def show(
         self, name: str, measured: Mapping[str, Accuracy], printed: Mapping[str, float], chosen: str
@@ -97,28 +103,6 @@ class _Column:
             (self.theirs, printed),
         ):
             line.set_data(list(values.values()), [self.attacks.index(a) for a in values])
-
-
-class _Ladder:
-    """Certified, attacked, clean, on the same images."""
-
-    def __init__(self, axes: Axes) -> None:
-        looks = ((GREEN, ".."), (ORANGE, "//"), (BLUE, ""))
-        self.bars = [
-            axes.bar(k, 0, color=color, hatch=hatch)[0] for k, (color, hatch) in enumerate(looks)
-        ]
-        self.ends = [axes.plot([], [], "-_", color="k", markersize=12)[0] for _ in self.bars]
-        self.none = axes.text(0, 1, "none", ha="center")
-        axes.set_xticks(range(3), ["certified", "attacked", "clean"], rotation=30, ha="right")
-        axes.set(ylim=(0, 80), xlim=(-0.6, 2.6), ylabel="accuracy, %")
-        axes.set_title(f"l2 ball\nof {TRUE_L2.eps}")
-        self.moving = [*self.bars, *self.ends, self.none]
-
-    def show(self, steps: Ladder) -> None:
-        for bar, ends, k, step in zip(self.bars, self.ends, range(3), steps, strict=True):
-            bar.set_height(step.percent if step else 0)
-            ends.set_data(*([k, k], step.interval) if step else ([], []))
-        self.none.set_text("" if steps.certified else "none")
 
 
 def _words(ours: Accuracy | None, printed: float | None) -> str:

@@ -8,8 +8,8 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from rvlib.course.explorer import Control, Explorer, Picture
-from rvlib.course.explorers.panels import SHOT, ClassBars, Shot, moving, new_figure, place
+from rvlib.course.explorer import Control, Explorer, animate
+from rvlib.course.explorers.panels import SHOT, ClassBars, Shot, new_figure, place
 from rvlib.course.figures import BLUE, CLASSES, ORANGE
 from rvlib.course.lessons import answers
 from rvlib.experiments import ALPHA, SIGMA, SIGMAS, gaussian_name
@@ -76,21 +76,13 @@ def explore_smoothing(run: Run, images: int = 6) -> Explorer:
             f"the smoothed network {_verdict(answer, label)}."
         )
 
-    artists = moving(*shots, bars, test)
-    return Explorer("smoothing", _controls(y.tolist(), copies), Picture(figure, artists), draw)
-
-
-def _controls(labels: list[int], copies: list[int]) -> list[Control]:
-    words = [f"{i + 1}: {CLASSES[c]}" for i, c in enumerate(labels)]
-    sigmas = [f"{s:.2f}" for s in SIGMAS]
-    return [
-        Control("image", "image", range(len(labels)), words=words, menu=True, exported=(0, 1, 3)),
-        Control("sigma", "noise level σ", SIGMAS, SIGMAS.index(SIGMA), sigmas),
-        Control(
-            "copies", "noisy copies n", copies, words=[f"{n:,}" for n in copies],
-            exported=(0, 2, 3, 5),
-        ),
-    ]  # fmt: skip
+    names = [f"{i}: {CLASSES[c]}" for i, c in enumerate(y.tolist(), 1)]
+    controls = [
+        Control("image", "image", range(images), 0, names.__getitem__, True, exported=(0, 1, 3)),
+        Control("sigma", "noise level σ", SIGMAS, SIGMAS.index(SIGMA), "{:.2f}".format),
+        Control("copies", "noisy copies n", copies, 0, "{:,}".format, exported=(0, 2, 3, 5)),
+    ]
+    return Explorer("smoothing", controls, figure, draw)
 
 
 class _Test:
@@ -109,7 +101,7 @@ class _Test:
         axes.set(xlabel="share of one of the top two", ylabel="probability (peak = 1)")
         axes.grid(False)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, columnspacing=1)
-        self.moving = [self.null, self.tails, *self.limits, self.seen, self.title]
+        animate(self.null, self.tails, *self.limits, self.seen, self.title)
 
     def show(self, n_a: int, n_b: int) -> str:
         n, width = n_a + n_b, 3 * np.sqrt(n_a + n_b)

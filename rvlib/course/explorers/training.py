@@ -5,8 +5,8 @@ from functools import cache
 import torch
 
 from rvlib.attacks import pgd
-from rvlib.course.explorer import Control, Explorer, Picture
-from rvlib.course.explorers.panels import ClassBars, Curves, Shot, moving, new_figure, place
+from rvlib.course.explorer import Control, Explorer
+from rvlib.course.explorers.panels import ClassBars, Curves, Shot, new_figure, place
 from rvlib.course.figures import CLASSES
 from rvlib.course.lessons import answers, probabilities, robust_curve
 from rvlib.experiments import LINF, PIXEL_L2, TRUE_L2
@@ -54,17 +54,25 @@ def explore_training(run: Run) -> Explorer:
         balls = [_times(BALLS[norm], multiple) for multiple in MULTIPLES]
         return {name: robust_curve(model, many, labels, balls) for name, model in models.items()}
 
-    view = _View()
+    with new_figure() as figure:
+        axes = place(figure, 62, 56, 262, 280)
+        panel = Curves(axes, MULTIPLES, TRAINED)
+        axes.set(ylim=(0, 80), xticks=MULTIPLES, xlabel="ε / training ε")
+        axes.set_ylabel("accuracy under attack, %")
+        look = {"columnspacing": 0.9, "handlelength": 1.8, "borderaxespad": 0}
+        figure.legend(title="trained against", alignment="left", ncols=5, loc="upper left", **look)
+        change, attacked = (Shot(figure, 346, bottom) for bottom in (196, 24))
+        bars = ClassBars(place(figure, 576, 56, 82, 280), "probability")
 
     def draw(trained: str, norm: str, multiple: float) -> str:
         model, ball, found = models[trained], _times(BALLS[norm], multiple), curves(norm)
-        view.panel.show(found, trained, MULTIPLES.index(multiple))
+        panel.show(found, trained, MULTIPLES.index(multiple))
         x_adv = pgd(model, x, y, ball, random_start=False) if multiple else x
         p, delta = probabilities(model, x_adv)[0], x_adv[0] - x[0]
         answer = CLASSES[int(p.argmax())]
-        view.change.show(0.5 + delta / (2 * float(delta.abs().max()) or 1), "perturbation, scaled")
-        view.attacked.show(x_adv[0], f"{answer} {float(p.max()):.0%}")
-        view.bars.show(label, p.tolist())
+        change.show(0.5 + delta / (2 * float(delta.abs().max()) or 1), "perturbation, scaled")
+        attacked.show(x_adv[0], f"{answer} {float(p.max()):.0%}")
+        bars.show(label, p.tolist())
         here, there = (found[k][MULTIPLES.index(multiple)] for k in (trained, "standard"))
         return (
             f"Trained against {TRAINED[trained]}, attacked in the {norm} ball of ε = {ball.eps:.3g}"
@@ -73,36 +81,13 @@ def explore_training(run: Run) -> Explorer:
             f"as {answer}; its true class has probability {float(p[label]):.1%}."
         )
 
-    words = [f"{multiple:g}" for multiple in MULTIPLES]
+    words = "{:g}".format
     controls = [
-        Control("trained", "trained against", list(TRAINED), 1, list(TRAINED.values()), menu=True),
-        Control("norm", "attacked in", list(BALLS), 0, [f"the {b} ball" for b in BALLS], menu=True),
+        Control("trained", "trained against", list(TRAINED), 1, TRAINED.__getitem__, menu=True),
+        Control("norm", "attacked in", list(BALLS), 0, "the {} ball".format, menu=True),
         Control("multiple", "ε / training ε", MULTIPLES, 2, words, exported=(0, 2, 4), blinks=True),
     ]
-    return Explorer("training", controls, Picture(view.figure, view.moving), draw)
-
-
-class _View:
-    """Accuracies of all networks, and one image with its change and its probabilities."""
-
-    def __init__(self) -> None:
-        with new_figure() as self.figure:
-            axes = place(self.figure, 62, 56, 262, 280)
-            self.panel = Curves(axes, MULTIPLES, TRAINED)
-            axes.set(ylim=(0, 80), xticks=MULTIPLES, xlabel="ε / training ε")
-            axes.set_ylabel("accuracy under attack, %")
-            self.figure.legend(
-                title="trained against",
-                alignment="left",
-                ncols=5,
-                loc="upper left",
-                columnspacing=0.9,
-                handlelength=1.8,
-                borderaxespad=0,
-            )
-            self.change, self.attacked = (Shot(self.figure, 346, bottom) for bottom in (196, 24))
-            self.bars = ClassBars(place(self.figure, 576, 56, 82, 280), "probability")
-        self.moving = moving(self.panel, self.change, self.attacked, self.bars)
+    return Explorer("training", controls, figure, draw)
 
 
 def _times(ball: Ball, multiple: float) -> Ball:
