@@ -690,7 +690,7 @@ def evidence_curves(
     """
     p0 = float(scipy.stats.norm.cdf(radius / sigma))
     return {
-        f"{share:.0%} of the votes": log_e_value(
+        f"{100 * share:.0f} % of the votes": log_e_value(
             *([round(share * n) for n in ns], ns, p0), prior=PRIOR
         )
         / np.log(10)

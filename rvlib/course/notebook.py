@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
@@ -97,9 +98,9 @@ def say(text: str) -> None:
     Parameters
     ----------
     text : str
-        Markdown; common indentation is removed.
+        Markdown; common indentation is removed, and no line ends between a number and its %.
     """
-    display(Markdown(textwrap.dedent(text)))
+    display(Markdown(re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", textwrap.dedent(text))))
 
 
 def show_accuracies(cells: Mapping[str, Accuracy]) -> None:

@@ -13,13 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from rvlib.attacks.passes import Passes
-from rvlib.experiments import REPORT_TABLE1, network_of, title
+from rvlib.experiments import ALPHA, REPORT_TABLE1, network_of, title
 from rvlib.models import MODELS, read_record
 from rvlib.modern import MODERN, PROFILE, PUBLIC, RADII, SPLIT, Modern
 from rvlib.pipeline import Accuracy, accuracy, repository
 from rvlib.report.hypotheses import inside
 from rvlib.report.tables import radii
 from rvlib.results import Results, counts, missing, read
+from rvlib.smoothing import largest_radius
 
 
 def shipped(report: Path | None = None) -> Path:
@@ -173,25 +174,26 @@ def certified_table(folder: Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One line a network and radius: ``n`` votes, ``images``, ``certified`` in percent with
-        Wilson's 95 % interval, the ``public`` value, and whether it is ``reached``: not above the
-        upper end of the interval.
+        One line a network and radius: ``n`` votes, ``cap``, the largest radius that they can
+        certify, ``images``, ``certified`` in percent with Wilson's 95 % interval, the ``public``
+        value, and whether it is ``reached``: not above the upper end of the interval.
     """
     lines, n = [], max(PROFILE.ns)
     for name, recipe in MODERN.items():
         if not recipe.sigma:
             continue
         certified = certified_radii(folder, name)
+        cap = np.floor(100 * largest_radius(n, ALPHA, recipe.sigma)) / 100
         for radius in RADII:
             public = PUBLIC.get(name, {}).get(radius, np.nan)
             images, shares = 0, (np.nan, np.nan, np.nan)
             if certified is not None:
                 found = Accuracy(len(certified), int((certified >= radius).sum()), 0, "-")
                 images, shares = found.n, (found.percent, *found.interval)
-            lines.append((name, recipe.sigma, radius, n, images, public, *shares))
-    names = "defence,sigma,radius,n,images,public,certified,ci_low,ci_high"
+            lines.append((name, recipe.sigma, radius, n, cap, images, public, *shares))
+    names = "defence,sigma,radius,n,cap,images,public,certified,ci_low,ci_high"
     table = pd.DataFrame(lines, columns=names.split(","))
-    table.insert(6, "reached", inside(table["ci_high"], table["public"], np.inf))
+    table.insert(7, "reached", inside(table["ci_high"], table["public"], np.inf))
     return table
 
 

@@ -143,12 +143,12 @@ def test_a_picture_of_your_own_is_attacked_first(run, tmp_path):
     seen = lessons.probabilities(run.model("standard"), red)[0]
     _, text = explorer.draw(at(explorer, image=0, level=0.0))
     assert f"the true class, {CLASSES[int(seen.argmax())]}," in text
-    assert f"(clean {float(seen.max()):.1%})" in text
+    assert f"(clean {100 * float(seen.max()):.1f} %)" in text
 
 
 def test_images_that_fall_are_shown_first_from_the_clearest_on(say):
     texts = [say("fgsm", image=k) for k in range(6)]
-    clean = [float(re.findall(r"clean ([\d.]+)%", text)[0]) for text in texts]
+    clean = [float(re.findall(r"clean ([\d.]+) %", text)[0]) for text in texts]
     named = [re.findall(r"class, (\w+),.* prediction is (\w+)", text)[0] for text in texts]
     stands = [true == answer for true, answer in named]
     assert stands == sorted(stands)
@@ -188,11 +188,12 @@ def test_fgsm(level, say, run):
     assert f"{lessons.percent_correct(model, attacked, y):.0f} %." in text
     right = (lessons.answers(model, x) == y).nonzero()[:6, 0]
     clean = [
-        f"(clean {float(p.max()):.1%})" in text for p in lessons.probabilities(model, x[right])
+        f"(clean {100 * float(p.max()):.1f} %)" in text
+        for p in lessons.probabilities(model, x[right])
     ]
     second = right[clean.index(True)]
     p = lessons.probabilities(model, attacked[second : second + 1])[0]
-    assert f"has probability {float(p[y[second]]):.1%}" in text
+    assert f"has probability {100 * float(p[y[second]]):.1f} %" in text
     assert f"the prediction is {CLASSES[int(p.argmax())]}" in text
 
 

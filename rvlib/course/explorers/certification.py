@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from rvlib.course.explorer import Control, Explorer, animate
-from rvlib.course.explorers.panels import HERE, new_figure, place
+from rvlib.course.explorers.panels import HERE, new_figure, percent, place
 from rvlib.course.figures import BLUE, GREEN, curve_style
 from rvlib.experiments import ALPHA, SIGMA, SIGMAS
 from rvlib.pipeline import Run
@@ -76,14 +76,14 @@ def explore_certification(run: Run) -> Explorer:
             else "not above one half, so nothing is certified"
         )
         return (
-            f"{share:.0%} of N = {n:,} votes, α = {alpha}: p ≥ {_down(p, 4)}, {promise}; "
+            f"{percent(share)} of N = {n:,} votes, α = {alpha}: p ≥ {_down(p, 4)}, {promise}; "
             f"the largest possible R is {_down(largest_radius(n, alpha, sigma))}. Certified "
             f"accuracy at radius {QUOTED} with {stored:,} votes: {at:.1f} % of "
             f"{len(found[sigma])} images."
         )
 
     controls = [
-        Control("share", "leader's share", SHARES, 3, "{:.0%}".format, exported=(1, 7)),
+        Control("share", "leader's share", SHARES, 3, percent, exported=(1, 7)),
         Control("alpha", "failure prob. α", ALPHAS, ALPHAS.index(ALPHA), exported=(0, 2)),
         Control("sigma", "noise level σ", SIGMAS, SIGMAS.index(SIGMA), "{:.2f}".format),
         Control("n", "votes N", NS, 3, "{:,}".format, exported=(0, 3, 6, 9)),

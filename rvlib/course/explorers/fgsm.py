@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks import fgsm
 from rvlib.course.explorer import Control, Explorer, animate
-from rvlib.course.explorers.panels import HERE, ClassBars, Shot, new_figure, place
+from rvlib.course.explorers.panels import HERE, ClassBars, Shot, new_figure, percent, place
 from rvlib.course.figures import BLUE, CLASSES
 from rvlib.course.lessons import answers, probabilities, sweep
 from rvlib.data import read_image, to_float
@@ -73,7 +73,7 @@ def explore_fgsm(run: Run, images: int = 6, picture: Path | str | None = None) -
         eps, label = level / 255, int(y[image])
         moved = (x[image] + eps * direction[image]).clamp(0, 1)
         p, q = probabilities(model, torch.stack([x[image], moved]))
-        before, after = (f"{CLASSES[int(r.argmax())]} {float(r.max()):.0%}" for r in (p, q))
+        before, after = (f"{CLASSES[int(r.argmax())]} {percent(r.max())}" for r in (p, q))
         clean.show(x[image], f"clean\n{before}")
         amplified = f"perturbation\n× {0.5 / eps:.0f}" if eps else "no\nperturbation"
         change.show(0.5 + (moved - x[image]) / (2 * eps or 1), amplified)
@@ -83,7 +83,7 @@ def explore_fgsm(run: Run, images: int = 6, picture: Path | str | None = None) -
         here.set_data([level], [accuracy])
         return (
             f"ε = {level:.1f}/255: the true class, {CLASSES[label]}, has probability "
-            f"{float(q[label]):.1%} (clean {float(p[label]):.1%}); the prediction is "
+            f"{percent(q[label], 1)} (clean {percent(p[label], 1)}); the prediction is "
             f"{CLASSES[int(q.argmax())]}. Accuracy on {len(labels)} images: {accuracy:.0f} %."
         )
 

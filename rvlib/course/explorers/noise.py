@@ -58,7 +58,7 @@ def explore_noise(run: Run, measured: pd.DataFrame) -> Explorer:
             return f"{sentence}; copies that the attack averages over: none."
         return f"{sentence}; PGD {name} leaves {aware:.1f} %."
 
-    start, copies = TEST_SIGMAS.index(SIGMA), "copies the attack averages over"
+    start, copies = TEST_SIGMAS.index(SIGMA), "copies averaged over"
     controls = [
         Control("sigma", "noise at test time σ", TEST_SIGMAS, start, "{:g}".format),
         Control("averaged", copies, AVERAGED, 0, lambda m: str(m or "none")),

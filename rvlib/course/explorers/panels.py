@@ -33,6 +33,11 @@ def new_figure() -> AbstractContextManager[Figure]:
     return styled(figsize=(WIDTH / DPI, HEIGHT / DPI), dpi=DPI)
 
 
+def percent(share: Tensor | float, digits: int = 0) -> str:
+    """Write a share as every page does: ``33.5 %``."""
+    return f"{100 * float(share):.{digits}f} %"
+
+
 def place(figure: Figure, left: int, bottom: int, width: int, height: int) -> Axes:
     """Add axes at pixels of the screen."""
     w, h = figure.bbox.size

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rvlib.attacks import input_gradient
 from rvlib.course.explorer import Control, Explorer, animate
-from rvlib.course.explorers.panels import HERE, Shot, new_figure, place
+from rvlib.course.explorers.panels import HERE, Shot, new_figure, percent, place
 from rvlib.course.figures import BLUE, CLASSES, draw_ball
 from rvlib.course.lessons import classified_correctly, iterates, losses, probabilities
 from rvlib.experiments import LINF, PGD_STEPS, PIXEL_L2, TRUE_L2
@@ -165,7 +165,7 @@ def explore_pgd(run: Run, image: int = 0) -> Explorer:
         return (
             f"{norm} ball, ε = {eps:g}, after {step} steps of size {portion * eps:.3g}: loss "
             f"{found.losses[step]:.2f} (clean {found.losses[0]:.2f}, FGSM {found.leap:.2f}); "
-            f"prediction {CLASSES[answer]} ({p:.1%}), true class {CLASSES[label]}. "
+            f"prediction {CLASSES[answer]} ({percent(p, 1)}), true class {CLASSES[label]}. "
             f"Euclidean norm of the perturbation: {delta.norm():.2f}."
         )
 

@@ -6,7 +6,7 @@ import torch
 
 from rvlib.attacks import pgd
 from rvlib.course.explorer import Control, Explorer
-from rvlib.course.explorers.panels import ClassBars, Curves, Shot, new_figure, place
+from rvlib.course.explorers.panels import ClassBars, Curves, Shot, new_figure, percent, place
 from rvlib.course.figures import CLASSES
 from rvlib.course.lessons import answers, probabilities, robust_curve
 from rvlib.experiments import LINF, PIXEL_L2, TRUE_L2
@@ -71,14 +71,14 @@ def explore_training(run: Run) -> Explorer:
         p, delta = probabilities(model, x_adv)[0], x_adv[0] - x[0]
         answer = CLASSES[int(p.argmax())]
         change.show(0.5 + delta / (2 * float(delta.abs().max()) or 1), "perturbation, scaled")
-        attacked.show(x_adv[0], f"{answer} {float(p.max()):.0%}")
+        attacked.show(x_adv[0], f"{answer} {percent(p.max())}")
         bars.show(label, p.tolist())
         here, there = (found[k][MULTIPLES.index(multiple)] for k in (trained, "standard"))
         return (
             f"Trained against {TRAINED[trained]}, attacked in the {norm} ball of ε = {ball.eps:.3g}"
             f" ({multiple:g} × the training ε): accuracy {here:.0f} % on {len(labels)} images "
             f"(undefended network {there:.0f} %). This {CLASSES[label]} is classified "
-            f"as {answer}; its true class has probability {float(p[label]):.1%}."
+            f"as {answer}; its true class has probability {percent(p[label], 1)}."
         )
 
     words = "{:g}".format
