@@ -129,14 +129,10 @@ def test_each_epoch_passes_each_image_once_in_another_order():
         numbers = (255 * x[:, 0, 0, 0]).round().long()
         assert torch.equal(y, numbers % 3)
         batches.append(numbers.tolist())
-
-    def careless(model):
-        model.eval()
-        return {"natural": 0.0}
+        model.train(len(batches) % 3 > 0)  # a careless objective, at the end of an epoch
 
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    options = {"epochs": 3, "batch_size": 4, "monitor": careless}
-    quietly(model, noting(look), (images, torch.arange(10) % 3), **options)
+    quietly(model, noting(look), (images, torch.arange(10) % 3), epochs=3, batch_size=4)
     assert [len(batch) for batch in batches] == [4, 4, 2] * 3
     orders = [[*batches[i], *batches[i + 1], *batches[i + 2]] for i in (0, 3, 6)]
     assert all(sorted(order) == list(range(10)) for order in orders)
