@@ -35,8 +35,6 @@ def start_kernel(command, cwd=None, **options):
 
 mock.patch.object(local_provisioner, "launch_kernel", start_kernel).start()
 
-collect_ignore = ["golden/make.py"]  # runs with the code before the rewrite only
-
 ONE_AFTER_THE_OTHER = ("tests/browser", "notebooks", "tests/test_pretend_gpu.py")
 """What takes longest; the files of a folder share a JupyterLab, or a place to write."""
 

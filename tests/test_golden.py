@@ -1,7 +1,7 @@
 """Golden values: what the code before the rewrite computed, on the shipped weights.
 
-``tests/golden/make.py`` made ``values.npz`` with that code; ``python -m tests.test_golden`` writes
-``today.npz``, the Euclidean images of today's code beside them.
+Version 0.1.0, commit ad06af8, made ``values.npz``, by ``tests/golden/make.py`` of commit f931ef6.
+``python -m tests.test_golden`` writes ``today.npz``, the Euclidean images of today's code.
 """
 
 import functools
