@@ -14,6 +14,7 @@ from unittest import mock
 import nbformat
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, TensorDataset
 
 import rvlib as rv
@@ -23,11 +24,11 @@ from rvlib import experiments as ex
 from rvlib import judge, pipeline
 from rvlib import objectives as obj
 from rvlib.attacks import gradient
-from rvlib.attacks.gradient import others
+from rvlib.attacks.gradient import configured, others
 from rvlib.pipeline import repository
 from rvlib.smoothing import stream, votes
 from rvlib.training import crop_and_flip
-from tests.networks import shipped
+from tests.networks import held_out, seeded, shipped
 from tests.pretend_gpu.device import NAME, Cost, counted, load
 
 torch.set_num_threads(1)
@@ -51,29 +52,20 @@ def _data() -> tuple[Tensor, Tensor]:
     return images[:64].clone(), labels[:64].clone()
 
 
-@functools.cache
-def network(device: str, name: str = "pgd-linf-at") -> nn.Module:
-    """A shipped network on a device."""
-    return shipped(name, device)
+network = functools.cache(lambda device, name="pgd-linf-at": shipped(name, device))
+"""A shipped network on a device."""
 
 
 @functools.cache
-def images(device: str, count: int = IMAGES) -> tuple[Tensor, Tensor]:
+def images(device: str, count: int = IMAGES) -> Any:
     """Held-out images as floats, and labels, on a device."""
-    x, y = (part[:count].to(device) for part in _data())
-    return rv.to_float(x).contiguous(memory_format=torch.channels_last), y
+    return [part.to(device) for part in held_out(count)]
 
 
 def attacking(attack: Any, threat: Any, **options: Any) -> Callable[[str], Any]:
     """Attack eight images."""
-
-    def call(device: str) -> Any:
-        more = dict(options)
-        if more.pop("draws_from", True):
-            more["generator"] = stream(device, 0, "test")
-        return attack(network(device), *images(device), threat, **more)
-
-    return call
+    call = configured(partial(attack, threat=threat, **options))
+    return lambda device: call(network(device), *images(device), stream(device, 0, "test"))
 
 
 def smoothing(function: Any, count: int, *rest: Any, **options: Any) -> Callable[[str], Any]:
@@ -111,6 +103,11 @@ def dropping(device: str) -> Any:
     model = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(3072, 10))
     rv.fit(model, rv.gaussian(0.1), _data(), epochs=2, device=device, **_fused(device))
     return list(model.state_dict().values())
+
+
+def checked_answers(*given: Any, **options: Any) -> Any:
+    """Check an accuracy; what was found and what was to be."""
+    return [check[1:3] for check in rv.sanity(*given, **options)]
 
 
 def inside(device: str) -> Any:
@@ -156,7 +153,7 @@ IN_EACH_BALL: list[tuple[str, Any, dict[str, Any]]] = [
 ]
 
 CALLS: dict[str, Callable[[str], Any]] = {
-    "fgsm": attacking(rv.fgsm, LINF, draws_from=False),
+    "fgsm": attacking(rv.fgsm, LINF),
     **{
         f"{name} {ball.name}": attacking(attack, ball, **options)
         for ball in (LINF, L2, PIXEL)
@@ -175,7 +172,7 @@ CALLS: dict[str, Callable[[str], Any]] = {
         rv.robust_mask, LINF, steps=2, mask=torch.arange(IMAGES) > 1
     ),
     "autoattack, eps on the CPU": attacking(rv.autoattack, rv.Linf(torch.full((IMAGES,), 0.1))),
-    "fab": attacking(rv.fab, LINF, steps=4, draws_from=False),
+    "fab": attacking(rv.fab, LINF, steps=4),
     "autoattack": attacking(rv.autoattack, WIDE),
     "gradient": lambda d: rv.input_gradient(network(d), *images(d)),
     "predict": smoothing(rv.predict, 3, 0.25, n=300),
@@ -195,17 +192,10 @@ CALLS: dict[str, Callable[[str], Any]] = {
     "checked_attack": elsewhere,
     "evaluate": judged,
     "evaluate smoothed": judged_smoothed,
-    "sanity": lambda d: [
-        check[1:3]
-        for check in rv.sanity(network(d), *images(d), WIDE, steps=4, restarts=2, queries=30)
-    ],
-    "sanity, fallen on the CPU": lambda d: [
-        check[1:3]
-        for check in rv.sanity(
-            *(network(d), *images(d), WIDE),
-            **{"steps": 2, "restarts": 2, "queries": 10, "fallen": torch.arange(IMAGES) > 1},
-        )
-    ],
+    "sanity": attacking(checked_answers, WIDE, steps=4, restarts=2, queries=30),
+    "sanity, fallen on the CPU": attacking(
+        *(checked_answers, WIDE), steps=2, restarts=2, queries=10, fallen=torch.arange(IMAGES) > 1
+    ),
     "fit standard": fitting(rv.standard, augment=crop_and_flip),
     "fit gaussian, averaged": fitting(rv.gaussian(0.25), average=0.9),
     "fit adversarial": fitting(rv.adversarial(PGD)),
@@ -227,20 +217,14 @@ def other_slope(logits: Tensor, y: Tensor) -> Tensor:
 
 def slopes(device: str = NAME) -> list[Any]:
     """Slope of the log odds at unsure, sure and very sure answers."""
-    draws = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
+    draws = torch.randn(50, 10, generator=seeded())
     y = (torch.arange(50) % 10).to(device)
     return [plain(gradient._slope((scale * draws).to(device), y)) for scale in (1, 10, 100)]
 
 
 def plain(found: Any) -> Any:
-    """Copy a result to arrays and numbers that another process can be given."""
-    if isinstance(found, Tensor):
-        return found.detach().cpu().numpy()
-    if isinstance(found, list | tuple):
-        return [plain(part) for part in found]
-    if isinstance(found, dict):
-        return {key: plain(part) for key, part in found.items()}
-    return found
+    """Copy a result's tensors to arrays, which another process can be given."""
+    return tree_map(lambda v: v.detach().cpu().numpy() if isinstance(v, Tensor) else v, found)
 
 
 def answer(name: str, device: str = NAME) -> tuple[Any, Cost]:
@@ -259,12 +243,12 @@ def answer(name: str, device: str = NAME) -> tuple[Any, Cost]:
 # --- what loops cost ------------------------------------------------------------------------------
 
 
-def loops(model: Any, noisy: Any, x: Tensor, y: Tensor) -> dict[str, Callable[[int], Any]]:
+def loops(model: Any, noisy: Any, x: Tensor, y: Tensor) -> dict[str, Any]:
     """Loops by name: functions of the number of rounds."""
     tiny = rv.Linf(1e-5)  # under which hardly an image falls
     attack = {"generator": stream(x.device, 0)}
-    found: dict[str, Callable[[int], Any]] = {
-        f"pgd {ball.name}": partial(_steps, rv.pgd, model, x, y, ball, attack)
+    found: dict[str, Any] = {
+        f"pgd {ball.name}": lambda n, ball=ball: rv.pgd(model, x, y, ball, steps=n, **attack)
         for ball in (LINF, L2, PIXEL)
     }
     found |= {
@@ -284,18 +268,10 @@ def loops(model: Any, noisy: Any, x: Tensor, y: Tensor) -> dict[str, Callable[[i
         **{"standard": rv.standard, "gaussian": rv.gaussian(0.25), "nuat": obj.nuat(LINF)},
         **{"adversarial": rv.adversarial(PGD), "trades": obj.trades(LINF, steps=2)},
     }
-    for name, objective in trainings.items():
-        found[f"fit {name}"] = partial(_batches, objective, x.device.type)
-    return found
-
-
-def _batches(objective: Any, device: str, batches: int) -> Any:
-    return fitting(objective, batches)(device)
-
-
-def _steps(attack: Any, *arguments: Any) -> Any:
-    *given, options, steps = arguments
-    return attack(*given, steps=steps, **options)
+    return found | {
+        f"fit {name}": lambda n, objective=objective: fitting(objective, n)(x.device.type)
+        for name, objective in trainings.items()
+    }
 
 
 LOOPS = list(loops(None, None, *torch.zeros(2, 1)))
@@ -304,11 +280,9 @@ LOOPS = list(loops(None, None, *torch.zeros(2, 1)))
 
 def costs(name: str, rounds: tuple[int, ...]) -> list[Cost]:
     """What a loop of so many rounds costs, each time."""
-    both = network(NAME), network(NAME, "gaussian-0.25")
-    loop = loops(*both, *images(NAME))[name]
+    loop, found = loops(network(NAME), network(NAME, "gaussian-0.25"), *images(NAME))[name], []
     with _own_blocks(2**21):  # 512 draws
         loop(max(rounds))  # fills what is kept on the device
-        found = []
         for n in rounds:
             with counted() as cost:
                 loop(n)
@@ -342,11 +316,6 @@ def refused(work: str) -> str:
     x, y = images(NAME)
     attempts: dict[str, Callable[[], Any]] = {
         "two devices": lambda: x + x.cpu(),
-        "an index for the CPU": lambda: x.cpu()[y],
-        "a list of two devices": lambda: torch.cat([x, x.cpu()]),
-        "a generator of the CPU": lambda: torch.rand(
-            3, device=NAME, generator=torch.Generator().manual_seed(0)
-        ),
         "numpy": x.numpy,
         "images and network": lambda: rv.fgsm(network("cpu"), x, y, LINF),
         "images and labels": lambda: rv.fgsm(network(NAME), x, y.cpu(), LINF),
