@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
@@ -195,12 +196,11 @@ def fit(
     make = optimizer or partial(sgd, lr=float(lr), momentum=float(momentum))
     state = _State(model.train(), make(model.parameters()), seed, device, average_from)
     state.order = batches.order() or state.order
-    if average is not None:
-        state.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average))
     run = _Epochs(state, objective, batches, augment, autocast, epochs, overwrites)
     numbers = {"batch_size": batch_size, "lr": lr, "momentum": momentum, "seed": seed}
     recipe = {**numbers, "weight_decay": weight_decay, "select": select, "device": device.type}
     if average is not None:
+        state.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average))
         recipe["average"] = [average, average_from]
     recipe |= {"parts": run.parts(schedule), "of": epochs if schedule or run.asks else None}
     if schedule is not None:
@@ -462,7 +462,7 @@ def _check_start(model: nn.Module, batches: _Batches) -> nn.Module:
 
 def _check_one_image(model: nn.Module, x: Tensor) -> None:
     """Refuse a batch of one image where batch normalisation has no variance to divide by."""
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+    if not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return
     try:
         with torch.no_grad(), seeded(x.device, "layers"):
@@ -575,9 +575,9 @@ class _Epochs:
     def estimate_statistics(self, model: nn.Module, epoch: int) -> None:
         """Give averaged weights batch statistics of their own, on what the objective shows."""
         model.train()
-        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        norms = [norm for norm in norms if norm.training]  # some networks keep theirs as they are
-        momenta = {norm: norm.momentum for norm in norms}
+        norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+        # Some networks keep theirs as they are.
+        momenta = {norm: norm.momentum for norm in norms if norm.training}
         for norm in momenta:
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all batches
@@ -587,7 +587,7 @@ class _Epochs:
                 buffer.copy_(trained[name])
         order = stream("cpu", self.state.seed, "statistics", epoch)
         noise = stream(self.state.device, self.state.seed, "noise of statistics", epoch)
-        for x, y in itertools.islice(self.batches.epoch(order), STATISTICS if norms else 0):
+        for x, y in itertools.islice(self.batches.epoch(order), STATISTICS if momenta else 0):
             self.loss(model, x, y, noise, (epoch + 1) / self.epochs)
         for norm, momentum in momenta.items():
             norm.momentum = momentum

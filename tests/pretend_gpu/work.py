@@ -35,7 +35,7 @@ torch.set_num_threads(1)
 LINF, L2, PIXEL = rv.Linf(0.03), rv.L2(0.5), rv.PixelL2(0.045)
 WIDE = rv.Linf(0.1)
 IMAGES = 8
-OWN_BLOCK = votes._block
+OWN_BLOCK, OWN_SLOPE = votes._block, gradient._slope
 
 
 def begin(library: Path) -> None:
@@ -44,6 +44,17 @@ def begin(library: Path) -> None:
     atexit.register(os._exit, 0)  # Python takes seconds to take PyTorch down
     load(library)
     votes._block = lambda pixels, address: (votes.CHUNK, address)
+    gradient._slope = slope
+
+
+def slope(logits: Tensor, y: Tensor) -> Tensor:
+    """Slope of the log odds; on a CPU in the formula of a GPU, written again.
+
+    The one formula of a CPU that rounds otherwise, because published rows rest on it.
+    """
+    if logits.device.type == NAME:
+        return OWN_SLOPE(logits, y)
+    return others(logits, y).softmax(1).scatter(1, y[:, None], -1)
 
 
 @functools.cache
@@ -210,16 +221,11 @@ CALLS: dict[str, Callable[[str], Any]] = {
 """Calls of the public API, by name."""
 
 
-def other_slope(logits: Tensor, y: Tensor) -> Tensor:
-    """Slope of the log odds in the formula of a GPU, written again."""
-    return others(logits, y).softmax(1).scatter(1, y[:, None], -1)
-
-
 def slopes(device: str = NAME) -> list[Any]:
     """Slope of the log odds at unsure, sure and very sure answers."""
     draws = torch.randn(50, 10, generator=seeded())
     y = (torch.arange(50) % 10).to(device)
-    return [plain(gradient._slope((scale * draws).to(device), y)) for scale in (1, 10, 100)]
+    return [plain(OWN_SLOPE((scale * draws).to(device), y)) for scale in (1, 10, 100)]
 
 
 def plain(found: Any) -> Any:
@@ -230,9 +236,7 @@ def plain(found: Any) -> Any:
 def answer(name: str, device: str = NAME) -> tuple[Any, Cost]:
     """Make a call: its result, and on the device what it cost."""
     if device != NAME:
-        # The one formula of a CPU that rounds otherwise, because published rows rest on it.
-        with mock.patch.object(gradient, "_slope", other_slope):
-            return plain(CALLS[name](device)), Cost()
+        return plain(CALLS[name](device)), Cost()
     for model in (network(device), network(device, "gaussian-0.25")):
         rv.pgd(model, *images(device), LINF, steps=1)  # moved there and checked once, not by calls
     with counted() as cost:
@@ -356,14 +360,13 @@ def measured(device: str, folder: Path) -> dict[str, Any]:
     run = _run("smoke", device, folder)
     profile = replace(run.profile, heldout=4, certified=4, vote_attacked=2, ns=(100, 300))
     run = replace(run, profile=profile)
-    with mock.patch.object(gradient, "_slope", other_slope):
-        found = {
-            "network": run.answers("pgd-linf-at", "pgd-linf"),
-            "vote": run.answers("smoothed-0.25", "vote-pgd-linf"),
-            "noise": run.under_noise(0.25, "fgsm"),
-            "certificates": run.certificates(0.25),
-            "inside": run.inside(0.25),
-        }
+    found = {
+        "network": run.answers("pgd-linf-at", "pgd-linf"),
+        "vote": run.answers("smoothed-0.25", "vote-pgd-linf"),
+        "noise": run.under_noise(0.25, "fgsm"),
+        "certificates": run.certificates(0.25),
+        "inside": run.inside(0.25),
+    }
     return {name: results.frame.to_dict("list") for name, results in found.items()}
 
 
@@ -371,22 +374,17 @@ def checked(device: str, folder: Path) -> dict[str, Any]:
     """Check the evaluation of one network, in small."""
     run = _run("smoke", device, folder)
     few = {"images": 4, "steps": 4, "restarts": 2, "queries": 30}
-    with (
-        mock.patch.object(gradient, "_slope", other_slope),
-        mock.patch.object(ex, "DEFENCES", ("pgd-linf-at",)),
-        mock.patch.dict(pipeline.CHECKED, few),
-    ):
+    one = mock.patch.object(ex, "DEFENCES", ("pgd-linf-at",))
+    with one, mock.patch.dict(pipeline.CHECKED, few):
         return pipeline.check(run).to_dict("list")
 
 
 def trained(device: str, folder: Path) -> tuple[list[Any], dict[str, Any]]:
     """Train a network as the pipeline does, for two epochs of 64 images: weights and record."""
     run = replace(_run("full", device, folder), models=folder / device / "models")
-    with (
-        mock.patch.dict(ex.RECIPES, {"standard": replace(ex.RECIPES["standard"], epochs=2)}),
-        mock.patch.object(pipeline, "load", return_value=_data()),
-        mock.patch.object(gradient, "_slope", other_slope),
-    ):
+    short = replace(ex.RECIPES["standard"], epochs=2)
+    few = mock.patch.object(pipeline, "load", return_value=_data())
+    with few, mock.patch.dict(ex.RECIPES, {"standard": short}):
         run.train_one("standard", 0)
         record = rv.models.read_record(run.weights("standard"))
         return plain(list(run.model("standard").state_dict().values())), record
@@ -396,10 +394,9 @@ def explored(name: str, device: str, folder: Path) -> list[str]:
     """Move all controls of an explorer at once, to their ends; what it says."""
     from rvlib.course import explorers
 
-    with mock.patch.object(gradient, "_slope", other_slope):
-        explorer = getattr(explorers, f"explore_{name}")(_run("smoke", device, folder))
-        ends = [[k] * len(explorer._controls) for k in (0, -1)]
-        return [explorer.draw(positions)[1] for positions in ends]
+    explorer = getattr(explorers, f"explore_{name}")(_run("smoke", device, folder))
+    ends = [[k] * len(explorer._controls) for k in (0, -1)]
+    return [explorer.draw(positions)[1] for positions in ends]
 
 
 def notebook(stem: str, device: str, folder: Path) -> int:
