@@ -301,8 +301,8 @@ def _commit() -> str:
         return "unknown"
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+        quiet = subprocess.DEVNULL
+        return subprocess.check_output(["git", *words], cwd=root, stderr=quiet, text=True).strip()
 
     try:
         changed = git("status", "--porcelain", "--", "rvlib")

@@ -12,7 +12,7 @@ one step has several forward passes; and parts of different sizes are weighted e
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -138,11 +138,7 @@ class _WholeBatch(TorchFunctionMode):
         self.local = part.stop - part.start
 
     def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Replace draws and batch normalisation; PyTorch calls this for each of its functions."""
         kwargs = kwargs or {}
@@ -152,9 +148,7 @@ class _WholeBatch(TorchFunctionMode):
             return self.batch_norm(*args, **kwargs)
         return function(*args, **kwargs)
 
-    def draw(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def draw(self, function: Any, args: Any, kwargs: Any) -> Any:
         """Draw for all images, keep this rank's; draws that are not one per image are alike."""
         of_images = [a for a in args if isinstance(a, Tensor) and a.shape[:1] == (self.local,)]
         if function in (torch.randperm, torch.multinomial):
@@ -172,9 +166,7 @@ class _WholeBatch(TorchFunctionMode):
         drawn = function(*sizes, **named)
         return drawn if (sizes, named) == (args, kwargs) else drawn[self.part]
 
-    def draw_like(
-        self, function: Callable[..., Any], x: Tensor, args: tuple[Any, ...], kwargs: Any
-    ) -> Tensor:
+    def draw_like(self, function: Any, x: Tensor, args: Any, kwargs: Any) -> Tensor:
         """Draw into this rank's images, or like them, in their memory layout."""
         name = function.__name__
         if x is not args[0] or not name.endswith(("_", "_like")):

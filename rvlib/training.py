@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
@@ -186,61 +187,39 @@ def fit(
         raise ValueError(f"average_from={average_from} of {epochs} epochs: nothing is averaged")
     device = pick_device(str(device))
     model = to_device(model, device)
-    batches = _batches(train, int(batch_size), device)
-    overwrites = _check_start(model, train, batch_size, device) is not model
-    fused = None if device.type == "cpu" else True  # one kernel for all parameters
-    sgd = partial(torch.optim.SGD, weight_decay=float(weight_decay), fused=fused)
-    make = optimizer or (lambda p: sgd(p, float(lr), float(momentum)))
+    batches = _Batches(train, int(batch_size), device)
+    overwrites = _check_start(model, batches) is not model
     if world() > 1:
         model.load_state_dict(agreed(_on_cpu(model)))
-    state = _State(model.train(), make(model.parameters()), seed, device)
-    if isinstance(train, DataLoader):  # a checkpoint holds the state of its generator
-        sampler = getattr(train.batch_sampler, "sampler", train.sampler)
-        own = getattr(sampler, "generator", None) or train.generator
-        state.order = own or state.order
-    if average is not None:
-        state.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average))
-    groups = [
-        {k: v for k, v in group.items() if k != "params"} for group in state.optimizer.param_groups
-    ]
-    if schedule is not None:
-        state.scheduler = schedule(state.optimizer, epochs * len(batches))
+    fused = None if device.type == "cpu" else True  # one kernel for all parameters
+    sgd = partial(torch.optim.SGD, weight_decay=float(weight_decay), fused=fused)
+    make = optimizer or partial(sgd, lr=float(lr), momentum=float(momentum))
+    state = _State(model.train(), make(model.parameters()), seed, device, average_from)
+    state.order = batches.order() or state.order
+    run = _Epochs(state, objective, batches, augment, autocast, epochs, overwrites)
     numbers = {"batch_size": batch_size, "lr": lr, "momentum": momentum, "seed": seed}
     recipe = {**numbers, "weight_decay": weight_decay, "select": select, "device": device.type}
     if average is not None:
+        state.averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average))
         recipe["average"] = [average, average_from]
-    parts = described([objective, [type(state.optimizer).__name__, *groups], schedule, augment])
-    asks = "progress" in inspect.signature(objective).parameters
-    whole = schedule or asks
-    recipe |= {"parts": [*parts, str(autocast)], "of": epochs if whole else None}
-    file = None if checkpoint is None else Path(checkpoint)
-    if file is not None:
-        _check_writable(file.parent)
-        state.identity = plain({**(identity or {}), "fit": recipe})
-        state.identity["data"] = _data_identity(train)
-        state.load(file, epochs)
-        _check_resumes(state)
-    if rank() > 0:  # rank 0 writes and tells
-        file = log = None
-    if rank() == 0 and not state.fit.history:
+    recipe |= {"parts": run.parts(schedule), "of": epochs if schedule or run.asks else None}
+    if schedule is not None:
+        state.scheduler = schedule(state.optimizer, epochs * len(batches))
+    if checkpoint is not None:
+        state.identity = plain({**(identity or {}), "fit": recipe, "data": batches.identity()})
+        state.resume(Path(checkpoint), epochs)
+    if not state.fit.history:
         _monitored(monitor, model, None, select)  # whether it can, before an epoch's work
-    run = _Epochs(state, objective, asks, batches, augment, autocast, epochs, file, overwrites)
     for epoch in range(len(state.fit.history), epochs):
         if state.collapsed(select, stop_below):
             break
-        averages = state.averaged is not None and epoch >= average_from
         with seeded(device, "layers", seed, epoch), checked_once():
-            entry = run.train(epoch, averages)
-            check_in_step(state.noise)
-            if averages:
-                run.estimate_statistics(epoch)
-        averaged = state.averaged.module if averages else None
-        measured = _monitored(monitor, model, averaged, select) if rank() == 0 else {}
-        state.remember(entry | agreed(measured), select)
-        if log is not None:
+            entry = run.train(epoch)
+        measured = agreed(_monitored(monitor, model, state.average(epoch), select))
+        state.remember(entry | measured, select)
+        if log is not None and rank() == 0:
             log(_line(epoch, epochs, state.fit.history[-1]))
-        if file is not None:
-            state.save(file)
+        state.save()
     return state.fit
 
 
@@ -257,8 +236,10 @@ class _State:
     optimizer: torch.optim.Optimizer
     seed: int
     device: torch.device
+    average_from: int = 0
     scheduler: Any = None
     averaged: Any = None
+    file: Path | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     fit: Fit = field(default_factory=Fit)
     halfway: dict[str, Any] = field(default_factory=dict)
@@ -285,9 +266,15 @@ class _State:
         values = [entry.get(select, 1.0) for entry in self.fit.history]
         return share > 0 and bool(values) and values[-1] < share * max(values)
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint, whole or not at all."""
-        atomic_write(path, self.packed())
+    def average(self, epoch: int) -> nn.Module | None:
+        """Return the network of averaged weights, from the epoch in which it begins."""
+        begun = self.averaged is not None and epoch >= self.average_from
+        return self.averaged.module if begun else None
+
+    def save(self) -> None:
+        """Write a checkpoint, whole or not at all; rank 0 does."""
+        if self.file is not None and rank() == 0:
+            atomic_write(self.file, self.packed())
 
     def packed(self) -> bytes:
         """Return the content of a checkpoint."""
@@ -306,8 +293,27 @@ class _State:
         torch.save(content, buffer)
         return buffer.getvalue()
 
+    def resume(self, path: Path, epochs: int) -> None:
+        """Continue from rank 0's checkpoint of the same training, if there is one.
+
+        Finds out before the first step whether checkpoints can be written, and be read again.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(f"{path.parent} cannot be written: choose another checkpoint")
+        self.file = path
+        self.load(path, epochs)
+        try:
+            torch.load(io.BytesIO(self.packed()), map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise TypeError(
+                "the state of the optimiser or of the schedule is more than plain numbers and "
+                "tensors, and a checkpoint could not be read again: change it, or give no "
+                "checkpoint"
+            ) from error
+
     def load(self, path: Path, epochs: int) -> None:
-        """Continue from rank 0's checkpoint of the same training, if there is one."""
+        """Take over what rank 0's checkpoint holds, if there is one."""
         saved = agreed(_read_checkpoint(path) if rank() == 0 else {})
         if not saved:
             return
@@ -357,75 +363,73 @@ def _own_numbers(state: Any) -> Any:
     return tree_map(lambda value: value.item() if isinstance(value, np.generic) else value, state)
 
 
-def _check_writable(folder: Path) -> None:
-    """Find out before the first step whether a checkpoint can be written."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"{folder} cannot be written: choose another checkpoint")
+class _Batches:
+    """Batches on the device: of tensors, in an order drawn anew each epoch, or of a loader."""
 
-
-def _check_resumes(state: _State) -> None:
-    """Find out before the first step whether a checkpoint could be read again."""
-    try:
-        torch.load(io.BytesIO(state.packed()), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise TypeError(
-            "the state of the optimiser or of the schedule is more than plain numbers and tensors, "
-            "and a checkpoint could not be read again: change it, or give no checkpoint"
-        ) from error
-
-
-class _Shuffled:
-    """Batches of tensors on the device, in an order drawn anew each epoch."""
-
-    resumes = True
-
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int) -> None:
-        self.images, self.labels, self.batch_size = images, labels, batch_size
+    def __init__(self, train: Data, size: int, device: torch.device) -> None:
+        self.train, self.size, self.device = train, size, device
+        # In the middle of a loader's epoch nobody knows which batches it has given.
+        self.resumes = not isinstance(train, DataLoader)
+        if isinstance(train, DataLoader):
+            try:
+                len(train)
+            except TypeError:
+                told = "the loader does not know its length: its data set needs __len__"
+                raise TypeError(told) from None
+            return
+        if not isinstance(train, Sequence) or len(train) != 2:
+            kind = type(train).__name__
+            raise TypeError(f"train is {kind}: give (images, labels) or a DataLoader")
+        if not all(isinstance(part, Tensor) for part in train):
+            raise TypeError("images and labels are no tensors: use torch.as_tensor")
+        self.images, self.labels = (part.to(device) for part in train)
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        if isinstance(self.train, DataLoader):
+            return len(self.train)
+        return -(-len(self.images) // self.size)
 
     def epoch(self, order: torch.Generator, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images and labels, from a batch on."""
-        permutation = torch.randperm(len(self.images), generator=order).to(self.images.device)
-        for batch in permutation.split(self.batch_size)[start:]:
+        """Yield images and labels, from a batch on; a loader all of its own."""
+        if isinstance(self.train, DataLoader):
+            for loaded in self.train:
+                x, y = (torch.as_tensor(part) for part in loaded)  # NumPy arrays, perhaps
+                yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+            return
+        permutation = torch.randperm(len(self.images), generator=order).to(self.device)
+        for batch in permutation.split(self.size)[start:]:
             yield self.images[batch], self.labels[batch]
 
+    def order(self) -> torch.Generator | None:
+        """Find the generator of a loader's order, whose state a checkpoint holds."""
+        if not isinstance(self.train, DataLoader):
+            return None
+        sampler = getattr(self.train.batch_sampler, "sampler", self.train.sampler)
+        return getattr(sampler, "generator", None) or self.train.generator
 
-class _Loaded:
-    """Batches of a loader, moved to the device."""
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """Return all images and labels, or a loader's first batch."""
+        if not isinstance(self.train, DataLoader):
+            return self.train
+        with seeded(self.device, "layers"):  # a loader that shuffles draws its order
+            images, labels = check_batch(next(iter(self.train), None))
+        return torch.as_tensor(images), torch.as_tensor(labels)
 
-    resumes = False  # in the middle of an epoch: nobody knows which batches it has given
+    def smallest(self) -> int | None:
+        """Count the images of the last batch; None where a loader keeps that to itself."""
+        if not isinstance(self.train, DataLoader):
+            return (len(self.images) - 1) % self.size + 1
+        sampler: Any = self.train.sampler
+        size = self.train.batch_size
+        if size is None or self.train.drop_last or not hasattr(sampler, "__len__"):
+            return size
+        return int(len(sampler) - 1) % size + 1
 
-    def __init__(self, loader: DataLoader[Any], device: torch.device) -> None:
-        self.loader, self.device = loader, device
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def epoch(self, order: torch.Generator, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the loader's batches; their order is its own affair."""
-        for batch in self.loader:
-            x, y = (torch.as_tensor(part) for part in batch)  # NumPy arrays, perhaps
-            yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
-
-
-def _batches(train: Data, batch_size: int, device: torch.device) -> _Shuffled | _Loaded:
-    if isinstance(train, DataLoader):
-        try:
-            len(train)
-        except TypeError:
-            raise TypeError(
-                "the loader does not know its length: its data set needs __len__"
-            ) from None
-        return _Loaded(train, device)
-    if not isinstance(train, Sequence) or len(train) != 2:
-        raise TypeError(f"train is {type(train).__name__}: give (images, labels) or a DataLoader")
-    images, labels = train
-    if not (isinstance(images, Tensor) and isinstance(labels, Tensor)):
-        raise TypeError("images and labels are no tensors: use torch.as_tensor")
-    return _Shuffled(images.to(device), labels.to(device), batch_size)
+    def identity(self) -> str:
+        """Tell training data from others; a loader by the number and the size of its batches."""
+        if isinstance(self.train, DataLoader):
+            return f"a loader of {len(self.train)} batches of {self.train.batch_size}"
+        return digest_of(self.train)
 
 
 def _floats(x: Tensor) -> Tensor:
@@ -434,55 +438,31 @@ def _floats(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _data_identity(train: Data) -> str:
-    """Tell training data from others; a loader by the number and the size of its batches."""
-    if isinstance(train, DataLoader):
-        return f"a loader of {len(train)} batches of {train.batch_size}"
-    return digest_of(train)
-
-
-def _check_start(model: nn.Module, train: Data, batch_size: int, device: torch.device) -> nn.Module:
+def _check_start(model: nn.Module, batches: _Batches) -> nn.Module:
     """Refuse before the first step what would fail after an epoch's work.
 
     Returns what ``check_network`` does.
     """
-    if isinstance(train, DataLoader):
-        with seeded(device, "layers"):  # a loader that shuffles draws its order
-            batch = next(iter(train), None)
-        images, labels = map(torch.as_tensor, check_batch(batch))
-    else:
-        images, labels = train
-    x = _floats(images[:1]).to(device)
+    images, labels = batches.sample()
+    x = _floats(images[:1]).to(batches.device)
     check_images(images if images.is_floating_point() else x)
     checked = check_network(model, x, check_labels(labels, images))
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("the network has no parameter to train: use model.requires_grad_(True)")
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         raise ValueError("gradients are switched off: call fit outside of torch.no_grad()")
-    smallest = _smallest(train, batch_size)
+    smallest = batches.smallest()
     if smallest is not None and smallest < world():
-        raise ValueError(
-            f"the last batch would hold {smallest} images for {world()} ranks: choose another "
-            "batch_size"
-        )
+        told = f"the last batch would hold {smallest} images for {world()} ranks"
+        raise ValueError(f"{told}: choose another batch_size")
     if smallest == 1:
         _check_one_image(model, x)
     return checked
 
 
-def _smallest(train: Data, batch_size: int) -> int | None:
-    """Images of the last batch; None where a loader keeps that to itself."""
-    if not isinstance(train, DataLoader):
-        return (len(train[0]) - 1) % batch_size + 1
-    sampler: Any = train.sampler
-    if train.batch_size is None or train.drop_last or not hasattr(sampler, "__len__"):
-        return train.batch_size
-    return int(len(sampler) - 1) % train.batch_size + 1
-
-
 def _check_one_image(model: nn.Module, x: Tensor) -> None:
     """Refuse a batch of one image where batch normalisation has no variance to divide by."""
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+    if not any(isinstance(module, _BatchNorm) for module in model.modules()):
         return
     try:
         with torch.no_grad(), seeded(x.device, "layers"):
@@ -500,13 +480,21 @@ class _Epochs:
 
     state: _State
     objective: Callable[..., Loss]
-    asks: bool  # for the share of the training that is done
-    batches: _Shuffled | _Loaded
+    batches: _Batches
     augment: Callable[[Tensor, torch.Generator], Tensor] | None
     autocast: torch.dtype | None
     epochs: int
-    file: Path | None
     overwrites: bool
+
+    def __post_init__(self) -> None:  # what it asks for: the share of the training that is done
+        self.asks = "progress" in inspect.signature(self.objective).parameters
+
+    def parts(self, schedule: Any) -> list[Any]:
+        """Describe what makes the steps, before a schedule sets the optimiser's numbers."""
+        made = self.state.optimizer
+        groups = [{k: v for k, v in g.items() if k != "params"} for g in made.param_groups]
+        parts = [self.objective, [type(made).__name__, *groups], schedule, self.augment]
+        return [*described(parts), str(self.autocast)]
 
     def loss(
         self, model: nn.Module, x: Tensor, y: Tensor, noise: torch.Generator, done: float
@@ -540,10 +528,25 @@ class _Epochs:
         loss.backward()
         return torch.stack([loss.detach() * len(x), right])
 
-    def train(self, epoch: int, averages: bool) -> dict[str, float]:
+    def step(self, x: Tensor, y: Tensor, done: float, averages: bool) -> Tensor:
+        """Learn a batch; its summed loss and right answers."""
+        state = self.state
+        state.optimizer.zero_grad(set_to_none=True)
+        of_batch = self.gradient(state.model, x, y, done)
+        gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+        add_over_ranks([*gradients, of_batch])
+        state.optimizer.step()
+        if state.scheduler is not None:
+            state.scheduler.step()
+        if averages:
+            state.averaged.update_parameters(state.model)
+        return of_batch
+
+    def train(self, epoch: int) -> dict[str, float]:
         """Take the steps of one epoch; mean loss and accuracy as the images passed."""
         state, title, steps = self.state, f"epoch {epoch + 1}/{self.epochs}", len(self.batches)
-        model, before, saved = state.model.train(), state.order.get_state(), time.monotonic()
+        state.model.train()
+        before, saved, average = state.order.get_state(), time.monotonic(), state.average(epoch)
         start, seen = state.halfway.get("batch", 0), state.halfway.get("seen", 0)
         sums = torch.zeros(2, device=state.device)  # of the losses and of the right answers
         if state.halfway:
@@ -554,35 +557,28 @@ class _Epochs:
             batches = progress(batches, title, steps - start)
         for batch, (x, y) in enumerate(batches, start):
             done = (epoch + batch / steps) / self.epochs
-            state.optimizer.zero_grad(set_to_none=True)
-            of_batch = self.gradient(model, x, y, done)
-            gradients = [p.grad for p in model.parameters() if p.grad is not None]
-            add_over_ranks([*gradients, of_batch])
-            state.optimizer.step()
-            if state.scheduler is not None:
-                state.scheduler.step()
-            if averages:
-                state.averaged.update_parameters(model)
+            sums += self.step(x, y, done, average is not None)
             seen += len(x)
-            sums += of_batch
-            if self.file and self.batches.resumes and time.monotonic() - saved > EVERY:
+            if state.file and self.batches.resumes and time.monotonic() - saved > EVERY:
                 state.halfway = {"batch": batch + 1, "seen": seen, "sums": sums, "order": before}
                 state.halfway["random"] = _random_states(state.device)
-                state.save(self.file)
+                state.save()
                 saved = time.monotonic()
         mean = sums[0].item() / seen
         if not math.isfinite(mean):
             raise FloatingPointError(f"{title}: the loss is {mean}; lower the learning rate")
+        check_in_step(state.noise)
+        if average is not None:
+            self.estimate_statistics(average, epoch)
         return {"loss": mean, "accuracy": sums[1].item() / seen}
 
-    def estimate_statistics(self, epoch: int) -> None:
-        """Give the averaged weights batch statistics of their own, on what the objective shows."""
-        model, done = self.state.averaged.module, (epoch + 1) / self.epochs
+    def estimate_statistics(self, model: nn.Module, epoch: int) -> None:
+        """Give averaged weights batch statistics of their own, on what the objective shows."""
         model.train()
-        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        norms = [norm for norm in norms if norm.training]  # some networks keep theirs as they are
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
+        norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+        # Some networks keep theirs as they are.
+        momenta = {norm: norm.momentum for norm in norms if norm.training}
+        for norm in momenta:
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all batches
         trained = dict(self.state.model.named_buffers())
@@ -591,9 +587,9 @@ class _Epochs:
                 buffer.copy_(trained[name])
         order = stream("cpu", self.state.seed, "statistics", epoch)
         noise = stream(self.state.device, self.state.seed, "noise of statistics", epoch)
-        for x, y in itertools.islice(self.batches.epoch(order), STATISTICS if norms else 0):
-            self.loss(model, x, y, noise, done)
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for x, y in itertools.islice(self.batches.epoch(order), STATISTICS if momenta else 0):
+            self.loss(model, x, y, noise, (epoch + 1) / self.epochs)
+        for norm, momentum in momenta.items():
             norm.momentum = momentum
 
 
@@ -642,7 +638,8 @@ def crop_and_flip(x: Tensor, generator: torch.Generator, padding: int = 4) -> Te
 def _monitored(
     monitor: Monitor | None, model: nn.Module, averaged: nn.Module | None, select: str
 ) -> dict[str, float]:
-    if monitor is None:
+    """Measure the network, and its average; rank 0 does."""
+    if monitor is None or rank() > 0:
         return {}
     with eval_mode(model):
         found = {name: float(value) for name, value in monitor(model).items()}

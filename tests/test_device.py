@@ -100,26 +100,22 @@ def test_what_may_round_is_read(
 
 def test_both_precision_settings_of_this_torch_are_read():
     backends: Any = torch.backends
-    gpu = torch.device("cuda")
-    before = backends.cudnn.conv.fp32_precision, backends.cuda.matmul.fp32_precision
+    gpu, conv, product = torch.device("cuda"), backends.cudnn.conv, backends.cuda.matmul
+    before = conv.fp32_precision, product.fp32_precision
     try:
-        backends.cudnn.conv.fp32_precision = "ieee"
-        backends.cuda.matmul.fp32_precision = "tf32"
-        assert device.arithmetic(gpu) == "tf32"
-        backends.cuda.matmul.fp32_precision = "ieee"
-        assert device.arithmetic(gpu) == "float32"
-        backends.cudnn.conv.fp32_precision = "tf32"
-        assert device.arithmetic(gpu) == "tf32"
+        for of_conv, of_product in (("ieee", "ieee"), ("ieee", "tf32"), ("tf32", "ieee")):
+            conv.fp32_precision, product.fp32_precision = of_conv, of_product
+            expected = "tf32" if "tf32" in (of_conv, of_product) else "float32"
+            assert device.arithmetic(gpu) == expected
+        torch.set_float32_matmul_precision("medium")
+        assert device.arithmetic(CPU) == "bf16"
+        torch.set_float32_matmul_precision("highest")
         backends.mkldnn.conv.fp32_precision = "bf16"
         assert device.arithmetic(CPU) == "bf16"
     finally:
-        backends.cudnn.conv.fp32_precision, backends.cuda.matmul.fp32_precision = before
-        backends.mkldnn.conv.fp32_precision = "none"
-    try:
-        torch.set_float32_matmul_precision("medium")
-        assert device.arithmetic(CPU) == "bf16"
-    finally:
         torch.set_float32_matmul_precision("highest")
+        backends.mkldnn.conv.fp32_precision = "none"
+        conv.fp32_precision, product.fp32_precision = before
     assert device.arithmetic(CPU) == "float32"
 
 

@@ -28,6 +28,7 @@ from rvlib.models import lenet
 from rvlib.objectives import adversarial, gaussian, standard
 from rvlib.threat_models import L2, Linf, PixelL2
 from rvlib.training import crop_and_flip, fit
+from tests.networks import seeded
 
 COUNT, BATCH, EPOCHS = 297, 32, 2
 """Images of CIFAR-10: 20 steps; two ranks share the last batch of an epoch, 9 images, 4 to 5."""
@@ -232,6 +233,11 @@ def ranks(monkeypatch, rank, world):
     monkeypatch.setattr(distributed, "world", lambda: world)
 
 
+def flat():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+
+
 def smoothed(model, x, y, generator):
     return smoothed_pgd(model, x, y, L2(0.5), sigma=0.25, draws=3, steps=1, generator=generator)
 
@@ -246,15 +252,6 @@ DRAWS = {
     "pixel-l2": lambda x, g: PixelL2(0.1).sample(x, g),
     "augmentation": lambda x, g: crop_and_flip(x, g),
     "attack on the vote": lambda x, g: smoothed(flat(), x, torch.zeros(len(x)).long(), g),
-}
-
-
-def flat():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
-
-
-DRAWS |= {
     "like": lambda x, g: x + torch.randn_like(x, generator=g),
     "size": lambda x, g: torch.rand(size=(len(x), 3), generator=g),
     "high": lambda x, g: torch.randint(high=2**20, size=[len(x)], generator=g).float(),
@@ -267,12 +264,12 @@ DRAWS |= {
 def test_noise_is_addressed_by_the_place_in_the_batch(monkeypatch, draw, world):
     """Together the ranks draw what one process draws, and leave the generator where it does."""
     x = torch.linspace(0, 1, 336).view(7, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-    alone = torch.Generator().manual_seed(0)
+    alone = seeded()
     expected = draw(x, alone)
     parts = []
     for rank in range(world):
         ranks(monkeypatch, rank, world)
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded()
         with whole_batch(len(x), generator) as part:
             parts.append(draw(x[part], generator))
         assert torch.equal(generator.get_state(), alone.get_state())
@@ -282,25 +279,22 @@ def test_noise_is_addressed_by_the_place_in_the_batch(monkeypatch, draw, world):
 
 def test_what_is_one_for_the_batch_and_what_others_draw_is_left_alone(monkeypatch):
     ranks(monkeypatch, 1, 2)
-    generator, other = (torch.Generator().manual_seed(0) for _ in range(2))
+    generator, other = seeded(), seeded()
     with whole_batch(6, generator):
         coin = torch.randint(0, 2**30, (), generator=generator)
         foreign = torch.rand(3, generator=other)
-    again = torch.Generator().manual_seed(0)
-    assert coin == torch.randint(0, 2**30, (), generator=again)
-    assert torch.equal(foreign, torch.rand(3, generator=torch.Generator().manual_seed(0)))
+    assert coin == torch.randint(0, 2**30, (), generator=seeded())
+    assert torch.equal(foreign, torch.rand(3, generator=seeded()))
 
 
 def test_a_batch_of_fewer_images_than_ranks_is_refused(monkeypatch):
     monkeypatch.setattr(training, "world", lambda: 4)
+    ranks(monkeypatch, 1, 4)
+    with pytest.raises(ValueError, match="3 images for 4 ranks"), whole_batch(3, seeded()):
+        pass
+    train = torch.zeros(6, 3, 4, 4), torch.zeros(6).long()
     with pytest.raises(ValueError, match="last batch would hold 2 images for 4 ranks: choose"):
-        fit(
-            flat(),
-            standard,
-            (torch.zeros(6, 3, 4, 4), torch.zeros(6).long()),
-            epochs=1,
-            batch_size=4,
-        )
+        fit(flat(), standard, train, epochs=1, batch_size=4)
 
 
 def test_ranks_that_do_not_meet_are_told_what_to_set(monkeypatch):
@@ -315,7 +309,7 @@ def test_ranks_that_do_not_meet_are_told_what_to_set(monkeypatch):
 @pytest.mark.parametrize("options", [{"weight": 5.0}, {"bias": 2.0}, {}])
 def test_a_batch_is_normalised_with_weight_or_bias_alone(monkeypatch, options):
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
-    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(6, 2, generator=seeded())
     given: Any = {name: torch.full((2,), value) for name, value in options.items()}
     expected = nn.functional.batch_norm(x, None, None, training=True, **given)
     with distributed._WholeBatch(6, slice(0, 6), torch.Generator()):
@@ -324,19 +318,10 @@ def test_a_batch_is_normalised_with_weight_or_bias_alone(monkeypatch, options):
 
 
 def test_ranks_that_fall_out_of_step_are_stopped(monkeypatch):
-    generator = torch.Generator().manual_seed(0)
-    distributed.check_in_step(generator)
-    other = torch.Generator().manual_seed(1).get_state()
-    monkeypatch.setattr(distributed, "agreed", lambda state: other)
+    distributed.check_in_step(seeded())
+    monkeypatch.setattr(distributed, "agreed", lambda state: seeded(1).get_state())
     with pytest.raises(ValueError, match="have drawn different numbers"):
-        distributed.check_in_step(generator)
-
-
-def test_a_batch_without_an_image_for_each_rank_is_refused(monkeypatch):
-    ranks(monkeypatch, 1, 4)
-    with pytest.raises(ValueError, match="3 images for 4 ranks"):
-        with whole_batch(3, torch.Generator()):
-            pass
+        distributed.check_in_step(seeded())
 
 
 VALUES = torch.full((3, 4), 0.5)
@@ -355,7 +340,6 @@ def test_an_order_of_some_images_and_draws_from_their_values_are_refused(
     monkeypatch, draw, given, words
 ):
     ranks(monkeypatch, 1, 2)
-    generator = torch.Generator().manual_seed(0)
-    with whole_batch(6, generator), pytest.raises(ValueError, match=words):
+    with whole_batch(6, generator := seeded()), pytest.raises(ValueError, match=words):
         draw(*given, generator=generator)
     assert VALUES.eq(0.5).all()

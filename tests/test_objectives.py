@@ -1,7 +1,7 @@
 """rvlib.objectives: the losses, and what they do to images and networks."""
 
-import functools
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from rvlib.objectives import (
 from rvlib.threat_models import L2, Linf, PixelL2
 from tests.networks import seeded
 
-X = (1.4 * torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)) - 0.2).clamp(0, 1)
+X = (1.4 * torch.rand(4, 3, 4, 4, generator=seeded()) - 0.2).clamp(0, 1)
 Y = torch.tensor([0, 1, 2, 1])
 
 
@@ -40,9 +40,9 @@ def net():
 
 
 ATTACKS = {
-    "fgsm": functools.partial(fgsm, threat=Linf(0.1)),
-    "pgd": functools.partial(pgd, threat=PixelL2(0.15), steps=2),
-    "l2": functools.partial(pgd, threat=L2(0.5), steps=2),
+    "fgsm": partial(fgsm, threat=Linf(0.1)),
+    "pgd": partial(pgd, threat=PixelL2(0.15), steps=2),
+    "l2": partial(pgd, threat=L2(0.5), steps=2),
 }
 OBJECTIVES = {
     "standard": standard,
@@ -74,6 +74,11 @@ def cross_entropy(model, x, y=Y):
 
 def close(a, b):
     return torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def same_slopes(net, one, other):
+    slopes = (torch.autograd.grad(value, list(net.parameters())) for value in (one, other))
+    return all(close(a, b) for a, b in zip(*slopes, strict=True))
 
 
 def becomes(value):
@@ -124,9 +129,7 @@ def test_modes_and_images_are_left_alone_and_one_batch_is_normalised(objective):
 def test_logits_are_those_of_the_clean_images(net):
     for name in ("standard", "adversarial", "mixed"):
         assert close(OBJECTIVES[name](net, X, Y, seeded()).logits, net(X))
-
-
-def test_images_of_no_weight_are_not_shown_to_the_network(net):
+    # Images of no weight are not shown to the network.
     spy = Spy(net)
     loss = adversarial(becomes(0.1), clean_weight=0)(spy, X, Y, seeded())
     assert [len(x) for _, x in spy.seen] == [len(X)]
@@ -157,12 +160,6 @@ def test_noise_is_fresh_gaussian_of_the_right_variance_and_unclipped(sigma):
     assert close(losses[0].value, cross_entropy(network, noise[0], y))
 
 
-@pytest.mark.parametrize("sigma", [0.0, -0.1, math.nan])
-def test_noise_that_is_none_is_refused(sigma):
-    with pytest.raises(ValueError, match=r"^sigma=[^\n]+$"):
-        gaussian(sigma)
-
-
 # ---- adversarial, mixed, weighted -----------------------------------------------------------
 
 
@@ -187,7 +184,7 @@ def test_mixed_is_the_mean_over_clean_images_and_attacks(net):
         weighted([1.0], attacks)(net, X, Y, seeded())
 
 
-HARMLESS = functools.partial(pgd, threat=Linf(0.0), steps=2, step_size=0.1)
+HARMLESS = partial(pgd, threat=Linf(0.0), steps=2, step_size=0.1)
 
 
 @pytest.mark.parametrize(
@@ -201,24 +198,22 @@ HARMLESS = functools.partial(pgd, threat=Linf(0.0), steps=2, step_size=0.1)
 def test_without_an_effect_of_the_attack_it_is_standard(objective, net):
     one, other = (o(net, X, Y, seeded()).value for o in (objective, standard))
     assert close(one, other)
-    gradients = (torch.autograd.grad(value, list(net.parameters())) for value in (one, other))
-    assert all(close(a, b) for a, b in zip(*gradients, strict=True))
+    assert same_slopes(net, one, other)
 
 
 def test_attacks_see_current_weights_in_order_with_the_one_generator(net):
-    generator, calls = seeded(), []
+    calls = []
 
-    def with_generator(model, x, y, generator):
-        calls.append(tuple(map(id, (model, x, y, generator))))
-        return x
+    def noted(*given):
+        calls.append(tuple(map(id, given)))
+        return X
 
     def without(model, x, y):
-        calls.append(tuple(map(id, (model, x, y))))
-        return x
+        return noted(model, x, y)
 
-    mixed([with_generator, without])(net, X, Y, generator)
-    given = tuple(map(id, (net, X, Y, generator)))
-    assert calls == [given, given[:3]]
+    given = net, X, Y, seeded()
+    mixed([lambda model, x, y, generator: noted(model, x, y, generator), without])(*given)
+    assert calls == [tuple(map(id, given)), tuple(map(id, given[:3]))]
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -229,17 +224,20 @@ def test_attacked_images_cost_more_and_are_constants(net, attack):
     assert value > standard(net, X, Y, seeded()).value
     options = {"generator": seeded()} if attack != "fgsm" else {}
     expected = cross_entropy(net, ATTACKS[attack](net, X, Y, **options))
-    parameters = list(net.parameters())
-    gradients = [torch.autograd.grad(v, parameters) for v in (value, expected)]
-    assert all(close(a, b) for a, b in zip(*gradients, strict=True))
+    assert same_slopes(net, value, expected)
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
-def test_what_makes_no_objective_is_refused(share):
-    with pytest.raises(ValueError, match=r"^clean_weight=[^\n]+$"):
-        adversarial(ATTACKS["fgsm"], clean_weight=share)
-    with pytest.raises(TypeError, match="attack="):
-        adversarial(Linf(0.03))  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        *((partial(gaussian, sigma), "sigma=") for sigma in (0.0, -0.1, math.nan)),
+        *((partial(adversarial, ATTACKS["fgsm"], s), "clean_") for s in (-0.1, 1.1, math.nan)),
+        (partial(adversarial, Linf(0.03)), "attack="),  # type: ignore[arg-type]
+    ],
+)
+def test_what_makes_no_objective_is_refused(make, words):
+    with pytest.raises((ValueError, TypeError), match=rf"^{words}[^\n]+$"):
+        make()
 
 
 # ---- after the report -------------------------------------------------------------------------
@@ -285,9 +283,9 @@ def test_trades_by_hand(name, ball, net):
 
 
 def test_fgsm_from_a_random_start_is_one_step_of_pgd(net):
-    attack = functools.partial(pgd, threat=Linf(0.1), steps=1, step_size=0.125)
-    expected = adversarial(attack, 0.0)(net, X, Y, seeded()).value
-    assert close(fgsm_rs(Linf(0.1))(net, X, Y, seeded()).value, expected)
+    by_pgd = adversarial(partial(pgd, threat=Linf(0.1), steps=1, step_size=0.125), 0.0)
+    one, other = (make(net, X, Y, seeded()).value for make in (fgsm_rs(Linf(0.1)), by_pgd))
+    assert close(one, other)
 
 
 def test_n_fgsm_by_hand(net):
@@ -371,6 +369,6 @@ def test_label_smoothing_by_hand(make, net):
 
 def test_label_smoothing_of_several_parts(net):
     loss = adversarial(becomes(0.5), 0.25, label_smoothing=0.3)(net, X, Y, seeded()).value
-    smooth = functools.partial(F.cross_entropy, target=Y, label_smoothing=0.3)
+    smooth = partial(F.cross_entropy, target=Y, label_smoothing=0.3)
     grey = torch.full_like(X, 0.5)
     assert close(loss, 0.25 * smooth(net(X)) + 0.75 * smooth(net(grey)))

@@ -42,7 +42,7 @@ def assert_same(found, expected):
         assert found.keys() == expected.keys()
         for key, value in expected.items():
             assert_same(found[key], value)
-    elif isinstance(expected, list):
+    elif isinstance(expected, list | tuple):
         for one, other in zip(found, expected, strict=True):
             assert_same(one, other)
     elif isinstance(expected, np.ndarray):
@@ -59,9 +59,6 @@ def assert_same(found, expected):
     ("attempt", "words"),
     [
         ("two devices", "at least two devices, pretend:0 and cpu"),
-        ("an index for the CPU", "indices should be"),
-        ("a list of two devices", "at least two devices"),
-        ("a generator of the CPU", "generator"),
         ("numpy", "convert pretend:0"),
         ("images and network", r"the network is on cpu, images on pretend:0: use .to\(device\)"),
         ("images and labels", r"labels are on cpu, images on pretend:0"),

@@ -14,6 +14,7 @@ from unittest import mock
 import nbformat
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, TensorDataset
 
 import rvlib as rv
@@ -23,18 +24,18 @@ from rvlib import experiments as ex
 from rvlib import judge, pipeline
 from rvlib import objectives as obj
 from rvlib.attacks import gradient
-from rvlib.attacks.gradient import others
+from rvlib.attacks.gradient import configured, others
 from rvlib.pipeline import repository
 from rvlib.smoothing import stream, votes
 from rvlib.training import crop_and_flip
-from tests.networks import shipped
+from tests.networks import held_out, seeded, shipped
 from tests.pretend_gpu.device import NAME, Cost, counted, load
 
 torch.set_num_threads(1)
 LINF, L2, PIXEL = rv.Linf(0.03), rv.L2(0.5), rv.PixelL2(0.045)
 WIDE = rv.Linf(0.1)
 IMAGES = 8
-OWN_BLOCK = votes._block
+OWN_BLOCK, OWN_SLOPE = votes._block, gradient._slope
 
 
 def begin(library: Path) -> None:
@@ -43,6 +44,17 @@ def begin(library: Path) -> None:
     atexit.register(os._exit, 0)  # Python takes seconds to take PyTorch down
     load(library)
     votes._block = lambda pixels, address: (votes.CHUNK, address)
+    gradient._slope = slope
+
+
+def slope(logits: Tensor, y: Tensor) -> Tensor:
+    """Slope of the log odds; on a CPU in the formula of a GPU, written again.
+
+    The one formula of a CPU that rounds otherwise, because published rows rest on it.
+    """
+    if logits.device.type == NAME:
+        return OWN_SLOPE(logits, y)
+    return others(logits, y).softmax(1).scatter(1, y[:, None], -1)
 
 
 @functools.cache
@@ -51,29 +63,20 @@ def _data() -> tuple[Tensor, Tensor]:
     return images[:64].clone(), labels[:64].clone()
 
 
-@functools.cache
-def network(device: str, name: str = "pgd-linf-at") -> nn.Module:
-    """A shipped network on a device."""
-    return shipped(name, device)
+network = functools.cache(lambda device, name="pgd-linf-at": shipped(name, device))
+"""A shipped network on a device."""
 
 
 @functools.cache
-def images(device: str, count: int = IMAGES) -> tuple[Tensor, Tensor]:
+def images(device: str, count: int = IMAGES) -> Any:
     """Held-out images as floats, and labels, on a device."""
-    x, y = (part[:count].to(device) for part in _data())
-    return rv.to_float(x).contiguous(memory_format=torch.channels_last), y
+    return [part.to(device) for part in held_out(count)]
 
 
 def attacking(attack: Any, threat: Any, **options: Any) -> Callable[[str], Any]:
     """Attack eight images."""
-
-    def call(device: str) -> Any:
-        more = dict(options)
-        if more.pop("draws_from", True):
-            more["generator"] = stream(device, 0, "test")
-        return attack(network(device), *images(device), threat, **more)
-
-    return call
+    call = configured(partial(attack, threat=threat, **options))
+    return lambda device: call(network(device), *images(device), stream(device, 0, "test"))
 
 
 def smoothing(function: Any, count: int, *rest: Any, **options: Any) -> Callable[[str], Any]:
@@ -111,6 +114,11 @@ def dropping(device: str) -> Any:
     model = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(3072, 10))
     rv.fit(model, rv.gaussian(0.1), _data(), epochs=2, device=device, **_fused(device))
     return list(model.state_dict().values())
+
+
+def checked_answers(*given: Any, **options: Any) -> Any:
+    """Check an accuracy; what was found and what was to be."""
+    return [check[1:3] for check in rv.sanity(*given, **options)]
 
 
 def inside(device: str) -> Any:
@@ -156,7 +164,7 @@ IN_EACH_BALL: list[tuple[str, Any, dict[str, Any]]] = [
 ]
 
 CALLS: dict[str, Callable[[str], Any]] = {
-    "fgsm": attacking(rv.fgsm, LINF, draws_from=False),
+    "fgsm": attacking(rv.fgsm, LINF),
     **{
         f"{name} {ball.name}": attacking(attack, ball, **options)
         for ball in (LINF, L2, PIXEL)
@@ -175,7 +183,7 @@ CALLS: dict[str, Callable[[str], Any]] = {
         rv.robust_mask, LINF, steps=2, mask=torch.arange(IMAGES) > 1
     ),
     "autoattack, eps on the CPU": attacking(rv.autoattack, rv.Linf(torch.full((IMAGES,), 0.1))),
-    "fab": attacking(rv.fab, LINF, steps=4, draws_from=False),
+    "fab": attacking(rv.fab, LINF, steps=4),
     "autoattack": attacking(rv.autoattack, WIDE),
     "gradient": lambda d: rv.input_gradient(network(d), *images(d)),
     "predict": smoothing(rv.predict, 3, 0.25, n=300),
@@ -195,17 +203,10 @@ CALLS: dict[str, Callable[[str], Any]] = {
     "checked_attack": elsewhere,
     "evaluate": judged,
     "evaluate smoothed": judged_smoothed,
-    "sanity": lambda d: [
-        check[1:3]
-        for check in rv.sanity(network(d), *images(d), WIDE, steps=4, restarts=2, queries=30)
-    ],
-    "sanity, fallen on the CPU": lambda d: [
-        check[1:3]
-        for check in rv.sanity(
-            *(network(d), *images(d), WIDE),
-            **{"steps": 2, "restarts": 2, "queries": 10, "fallen": torch.arange(IMAGES) > 1},
-        )
-    ],
+    "sanity": attacking(checked_answers, WIDE, steps=4, restarts=2, queries=30),
+    "sanity, fallen on the CPU": attacking(
+        *(checked_answers, WIDE), steps=2, restarts=2, queries=10, fallen=torch.arange(IMAGES) > 1
+    ),
     "fit standard": fitting(rv.standard, augment=crop_and_flip),
     "fit gaussian, averaged": fitting(rv.gaussian(0.25), average=0.9),
     "fit adversarial": fitting(rv.adversarial(PGD)),
@@ -220,35 +221,22 @@ CALLS: dict[str, Callable[[str], Any]] = {
 """Calls of the public API, by name."""
 
 
-def other_slope(logits: Tensor, y: Tensor) -> Tensor:
-    """Slope of the log odds in the formula of a GPU, written again."""
-    return others(logits, y).softmax(1).scatter(1, y[:, None], -1)
-
-
 def slopes(device: str = NAME) -> list[Any]:
     """Slope of the log odds at unsure, sure and very sure answers."""
-    draws = torch.randn(50, 10, generator=torch.Generator().manual_seed(0))
+    draws = torch.randn(50, 10, generator=seeded())
     y = (torch.arange(50) % 10).to(device)
-    return [plain(gradient._slope((scale * draws).to(device), y)) for scale in (1, 10, 100)]
+    return [plain(OWN_SLOPE((scale * draws).to(device), y)) for scale in (1, 10, 100)]
 
 
 def plain(found: Any) -> Any:
-    """Copy a result to arrays and numbers that another process can be given."""
-    if isinstance(found, Tensor):
-        return found.detach().cpu().numpy()
-    if isinstance(found, list | tuple):
-        return [plain(part) for part in found]
-    if isinstance(found, dict):
-        return {key: plain(part) for key, part in found.items()}
-    return found
+    """Copy a result's tensors to arrays, which another process can be given."""
+    return tree_map(lambda v: v.detach().cpu().numpy() if isinstance(v, Tensor) else v, found)
 
 
 def answer(name: str, device: str = NAME) -> tuple[Any, Cost]:
     """Make a call: its result, and on the device what it cost."""
     if device != NAME:
-        # The one formula of a CPU that rounds otherwise, because published rows rest on it.
-        with mock.patch.object(gradient, "_slope", other_slope):
-            return plain(CALLS[name](device)), Cost()
+        return plain(CALLS[name](device)), Cost()
     for model in (network(device), network(device, "gaussian-0.25")):
         rv.pgd(model, *images(device), LINF, steps=1)  # moved there and checked once, not by calls
     with counted() as cost:
@@ -259,12 +247,12 @@ def answer(name: str, device: str = NAME) -> tuple[Any, Cost]:
 # --- what loops cost ------------------------------------------------------------------------------
 
 
-def loops(model: Any, noisy: Any, x: Tensor, y: Tensor) -> dict[str, Callable[[int], Any]]:
+def loops(model: Any, noisy: Any, x: Tensor, y: Tensor) -> dict[str, Any]:
     """Loops by name: functions of the number of rounds."""
     tiny = rv.Linf(1e-5)  # under which hardly an image falls
     attack = {"generator": stream(x.device, 0)}
-    found: dict[str, Callable[[int], Any]] = {
-        f"pgd {ball.name}": partial(_steps, rv.pgd, model, x, y, ball, attack)
+    found: dict[str, Any] = {
+        f"pgd {ball.name}": lambda n, ball=ball: rv.pgd(model, x, y, ball, steps=n, **attack)
         for ball in (LINF, L2, PIXEL)
     }
     found |= {
@@ -284,18 +272,10 @@ def loops(model: Any, noisy: Any, x: Tensor, y: Tensor) -> dict[str, Callable[[i
         **{"standard": rv.standard, "gaussian": rv.gaussian(0.25), "nuat": obj.nuat(LINF)},
         **{"adversarial": rv.adversarial(PGD), "trades": obj.trades(LINF, steps=2)},
     }
-    for name, objective in trainings.items():
-        found[f"fit {name}"] = partial(_batches, objective, x.device.type)
-    return found
-
-
-def _batches(objective: Any, device: str, batches: int) -> Any:
-    return fitting(objective, batches)(device)
-
-
-def _steps(attack: Any, *arguments: Any) -> Any:
-    *given, options, steps = arguments
-    return attack(*given, steps=steps, **options)
+    return found | {
+        f"fit {name}": lambda n, objective=objective: fitting(objective, n)(x.device.type)
+        for name, objective in trainings.items()
+    }
 
 
 LOOPS = list(loops(None, None, *torch.zeros(2, 1)))
@@ -304,11 +284,9 @@ LOOPS = list(loops(None, None, *torch.zeros(2, 1)))
 
 def costs(name: str, rounds: tuple[int, ...]) -> list[Cost]:
     """What a loop of so many rounds costs, each time."""
-    both = network(NAME), network(NAME, "gaussian-0.25")
-    loop = loops(*both, *images(NAME))[name]
+    loop, found = loops(network(NAME), network(NAME, "gaussian-0.25"), *images(NAME))[name], []
     with _own_blocks(2**21):  # 512 draws
         loop(max(rounds))  # fills what is kept on the device
-        found = []
         for n in rounds:
             with counted() as cost:
                 loop(n)
@@ -342,11 +320,6 @@ def refused(work: str) -> str:
     x, y = images(NAME)
     attempts: dict[str, Callable[[], Any]] = {
         "two devices": lambda: x + x.cpu(),
-        "an index for the CPU": lambda: x.cpu()[y],
-        "a list of two devices": lambda: torch.cat([x, x.cpu()]),
-        "a generator of the CPU": lambda: torch.rand(
-            3, device=NAME, generator=torch.Generator().manual_seed(0)
-        ),
         "numpy": x.numpy,
         "images and network": lambda: rv.fgsm(network("cpu"), x, y, LINF),
         "images and labels": lambda: rv.fgsm(network(NAME), x, y.cpu(), LINF),
@@ -387,14 +360,13 @@ def measured(device: str, folder: Path) -> dict[str, Any]:
     run = _run("smoke", device, folder)
     profile = replace(run.profile, heldout=4, certified=4, vote_attacked=2, ns=(100, 300))
     run = replace(run, profile=profile)
-    with mock.patch.object(gradient, "_slope", other_slope):
-        found = {
-            "network": run.answers("pgd-linf-at", "pgd-linf"),
-            "vote": run.answers("smoothed-0.25", "vote-pgd-linf"),
-            "noise": run.under_noise(0.25, "fgsm"),
-            "certificates": run.certificates(0.25),
-            "inside": run.inside(0.25),
-        }
+    found = {
+        "network": run.answers("pgd-linf-at", "pgd-linf"),
+        "vote": run.answers("smoothed-0.25", "vote-pgd-linf"),
+        "noise": run.under_noise(0.25, "fgsm"),
+        "certificates": run.certificates(0.25),
+        "inside": run.inside(0.25),
+    }
     return {name: results.frame.to_dict("list") for name, results in found.items()}
 
 
@@ -402,22 +374,17 @@ def checked(device: str, folder: Path) -> dict[str, Any]:
     """Check the evaluation of one network, in small."""
     run = _run("smoke", device, folder)
     few = {"images": 4, "steps": 4, "restarts": 2, "queries": 30}
-    with (
-        mock.patch.object(gradient, "_slope", other_slope),
-        mock.patch.object(ex, "DEFENCES", ("pgd-linf-at",)),
-        mock.patch.dict(pipeline.CHECKED, few),
-    ):
+    one = mock.patch.object(ex, "DEFENCES", ("pgd-linf-at",))
+    with one, mock.patch.dict(pipeline.CHECKED, few):
         return pipeline.check(run).to_dict("list")
 
 
 def trained(device: str, folder: Path) -> tuple[list[Any], dict[str, Any]]:
     """Train a network as the pipeline does, for two epochs of 64 images: weights and record."""
     run = replace(_run("full", device, folder), models=folder / device / "models")
-    with (
-        mock.patch.dict(ex.RECIPES, {"standard": replace(ex.RECIPES["standard"], epochs=2)}),
-        mock.patch.object(pipeline.run, "load", return_value=_data()),
-        mock.patch.object(gradient, "_slope", other_slope),
-    ):
+    short = replace(ex.RECIPES["standard"], epochs=2)
+    few = mock.patch.object(pipeline.run, "load", return_value=_data())
+    with few, mock.patch.dict(ex.RECIPES, {"standard": short}):
         run.train_one("standard", 0)
         record = rv.models.read_record(run.weights("standard"))
         return plain(list(run.model("standard").state_dict().values())), record
@@ -427,10 +394,9 @@ def explored(name: str, device: str, folder: Path) -> list[str]:
     """Move all controls of an explorer at once, to their ends; what it says."""
     from rvlib import course
 
-    with mock.patch.object(gradient, "_slope", other_slope):
-        explorer = getattr(course, f"explore_{name}")(_run("smoke", device, folder))
-        ends = [[k] * len(explorer._controls) for k in (0, -1)]
-        return [explorer.draw(positions)[1] for positions in ends]
+    explorer = getattr(course, f"explore_{name}")(_run("smoke", device, folder))
+    ends = [[k] * len(explorer._controls) for k in (0, -1)]
+    return [explorer.draw(positions)[1] for positions in ends]
 
 
 def notebook(stem: str, device: str, folder: Path) -> int:
