@@ -16,6 +16,9 @@ from rvlib.smoothing import sample_under_noise, stream
 from rvlib.smoothing.noise import BITS, GUIDE_BITS, UNSURE, _tables, grid_noise, to_grid
 from tests.networks import Seen, seeded
 
+CPU = torch.device("cpu")
+
+
 # --- streams -------------------------------------------------------------------------------------
 
 
@@ -58,7 +61,7 @@ def test_it_has_the_law_of_the_rounded_gaussian(sigma):
 
 
 def test_the_thresholds_are_exact():
-    thresholds, _ = _tables(0.25)
+    thresholds, _ = _tables(0.25, CPU)
     reach = len(thresholds) // 2
     for k in (-reach, -64, -1, 0, 63, 200, reach - 1):
         with mpmath.workdps(60):
@@ -72,7 +75,7 @@ def test_the_thresholds_are_exact():
 
 @pytest.mark.parametrize("sigma", [1e-300, 1e-4, 0.01, 0.12, 0.25, 1.0])
 def test_the_table_gives_what_a_slow_comparison_gives(sigma):
-    thresholds, guide = _tables(sigma)
+    thresholds, guide = _tables(sigma, CPU)
     assert thresholds.diff().min() >= 0
     uniform = torch.empty(100_000, dtype=torch.int64).random_(generator=seeded())
     compared = np.searchsorted(thresholds.numpy(), uniform.numpy(), side="right")
@@ -88,7 +91,7 @@ def test_the_table_gives_what_a_slow_comparison_gives(sigma):
 def test_the_ends_are_in_reach(end, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "random_", lambda self, generator=None: self.fill_(end))
     noise = grid_noise((3,), 0.25, seeded())
-    assert noise.abs().min() == len(_tables(0.25)[0]) // 2 >= 9 * 0.25 * 255
+    assert noise.abs().min() == len(_tables(0.25, CPU)[0]) // 2 >= 9 * 0.25 * 255
 
 
 def test_it_is_symmetric_and_of_the_right_spread():
