@@ -1,7 +1,6 @@
 """rvlib.smoothing.noise: streams by address; the grid's law is that of a rounded Gaussian."""
 
 import itertools
-import math
 from typing import Any
 
 import mpmath
@@ -94,14 +93,6 @@ def test_the_ends_are_in_reach(end, monkeypatch):
     assert noise.abs().min() == len(_tables(0.25, CPU)[0]) // 2 >= 9 * 0.25 * 255
 
 
-def test_it_is_symmetric_and_of_the_right_spread():
-    noise = grid_noise((1_000_000,), 0.25, seeded(1)).double() / 255
-    assert abs(noise.mean()) < 5 * 0.25 / 1000
-    # Rounding adds a twelfth of a squared step.
-    variance = 0.25**2 + 1 / (12 * 255**2)
-    assert abs(noise.var() / variance - 1) < 5 * math.sqrt(2 / 1e6)
-
-
 # --- the grid ------------------------------------------------------------------------------------
 
 
@@ -136,14 +127,3 @@ def test_votes_on_the_grid_are_those_of_a_slow_exact_computation():
                 assert (shown == copy).flatten(1).all(1).any() or i > 0
     assert torch.equal(counts, expected)
     assert torch.equal(shown, (shown.double() * 255).round().float() / 255)
-
-
-def test_votes_on_the_grid_have_the_ordinary_law():
-    n = 20_000
-    grid, ordinary = (
-        sample_under_noise(Seen(), STORED, 0.25, n, noise=noise) for noise in ("grid", "gaussian")
-    )
-    # Five standard deviations of the difference of two binomial counts.
-    assert (grid - ordinary).abs().max() < 5 * math.sqrt(2 * n / 4)
-    with pytest.raises(ValueError, match="off the grid"):
-        sample_under_noise(Seen(), STORED * 0.999, 0.25, 100, noise="grid")
