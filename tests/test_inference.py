@@ -44,20 +44,6 @@ def test_a_layer_that_two_parents_share_is_as_it_was():
     assert modes(model) == [True, True, True, False]
 
 
-def test_a_network_that_is_in_evaluation_mode_is_not_switched(batch):
-    class Switched(nn.Identity):
-        calls = 0
-
-        def train(self, mode=True):
-            self.calls += 1
-            return super().train(mode)
-
-    model = nn.Sequential(Switched()).eval()
-    with eval_mode(model):
-        pass
-    assert model[0].calls == 1
-
-
 # ---- batches ----------------------------------------------------------------------------------
 
 

@@ -188,24 +188,6 @@ def test_more_restarts_are_never_weaker(model, many, threat):
     assert not torch.equal(results[0], results[-1])
 
 
-def test_passes_are_counted_as_the_formula_says(toys, batch):
-    """(steps + 1) forward and backward passes a run, target and draw, while an image stands."""
-    toy, (x, y) = toys().eval(), batch
-    y = toy(x).argmax(1)
-    targets = torch.stack([(y + 1) % 3, (y + 2) % 3], 1)
-    for options, times in (
-        ({}, 1),
-        ({"restarts": 2}, 2),
-        ({"draws": 3}, 3),
-        ({"targets": targets, "loss": rv.towards}, 2),
-    ):
-        counting = rv.Passes(toy)
-        found = apgd(counting, x, y, Linf(1e-4), steps=7, **options)
-        assert not fooled(toy(found), y).any()
-        assert counting.forwards == 1 + len(x) * times * 8  # one image to check the network by
-        assert counting.backwards == len(x) * times * 8
-
-
 # ---- targets and draws --------------------------------------------------------------------------
 
 

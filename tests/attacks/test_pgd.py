@@ -1,6 +1,7 @@
 """rvlib.attacks.fgsm and pgd: the papers' iterations, known optima, restarts, targets."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rvlib.attacks import log_odds
 from rvlib.threat_models import Linf
 from tests.networks import Recorder, fgsm, pgd, seeded, targeted_dlr, towards
 
@@ -99,21 +101,6 @@ class Flat(nn.Module):
 ONE_PIXEL = torch.full((16, 1, 1, 1), 0.5), torch.zeros(16, dtype=torch.int64)
 
 
-def test_an_image_once_fooled_is_left_alone_though_failures_have_the_higher_loss():
-    generator = seeded()
-    runs = [pgd(Flat(), *ONE_PIXEL, Linf(0.5), steps=1, generator=generator) for _ in range(8)]
-    first = [next((run[i] for run in runs if run[i] < 0.5), None) for i in range(16)]
-    assert 0 < (runs[0] < 0.5).sum() < 16  # one run succeeds on some images only
-    recorder = Recorder(Flat())
-    best = pgd(recorder, *ONE_PIXEL, Linf(0.5), steps=1, restarts=8, generator=seeded())
-    sizes = [len(x) for x in recorder.seen]
-    assert sum(image is not None for image in first) > 12
-    assert all(torch.equal(best[i], image) for i, image in enumerate(first) if image is not None)
-    assert sizes[0] == 16
-    assert sizes[-1] < 4
-    assert sizes == sorted(sizes, reverse=True)
-
-
 class Slope(nn.Module):
     """Class 0 wins everywhere, to the right by less; no gradient."""
 
@@ -126,13 +113,42 @@ class Slope(nn.Module):
         return self.scale * torch.cat([2 - pixel, 0 * pixel], 1) + 0 * x.flatten(1)
 
 
-@pytest.mark.parametrize("scale", [1, 20])  # cross-entropies around e^-20 round to zero
-def test_of_several_failures_the_highest_loss_is_kept(scale):
-    generator, model = seeded(), Slope(scale)
-    runs = [pgd(model, *ONE_PIXEL, Linf(0.5), steps=1, generator=generator) for _ in range(6)]
-    best = pgd(model, *ONE_PIXEL, Linf(0.5), steps=1, restarts=6, generator=seeded())
-    assert torch.equal(best, torch.stack(runs).amax(0))
-    assert len({int(i) for i in torch.stack(runs).argmax(0).flatten()}) > 1  # image by image
+class Corners(nn.Module):
+    """Three classes by the place of one pixel: 1 below 0.3, 2 above 0.7, else 0."""
+
+    def forward(self, x):
+        pixel = x.flatten(1).detach()
+        logits = torch.cat([0.2 - (pixel - 0.5).abs(), 0.3 - pixel + 0.01, pixel - 0.7 + 0.01], 1)
+        return logits + 0 * x.flatten(1)
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+@pytest.mark.parametrize(
+    ("model", "targets"),
+    [
+        *[(Flat(), None), (Corners(), torch.tensor([1, 2] * 8))],
+        *[(Slope(scale), None) for scale in (1, 20)],  # cross-entropies of e^-20 round to zero
+    ],
+)
+def test_restarts_keep_what_fools_first_else_the_highest_loss(model, targets, batch_size):
+    x, y = ONE_PIXEL
+    attack = partial(pgd, x=x, y=y, threat=Linf(0.5), steps=1, batch_size=batch_size)
+    if targets is not None:
+        attack = partial(attack, loss=towards, targets=targets)
+    generator, runs, harm = seeded(), [], []
+    for _ in range(8):
+        runs.append(attack(model, generator=generator))
+        z = model(runs[-1])
+        fools = z.argmax(1) != y if targets is None else z.argmax(1) == targets
+        loss = log_odds(z, y) if targets is None else towards(z, y, targets)
+        harm.append(torch.where(fools, torch.inf, loss))
+    chosen = torch.stack(harm).argmax(0)
+    recorder = Recorder(model)
+    best = attack(recorder, restarts=8, generator=seeded())
+    assert torch.equal(best, torch.stack(runs)[chosen, torch.arange(16)])
+    assert len(set(chosen.tolist())) > 1  # image by image
+    left = torch.stack(harm).cummax(0).values < torch.inf  # go on to the next run
+    assert sum(map(len, recorder.seen)) == 16 + left[:-1].sum()
 
 
 def test_restarts_draw_alike_whoever_has_fallen(batch):
@@ -161,23 +177,3 @@ def test_targeted_attacks_reach_their_targets(loss, batch):
         x_adv = pgd(model, x, y, Linf(1.0), loss=loss, targets=targets, generator=seeded())
         assert (towards(model(x_adv), y, targets) > 0).all()
         assert loss is targeted_dlr or torch.equal(model(x_adv).argmax(1), targets)
-
-
-class Corners(nn.Module):
-    """Three classes by the place of one pixel: 1 below 0.3, 2 above 0.7, else 0."""
-
-    def forward(self, x):
-        pixel = x.flatten(1).detach()
-        logits = torch.cat([0.2 - (pixel - 0.5).abs(), 0.3 - pixel + 0.01, pixel - 0.7 + 0.01], 1)
-        return logits + 0 * x.flatten(1)
-
-
-def test_restarts_of_a_targeted_attack_go_on_until_the_target_is_reached():
-    x, y = ONE_PIXEL
-    targets = torch.tensor([1, 2] * 8)
-    options = {"loss": towards, "targets": targets, "steps": 1, "restarts": 12}
-    for batch_size in (None, 5):
-        x_adv = pgd(
-            *(Corners(), x, y, Linf(0.5)), **options, generator=seeded(), batch_size=batch_size
-        )
-        assert torch.equal(Corners()(x_adv).argmax(1), targets)

@@ -33,16 +33,10 @@ from rvlib.smoothing.statistics import (
 many = settings(max_examples=60, deadline=None, derandomize=True)
 # Powers of two are the awkward ones: there the smallest n sits on the edge of an inequality.
 ALPHAS = [2.0**-j for j in range(1, 41)] + [0.001, 0.05, 0.1, 0.3, 1 / 3, 0.7, 0.9, 0.999, 1e-12]
-RUNS = 10_000
 
 
 def exact_bound(k, n, alpha):
     return binomtest(k, n, alternative="greater").proportion_ci(1 - alpha, method="exact").low
-
-
-def at_most(alpha, runs=RUNS):
-    """Most failures among the runs; more happen by chance in one of ten thousand seeds."""
-    return int(binom.isf(1e-4, runs, alpha))
 
 
 def two_classes(k, n):
@@ -64,14 +58,6 @@ def two_classes(k, n):
 def test_bound_is_scipys_clopper_pearson(n, ks, alpha):
     ours = lower_confidence_bound(list(ks), n, alpha)
     assert np.abs(ours - [exact_bound(k, n, alpha) for k in ks]).max() < 1e-12
-
-
-@many
-@given(st.integers(1, 10**6), st.floats(1e-9, 0.999))
-def test_bound_of_all_votes_and_of_none(n, alpha):
-    # P(Bin(n, p) >= n) = p^n = alpha.
-    assert float(lower_confidence_bound(n, n, alpha)) == pytest.approx(alpha ** (1 / n), rel=1e-9)
-    assert float(lower_confidence_bound(0, n, alpha)) == 0
 
 
 def test_radius_of_a_half_space_is_its_distance():
@@ -148,22 +134,6 @@ def test_certificate_abstains_exactly_where_the_bound_is_one_half_or_less(alpha)
     holds = binom.sf(k - 1, 500, 0.5) < alpha
     assert (answers == np.where(holds, 0, ABSTAIN)).all()
     assert ((radius > 0) == holds).all()
-
-
-@pytest.mark.parametrize("alpha", [0.05, 0.001])
-@pytest.mark.parametrize("n", [100, 1000, 100_000])
-@pytest.mark.parametrize("p", [0.5, 0.51, 0.7, 0.95, 0.999])
-def test_at_most_alpha_of_the_certificates_are_false(p, n, alpha):
-    # A half-space at distance m answers rightly with probability p = Phi(m / sigma).
-    rng = np.random.default_rng(0)
-    selection = two_classes(rng.binomial(100, p, RUNS), 100)
-    found = certificate(selection, two_classes(rng.binomial(n, p, RUNS), n), alpha, 0.25)
-    true_radius = 0.25 * norm.ppf(p)
-    # Class 1 is the wrong answer: no radius of it is true.
-    false = np.where(found.prediction == 0, found.radius > true_radius, found.radius > 0)
-    assert false.sum() <= at_most(alpha)
-    if n * (1 - p) > 100 and p > 0.5:
-        assert false.sum() > 0.3 * alpha * RUNS - 5  # the bound is not idle
 
 
 @pytest.mark.parametrize("alpha", ALPHAS, ids=str)

@@ -16,7 +16,6 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from rvlib.inference import MaxPool2, split_first_layer
-from rvlib.models import lenet
 from rvlib.smoothing import certify, certify_at, sample_under_noise, stream, votes
 from rvlib.smoothing.noise import grid_noise
 from tests.networks import Seen, Wrapped
@@ -191,19 +190,14 @@ def test_under_autocast_it_votes_like_itself(noise):
         assert isinstance(split_first_layer(net())[0], nn.Identity)
 
 
-def test_a_plain_first_convolution_is_shared():
-    first, rest = split_first_layer(lenet())
-    x = torch.rand(2, 3, 32, 32)
-    with torch.no_grad():
-        assert torch.allclose(rest(first(x)), lenet_like(first, rest)(x), atol=1e-5)
+@pytest.mark.parametrize("pool", [True, False])
+def test_a_plain_first_convolution_is_shared(pool):
+    model, x = net(pool), images()
+    first, rest = split_first_layer(model)
     assert not isinstance(first, nn.Identity)
+    assert torch.allclose(rest(first(x)), model(x), atol=1e-5)
     for other in (nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), nn.Conv2d(3, 2, 3), Buckets()):
         assert isinstance(split_first_layer(other)[0], nn.Identity)
-
-
-def lenet_like(first, rest):
-    """The same layers in one row, with PyTorch's own pooling."""
-    return nn.Sequential(first[0], nn.MaxPool2d(2), *list(rest)[1:])
 
 
 # --- counting ------------------------------------------------------------------------------------
@@ -379,19 +373,16 @@ def test_the_network_votes_in_evaluation_mode_without_gradients():
 
 @pytest.mark.parametrize("noise", ["gaussian", "grid"])
 def test_network_images_and_global_randomness_are_left_alone(noise):
-    model = net().train()
-    model.norm.eval().requires_grad_(False)
-    before = copy.deepcopy(model)
-    x = GREY[:, :, :, :].clone().requires_grad_(True)
-    random = torch.get_rng_state()
+    model, x = net().train(), GREY.clone().requires_grad_()
+    model.norm.eval()
+    before, random = copy.deepcopy(model), torch.get_rng_state()
     counts = counts_of(x, 200, model=model, noise=noise)
     assert torch.equal(torch.get_rng_state(), random)
     assert not counts.requires_grad
     assert torch.equal(x, GREY)
-    for one, other in zip(model.modules(), before.modules(), strict=True):
-        assert one.training == other.training
-    for a, b in zip(model.state_dict().values(), before.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
+    assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
+    for value, was in zip(model.state_dict().values(), before.state_dict().values(), strict=True):
+        assert torch.equal(value, was)
 
 
 def test_a_network_that_works_in_place_counts_the_same():
