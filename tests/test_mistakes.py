@@ -16,6 +16,7 @@ from tests.networks import (
     autoattack,
     fab,
     fgsm,
+    made_of,
     pgd,
     robust_mask,
     seeded,
@@ -204,21 +205,18 @@ def test_steps_and_radii_in_other_precision_are_taken(batch):
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_no_mask_is_made_of_nan(label):
-    class OffGrey(nn.Module):
-        def forward(self, x):
-            z = nn.functional.one_hot(torch.full((len(x),), label), 2).to(x) * 3
-            return torch.where(x.mean((1, 2, 3)) == 0.5, 0, torch.nan)[:, None] + z
+    def off_grey(x):
+        z = nn.functional.one_hot(torch.full((len(x),), label), 2).to(x) * 3
+        return torch.where(x.mean((1, 2, 3)) == 0.5, 0, torch.nan)[:, None] + z
 
     x, y = torch.full((4, 3, 2, 2), 0.5), torch.full((4,), label)
     with pytest.raises(ValueError, match="NaN"):
-        robust_mask(OffGrey(), x, y, rv.Linf(0.1))
+        robust_mask(made_of(off_grey), x, y, rv.Linf(0.1))
 
 
 def test_the_look_at_a_network_draws_nothing():
-    class Random(nn.Module):
-        def forward(self, x):
-            return torch.rand(len(x), 3)
-
     before = torch.get_rng_state()
-    check_network(Random(), torch.rand(2, 3, 4, 4, generator=seeded()))
+    check_network(
+        made_of(lambda x: torch.rand(len(x), 3)), torch.rand(2, 3, 4, 4, generator=seeded())
+    )
     assert torch.equal(torch.get_rng_state(), before)

@@ -18,14 +18,9 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from rvlib.inference import MaxPool2, split_first_layer
 from rvlib.smoothing import certify, certify_at, sample_under_noise, stream, votes
 from rvlib.smoothing.noise import grid_noise
-from tests.networks import Seen, Wrapped
+from tests.networks import Seen, Wrapped, made_of
 
 few = settings(max_examples=12, deadline=None, derandomize=True)
-
-
-class Quantise(nn.Module):
-    def forward(self, x):
-        return (x.clamp(0, 1) * 3).round() / 3
 
 
 class Absolute(nn.Conv2d):
@@ -73,18 +68,6 @@ def counts_of(x, n=500, sigma=0.25, model=None, **options):
 # --- the law: a module votes like itself, wrapped ------------------------------------------------
 
 
-def circular(model):
-    model.first = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")
-
-
-def squared(module, args, output):
-    return output.square()
-
-
-def rounded(module, args):
-    return (args[0].round(),)
-
-
 def of_the_instance(name, method="forward"):
     """Take absolute values before a method of a layer, or of the whole, that is set by hand."""
 
@@ -96,45 +79,41 @@ def of_the_instance(name, method="forward"):
     return change
 
 
-class Clipped(nn.Module):
-    def forward(self, weight):
-        return weight.clamp(-0.1, 0.1)
+def quantised(x):
+    return (x.clamp(0, 1) * 3).round() / 3
 
 
-def subclassed(model):
-    other = Absolute(3, 4, 3, padding=1)
-    other.load_state_dict(model.first.state_dict())
-    model.first = other
+def squared(module, args, output):
+    return output.square()
 
 
-def pruned(model):
-    prune.l1_unstructured(model.first, "weight", 0.5)
+def rounded(module, args):
+    return (args[0].round(),)
 
 
-def of_another_class(model):
-    model.__class__ = Mine
-
-
-CHANGES = {
-    "nothing": lambda model: None,
-    "padding that goes round": circular,
-    "quantised input": lambda model: setattr(model, "first", nn.Sequential(Quantise(), model[0])),
-    "subclass of the convolution": subclassed,
-    "subclass of Sequential": of_another_class,
-    "hook": lambda model: model.first.register_forward_hook(squared),
-    "pre-hook": lambda model: model.first.register_forward_pre_hook(rounded),
-    "hook on the whole": lambda model: model.register_forward_pre_hook(rounded),
-    "hook on the pool": lambda model: model.pool.register_forward_hook(squared),
+CIRCULAR: Any = {"padding": 1, "padding_mode": "circular"}
+CHANGES: dict[str, Any] = {
+    "nothing": lambda m: None,
+    "quantised input": lambda m: setattr(m, "first", Wrapped(m.first, quantised)),
+    "padding that goes round": lambda m: setattr(m, "first", nn.Conv2d(3, 4, 3, **CIRCULAR)),
+    "subclass of the convolution": lambda m: setattr(m.first, "__class__", Absolute),
+    "subclass of Sequential": lambda m: setattr(m, "__class__", Mine),
+    "hook": lambda m: m.first.register_forward_hook(squared),
+    "pre-hook": lambda m: m.first.register_forward_pre_hook(rounded),
+    "hook on the whole": lambda m: m.register_forward_pre_hook(rounded),
+    "hook on the pool": lambda m: m.pool.register_forward_hook(squared),
     "forward of the instance": of_the_instance("first"),
     "convolution of the instance": of_the_instance("first", "_conv_forward"),
     "pool of the instance": lambda m: setattr(m.pool, "forward", lambda x: x[:, :, :6:2, :6:2]),
     "whole of the instance": of_the_instance(""),
-    "parametrised": lambda m: parametrize.register_parametrization(m.first, "weight", Clipped()),
-    "weight norm": lambda model: parametrizations.weight_norm(model.first),
-    "spectral norm": lambda model: nn.utils.spectral_norm(model.first),
-    "pruned": pruned,
-    "no bias": lambda model: setattr(model.first, "bias", None),
-    "training mode": lambda model: model.train(),
+    "parametrised": lambda m: parametrize.register_parametrization(
+        m.first, "weight", nn.Hardtanh(-0.1, 0.1)
+    ),
+    "weight norm": lambda m: parametrizations.weight_norm(m.first),
+    "spectral norm": lambda m: nn.utils.spectral_norm(m.first),
+    "pruned": lambda m: prune.l1_unstructured(m.first, "weight", 0.5),
+    "no bias": lambda m: setattr(m.first, "bias", None),
+    "training mode": lambda m: m.train(),
 }
 
 
@@ -416,12 +395,9 @@ def test_what_makes_no_sample_is_refused_in_one_line(options):
 
 
 def test_votes_of_nan_are_refused():
-    class Sometimes(Buckets):
-        def forward(self, x):
-            return super().forward(x) / (x[:, :1, 0, 0] < 0.9)  # infinity, and 0 / 0
-
+    sometimes = made_of(lambda x: Buckets()(x) / (x[:, :1, 0, 0] < 0.9))  # infinity, and 0 / 0
     with pytest.raises(ValueError, match="NaN"):
-        counts_of(torch.zeros(1, 3, 4, 4), 100, sigma=1.0, model=Sometimes())
+        counts_of(torch.zeros(1, 3, 4, 4), 100, sigma=1.0, model=sometimes)
 
 
 class Full(nn.Module):
@@ -435,13 +411,10 @@ class Full(nn.Module):
         return x
 
 
-class Sub(nn.Module):
-    def forward(self, x):
-        return x.sub_(0.5)
-
-
 @pytest.mark.parametrize(
-    "first", [[Sub()], [nn.Conv2d(3, 3, 1), nn.SiLU(inplace=True)]], ids=["images", "features"]
+    "first",
+    [[made_of(lambda x: x.sub_(0.5))], [nn.Conv2d(3, 3, 1), nn.SiLU(inplace=True)]],
+    ids=["images", "features"],
 )
 def test_votes_that_did_not_fit_into_memory_are_cast_on_fresh_copies(first):
     torch.manual_seed(0)
@@ -459,15 +432,12 @@ def test_a_network_may_write_its_answers_into_the_same_memory():
     torch.manual_seed(2)
     plain, memory = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.empty(256, 2)
 
-    class Reused(nn.Module):
-        def forward(self, x):
-            return memory[: len(x)].copy_(plain(x))
-
+    reused = made_of(lambda x: memory[: len(x)].copy_(plain(x)))
     x = torch.rand(1, 3, 2, 2)
     expected = sample_under_noise(plain, x, 0.25, 300)
     assert 0 < expected[0, 0] < 300
     for size in (8, 64, None):
-        assert torch.equal(sample_under_noise(Reused(), x, 0.25, 300, batch_size=size), expected)
+        assert torch.equal(sample_under_noise(reused, x, 0.25, 300, batch_size=size), expected)
 
 
 def left_out(logits):
@@ -480,7 +450,7 @@ def test_a_network_whose_votes_depend_on_one_another_is_refused(last):
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(4, track_running_stats=False)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.Flatten(), nn.Linear(64, 3)).eval()
-    model = nn.Sequential(model, Wrapped(nn.Identity(), last)).eval()
+    model = nn.Sequential(model, made_of(last)).eval()
     calls: list[Any] = [
         lambda x: sample_under_noise(model, x, 0.25, 100),
         lambda x: certify(model, x, 0.25),
@@ -491,24 +461,14 @@ def test_a_network_whose_votes_depend_on_one_another_is_refused(last):
             call(torch.rand(3, 3, 4, 4))
 
 
-class Together(nn.Module):
-    """A network that draws once for all images of a call."""
-
-    def forward(self, x):
-        return torch.randn(1, 2) + 0 * x.flatten(1)[:, :2]
-
-
 def test_a_network_that_draws_once_a_batch_has_no_independent_votes():
+    together = made_of(lambda x: torch.randn(1, 2) + 0 * x.flatten(1)[:, :2])
     for call in (certify, sample_under_noise):
         with pytest.raises(ValueError, match="draws once for all images"):
-            call(Together(), torch.rand(3, 3, 4, 4), 0.25, n=1000)
+            call(together, torch.rand(3, 3, 4, 4), 0.25, n=1000)
 
 
 def test_a_random_network_votes():
-    model = nn.Sequential(nn.Flatten(), AlwaysDropout(), nn.Linear(48, 3)).eval()
+    dropout = made_of(lambda x: nn.functional.dropout(x, 0.5, training=True))
+    model = nn.Sequential(nn.Flatten(), dropout, nn.Linear(48, 3)).eval()
     assert sample_under_noise(model, torch.rand(1, 3, 4, 4), 0.25, 100).sum() == 100
-
-
-class AlwaysDropout(nn.Module):
-    def forward(self, x):
-        return nn.functional.dropout(x, 0.5, training=True)
