@@ -261,7 +261,7 @@ class Cliff(nn.Module):
         return torch.cat([1 + 0 * pixel, pixel + 0 * (pixel - pixel.detach()).sqrt()], 1)
 
 
-@pytest.mark.parametrize("attack", [apgd, rv.fab])
+@pytest.mark.parametrize("attack", [rv.fgsm, rv.pgd, apgd, rv.fab])
 def test_a_gradient_that_is_no_number_is_no_silent_failure(attack):
     x, y = torch.full((2, 1, 1, 1), 0.5), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ValueError, match="NaN"):

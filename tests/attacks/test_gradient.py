@@ -128,15 +128,6 @@ def test_a_network_without_a_gradient_in_half_precision_leaves_images_alone(batc
             assert torch.equal(rv.fgsm(model, x, batch[1], threat, loss=loss), x)
 
 
-def test_a_gradient_that_is_nan_is_named(toys, batch):
-    def nan(logits, y):
-        return logits.sum(1) * torch.nan
-
-    for attack in (rv.fgsm, rv.pgd):
-        with pytest.raises(ValueError, match="gradient is NaN"):
-            attack(toys().eval(), *batch, Linf(0.1), loss=nan)
-
-
 @pytest.mark.parametrize("loss", [rv.log_odds, rv.margin, rv.dlr])
 def test_tensors_and_mode_of_inference_have_the_same_gradient(loss, toys, batch):
     model = toys().eval()
@@ -167,7 +158,6 @@ def test_what_is_inside_stays_and_what_is_outside_comes_in(dtype, ball, eps):
     again = inside(x, found, ball(eps))
     if ball is Linf:
         assert torch.equal(again, found)
-        assert torch.equal(inside(x, x + 0.5 * eps * (far - x), ball(eps)) == x, again == x) or eps
     if eps >= 0.1 and dtype != torch.bfloat16:
         assert (moved >= 0.98 * torch.minimum(ball(eps).norm((far - x).double()), moved)).all()
     assert torch.equal(inside(x, x, ball(eps)), x)
