@@ -11,7 +11,7 @@ from torch import nn
 
 from rvlib.attacks import log_odds
 from rvlib.threat_models import Linf
-from tests.networks import Recorder, fgsm, pgd, seeded, targeted_dlr, towards
+from tests.networks import Recorder, Scaled, fgsm, pgd, seeded, targeted_dlr, towards
 
 # ---- one step, several steps ------------------------------------------------------------------
 
@@ -104,13 +104,9 @@ ONE_PIXEL = torch.full((16, 1, 1, 1), 0.5), torch.zeros(16, dtype=torch.int64)
 class Slope(nn.Module):
     """Class 0 wins everywhere, to the right by less; no gradient."""
 
-    def __init__(self, scale):
-        super().__init__()
-        self.scale = scale
-
     def forward(self, x):
         pixel = x.flatten(1).detach()
-        return self.scale * torch.cat([2 - pixel, 0 * pixel], 1) + 0 * x.flatten(1)
+        return torch.cat([2 - pixel, 0 * pixel], 1) + 0 * x.flatten(1)
 
 
 class Corners(nn.Module):
@@ -127,7 +123,9 @@ class Corners(nn.Module):
     ("model", "targets"),
     [
         *[(Flat(), None), (Corners(), torch.tensor([1, 2] * 8))],
-        *[(Slope(scale), None) for scale in (1, 20)],  # cross-entropies of e^-20 round to zero
+        *[
+            (Scaled(Slope(), scale), None) for scale in (1, 20)
+        ],  # cross-entropies of e^-20 round to zero
     ],
 )
 def test_restarts_keep_what_fools_first_else_the_highest_loss(model, targets, batch_size):

@@ -4,6 +4,7 @@ import copy
 import math
 from collections import OrderedDict
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -327,17 +328,12 @@ def test_a_block_fills_one_call_and_depends_on_the_images_shape_alone(monkeypatc
 
 @pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
 def test_ids_and_seeds_of_any_kind(kind):
-    expected = counts_of(images(3), image_ids=[5, 0, 7], seed=2)
-    found = counts_of(images(3), image_ids=kind([5, 0, 7]), seed=np.int64(2))
-    assert torch.equal(found, expected)
-    found = [
-        certify_at(Buckets(), images(3), 0.0, 0.25, image_ids=i, n_max=300)
-        for i in ([5, 0, 7], kind([5, 0, 7]))
-    ]
-    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
-
-
-# --- the noise -----------------------------------------------------------------------------------
+    x, ids = images(3), [5, 0, 7]
+    found = counts_of(x, image_ids=kind(ids), seed=np.int64(2))
+    assert torch.equal(found, counts_of(x, image_ids=ids, seed=2))
+    attempt = partial(certify_at, Buckets(), x, 0.0, 0.25, n_max=300)
+    for one, other in zip(attempt(image_ids=kind(ids)), attempt(image_ids=ids), strict=True):
+        assert np.array_equal(one, other)
 
 
 # --- the network is lent -------------------------------------------------------------------------
