@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rvlib.attacks import log_odds
+from rvlib.attacks import log_odds, margin
 from rvlib.threat_models import Linf
 from tests.networks import Recorder, Scaled, fgsm, pgd, seeded, targeted_dlr, towards
 
@@ -23,8 +23,10 @@ def test_fgsm_is_one_step_of_length_eps_along_the_steepest_direction(threat, toy
     (grad,) = torch.autograd.grad(F.cross_entropy(toy(x_grad), y), x_grad)
     expected = (x + threat.eps * threat.steepest(grad)).clamp(0, 1)
     torch.testing.assert_close(fgsm(toy, x, y, threat), expected)
-    one = pgd(toy, x, y, threat, steps=1, step_size=threat.eps, random_start=False)
-    torch.testing.assert_close(fgsm(toy, x, y, threat), one, rtol=0, atol=1e-7)
+    options = {"steps": 1, "step_size": threat.eps, "random_start": False}
+    for loss in (log_odds, margin):
+        one = pgd(toy, x, y, threat, **options, loss=loss)
+        torch.testing.assert_close(fgsm(toy, x, y, threat, loss=loss), one, rtol=0, atol=1e-7)
 
 
 def test_the_iteration_is_the_papers(threat, toys, batch):
@@ -123,9 +125,8 @@ class Corners(nn.Module):
     ("model", "targets"),
     [
         *[(Flat(), None), (Corners(), torch.tensor([1, 2] * 8))],
-        *[
-            (Scaled(Slope(), scale), None) for scale in (1, 20)
-        ],  # cross-entropies of e^-20 round to zero
+        # At a scale of 20 cross-entropies are of e^-20, which rounds to zero.
+        *[(Scaled(Slope(), scale), None) for scale in (1, 20)],
     ],
 )
 def test_restarts_keep_what_fools_first_else_the_highest_loss(model, targets, batch_size):
