@@ -71,8 +71,9 @@ def test_the_robust_accuracy_of_a_linear_network_walls_and_all(classes):
     assert torch.equal(stages[2].stands, best < 0)  # the first two attacks suffice
     assert torch.equal(stages[-1].stands, best < 0)
     assert torch.equal(fooled(logits_of(model, x_adv), y), best > 0)
-    stages_of_rand = stages_of(model, x, y, Linf(eps), version="rand", generator=seeded())[1]
-    assert torch.equal(stages_of_rand[-1].stands, best < 0)
+    if classes == 2:  # the only other class needs no target
+        _, stages = stages_of(model, x, y, Linf(eps), version="rand", generator=seeded())
+        assert torch.equal(stages[-1].stands, best < 0)
     assert 0 < stages[-1].stands.sum() < 40
 
 
