@@ -31,7 +31,8 @@ _gentle: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 _independent: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 """Networks seen to answer to each image alone."""
 
-_passed: ContextVar[dict[nn.Module, nn.Module] | None] = ContextVar("passed", default=None)
+passed: ContextVar[dict[nn.Module, nn.Module] | None] = ContextVar("passed", default=None)
+"""Networks that passed the checks, as they are to be used; None outside of ``checked_once``."""
 
 
 @contextmanager
@@ -40,16 +41,11 @@ def checked_once() -> Iterator[None]:
 
     A check waits for the device.  That no attack gives NaN is left to the loop.
     """
-    token = _passed.set({})
+    token = passed.set({})
     try:
         yield
     finally:
-        _passed.reset(token)
-
-
-def is_checked_once() -> bool:
-    """Whether attacks run in a loop that checks for itself."""
-    return _passed.get() is not None
+        passed.reset(token)
 
 
 def check_images(x: Tensor) -> None:
@@ -169,43 +165,22 @@ def _mismatch(model: nn.Module, x: Tensor, said: str) -> str | None:
     return None
 
 
-def check_threat(threat: ThreatModel, x: Tensor) -> None:
-    """Refuse a bare number for a ball; warn of a Euclidean radius in 0..255 units."""
-    if isinstance(threat, type) or not hasattr(threat, "project"):
-        raise TypeError(f"threat={threat!r} is no ball: write rvlib.Linf(8 / 255), say")
-    if isinstance(threat.eps, Tensor):
-        if threat.eps.shape != x.shape[:1]:
-            raise ValueError(f"eps has shape {tuple(threat.eps.shape)} for {len(x)} images")
-    elif isinstance(threat, L2) and threat.eps > 0.1 * x[0].numel() ** 0.5:
-        warnings.warn(
-            f"L2({threat.eps:g}) is more than a tenth of the image's diagonal: forgotten /255?",
-            Doubt,
-            stacklevel=4,
-        )
-
-
 def check_voters(model: nn.Module, x: Tensor) -> None:
-    """Check the network and the images of a vote."""
-    passed = _passed.get()
-    if passed is None or model not in passed:
+    """Check the network and the images of a vote, and that its votes are independent."""
+    known = passed.get()
+    if known is None or model not in known:
         check_images(x)
         checked = check_network(model, x)
-        if passed is not None:
-            passed[model] = checked
-    if model not in _independent:
-        _check_independent(model, x)
-        _independent.add(model)
-
-
-def _check_independent(model: nn.Module, x: Tensor) -> None:
-    """Refuse a network whose votes depend on one another: nothing would be certified."""
+        if known is not None:
+            known[model] = checked
+    if model in _independent:
+        return
     brighter = torch.linspace(0, 1, 4, device=x.device, dtype=x.dtype)
     copies = x[:1] + brighter[:, None, None, None]
     with eval_mode(model), fork_rng(x.device):
         together, alone = logits_of(model, copies), logits_of(model, copies, 1)
-        if together.isnan().any():
-            return  # votes look for it themselves
-        if apart(together, alone, APART):
+        # Votes look for NaN themselves.
+        if not together.isnan().any() and apart(together, alone, APART):
             again = logits_of(model, copies)  # a random network's answers differ in any case
             if not apart(together, again, APART):
                 raise ValueError(
@@ -218,6 +193,7 @@ def _check_independent(model: nn.Module, x: Tensor) -> None:
                     "the network is random, and draws once for all images of a batch: its votes "
                     "are not independent. Let it draw for each image"
                 )
+    _independent.add(model)
 
 
 def apart(one: Tensor, other: Tensor, share: float) -> bool:
@@ -232,27 +208,29 @@ def apart(one: Tensor, other: Tensor, share: float) -> bool:
     return not bool(difference <= share * spread + rounding)
 
 
-def check_targets(targets: Tensor, x: Tensor) -> int:
-    """Refuse anything but class indices, one or several per image; return the largest."""
-    if not isinstance(targets, Tensor) or targets.dim() not in (1, 2) or not targets.numel():
-        raise TypeError("targets are no tensor of class indices of shape (B,) or (B, T)")
-    columns = targets.unbind(1) if targets.dim() == 2 else (targets,)
-    return max(check_labels(column, x) for column in columns)
-
-
 def check_attack(
     model: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, targets: Tensor | None = None
 ) -> nn.Module:
     """Check the arguments that attacks share; return the network as ``check_network`` does."""
-    check_threat(threat, x)
-    passed = _passed.get()
-    if passed is not None and model in passed:
-        return passed[model]
+    if isinstance(threat, type) or not hasattr(threat, "project"):
+        raise TypeError(f"threat={threat!r} is no ball: write rvlib.Linf(8 / 255), say")
+    if isinstance(threat.eps, Tensor):
+        if threat.eps.shape != x.shape[:1]:
+            raise ValueError(f"eps has shape {tuple(threat.eps.shape)} for {len(x)} images")
+    elif isinstance(threat, L2) and threat.eps > 0.1 * x[0].numel() ** 0.5:
+        told = f"L2({threat.eps:g}) is more than a tenth of the image's diagonal: forgotten /255?"
+        warnings.warn(told, Doubt, stacklevel=3)
+    known = passed.get()
+    if known is not None and model in known:
+        return known[model]
     check_images(x)
     largest = check_labels(y, x)
     if targets is not None:
-        largest = max(largest, check_targets(targets, x))
+        if not isinstance(targets, Tensor) or targets.dim() not in (1, 2) or not targets.numel():
+            raise TypeError("targets are no tensor of class indices of shape (B,) or (B, T)")
+        columns = targets.unbind(1) if targets.dim() == 2 else (targets,)
+        largest = max(largest, *(check_labels(column, x) for column in columns))
     checked = check_network(model, x, largest)
-    if passed is not None:
-        passed[model] = checked
+    if known is not None:
+        known[model] = checked
     return checked

@@ -56,6 +56,11 @@ class Wrapped(nn.Module):
         return self.network(self.change(x))
 
 
+def made_of(function):
+    """Make a network of a function."""
+    return Wrapped(nn.Identity(), function)
+
+
 class Recorder(nn.Module):
     """A network that keeps the images at which a gradient was taken."""
 

@@ -44,20 +44,6 @@ def test_a_layer_that_two_parents_share_is_as_it_was():
     assert modes(model) == [True, True, True, False]
 
 
-def test_a_network_that_is_in_evaluation_mode_is_not_switched(batch):
-    class Switched(nn.Identity):
-        calls = 0
-
-        def train(self, mode=True):
-            self.calls += 1
-            return super().train(mode)
-
-    model = nn.Sequential(Switched()).eval()
-    with eval_mode(model):
-        pass
-    assert model[0].calls == 1
-
-
 # ---- batches ----------------------------------------------------------------------------------
 
 
@@ -75,12 +61,7 @@ def test_batches_are_slices_of_every_part():
     assert seen[1][0] == [4, 5, 6, 7]
     assert seen[1][1] == eps[4:8].tolist()
     assert seen[2][2:] == ([9, 10], 7, None)
-
-
-def test_on_a_cpu_batches_are_of_256_images():
-    sizes: list[int] = []
-    in_batches(lambda x: sizes.append(len(x)) or x, None, torch.zeros(600))  # type: ignore[func-returns-value]
-    assert sizes == [256, 256, 88]
+    assert in_batches(lambda x: torch.full((len(x),), len(x)), None, torch.zeros(600))[0] == 256
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +148,7 @@ def apgd(
                 found, value = run(*(select(p, left) for p in (x, y, threat, targets, start)))
                 better = value > harm[left]
                 best[left] = choose(better, found, best[left])
-                harm[left] = torch.where(better, value, harm[left])
+                harm[left] = choose(better, value, harm[left])
         return best
 
     size = images_a_batch(batch_size, x, 1 if targets is None else targets.shape[1])
@@ -205,37 +205,49 @@ def _run(
     rows = left.repeat_interleave(per)
     x, y, threat, start = x[rows], y[rows], threat.at(rows), start[rows]
     targets = None if targets is None else targets.flatten()
-    value, gradient = assess(start, y, targets)
+    point = Point(start, *assess(start, y, targets))
     run = _Ascent(
         *(per, x, y, threat, targets),
         eta=2 * torch.as_tensor(threat.eps).to(x).expand(len(x)),
-        x_t=start,
-        value=value,
-        gradient=gradient,
+        now=point,
         x_before=start,
-        best=start,
-        best_value=value,
-        best_gradient=gradient,
-        value_at_check=value,
+        best=point,
+        value_at_check=point.value,
         rises=torch.zeros_like(y),
         halved=torch.zeros_like(y, dtype=torch.bool),
     )
     for step in range(steps + 1):
         if step > 0:
             run.step(1 if step == 1 else MOMENTUM)
-            run.see(*assess(run.x_t, run.y, run.targets))
+            run.see(*assess(run.now.x, run.y, run.targets))
         if step in checks:
             run.check(step - checked)
             checked = step
         if looks(step) or step == steps:
-            scores = run.best_value.view(-1, per)
-            best[left], harm[left] = best_row(scores, run.best), scores.amax(1)
+            scores = run.best.value.view(-1, per)
+            best[left], harm[left] = best_row(scores, run.best.x), scores.amax(1)
             keep = (scores.amax(1) < torch.inf).nonzero()[:, 0]
             if not len(keep):
                 break
             if len(keep) < len(left):
                 left, run = left[keep], run.at(rows_of(keep, per))
     return best, harm
+
+
+class Point(NamedTuple):
+    """Images, one a row, with loss and gradient there."""
+
+    x: Tensor
+    value: Tensor
+    gradient: Tensor
+
+    def at(self, rows: Tensor) -> "Point":
+        """Keep some rows only."""
+        return Point(*(part[rows] for part in self))
+
+    def where(self, mask: Tensor, other: "Point") -> "Point":
+        """Take another point's rows where the mask does not say so."""
+        return Point(*(choose(mask, *parts) for parts in zip(self, other, strict=True)))
 
 
 @dataclass
@@ -248,13 +260,9 @@ class _Ascent:
     threat: ThreatModel
     targets: Tensor | None
     eta: Tensor
-    x_t: Tensor
-    value: Tensor
-    gradient: Tensor
+    now: Point
     x_before: Tensor
-    best: Tensor
-    best_value: Tensor
-    best_gradient: Tensor
+    best: Point
     value_at_check: Tensor
     rises: Tensor
     halved: Tensor
@@ -265,9 +273,10 @@ class _Ascent:
 
     def step(self, alpha: float) -> None:
         """Go one step, with momentum unless `alpha` is one."""
-        z = self._project(self.x_t + per_image(self.eta) * self.threat.steepest(self.gradient))
-        ahead = self.x_t.lerp(z, alpha).add_(self.x_t - self.x_before, alpha=1 - alpha)
-        self.x_before, self.x_t = self.x_t, self._project(ahead)
+        x_t, _, gradient = self.now
+        z = self._project(x_t + per_image(self.eta) * self.threat.steepest(gradient))
+        ahead = x_t.lerp(z, alpha).add_(x_t - self.x_before, alpha=1 - alpha)
+        self.x_before, self.now = x_t, self.now._replace(x=self._project(ahead))
 
     def _project(self, x_t: Tensor) -> Tensor:
         x_t = self.threat.project(x_t - self.x).add_(self.x).clamp_(0, 1)
@@ -275,21 +284,17 @@ class _Ascent:
 
     def see(self, value: Tensor, gradient: Tensor) -> None:
         """Take note of the new point, perhaps as the best one: unless its image has fallen."""
-        stands = self.best_value.view(-1, self.per).amax(1) < torch.inf
-        self.rises = self.rises + (value > self.value)
-        self.value, self.gradient = value, gradient
-        better = (value > self.best_value) & stands.repeat_interleave(self.per)
-        self.best_value = torch.where(better, value, self.best_value)
-        self.best = choose(better, self.x_t, self.best)
-        self.best_gradient = choose(better, gradient, self.best_gradient)
+        stands = self.best.value.view(-1, self.per).amax(1) < torch.inf
+        self.rises = self.rises + (value > self.now.value)
+        self.now = Point(self.now.x, value, gradient)
+        better = (value > self.best.value) & stands.repeat_interleave(self.per)
+        self.best = self.now.where(better, self.best)
 
     def check(self, interval: int) -> None:
         """Halve the step size where the last `interval` steps got nowhere; go back to the best."""
-        idle = ~self.halved & (self.best_value <= self.value_at_check)
+        idle = ~self.halved & (self.best.value <= self.value_at_check)
         self.halved = (self.rises <= RISES * interval) | idle
         self.eta = torch.where(self.halved, self.eta / 2, self.eta)
-        self.value = torch.where(self.halved, self.best_value, self.value)
-        self.x_t = choose(self.halved, self.best, self.x_t)
-        self.x_before = choose(self.halved, self.best, self.x_before)
-        self.gradient = choose(self.halved, self.best_gradient, self.gradient)
-        self.value_at_check, self.rises = self.best_value, torch.zeros_like(self.rises)
+        self.now = self.best.where(self.halved, self.now)
+        self.x_before = choose(self.halved, self.best.x, self.x_before)
+        self.value_at_check, self.rises = self.best.value, torch.zeros_like(self.rises)

@@ -1,8 +1,6 @@
 """AutoAttack: several attacks in a row, each on the images that withstood those before."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +25,10 @@ VERSIONS = {
 
 TARGETS, QUERIES, DRAWS = 9, 5000, 20
 """Classes of the targeted attacks, queries of Square, answers of a random network."""
+
+TARGETED_PARTS = slice(0, 1), slice(1, None)
+"""Most that fall do so to the first target; the others, side by side, make large batches.  The
+fallen leave after each part."""
 
 LEFT_OUT = "left out: it is for the balls Linf and L2"
 
@@ -196,10 +198,11 @@ def autoattack_stages(
         for name in VERSIONS[version]:
             note = shortcoming(name, ranks.shape[1], threat)
             before = 0 if note == LEFT_OUT else int(stands.sum())
-            for part in _PARTS[name][: ranks.shape[1]] if before else ():  # of one target, one
+            parts = TARGETED_PARTS if name == "apgd-t" else TARGETED_PARTS[:1]
+            for part in parts[: ranks.shape[1]] if before else ():  # of one target, one
                 if len(left := stands.nonzero()[:, 0]):
                     given = counting, x[left], y[left], threat.at(left)
-                    found = part(given, ranks[left], **options)
+                    found = _attack(name, given, ranks[left], part, options)
                     wrong = fooled(logits_of(counting, found, batch_size), y[left])
                     x_adv[left] = choose(wrong, found, x_adv[left])
                     stands[left] = ~wrong
@@ -227,37 +230,22 @@ def shortcoming(name: str, targets: int, threat: ThreatModel) -> str:
     return ""
 
 
-# --- the attacks, in parts: the fallen leave after each ------------------------------------------
-
-Given = tuple[nn.Module, Tensor, Tensor, ThreatModel]
-
-
-def _cross_entropy(given: Given, ranks: Tensor, **options: Any) -> Tensor:
-    return apgd(*given, **options)
-
-
-def _ratio(given: Given, ranks: Tensor, **options: Any) -> Tensor:
-    return apgd(*given, loss=dlr if ranks.shape[1] >= 2 else margin, **options)
-
-
-def _targeted(part: slice, given: Given, ranks: Tensor, **options: Any) -> Tensor:
-    loss = targeted_dlr if ranks.shape[1] >= 3 else towards
+def _attack(
+    name: str,
+    given: tuple[nn.Module, Tensor, Tensor, ThreatModel],
+    ranks: Tensor,
+    part: slice,
+    options: dict[str, Any],
+) -> Tensor:
+    """Run an attack of the ensemble, a targeted one towards a part of the classes by rank."""
+    others = ranks.shape[1]
+    if name == "apgd-ce":
+        return apgd(*given, **options)
+    if name == "apgd-dlr":
+        return apgd(*given, loss=dlr if others >= 2 else margin, **options)
+    if name == "fab-t":
+        return fab(*given, targets=ranks, batch_size=options["batch_size"])
+    if name == "square":
+        return square(*given, queries=QUERIES, **options)
+    loss = targeted_dlr if others >= 3 else towards
     return apgd(*given, loss=loss, targets=ranks[:, part], **options)
-
-
-def _boundary(given: Given, ranks: Tensor, generator: Any, batch_size: int | None) -> Tensor:
-    return fab(*given, targets=ranks, batch_size=batch_size)
-
-
-def _random_search(given: Given, ranks: Tensor, **options: Any) -> Tensor:
-    return square(*given, queries=QUERIES, **options)
-
-
-_PARTS: dict[str, tuple[Callable[..., Tensor], ...]] = {
-    "apgd-ce": (_cross_entropy,),
-    "apgd-dlr": (_ratio,),
-    # Most that fall do so to the first target; the others, side by side, make large batches.
-    "apgd-t": (partial(_targeted, slice(0, 1)), partial(_targeted, slice(1, None))),
-    "fab-t": (_boundary,),
-    "square": (_random_search,),
-}

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rvlib.checks import check_attack, is_checked_once
+from rvlib.checks import check_attack, passed
 from rvlib.inference import eval_mode, in_batches
 from rvlib.threat_models import ThreatModel, per_image
 
@@ -221,7 +221,7 @@ def attack(function: Attack) -> Attack:
             if found.dtype == torch.bool:
                 return found
             x_adv = in_batches(inside, None, x, found, threat)
-            if not is_checked_once() and x_adv.sum().isnan():  # waits for the device
+            if passed.get() is None and x_adv.sum().isnan():  # waits for the device
                 raise ValueError(GRADIENT_IS_NAN)
             return x_adv
 

@@ -1,6 +1,5 @@
 """Projected gradient descent: the attack that the field trains and measures with."""
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -11,7 +10,7 @@ from rvlib.attacks.gradient import (
     attack,
     check_targeted,
     fooled,
-    inside,
+    kept_inside,
     log_odds,
     logits_and_gradient,
     step_length,
@@ -126,26 +125,32 @@ def pgd(
         if targets.dim() != 1:
             raise ValueError(f"targets have shape {tuple(targets.shape)}: give one per image")
         targets = targets.clone()  # of inference mode, perhaps
-    eta = step_length(step_size, threat, steps, x)
-
-    def run(which: Tensor | None = None) -> Tensor:
-        start = (x + threat.sample(x, generator)).clamp(0, 1) if random_start else x
-        parts = (x, y, start, threat, eta, targets)
-        if which is not None:
-            if not len(which):
-                return start[which]
-            parts = tuple(select(part, which) for part in parts)
-        climb = partial(ascend, model, steps=steps, loss=loss)
-        x_adv = in_batches(climb, batch_size, *parts)
-        # Restarts compare what will be returned; in half precision rounding may leave the ball.
-        half = restarts > 1 and x.element_size() < 4
-        return in_batches(inside, batch_size, parts[0], x_adv, parts[3]) if half else x_adv
-
-    if restarts == 1:
-        return run()
-    if not random_start:
+    if restarts > 1 and not random_start:
         raise ValueError(f"restarts={restarts} would all start at the image: use random_start=True")
-    return worst_of_restarts(run, restarts, model, y, loss, targets, batch_size)
+    eta = step_length(step_size, threat, steps, x)
+    # Drawn for all images each time: ranks of a training stay in step.
+    starts = (
+        (x + threat.sample(x, generator)).clamp(0, 1) if random_start else x
+        for _ in range(restarts)
+    )
+    climb = partial(ascend, model, steps=steps, loss=loss)
+    x_adv = in_batches(climb, batch_size, x, y, next(starts), threat, eta, targets)
+    if restarts == 1:
+        return x_adv
+    # Restarts compare what will be returned; in half precision rounding may leave the ball.
+    x_adv = kept_inside(x, x_adv, threat)
+    worst = harm(logits_of(model, x_adv, batch_size), y, loss, targets)
+    for start in starts:
+        standing = (worst < torch.inf).nonzero()[:, 0]
+        if not len(standing):
+            continue
+        parts = [select(part, standing) for part in (x, y, start, threat, eta, targets)]
+        again = kept_inside(parts[0], in_batches(climb, batch_size, *parts), parts[3])
+        value = harm(logits_of(model, again, batch_size), parts[1], loss, parts[5])
+        better = value > worst[standing]
+        x_adv[standing] = choose(better, again, x_adv[standing])
+        worst[standing] = choose(better, value, worst[standing])
+    return x_adv
 
 
 def ascend(
@@ -168,33 +173,8 @@ def ascend(
     return x_t
 
 
-def worst_of_restarts(
-    run: Callable[..., Tensor],
-    restarts: int,
-    model: nn.Module,
-    y: Tensor,
-    loss: Loss,
-    targets: Tensor | None,
-    batch_size: int | None,
-) -> Tensor:
-    """Repeat a run on the images that still stand; keep what fools, else the higher loss."""
-
-    def harm(x_adv: Tensor, which: Tensor | slice) -> Tensor:
-        logits, label = logits_of(model, x_adv, batch_size), y[which]
-        if targets is None:
-            return loss(logits, label).masked_fill(fooled(logits, label), torch.inf)
-        target = targets[which]
-        return loss(logits, label, target).masked_fill(logits.argmax(1) == target, torch.inf)
-
-    x_adv = run()
-    worst = harm(x_adv, slice(None))
-    for _ in range(restarts - 1):
-        standing = (worst < torch.inf).nonzero()[:, 0]
-        again = run(standing)  # draws for all images: ranks of a training stay in step
-        if not len(standing):
-            continue
-        value = harm(again, standing)
-        better = value > worst[standing]
-        x_adv[standing] = choose(better, again, x_adv[standing])
-        worst[standing] = torch.where(better, value, worst[standing])
-    return x_adv
+def harm(logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None) -> Tensor:
+    """How bad attacked images are, (B,): their loss, infinite where they fool."""
+    if targets is None:
+        return loss(logits, y).masked_fill(fooled(logits, y), torch.inf)
+    return loss(logits, y, targets).masked_fill(logits.argmax(1) == targets, torch.inf)

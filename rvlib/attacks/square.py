@@ -104,7 +104,8 @@ def square(
         raise ValueError(f"area={area} is no share of the image: give a number in (0, 1]")
     if queries < 1:
         raise ValueError(f"queries={queries}: an attack asks at least once")
-    layout = memory_format(x)
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
     network = halves(model, layout, batch_size)
 
     def ask(seen: Tensor, label: Tensor) -> Tensor:
@@ -137,12 +138,6 @@ def square(
         ahead = torch.where(takes, value, ahead)
     best[left] = now
     return best
-
-
-def memory_format(x: Tensor) -> torch.memory_format:
-    """Name the layout of a batch: pixel by pixel, or channel by channel."""
-    last = x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def pick(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:

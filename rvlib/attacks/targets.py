@@ -46,5 +46,5 @@ def best_row(scores: Tensor, rows: Tensor) -> Tensor:
 
 
 def choose(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Take whole images from `yes` where the mask (B,) says so, else from `no`."""
-    return torch.where(mask[:, None, None, None], yes, no)
+    """Take whole rows from `yes` where the mask (B,) says so, else from `no`."""
+    return torch.where(mask.view(-1, *(1,) * (yes.dim() - 1)), yes, no)

@@ -157,7 +157,7 @@ def grid_noise(shape: tuple[int, ...], sigma: float, generator: torch.Generator)
     check_sigma(sigma)
     device = generator.device
     uniform = torch.empty(shape, dtype=torch.int64, device=device).random_(generator=generator)
-    thresholds, guide = _tables_on(device, float(sigma))
+    thresholds, guide = _tables(float(sigma), device)
     if device.type == "cpu":
         k = guide.take(uniform >> (BITS - GUIDE_BITS))
         # A few cells in a hundred hold a threshold: there all bits decide.
@@ -169,14 +169,7 @@ def grid_noise(shape: tuple[int, ...], sigma: float, generator: torch.Generator)
 
 
 @functools.lru_cache(maxsize=16)
-def _tables_on(device: torch.device, sigma: float) -> tuple[Tensor, Tensor]:
-    """Put the tables on a device once, not at every draw."""
-    thresholds, guide = _tables(sigma)
-    return thresholds.to(device), guide.to(device)
-
-
-@functools.lru_cache(maxsize=16)
-def _tables(sigma: float) -> tuple[Tensor, Tensor]:
+def _tables(sigma: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Thresholds of the uniform number, and what its leading bits say of the result."""
     reach = int(REACH * sigma * GRID) + 1
     with mpmath.workdps(40):
@@ -191,4 +184,4 @@ def _tables(sigma: float) -> tuple[Tensor, Tensor]:
     low, high = (
         torch.bucketize(end, thresholds, right=True, out_int32=True) for end in (first, last)
     )
-    return thresholds, torch.where(low == high, low, UNSURE)
+    return thresholds.to(device), torch.where(low == high, low, UNSURE).to(device)

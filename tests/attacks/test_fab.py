@@ -1,6 +1,5 @@
 """rvlib.attacks.fab: the way to a plane against other solvers, known distances, honest balls."""
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -84,13 +83,8 @@ def test_the_way_does_not_depend_on_the_scale(ball):
     way = to_plane(x, w, f, ball(0.1))
     for scale in (2.0**-90, 2.0**60):
         assert torch.equal(to_plane(x, scale * w, scale * f, ball(0.1)), way)
-
-
-@BALLS
-def test_without_a_gradient_or_a_gap_nothing_moves(ball):
-    x, w, f = problems()
-    assert not to_plane(x, 0 * w, f, ball(0.1)).any()
-    assert not to_plane(x, w, 0 * f, ball(0.1)).any()
+    for nothing in (to_plane(x, 0 * w, f, ball(0.1)), to_plane(x, w, 0 * f, ball(0.1))):
+        assert not nothing.any()
 
 
 # ---- the iteration ------------------------------------------------------------------------------
@@ -149,76 +143,7 @@ def test_a_linear_network_falls_at_its_distance(ball):
     assert (z.topk(2).indices[:, 1] != (gaps / normals).nan_to_num(9).argmin(1)).any()
 
 
-def test_a_network_that_falls_in_a_corner_of_the_box():
-    """In l-infinity with walls: a plane is reached at eps where the rooms, cut at eps, suffice."""
-    x, w, _ = problems(12)
-    reach = torch.minimum(torch.full_like(x, 0.3), torch.where(w > 0, 1 - x, x))
-    gain = (w.abs() * reach).sum((1, 2, 3))
-    for one in range(len(x)):
-        for share in (0.98, 1.02):
-            model: Any = nn.Sequential(nn.Flatten(), nn.Linear(6, 2)).double()
-            with torch.no_grad():
-                model[1].weight.copy_(torch.stack([0 * w[one].flatten(), w[one].flatten()]))
-                lead = (w[one] * x[one]).sum() + share * gain[one]
-                model[1].bias.copy_(torch.stack([lead, 0 * lead]))
-            y = torch.tensor([0])
-            x_adv = fab(model, x[one : one + 1], y, Linf(0.3), steps=10)
-            assert fooled(logits_of(model, x_adv), y).item() == (share < 1)
-
-
-class Ring(nn.Module):
-    """Class 1 outside a circle of radius 0.2 around grey: two pixels, curved."""
-
-    def forward(self, x):
-        r = (x.flatten(1) - 0.5).square().sum(1)
-        return torch.stack([0 * r, 30 * (r - 0.04)], 1)
-
-
-@BALLS
-def test_a_curved_boundary_is_found_from_within(ball):
-    x = (
-        torch.tensor([[0.55, 0.52], [0.48, 0.4], [0.45, 0.6], [0.62, 0.48]])
-        .view(4, 1, 1, 2)
-        .double()
-    )
-    y = torch.zeros(4, dtype=torch.int64)
-    if ball is L2:
-        distance = 0.2 - (x - 0.5).flatten(1).norm(dim=1)
-    else:  # both pixels outwards by t: (a + t)^2 + (b + t)^2 = 0.04
-        a, b = (x - 0.5).abs().flatten(1).unbind(1)
-        distance = (-(a + b) + ((a + b) ** 2 - 2 * (a**2 + b**2 - 0.04)).sqrt()) / 2
-    assert fooled(logits_of(Ring(), fab(Ring(), x, y, ball(1.02 * distance))), y).all()
-    assert torch.equal(fab(Ring(), x, y, ball(0.98 * distance)), x)
-
-
 # ---- who leaves, and what is asked --------------------------------------------------------------
-
-
-@BALLS
-def test_leaving_early_changes_nothing(ball, toys, batch, monkeypatch):
-    model, x = toys().eval().double(), torch.cat([batch[0].double(), double(12, 3, 4, 4)])
-    y, seen = model(x).argmax(1), []
-    for looks in (lambda step: True, lambda step: step % 4 == 0, lambda step: False):
-        monkeypatch.setattr(sys.modules["rvlib.attacks.fab"], "looks", looks)
-        counting = rv.Passes(model)
-        x_adv = fab(counting, x, y, ball(0.04 if ball is Linf else 0.2), steps=20)
-        seen.append((counting.forwards, x_adv))
-    for _, x_adv in seen[1:]:
-        torch.testing.assert_close(x_adv, seen[0][1], rtol=0, atol=1e-9)
-    passes = [forwards for forwards, _ in seen]
-    assert passes == sorted(passes)
-    assert passes[0] < passes[2]
-    assert 0 < fooled(model(seen[0][1]), y).sum() < len(x)
-
-
-def test_passes_are_counted_as_the_formula_says(toys, batch):
-    toy, x = toys(5).eval(), batch[0]
-    y = toy(x).argmax(1)
-    counting = rv.Passes(toy)
-    assert torch.equal(fab(counting, x, y, Linf(1e-5), steps=7), x)
-    # One image to check the network, all for the targets, and then for each of the four targets.
-    assert counting.forwards == 1 + len(x) + len(x) * 4 * (2 * 7 + 1)
-    assert counting.backwards == len(x) * 4 * 7
 
 
 class Step(nn.Module):

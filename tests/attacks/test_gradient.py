@@ -9,7 +9,7 @@ from torch import nn
 import rvlib as rv
 from rvlib.attacks.gradient import configured, inside
 from rvlib.threat_models import L2, Linf, PixelL2
-from tests.networks import Scaled, held_out, seeded, shipped
+from tests.networks import Scaled, seeded
 
 Z = 5 * torch.randn(40, 6, generator=seeded(), dtype=torch.float64)
 Y, TARGET = (torch.randint(6, (40,), generator=seeded(seed)) for seed in (1, 2))
@@ -102,41 +102,6 @@ def test_an_images_gradient_is_the_same_in_any_batch(toys, batch):
 # ---- the scale of the logits changes no answer, and no attack ---------------------------------
 
 
-@pytest.fixture(scope="module")
-def undefended():
-    """The undefended network of the report, sure of its answers, and 64 images."""
-    return shipped("standard"), *held_out(64)
-
-
-@pytest.mark.parametrize(
-    ("threat", "dtype"),
-    [
-        *[(ball, torch.float32) for ball in (Linf(0.02), PixelL2(0.03), L2(0.25))],
-        (Linf(0.02), torch.bfloat16),  # which takes long where the processor has none
-    ],
-    ids=str,
-)
-def test_as_many_images_stand_at_every_scale_of_the_logits(undefended, threat, dtype):
-    model, x, y = undefended
-    if dtype == torch.bfloat16:
-        model, x, y = rv.lenet().to(dtype), x[:32].to(dtype), y[:32]
-        model.load_state_dict(undefended[0].state_dict())
-        model.eval()
-    options = {"step_size": 0.5 * threat.eps, "steps": 7, "random_start": False}
-
-    def standing(k, loss):
-        return int(rv.robust_mask(Scaled(model, k), x, y, threat, loss=loss, **options).sum())
-
-    clean = int((model(x).argmax(1) == y).sum())
-    for loss in (rv.log_odds, rv.margin):
-        large = [standing(k, loss) for k in (1, 20, 1e6)]
-        assert large[0] < clean / 2
-        assert max(large) - min(large) <= 2, large
-        # Near zero all classes are equally likely, and the cross-entropy's own direction is
-        # another, that of the mean of the logits: 4 of 64 images more stand.
-        assert abs(standing(1e-3, loss) - large[0]) <= (1 if loss is rv.margin else 6)
-
-
 @pytest.mark.parametrize("loss", [rv.log_odds, rv.margin, rv.dlr])
 @pytest.mark.parametrize("factor", [2.0**-30, 2.0**20])
 def test_images_are_attacked_alike_at_every_scale(loss, factor, threat, toys, batch):
@@ -161,15 +126,6 @@ def test_a_network_without_a_gradient_in_half_precision_leaves_images_alone(batc
     for threat in (Linf(0.03), L2(0.5), PixelL2(0.1)):
         for loss in (rv.log_odds, rv.margin, rv.dlr):
             assert torch.equal(rv.fgsm(model, x, batch[1], threat, loss=loss), x)
-
-
-def test_a_gradient_that_is_nan_is_named(toys, batch):
-    def nan(logits, y):
-        return logits.sum(1) * torch.nan
-
-    for attack in (rv.fgsm, rv.pgd):
-        with pytest.raises(ValueError, match="gradient is NaN"):
-            attack(toys().eval(), *batch, Linf(0.1), loss=nan)
 
 
 @pytest.mark.parametrize("loss", [rv.log_odds, rv.margin, rv.dlr])
@@ -202,7 +158,6 @@ def test_what_is_inside_stays_and_what_is_outside_comes_in(dtype, ball, eps):
     again = inside(x, found, ball(eps))
     if ball is Linf:
         assert torch.equal(again, found)
-        assert torch.equal(inside(x, x + 0.5 * eps * (far - x), ball(eps)) == x, again == x) or eps
     if eps >= 0.1 and dtype != torch.bfloat16:
         assert (moved >= 0.98 * torch.minimum(ball(eps).norm((far - x).double()), moved)).all()
     assert torch.equal(inside(x, x, ball(eps)), x)

@@ -1,6 +1,7 @@
 """rvlib.attacks.fgsm and pgd: the papers' iterations, known optima, restarts, targets."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import rvlib as rv
+from rvlib.attacks import log_odds, margin
 from rvlib.threat_models import Linf
-from tests.networks import Recorder, fgsm, pgd, seeded, targeted_dlr, towards
+from tests.networks import Recorder, Scaled, fgsm, pgd, seeded, targeted_dlr, towards
 
 # ---- one step, several steps ------------------------------------------------------------------
 
@@ -22,8 +23,10 @@ def test_fgsm_is_one_step_of_length_eps_along_the_steepest_direction(threat, toy
     (grad,) = torch.autograd.grad(F.cross_entropy(toy(x_grad), y), x_grad)
     expected = (x + threat.eps * threat.steepest(grad)).clamp(0, 1)
     torch.testing.assert_close(fgsm(toy, x, y, threat), expected)
-    one = pgd(toy, x, y, threat, steps=1, step_size=threat.eps, random_start=False)
-    torch.testing.assert_close(fgsm(toy, x, y, threat), one, rtol=0, atol=1e-7)
+    options = {"steps": 1, "step_size": threat.eps, "random_start": False}
+    for loss in (log_odds, margin):
+        one = pgd(toy, x, y, threat, **options, loss=loss)
+        torch.testing.assert_close(fgsm(toy, x, y, threat, loss=loss), one, rtol=0, atol=1e-7)
 
 
 def test_the_iteration_is_the_papers(threat, toys, batch):
@@ -80,32 +83,6 @@ def test_the_optimum_of_a_linear_network(attack, label, threat, linear):
     torch.testing.assert_close(x_adv, optimum)
 
 
-@pytest.mark.parametrize("attack", [fgsm, pgd])
-def test_the_optimum_in_a_corner_of_the_box(attack, linear):
-    model, normal = linear
-    x = torch.rand(8, 3, 2, 2, generator=seeded(), dtype=torch.float64)
-    optimum = (x + 0.4 * normal.sign()).clamp(0, 1)
-    assert (optimum == 0).any()
-    assert (optimum == 1).any()
-    x_adv = attack(model, x, torch.zeros(8, dtype=torch.int64), Linf(0.4))
-    torch.testing.assert_close(x_adv, optimum)
-
-
-class Peak(nn.Module):
-    """One pixel whose loss for class 0 is highest at 0.53: a full step of 0.1 overshoots."""
-
-    def forward(self, x):
-        rise = 10 - 1000 * (x.flatten(1) - 0.53) ** 2  # (B, 1)
-        return torch.cat([-rise, rise], 1)
-
-
-def test_small_steps_find_a_peak_that_one_full_step_misses():
-    x, y = torch.full((1, 1, 1, 1), 0.5), torch.tensor([0])
-    x_adv = pgd(Peak(), x, y, Linf(0.1), steps=20, step_size=0.01, random_start=False)
-    assert abs(x_adv.item() - 0.53) <= 0.01 + 1e-6
-    assert fgsm(Peak(), x, y, Linf(0.1)).item() == pytest.approx(0.6)
-
-
 # ---- restarts ---------------------------------------------------------------------------------
 
 
@@ -126,40 +103,51 @@ class Flat(nn.Module):
 ONE_PIXEL = torch.full((16, 1, 1, 1), 0.5), torch.zeros(16, dtype=torch.int64)
 
 
-def test_an_image_once_fooled_is_left_alone_though_failures_have_the_higher_loss():
-    generator = seeded()
-    runs = [pgd(Flat(), *ONE_PIXEL, Linf(0.5), steps=1, generator=generator) for _ in range(8)]
-    first = [next((run[i] for run in runs if run[i] < 0.5), None) for i in range(16)]
-    assert 0 < (runs[0] < 0.5).sum() < 16  # one run succeeds on some images only
-    recorder = Recorder(Flat())
-    best = pgd(recorder, *ONE_PIXEL, Linf(0.5), steps=1, restarts=8, generator=seeded())
-    sizes = [len(x) for x in recorder.seen]
-    assert sum(image is not None for image in first) > 12
-    assert all(torch.equal(best[i], image) for i, image in enumerate(first) if image is not None)
-    assert sizes[0] == 16
-    assert sizes[-1] < 4
-    assert sizes == sorted(sizes, reverse=True)
-
-
 class Slope(nn.Module):
     """Class 0 wins everywhere, to the right by less; no gradient."""
 
-    def __init__(self, scale):
-        super().__init__()
-        self.scale = scale
+    def forward(self, x):
+        pixel = x.flatten(1).detach()
+        return torch.cat([2 - pixel, 0 * pixel], 1) + 0 * x.flatten(1)
+
+
+class Corners(nn.Module):
+    """Three classes by the place of one pixel: 1 below 0.3, 2 above 0.7, else 0."""
 
     def forward(self, x):
         pixel = x.flatten(1).detach()
-        return self.scale * torch.cat([2 - pixel, 0 * pixel], 1) + 0 * x.flatten(1)
+        logits = torch.cat([0.2 - (pixel - 0.5).abs(), 0.3 - pixel + 0.01, pixel - 0.7 + 0.01], 1)
+        return logits + 0 * x.flatten(1)
 
 
-@pytest.mark.parametrize("scale", [1, 20])  # cross-entropies around e^-20 round to zero
-def test_of_several_failures_the_highest_loss_is_kept(scale):
-    generator, model = seeded(), Slope(scale)
-    runs = [pgd(model, *ONE_PIXEL, Linf(0.5), steps=1, generator=generator) for _ in range(6)]
-    best = pgd(model, *ONE_PIXEL, Linf(0.5), steps=1, restarts=6, generator=seeded())
-    assert torch.equal(best, torch.stack(runs).amax(0))
-    assert len({int(i) for i in torch.stack(runs).argmax(0).flatten()}) > 1  # image by image
+@pytest.mark.parametrize("batch_size", [None, 5])
+@pytest.mark.parametrize(
+    ("model", "targets"),
+    [
+        *[(Flat(), None), (Corners(), torch.tensor([1, 2] * 8))],
+        # At a scale of 20 cross-entropies are of e^-20, which rounds to zero.
+        *[(Scaled(Slope(), scale), None) for scale in (1, 20)],
+    ],
+)
+def test_restarts_keep_what_fools_first_else_the_highest_loss(model, targets, batch_size):
+    x, y = ONE_PIXEL
+    attack = partial(pgd, x=x, y=y, threat=Linf(0.5), steps=1, batch_size=batch_size)
+    if targets is not None:
+        attack = partial(attack, loss=towards, targets=targets)
+    generator, runs, harm = seeded(), [], []
+    for _ in range(8):
+        runs.append(attack(model, generator=generator))
+        z = model(runs[-1])
+        fools = z.argmax(1) != y if targets is None else z.argmax(1) == targets
+        loss = log_odds(z, y) if targets is None else towards(z, y, targets)
+        harm.append(torch.where(fools, torch.inf, loss))
+    chosen = torch.stack(harm).argmax(0)
+    recorder = Recorder(model)
+    best = attack(recorder, restarts=8, generator=seeded())
+    assert torch.equal(best, torch.stack(runs)[chosen, torch.arange(16)])
+    assert len(set(chosen.tolist())) > 1  # image by image
+    left = torch.stack(harm).cummax(0).values < torch.inf  # go on to the next run
+    assert sum(map(len, recorder.seen)) == 16 + left[:-1].sum()
 
 
 def test_restarts_draw_alike_whoever_has_fallen(batch):
@@ -188,45 +176,3 @@ def test_targeted_attacks_reach_their_targets(loss, batch):
         x_adv = pgd(model, x, y, Linf(1.0), loss=loss, targets=targets, generator=seeded())
         assert (towards(model(x_adv), y, targets) > 0).all()
         assert loss is targeted_dlr or torch.equal(model(x_adv).argmax(1), targets)
-
-
-class Corners(nn.Module):
-    """Three classes by the place of one pixel: 1 below 0.3, 2 above 0.7, else 0."""
-
-    def forward(self, x):
-        pixel = x.flatten(1).detach()
-        logits = torch.cat([0.2 - (pixel - 0.5).abs(), 0.3 - pixel + 0.01, pixel - 0.7 + 0.01], 1)
-        return logits + 0 * x.flatten(1)
-
-
-def test_restarts_of_a_targeted_attack_go_on_until_the_target_is_reached():
-    x, y = ONE_PIXEL
-    targets = torch.tensor([1, 2] * 8)
-    options = {"loss": towards, "targets": targets, "steps": 1, "restarts": 12}
-    for batch_size in (None, 5):
-        x_adv = pgd(
-            *(Corners(), x, y, Linf(0.5)), **options, generator=seeded(), batch_size=batch_size
-        )
-        assert torch.equal(Corners()(x_adv).argmax(1), targets)
-
-
-class Constant(nn.Module):
-    """The same logits for every image."""
-
-    def __init__(self, *logits):
-        super().__init__()
-        self.logits = torch.tensor(logits)
-
-    def forward(self, x):
-        return self.logits + 0 * x.flatten(1)[:, :1]
-
-
-@pytest.mark.parametrize(
-    ("logits", "passes"),
-    [((2.0, 0.0), 1 + 3 * (2 * 16 + 16)), ((0.0, 0.0), 1 + 2 * 16 + 16)],
-    ids=["stands", "tied"],
-)
-def test_every_run_is_judged_once_and_a_tie_is_not_correct(logits, passes):
-    counting = rv.Passes(Constant(*logits))
-    pgd(counting, *ONE_PIXEL, Linf(0.1), steps=2, restarts=3)
-    assert counting.forwards == passes

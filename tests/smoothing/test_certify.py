@@ -14,6 +14,7 @@ from torch import nn
 from rvlib.smoothing import ABSTAIN, certify, certify_at, log_e_value, predict, sample_under_noise
 
 SIGMA = 0.25
+RNG = np.random.default_rng(0)
 module = sys.modules["rvlib.smoothing.certify"]  # its name is hidden by the function
 
 
@@ -38,11 +39,6 @@ def images_at(margins):
     return pixel.view(-1, 1, 1, 1).expand(-1, 1, 1, 2).contiguous()
 
 
-def uniform_margins(count, low, high):
-    rng = np.random.default_rng(0)
-    return rng.uniform(low, high, count) * rng.choice([-1, 1], count)
-
-
 def apart(algorithm, margins, **options):
     """Run an algorithm on images under noise of their own."""
     ids = range(len(margins))
@@ -54,26 +50,14 @@ def at_most(alpha, runs):
     return int(binom.isf(1e-4, runs, alpha))
 
 
-@pytest.mark.parametrize("noise", ["gaussian", "grid"])
-def test_at_most_alpha_of_the_certificates_are_false(noise):
-    margins, alpha = uniform_margins(300, 0, 0.6), 0.05
-    if noise == "grid":  # on the grid the margin itself is rounded, up to a step
-        x = (images_at(margins) * 255).round() / 255
-        margins = (x.flatten(1).sum(1).numpy() - 1) / math.sqrt(2) + 1e-9
-        answers, radius = certify(
-            HalfSpace(), x, SIGMA, n=500, alpha=alpha, image_ids=range(300), noise="grid"
-        )
-        radius = np.maximum(radius - 1 / 255, 0)
-    else:
-        answers, radius = apart(certify, margins, n=500, alpha=alpha)
-    wrong = (answers != (margins > 0)) & (answers != ABSTAIN)
-    false = (wrong & (radius > 0)) | (radius > np.abs(margins))
+def test_at_most_alpha_of_the_certificates_are_false():
+    margins, alpha = RNG.uniform(-0.6, 0.6, 300), 0.05
+    answers, radius = apart(certify, margins, n=500, alpha=alpha)
+    false = (radius > np.abs(margins)) | ((radius > 0) & (answers != (margins > 0)))
     # Clopper-Pearson wastes little of alpha, so nearly 15 false ones are expected; a radius from
     # the share itself, without a bound, would give about 150.
-    assert false.sum() <= at_most(alpha, 300)
-    if noise == "gaussian":
-        assert false.sum() >= 5  # alpha is used
-        assert ((radius > 0) == (answers != ABSTAIN)).all()
+    assert 5 <= false.sum() <= at_most(alpha, 300)
+    assert ((radius > 0) == (answers != ABSTAIN)).all()
 
 
 def test_the_sample_that_selects_does_not_judge():
@@ -101,29 +85,9 @@ def test_three_samples_are_drawn_for_three_purposes(monkeypatch):
     assert samples == [(100, "selection"), (100_000, "estimation"), (1000, "prediction")]
 
 
-def test_certificates_are_not_vacuous():
-    margins = uniform_margins(30, 0.1, 0.5)
-    answers, radius = certify(HalfSpace(), images_at(margins), SIGMA, n=10_000, alpha=0.05)
-    assert (answers == (margins > 0)).all()
-    # The bound lies 1.64 deviations sqrt(p(1-p)/n) below the share; divided by the density at
-    # m / sigma <= 2 that is at most 1.64 * 0.0277 = 0.046 sigma, and 0.023 sigma at m = 0.1.
-    assert 0.01 < (np.abs(margins) - radius).mean() / SIGMA < 0.046
-
-
-def test_the_vote_is_called_by_chance_in_at_most_alpha():
-    # On the line any answer is chance: 61 of 100 pass the two-sided test at 0.05, in 3.5 % of
-    # samples; one-sided 59 would, in 8.9 %.
-    answers = apart(predict, np.zeros(1000), n=100, alpha=0.05)
-    assert 10 <= (answers != ABSTAIN).sum() <= at_most(0.05, 1000)
-    margins = uniform_margins(50, 0.2, 0.6)
-    answers = predict(HalfSpace(), images_at(margins), SIGMA)
-    assert answers.dtype == np.int64
-    assert (answers == (margins > 0)).all()
-
-
 @pytest.mark.parametrize("algorithm", [predict, certify])
 def test_options_reach_the_noise(algorithm):
-    x = (images_at(uniform_margins(40, 0, 0.1)) * 255).round() / 255
+    x = (images_at(RNG.uniform(-0.1, 0.1, 40)) * 255).round() / 255
     options = {"n": 150, "alpha": 0.05}
 
     def run(**more):
@@ -145,17 +109,6 @@ def test_too_few_votes_are_refused_before_any_work(algorithm):
 
 
 # --- one radius, as few votes as it takes --------------------------------------------------------
-
-
-def test_half_spaces_are_certified_up_to_their_distance():
-    found = certify_at(
-        HalfSpace(), images_at([0.45, 0.3, 0.1, -0.2, -0.4]), 0.2, SIGMA, n_max=20_000
-    )
-    assert found.certified.tolist() == [True, True, False, False, True]
-    assert found.prediction.tolist() == [1, 1, 1, 0, 0]
-    # Clear cases are cheap, hopeless ones are given up, those at the edge go on to the end.
-    assert 200 <= found.votes[0] < found.votes[1] < 20_000
-    assert found.votes[2] < 20_000
 
 
 def test_false_certificates_over_many_images():
@@ -232,15 +185,10 @@ def test_the_network_is_checked_once_not_at_every_look():
         {"radius": 1e9},
         {"n_max": 0},
         {"labels": torch.tensor([0, 1])},
+        {"image_ids": range(9)},
     ],
     ids=str,
 )
 def test_what_makes_no_sense_is_refused(options):
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         certify_at(HalfSpace(), images_at([0.1]), **({"radius": 0.1, "sigma": SIGMA} | options))
-
-
-@pytest.mark.parametrize("ids", [[0, 1], range(9)])
-def test_there_is_one_id_an_image(ids):
-    with pytest.raises(ValueError, match=f"{len(ids)} image_ids for 4 images"):
-        certify_at(HalfSpace(), images_at([0.1] * 4), 0.1, SIGMA, image_ids=ids)

@@ -1,7 +1,6 @@
 """rvlib.smoothing.noise: streams by address; the grid's law is that of a rounded Gaussian."""
 
 import itertools
-import math
 from typing import Any
 
 import mpmath
@@ -10,11 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chi2, norm
 
 from rvlib.smoothing import sample_under_noise, stream
 from rvlib.smoothing.noise import BITS, GUIDE_BITS, UNSURE, _tables, grid_noise, to_grid
 from tests.networks import Seen, seeded
+
+CPU = torch.device("cpu")
+
 
 # --- streams -------------------------------------------------------------------------------------
 
@@ -39,26 +40,8 @@ def test_a_stream_is_its_address(address):
 # --- the law -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sigma", [0.001, 0.12, 0.25, 1.0])
-def test_it_has_the_law_of_the_rounded_gaussian(sigma):
-    n, scale = 400_000, 255 * sigma
-    noise = grid_noise((n,), sigma, seeded())
-    edge = max(1, int(2.5 * scale))
-    steps = torch.arange(-edge, edge + 1)
-    upper, lower = (norm.cdf((steps.double() + half) / scale) for half in (0.5, -0.5))
-    expected = n * torch.tensor(upper - lower)
-    expected = torch.cat([expected, n - expected.sum(keepdim=True, dim=0)])
-    within = noise.abs() <= edge
-    counts = torch.bincount((noise[within] + edge).long(), minlength=2 * edge + 1).double()
-    counts = torch.cat([counts, (~within).sum()[None].double()])
-    enough = expected > 10
-    statistic = ((counts - expected)[enough] ** 2 / expected[enough]).sum().item()
-    # Beyond that value once in ten thousand seeds; here the seed is fixed.
-    assert statistic < chi2.isf(1e-4, int(enough.sum()))
-
-
 def test_the_thresholds_are_exact():
-    thresholds, _ = _tables(0.25)
+    thresholds, _ = _tables(0.25, CPU)
     reach = len(thresholds) // 2
     for k in (-reach, -64, -1, 0, 63, 200, reach - 1):
         with mpmath.workdps(60):
@@ -72,7 +55,7 @@ def test_the_thresholds_are_exact():
 
 @pytest.mark.parametrize("sigma", [1e-300, 1e-4, 0.01, 0.12, 0.25, 1.0])
 def test_the_table_gives_what_a_slow_comparison_gives(sigma):
-    thresholds, guide = _tables(sigma)
+    thresholds, guide = _tables(sigma, CPU)
     assert thresholds.diff().min() >= 0
     uniform = torch.empty(100_000, dtype=torch.int64).random_(generator=seeded())
     compared = np.searchsorted(thresholds.numpy(), uniform.numpy(), side="right")
@@ -88,15 +71,7 @@ def test_the_table_gives_what_a_slow_comparison_gives(sigma):
 def test_the_ends_are_in_reach(end, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "random_", lambda self, generator=None: self.fill_(end))
     noise = grid_noise((3,), 0.25, seeded())
-    assert noise.abs().min() == len(_tables(0.25)[0]) // 2 >= 9 * 0.25 * 255
-
-
-def test_it_is_symmetric_and_of_the_right_spread():
-    noise = grid_noise((1_000_000,), 0.25, seeded(1)).double() / 255
-    assert abs(noise.mean()) < 5 * 0.25 / 1000
-    # Rounding adds a twelfth of a squared step.
-    variance = 0.25**2 + 1 / (12 * 255**2)
-    assert abs(noise.var() / variance - 1) < 5 * math.sqrt(2 / 1e6)
+    assert noise.abs().min() == len(_tables(0.25, CPU)[0]) // 2 >= 9 * 0.25 * 255
 
 
 # --- the grid ------------------------------------------------------------------------------------
@@ -133,14 +108,3 @@ def test_votes_on_the_grid_are_those_of_a_slow_exact_computation():
                 assert (shown == copy).flatten(1).all(1).any() or i > 0
     assert torch.equal(counts, expected)
     assert torch.equal(shown, (shown.double() * 255).round().float() / 255)
-
-
-def test_votes_on_the_grid_have_the_ordinary_law():
-    n = 20_000
-    grid, ordinary = (
-        sample_under_noise(Seen(), STORED, 0.25, n, noise=noise) for noise in ("grid", "gaussian")
-    )
-    # Five standard deviations of the difference of two binomial counts.
-    assert (grid - ordinary).abs().max() < 5 * math.sqrt(2 * n / 4)
-    with pytest.raises(ValueError, match="off the grid"):
-        sample_under_noise(Seen(), STORED * 0.999, 0.25, 100, noise="grid")
