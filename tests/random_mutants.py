@@ -36,7 +36,8 @@ TIMEOUT = 600
 """Seconds; tests that take longer hang, which notices the fault, too."""
 FOLDERS = [
     *("benchmarks", "rvlib", "rvlib/attacks", "rvlib/course", "rvlib/course/exercises"),
-    *("rvlib/course/explorers", "rvlib/models", "rvlib/report", "rvlib/smoothing"),
+    *("rvlib/course/explorers", "rvlib/models", "rvlib/pipeline", "rvlib/report"),
+    "rvlib/smoothing",
 ]
 LEFT_OUT = ["browser", "test_gpu.py", "test_mutants.py", "test_notebooks.py", "test_packaging.py"]
 """Tests that run code in other processes, or faults of their own."""
