@@ -110,13 +110,16 @@ def test_logits_are_of_a_copy_without_a_gradient(batch):
 
 
 def test_logits_are_kept_from_a_network_that_reuses_them(batch):
-    answers = torch.empty(2, 3)
+    x = batch[0]
+    answers = torch.empty(len(x), 3)
 
     def network(x):
         return torch.add(x[:, :3, 0, 0], 1, out=answers[: len(x)])
 
-    x = batch[0]
-    assert torch.equal(logits_of(network, x, 2), x[:, :3, 0, 0] + 1)
+    for size in (2, len(x)):
+        found = logits_of(network, x, size)
+        logits_of(network, 0 * x, size)
+        assert torch.equal(found, x[:, :3, 0, 0] + 1)
 
 
 # ---- pooling ----------------------------------------------------------------------------------

@@ -522,8 +522,11 @@ def test_a_lesson_reads_published_rows_where_they_are_the_same_measurement(monke
     run.accuracy("standard", "fgsm", count=4)
     with torch.autocast("cpu", torch.bfloat16):
         run.accuracy("standard", "natural", count=4)
-    folders = {path.parent.name for path in (tmp_path / "lesson").rglob("meta.json")}
-    assert folders == {"fgsm", "natural"}
+    metas = {
+        p.parent.name: json.loads(p.read_text()) for p in tmp_path.rglob("lesson/**/meta.json")
+    }
+    assert metas.keys() == {"fgsm", "natural"}
+    assert metas["natural"]["arithmetic"] == "bfloat16"
     # Another profile measures anew.
     shipped(monkeypatch, tmp_path, "course").accuracy("standard", "natural", count=4)
     assert (tmp_path / "course").is_dir()
