@@ -99,7 +99,8 @@ def test_an_array_of_two_tasks_certifies_a_shipped_network(tmp_path, monkeypatch
         assert main([*words, "--device", "cpu", "--out", str(tmp_path)]) == 0
         assert message in capsys.readouterr().out
     assert sorted(rows(tmp_path)) == ["00000-00008.csv", "00008-00009.csv"]
-    assert (tmp_path / "certificates.csv").exists()
+    head = (tmp_path / "certificates.csv").read_text().splitlines()[0]
+    assert head == "index,label,prediction,radius"
 
 
 @pytest.mark.parametrize(

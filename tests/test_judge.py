@@ -501,6 +501,23 @@ def test_the_time_of_a_network_that_overwrites_its_images_is_estimated():
     assert seconds_at_most(overwrites, (X[:4], Y[:4]), "fast") > 0
 
 
+def test_the_estimate_counts_the_passes_of_the_version(monkeypatch):
+    monkeypatch.setattr("rvlib.arguments.seconds", lambda *a: 2.0)  # of both passes on 4 images
+    data = X[:4], Y[:4]
+    estimates = [seconds_at_most(linear(), data, v) for v in ("fast", "standard", "rand")]
+    assert estimates == [3000, 11_600, 9000]
+    assert seconds_at_most(noisy(), data, "fast") == 9000
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, 1), (3, 3), (None, 3)])
+def test_a_folder_is_read_in_the_channels_of_the_first_convolution(tmp_path, channels, expected):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / name / "1.png")
+    layer = nn.Flatten() if channels is None else nn.Conv2d(channels, 2, 3)
+    assert find_data(str(tmp_path), nn.Sequential(layer))[0].shape[1] == expected
+
+
 def test_images_are_kept_even_where_the_rows_are_there(unchecked, tmp_path):
     data = X[:8].bfloat16(), Y[:8]
     plain, kept = (
