@@ -489,7 +489,7 @@ OTHERS = """
     fgsm | **Not yet.** Your function changes `x`: start from `x.clone()`. | x.add_(eps)
     eight_bit | not whole | x_adv + 0.4 / 255 * (x_adv < 0.9)
     eight_bit | levels from `x` | ((255 * x_adv).round() + 3).clamp(0, 255) / 255
-    l2_projection | has length 2, yours has 4, allowed 0.5. | 2 * delta
+    l2_projection | has length 2, yours has 0.8, allowed 0.5. | 0.4 * delta
     l2_projection | points elsewhere than `delta[ | delta.abs() / 9
     l2_projection | choose entry by entry with `where` | eps * delta if n > eps else 0
     pgd | your perturbation of image | x + 0.3 * (0.5 - x).sign()
