@@ -174,6 +174,7 @@ def test_the_readme_has_the_table_of_the_published_record():
     )
     planned = {(job.name, job.on, job.goal) for job in jobs()}
     assert {(job["name"], job["on"], job["goal"]) for job in record["jobs"]} <= planned
+    assert {len(job.balls) for job in JOBS} == {1, 8}  # "eight radii"
     assert "not installed" not in record["versions"].values()
 
 

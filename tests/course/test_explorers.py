@@ -1,5 +1,6 @@
 """The explorers: one law for all, and for each that its numbers are the library's."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -27,6 +28,7 @@ from rvlib.smoothing import correct_radii, lower_confidence_bound, sample_under_
 from tests.course.pictures import compare
 
 NAMES = "fgsm,pgd,attacks,training,mixing,smoothing,certification,results,noise,modern".split(",")
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 RANDOM = pd.DataFrame(
     [
         {"sigma": s, "averaged": m, "clean": 60 - 40 * s, "attacked": 5 + 40 * s - 2 * s * m**0.5}
@@ -108,6 +110,19 @@ def test_every_control_moves_the_picture_and_back(name, all_of_them):
     assert again[1] == first[1]
     assert (again[0] == first[0]).all()
     assert not Gcf.figs  # pyplot knows of none
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"mixing", "noise", "results"}))
+def test_the_notebooks_pages_have_todays_controls(name, all_of_them):
+    pages = "".join(path.read_text() for path in NOTEBOOKS.glob("*.ipynb"))
+    pattern = rf'still\(\\"[^{{]*({{\\"name\\":\\"{name}\\".*?}}), \['
+    (spec,) = re.findall(pattern, pages)
+    for shown, control in zip(
+        json.loads(json.loads(f'"{spec}"'))["controls"], all_of_them(name)._controls, strict=True
+    ):
+        if control.name not in {"image", "copies"}:  # which depend on the profile
+            expected = control.spec(control.kept)
+            assert {key: shown[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize("name", NAMES)
