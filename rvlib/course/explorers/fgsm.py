@@ -89,7 +89,10 @@ def explore_fgsm(run: Run, images: int = 6, picture: Path | str | None = None) -
 
     names = [CLASSES[c] for c in y.tolist()]
     controls = [
-        Control("image", "image", range(len(x)), 0, names.__getitem__, True, (0, 1, 2, 5)),
+        Control(
+            "image", "image", range(len(x)), 0, names.__getitem__,
+            menu=True, exported=(0, 1, 2, 5),
+        ),
         Control(
             "level", "ε in units of 1/255", LEVELS, START, "{:.1f}".format,
             exported=range(0, 17, 2), blinks=True,
